@@ -1,0 +1,54 @@
+"The catalogue: complete, unambiguous, and nothing but the tree decides what is ready."
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from hypothesis import given, strategies as st
+
+from mixrepro.repro.artefacts import ARTEFACTS, FIGURE, PAPERS, TABLE, Artefact, catalogue, find, state
+
+
+def test_every_paper_has_its_number_of_artefacts():
+    counted = Counter(a.paper for a in ARTEFACTS.values())
+    assert counted == dict(varmixup=8, manifold_mixup=21, noisymix=25, genlabel=15, across=5) and list(counted) == list(PAPERS)
+
+
+def test_numbered_figures_and_tables_have_no_gap():
+    def numbers(prefix): return sorted(int(id.removeprefix(prefix)) for id in ARTEFACTS if id.startswith(prefix))
+    for prefix, n in {"vm-fig": 5, "vm-table": 1, "mm-fig": 9, "mm-table": 5, "nm-fig": 8, "nm-table": 14, "nm-theorem": 3, "gl-theorem": 2}.items():
+        assert numbers(prefix) == list(range(1, n + 1)), prefix
+
+
+@pytest.mark.parametrize("artefact", ARTEFACTS.values(), ids=list(ARTEFACTS))
+def test_an_entry_is_in_order(artefact):
+    assert ARTEFACTS[artefact.id] is artefact is find(artefact.id)
+    assert artefact.outputs in (TABLE, FIGURE) and ("-fig" not in artefact.id or artefact.outputs == FIGURE)
+    assert artefact.title == artefact.title.strip() and artefact.title[0].isupper() and 10 < len(artefact.title) < 90 and "|" not in artefact.title
+    assert artefact.notebook == f"nbs/{artefact.paper}/{artefact.id}.ipynb"
+
+
+def test_titles_and_files_are_all_different():
+    assert len({a.title for a in ARTEFACTS.values()}) == len(ARTEFACTS)
+    files = [p for a in ARTEFACTS.values() for p in a.files("figures/smoke")]
+    assert len(set(files)) == len(files) and files[0] == Path("figures/smoke/varmixup/vm-table1.csv")
+
+
+@given(id=st.sampled_from(sorted(ARTEFACTS)), cut=st.integers(0, 3))
+def test_a_typo_is_refused_with_a_near_name(id, cut):
+    typo = id[:3 + cut] + "zz" + id[3 + cut:]
+    with pytest.raises(ValueError, match=f"unknown artefact '{typo}': did you mean '") as e: find(typo)
+    assert str(e.value).split("did you mean '")[1].split("'")[0] in ARTEFACTS
+
+
+def test_only_the_notebook_makes_it_ready(tmp_path):
+    a = find("gl-toy")
+    (tmp_path/a.notebook).mkdir(parents=True)
+    assert state(a, tmp_path) == "planned"  # a folder of that name is no notebook
+    (tmp_path/a.notebook).rmdir(); (tmp_path/a.notebook).touch()
+    assert [i for i in ARTEFACTS if state(ARTEFACTS[i], tmp_path) == "ready"] == ["gl-toy"]
+
+
+def test_frozen_and_no_id_twice():
+    with pytest.raises(AttributeError): find("vm-fig1").title = "other"
+    with pytest.raises(ValueError, match="across lists x-a more than once"): catalogue("across", ("x-a", "one"), ("x-a", "two", FIGURE))
+    assert catalogue("across", ("x-a", "one", FIGURE)) == {"x-a": Artefact("x-a", "across", "one", FIGURE)}

@@ -1,0 +1,187 @@
+"""A run that is killed ends with the same weights; the same seed gives the same weights; nothing that was kept is lost."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings, strategies as st
+
+from mixrepro.training import loop, store as store_module
+from mixrepro.training.loop import batches, rate, train_run, with_best
+from mixrepro.training.spec import Spec, canonical, from_json, name_of, to_json
+from mixrepro.training.store import Corrupt, Run, Store, history, keep, kept, seal, unseal
+
+SPEC = Spec("digits", "mixup", "tiny-cnn", epochs=5, n_train=300, augment="crop", batch=32)
+TRAIN = """
+import json, sys, torch
+from mixrepro.training.loop import train_run
+from mixrepro.training.spec import from_json
+from mixrepro.training.store import Store
+torch.set_num_threads(1)
+train_run(from_json(json.loads(sys.argv[1])), Store(sys.argv[2]), "cpu")
+"""
+
+
+def weights(run: Run) -> bytes: return (run.folder / "weights.safetensors").read_bytes()
+
+
+def start(spec: Spec, folder: Path) -> subprocess.Popen:
+    return subprocess.Popen([sys.executable, "-c", TRAIN, json.dumps(to_json(spec)), str(folder)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory) -> Run:
+    "The run, never disturbed."
+    return train_run(SPEC, Store(tmp_path_factory.mktemp("whole")), "cpu")
+
+
+def test_same_seed_same_weights_in_another_process(whole, tmp_path):
+    process = start(SPEC, tmp_path)
+    assert process.wait(120) == 0, process.stdout.read()
+    assert weights(Store(tmp_path).run(SPEC)) == weights(whole)
+    strip = lambda rows: [{k: v for k, v in r.items() if k != "seconds"} for r in rows]
+    assert strip(history(Store(tmp_path).run(SPEC))) == strip(history(whole))
+
+
+@pytest.mark.parametrize("spec", [SPEC, replace(SPEC, method="erm", optimizer="sgd", lr=.05, schedule="cosine", weight_decay=1e-4)], ids=["adam", "sgd-cosine"])
+def test_sigkill_in_mid_epoch_then_again(spec, tmp_path):
+    long = replace(spec, epochs=12)
+    process = start(long, tmp_path)
+    for line in process.stdout:  # after the third epoch's line the fourth is under way
+        if "epoch   3/" in line: break
+    time.sleep(.02)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    run = Store(tmp_path).run(long)
+    assert not run.done and (run.folder / "checkpoint.pt").is_file()
+    again = start(long, tmp_path)
+    said = again.communicate(timeout=120)[0]
+    assert "going on after epoch" in said and again.returncode == 0
+    undisturbed = train_run(long, Store(tmp_path / "other"), "cpu")
+    assert weights(run) == weights(undisturbed)
+
+
+def test_two_processes_on_one_run(whole, tmp_path):
+    both = [start(SPEC, tmp_path) for _ in range(2)]
+    said = [p.communicate(timeout=120)[0] for p in both]
+    assert [p.returncode for p in both] == [0, 0], said
+    assert weights(Store(tmp_path).run(SPEC)) == weights(whole)
+    assert sum("epoch   1/5" in s for s in said) == 1, "it was trained once"
+
+
+def test_a_corrupt_checkpoint_is_set_aside(tmp_path, capsys, monkeypatch):
+    store, real = Store(tmp_path), loop.train_epoch
+    def stop(*args):
+        if args[-1] == 2: raise RuntimeError("stopped")
+        return real(*args)
+    monkeypatch.setattr(loop, "train_epoch", stop)
+    with pytest.raises(RuntimeError, match="stopped"): train_run(SPEC, store, "cpu")
+    monkeypatch.setattr(loop, "train_epoch", real)
+    checkpoint = store.run(SPEC).folder / "checkpoint.pt"
+    checkpoint.write_bytes(checkpoint.read_bytes()[:1000])
+    assert train_run(SPEC, store, "cpu").done
+    assert "checkpoint.pt is corrupt" in capsys.readouterr().err and checkpoint.with_name("checkpoint.pt.corrupt-1").exists()
+
+
+def test_a_diverging_run_says_so(tmp_path):
+    spec = replace(SPEC, method="erm", optimizer="sgd", lr=1e30, epochs=2)
+    with pytest.raises(FloatingPointError, match="is not a number in epoch [12]: lower lr"): train_run(spec, Store(tmp_path), "cpu")
+
+
+@pytest.mark.parametrize("victim", ["spec.json", "history.csv", "weights.safetensors", "environment.json"])
+def test_a_flipped_byte_is_found_and_repaired(victim, tmp_path, capsys):
+    spec = replace(SPEC, epochs=1)
+    run = train_run(spec, Store(tmp_path), "cpu")
+    good = weights(run)
+    path = run.folder / victim
+    data = bytearray(path.read_bytes()); data[len(data) // 2] ^= 1; path.write_bytes(data)
+    assert not run.done and f"{victim} is corrupt" in capsys.readouterr().err
+    assert weights(train_run(spec, Store(tmp_path), "cpu")) == good
+
+
+def test_a_deleted_file_is_a_run_to_do(tmp_path):
+    run = train_run(replace(SPEC, epochs=1), Store(tmp_path), "cpu")
+    (run.folder / "history.csv").unlink()
+    assert not run.done and not (run.folder / "done.json").exists()
+
+
+def test_a_store_that_is_a_file(tmp_path):
+    (tmp_path / "runs").write_text("")
+    with pytest.raises(OSError, match="cannot write to the store"): train_run(SPEC, Store(tmp_path / "runs"), "cpu")
+
+
+def test_a_full_disk_keeps_the_last_checkpoint(tmp_path, monkeypatch):
+    store, real, calls = Store(tmp_path), store_module.write_atomic, []
+    def full(path, data):
+        calls.append(path)
+        if len(calls) == 3: raise OSError(28, "No space left on device")
+        return real(path, data)
+    monkeypatch.setattr(store_module, "write_atomic", full)
+    with pytest.raises(OSError, match="No space left"): train_run(SPEC, store, "cpu")
+    assert len(store_module.load_checkpoint(store.run(SPEC))["rows"]) == 2
+
+
+@given(payload=st.binary(max_size=200), at=st.integers(0, 231), bit=st.integers(0, 7))
+def test_a_seal_notices_any_flipped_bit(payload, at, bit):
+    data = bytearray(seal(payload))
+    assert unseal(bytes(data)) == payload
+    data[at % len(data)] ^= 1 << bit
+    with pytest.raises(Corrupt): unseal(bytes(data))
+
+
+@given(value=st.recursive(st.none() | st.booleans() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=8),
+                          lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=4), inner, max_size=4), max_leaves=8).filter(lambda v: v is not None))
+@settings(max_examples=40)
+def test_metrics_come_back(value, tmp_path_factory):
+    run = Run(SPEC, tmp_path_factory.mktemp("run"))
+    keep(run, "m", value)
+    assert kept(run, "m") == value
+
+
+@given(n=st.integers(2, 300), size=st.integers(2, 64), seed=st.integers(0, 2 ** 32))
+def test_batches_are_a_partition(n, size, seed):
+    parts = batches(n, size, torch.Generator().manual_seed(seed))
+    seen = torch.cat(parts).tolist()
+    assert len(set(seen)) == len(seen) >= n - 1 and set(seen) <= set(range(n)) and all(2 <= len(p) <= size for p in parts)
+
+
+def test_rates_against_torch_schedulers():
+    opt = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=.1)
+    theirs = torch.optim.lr_scheduler.CosineAnnealingLR(opt, 20)
+    cosine = replace(SPEC, schedule="cosine", epochs=20, lr=.1)
+    step = replace(SPEC, schedule="step", milestones=(8, 15), epochs=20, lr=.1)
+    for t in range(20):
+        assert rate(cosine, t) == pytest.approx(theirs.get_last_lr()[0], abs=1e-12)
+        assert rate(step, t) == pytest.approx(.1 * .1 ** sum(t >= m for m in (8, 15)))
+        opt.step(); theirs.step()
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=25))
+def test_best_last_and_median(values):
+    import numpy as np
+    rows = []
+    for v in values: rows.append(with_best(rows, {}, {"accuracy": v, "nll": v}))
+    assert rows[-1]["accuracy"] == values[-1] and rows[-1]["accuracy_best"] == max(values) and rows[-1]["nll_best"] == min(values)
+    assert rows[-1]["accuracy_median10"] == pytest.approx(np.median(values[-10:]))
+
+
+@given(seed=st.integers(0, 99), epochs=st.integers(1, 999), lr=st.floats(1e-6, 1), alpha=st.floats(.01, 10))
+def test_a_spec_survives_json_and_its_name_is_stable(seed, epochs, lr, alpha):
+    spec = replace(SPEC, seed=seed, epochs=epochs, lr=lr, method_args=dict(alpha=alpha))
+    assert from_json(json.loads(json.dumps(to_json(spec)))) == spec
+    assert name_of(from_json(json.loads(json.dumps(to_json(spec))))) == name_of(spec)
+
+
+def test_every_field_of_a_spec_changes_its_name():
+    other = dict(dataset="synthetic-blobs", method="erm", network="small-cnn", seed=1, epochs=6, n_train=200, batch=16, optimizer="sgd", lr=.5, momentum=.5, nesterov=True,
+                 weight_decay=.1, schedule="cosine", milestones=(1,), augment="none", precision="bfloat16", method_args=dict(alpha=.5), network_args=dict(width=4))
+    assert set(other) == set(canonical(SPEC)) - {"needs"}
+    names = {name_of(replace(SPEC, **{k: v})) for k, v in other.items()}
+    assert len(names | {name_of(SPEC)}) == len(other) + 1

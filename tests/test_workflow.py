@@ -1,0 +1,198 @@
+"""The main job, end to end and at smoke scale: the real Snakemake, papermill, Jupyter kernel and scikit-learn, and everything that can go wrong on the way."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import nbformat
+import pandas as pd
+import pytest
+
+from conftest import COMMAND, make_project, mixrepro
+
+SMOKE = ("--profile", "smoke")
+
+
+def tree(folder: Path, pattern: str = "*") -> dict:
+    "Every file with its content and time of change."
+    return {p.relative_to(folder): (p.read_bytes(), p.stat().st_mtime_ns) for p in sorted(folder.rglob(pattern)) if p.is_file()}
+
+
+def sentence(done: subprocess.CompletedProcess) -> str:
+    "The refusal: non-zero exit, one line that begins with the program's name, and no traceback."
+    lines = [l for l in done.stderr.splitlines() if l.strip()]
+    assert done.returncode != 0 and "Traceback" not in done.stderr, done.stdout + done.stderr
+    assert lines and lines[-1].startswith("mixrepro: "), done.stderr
+    return lines[-1]
+
+
+@pytest.fixture(scope="module")
+def reproduced(tmp_path_factory) -> tuple[Path, subprocess.CompletedProcess]:
+    "A project in which everything that is ready was reproduced once, at smoke scale."
+    project = make_project(tmp_path_factory.mktemp("e2e") / "project")
+    return project, mixrepro("reproduce", *SMOKE, cwd=project, timeout=900)
+
+
+def ready(project: Path) -> list[dict]:
+    return [r for r in json.loads(mixrepro("list", "--json", *SMOKE, cwd=project).stdout) if r["state"] == "ready"]
+
+
+def test_everything_ready_is_written(reproduced):
+    project, done = reproduced
+    assert done.returncode == 0, done.stdout + done.stderr + "".join(p.read_text()[-3000:] for p in (project / "runs/.workflow/logs").glob("*.log"))
+    rows = ready(project)
+    assert {"vm-table1", "vm-fig2"} <= {r["id"] for r in rows}
+    for r in rows:
+        for suffix in ("csv", "md"): assert (project / "figures/smoke" / r["paper"] / f"{r['id']}.{suffix}").stat().st_size > 0
+        for run in r["runs"]: assert (project / "runs" / run / "done.json").is_file()
+    assert (project / "figures/smoke/varmixup/vm-fig2.svg").stat().st_size > 1000
+    page = (project / "figures/smoke/README.md").read_text()
+    assert all(r["id"] in page for r in rows)
+    assert (project / "figures/smoke/report.html").stat().st_size > 100_000
+
+
+def test_progress_is_told(reproduced):
+    said = reproduced[1].stdout
+    assert "never timed here" in said and "train varmixup on digits" in said and "draw vm-table1" in said and "[1/" in said
+
+
+def test_the_table_holds_what_the_runs_say(reproduced):
+    project, _ = reproduced
+    data = pd.read_csv(project / "figures/smoke/varmixup/vm-table1.csv")
+    row = data[(data.method == "mixup") & (data["column"] == "cifar10")].iloc[0]
+    values = [100 * json.loads(p.read_text())["value"]["accuracy"] for p in (project / "runs/digits").glob("mixup-*/metrics/clean.json")]
+    assert row["our n"] == len(values) == 2 and row["our mean (%)"] == pytest.approx(sum(values) / 2, rel=1e-5)  # the CSV keeps six digits
+    assert row["paper mean (%)"] == 95.5 and row["paper sd (%)"] == .35 and row["paper n"] == 10
+    assert row["value"] == "stand-in"
+    text = (project / "figures/smoke/varmixup/vm-table1.md").read_text()
+    assert "95.50" in text and "tand-in" in text
+
+
+def test_a_second_call_recomputes_nothing(reproduced):
+    project, _ = reproduced
+    before = tree(project / "runs/digits"), tree(project / "figures")
+    done = mixrepro("reproduce", *SMOKE, cwd=project)
+    assert done.returncode == 0 and "nothing to do" in done.stdout and "to train" not in done.stdout
+    assert (tree(project / "runs/digits"), tree(project / "figures")) == before
+
+
+def test_forced_it_draws_the_same_bytes(reproduced):
+    project, _ = reproduced
+    before = {k: v[0] for k, v in tree(project / "figures/smoke/varmixup").items() if k.suffix != ".png"}
+    weights = tree(project / "runs/digits", "*.safetensors")
+    done = mixrepro("reproduce", "vm-fig2", *SMOKE, "--force", cwd=project)
+    assert done.returncode == 0, done.stderr
+    assert {k: v[0] for k, v in tree(project / "figures/smoke/varmixup").items() if k.suffix != ".png"} == before
+    assert tree(project / "runs/digits", "*.safetensors") == weights
+
+
+def test_show_and_report(reproduced):
+    project, _ = reproduced
+    assert "VarMixup" in mixrepro("show", "vm-table1", *SMOKE, cwd=project).stdout
+    assert mixrepro("report", *SMOKE, cwd=project).returncode == 0
+    assert "not there yet: make it with" in sentence(mixrepro("show", "vm-table1", "--profile", "gpu", cwd=project))
+
+
+def test_papermill_alone(reproduced, tmp_path):
+    project, _ = reproduced
+    out = tmp_path / "out.ipynb"
+    done = subprocess.run([sys.executable, "-m", "papermill", "nbs/varmixup/vm-table1.ipynb", str(out), "-p", "profile", "smoke", "--no-progress-bar"],
+                          cwd=project, env=os.environ | dict(MIXREPRO_HOME=str(project)), capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert any("stand-in" in json.dumps(c.get("outputs", "")).lower() for c in nbformat.read(out, as_version=4).cells)
+
+
+def test_opened_alone_it_finds_the_project_from_its_own_folder(reproduced):
+    "JupyterLab starts the kernel in the notebook's folder, and nothing tells it where the project is."
+    project, _ = reproduced
+    runs = tree(project / "runs/digits", "*.safetensors")
+    env = {k: v for k, v in os.environ.items() if k != "MIXREPRO_HOME"}
+    done = subprocess.run([Path(sys.executable).with_name("jupyter"), "nbconvert", "--to", "notebook", "--execute", "--stdout", "nbs/varmixup/vm-fig2.ipynb"],
+                          cwd=project, env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert tree(project / "runs/digits", "*.safetensors") == runs and not (project / "nbs/varmixup/runs").exists()
+
+
+@pytest.mark.parametrize("args, message", [
+    (("reproduce", "vm-tabel1", *SMOKE), "unknown artefact 'vm-tabel1': did you mean 'vm-table1'"),
+    (("reproduce", "gl-toy", *SMOKE), "'gl-toy' is planned, not ready"),
+    (("reproduce", "--profile", "smok"), "unknown profile 'smok': did you mean 'smoke'"),
+    (("reproduce", "vm-table1", *SMOKE, "-p", "seed=1"), "unknown parameter of 'vm-table1' 'seed': did you mean 'seeds'"),
+    (("reproduce", "vm-table1", *SMOKE, "-p", "seeds=three"), "parameter 'seeds' of 'vm-table1' is of type int, got 'three'"),
+    (("reproduce", "vm-table1", *SMOKE, "-p", "seeds=-1"), "seeds must be a number of runs"),
+    (("reproduce", "vm-table1", *SMOKE, "-p", "seeds"), "a parameter is written NAME=VALUE"),
+    (("show", "vm-tabl1"), "did you mean 'vm-table1'"),
+    (("report", *SMOKE), "run 'mixrepro reproduce'"),
+])
+def test_refusals(project, args, message): assert message in sentence(mixrepro(*args, cwd=project))
+
+
+def test_outside_a_clone(tmp_path): assert "no notebooks under" in sentence(mixrepro("reproduce", *SMOKE, cwd=tmp_path))
+
+
+def test_a_store_that_cannot_be_written(project):
+    (project / "runs").write_text("a file where the folder should be")
+    assert "cannot write to" in sentence(mixrepro("reproduce", "vm-fig2", *SMOKE, cwd=project))
+
+
+def test_a_data_set_that_is_missing(project):
+    said = sentence(mixrepro("reproduce", "vm-fig2", "--profile", "gpu", "-p", "seeds=1", cwd=project, MIXREPRO_DATA=str(project / "nowhere")))
+    assert "cifar10" in said and "nowhere" in said
+
+
+def test_two_at_once(project):
+    one = subprocess.Popen([COMMAND, "reproduce", "vm-fig2", *SMOKE], cwd=project, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+                           env={k: v for k, v in os.environ.items() if k != "MIXREPRO_HOME"})
+    for line in one.stdout:
+        if "train " in line: break
+    assert "another process is reproducing in" in sentence(mixrepro("reproduce", "vm-fig2", *SMOKE, cwd=project))
+    rest = one.communicate(timeout=400)[0]
+    assert one.returncode == 0, rest
+    assert (project / "figures/smoke/varmixup/vm-fig2.svg").is_file()
+
+
+def test_killed_and_called_again(project):
+    "SIGKILL to everything in the middle of the work: the same command goes on, and no finished run is trained again."
+    one = subprocess.Popen([COMMAND, "reproduce", "vm-fig2", *SMOKE], cwd=project, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+                           start_new_session=True, env={k: v for k, v in os.environ.items() if k != "MIXREPRO_HOME"})
+    deadline = time.time() + 200
+    while not list((project / "runs").glob("digits/*/done.json")) and time.time() < deadline: time.sleep(.05)
+    os.killpg(one.pid, signal.SIGKILL); one.wait()
+    subprocess.run(["pkill", "-KILL", "-f", str(project)])  # Snakemake gives jobs sessions of their own
+    done = {p: p.stat().st_mtime_ns for p in (project / "runs").glob("digits/*/weights.safetensors") if (p.parent / "done.json").is_file()}
+    assert done
+    again = mixrepro("reproduce", "vm-fig2", *SMOKE, cwd=project)
+    assert again.returncode == 0, again.stdout + again.stderr
+    assert all(p.stat().st_mtime_ns == t for p, t in done.items())
+    assert not list((project / "runs").rglob("checkpoint.pt")) and (project / "figures/smoke/varmixup/vm-fig2.svg").is_file()
+
+
+def test_a_notebook_that_fails_keeps_the_old_figure(reproduced, tmp_path):
+    import shutil
+    project = tmp_path / "project"
+    shutil.copytree(reproduced[0], project, symlinks=True)
+    path = project / "nbs/varmixup/vm-fig2.ipynb"
+    nb = nbformat.read(path, as_version=4)
+    nb.cells.insert(3, nbformat.v4.new_code_cell("raise ValueError('the cell that fails')"))
+    nbformat.write(nb, path)
+    before = {k: v[0] for k, v in tree(project / "figures/smoke/varmixup").items()}
+    said = sentence(mixrepro("reproduce", *SMOKE, cwd=project))
+    assert "vm-fig2 failed (ValueError: the cell that fails)" in said and "vm-fig2.log" in said
+    assert {k: v[0] for k, v in tree(project / "figures/smoke/varmixup").items()} == before
+
+
+def test_list_names_every_artefact(project):
+    rows = json.loads(mixrepro("list", "--json", cwd=project).stdout)
+    assert len(rows) == len({r["id"] for r in rows}) and {r["state"] for r in rows} <= {"ready", "planned"}
+    assert all(set(r) == {"id", "paper", "title", "notebook", "runs", "state"} for r in rows)
+    assert all(((project / r["notebook"]).is_file() and r["runs"] != []) == (r["state"] == "ready") for r in rows)
+
+
+def test_doctor(project):
+    done = mixrepro("doctor", cwd=project)
+    assert done.returncode == 0 and "torch" in done.stdout and "WRONG" not in done.stdout, done.stdout
+    assert "checks failed" in sentence(mixrepro("doctor", cwd=project.parent))
