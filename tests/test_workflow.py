@@ -57,7 +57,7 @@ def test_everything_ready_is_written(reproduced):
 
 def test_progress_is_told(reproduced):
     said = reproduced[1].stdout
-    assert "never timed here" in said and "train varmixup on digits" in said and "draw vm-table1" in said and "[1/" in said
+    assert "never timed here" in said and "varmixup, adv-varmixup on digits" in said and "draw vm-table1" in said and "[1/" in said
 
 
 def test_the_table_holds_what_the_runs_say(reproduced):
@@ -136,7 +136,7 @@ def test_outside_a_clone(tmp_path): assert "no notebooks under" in sentence(mixr
 
 def test_a_store_that_cannot_be_written(project):
     (project / "runs").write_text("a file where the folder should be")
-    assert "cannot write to" in sentence(mixrepro("reproduce", "vm-fig2", *SMOKE, cwd=project))
+    assert "could not write" in sentence(mixrepro("reproduce", "vm-fig2", *SMOKE, cwd=project))
 
 
 def test_a_data_set_that_is_missing(project):
@@ -189,7 +189,8 @@ def test_list_names_every_artefact(project):
     rows = json.loads(mixrepro("list", "--json", cwd=project).stdout)
     assert len(rows) == len({r["id"] for r in rows}) and {r["state"] for r in rows} <= {"ready", "planned"}
     assert all(set(r) == {"id", "paper", "title", "notebook", "runs", "state"} for r in rows)
-    assert all(((project / r["notebook"]).is_file() and r["runs"] != []) == (r["state"] == "ready") for r in rows)
+    assert all((project / r["notebook"]).is_file() == (r["state"] == "ready") for r in rows)
+    assert all(r["runs"] for r in rows if r["id"] in ("vm-table1", "vm-fig2"))
 
 
 def test_doctor(project):

@@ -9,6 +9,7 @@ __all__ = ['CATEGORIES', 'CORRUPTIONS', 'CIFAR', 'TINY', 'SEVERITIES', 'BANDS', 
            'jpeg_compression', 'corrupt', 'benchmark']
 
 # %% ../../nbs/data/04_corruptions.ipynb #8b606f28
+import io
 import math
 import operator
 import time
@@ -17,9 +18,9 @@ from functools import lru_cache
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
-from torchvision.io import decode_jpeg, encode_jpeg
 
 from ..core import pick
 from .streams import alias_table, draw, fold, image_keys, integers, normal, uniform
@@ -43,7 +44,7 @@ CIFAR = {  # code of Hendrycks and Dietterich, make_cifar_c.py (32 px)
     "motion_blur": [(6, 1), (6, 1.5), (6, 2), (8, 2), (9, 2.5)],                                  # radius, sigma
     "zoom_blur": [(7,), (12,), (16,), (21,), (26,)],                                              # number of factors 1, 1.01, 1.02, ...
     "snow": [(.1, .2, 1, .6, 8, 3, .95), (.1, .2, 1, .5, 10, 4, .9), (.15, .3, 1.75, .55, 10, 4, .9),
-             (.25, .3, 2.25, .6, 12, 6, .85), (.3, .3, 1.25, .65, 14, 12, .8)],                   # mean, sd, zoom, threshold, radius, sigma, share of image
+             (.25, .3, 2.25, .6, 12, 6, .85), (.3, .3, 1.25, .65, 14, 12, .8)],   # mean, sd, zoom, threshold, radius, sigma, share of image
     "frost": [(1, .2, .2), (1, .3, .2), (.9, .4, .2), (.85, .4, .2), (.75, .45, .2)],             # weight of image, of frost; scale of the photograph
     "fog": [(.2, 3), (.5, 3), (.75, 2.5), (1, 2), (1.5, 1.75)],                                   # amount, decay
     "brightness": [(.05,), (.1,), (.15,), (.2,), (.3,)],                                          # added to V
@@ -275,7 +276,8 @@ def snow(x: Tensor, keys: Tensor, mean: float, sd: float, zoom: float, threshold
 # %% ../../nbs/data/04_corruptions.ipynb #5116452f
 BANDS = (.4, 1.5, 3, 6, 10, 17)  # cycles in 32 pixels
 FROST_LOOK = (               # for each photograph at scale .2: mean red, green, blue; power in those bands; length of a fern, pixels
-    ((76, 148, 165), (90000, 6000, 700, 170, 110, 96), 14), ((198, 202, 211), (80000, 6000, 900, 400, 285, 201), 8), ((198, 202, 211), (80000, 6000, 900, 400, 285, 201), 8),
+    ((76, 148, 165), (90000, 6000, 700, 170, 110, 96), 14), ((198, 202, 211), (80000, 6000, 900, 400, 285, 201), 8),
+    ((198, 202, 211), (80000, 6000, 900, 400, 285, 201), 8),
     ((143, 158, 171), (90000, 8000, 1300, 740, 631, 511), 6), ((102, 114, 125), (240000, 14000, 4200, 1700, 943, 710), 9))
 
 def _needles(side: int, length: float, rng: torch.Generator) -> Tensor:
@@ -448,10 +450,11 @@ def elastic_transform(x: Tensor, keys: Tensor, alpha: float, sigma: float, affin
 @lru_cache(maxsize=32)
 def _boxes(n: int, small: int, device) -> tuple[Tensor, Tensor, Tensor]:
     "Which of n pixels fall into each of `small` boxes, float (n, small); how many; and which box each of n pixels shows."
-    centre, scale = (np.arange(small) + .5) * n / small, n / small
-    offset = (np.arange(n)[:, None] + .5 - centre) / scale
-    member = (offset > -.5) & (offset <= .5)
-    shown = ((np.arange(n) + .5) * small / n).astype(int)
+    pixel, scale = np.arange(n)[:, None], n / small
+    centre = (np.arange(small) + .5) * scale
+    offset = (pixel - centre + .5) * (1 / scale)  # in Pillow's order of operations: a centre on the edge of a window is a matter of the last bit
+    member = (offset > -.5) & (offset <= .5) & (pixel >= (centre - scale / 2 + .5).astype(int)) & (pixel < (centre + scale / 2 + .5).astype(int))
+    shown = ((np.arange(n) + .5) * (small / n)).astype(int)
     return tuple(torch.from_numpy(a).to(device) for a in (member.astype(np.float32), member.sum(0).astype(np.float32), shown))
 
 def pixelate(x: Tensor, keys: Tensor, scale: float) -> Tensor:
@@ -463,9 +466,16 @@ def pixelate(x: Tensor, keys: Tensor, scale: float) -> Tensor:
     return _bytes(y).contiguous()
 
 # %% ../../nbs/data/04_corruptions.ipynb #4bb89a43
+def _jpeg(a: np.ndarray, quality: int) -> np.ndarray:
+    "One image (H, W) or (H, W, 3) through a JPEG file."
+    file = io.BytesIO()
+    Image.fromarray(a).save(file, "JPEG", quality=quality)
+    return np.asarray(Image.open(file))
+
 def jpeg_compression(x: Tensor, keys: Tensor, quality: int) -> Tensor:
     "Through a JPEG file of the given quality."
-    return torch.stack(decode_jpeg(encode_jpeg(list(x.cpu()), quality))).to(x.device)
+    images = x[:, 0].cpu().numpy() if x.shape[1] == 1 else x.permute(0, 2, 3, 1).cpu().contiguous().numpy()
+    return torch.from_numpy(np.stack([_jpeg(a, quality) for a in images])).view(*images.shape[:3], -1).permute(0, 3, 1, 2).to(x.device)
 
 # %% ../../nbs/data/04_corruptions.ipynb #50aad09a
 KINDS = {f.__name__: f for f in (gaussian_noise, shot_noise, impulse_noise, defocus_blur, glass_blur, motion_blur, zoom_blur, snow, frost, fog,
@@ -475,14 +485,22 @@ CHUNK = 1 << 17 # values worked on at once: the temporaries of a step stay in th
 
 def _checked(x, severity: int, index: Tensor | None) -> Tensor:
     "The index of each image, after everything that can be wrong has been looked for."
-    if x.dtype != torch.uint8: raise TypeError(f"corruptions work on uint8 images, got {x.dtype}: scale to 0..255, round, and convert")
+    have = x.dtype if isinstance(x, Tensor) else type(x).__name__
+    if have != torch.uint8: raise TypeError(f"corruptions work on uint8 tensors, got {have}: scale to 0..255, round, and convert")
     if x.dim() != 4 or x.shape[1] not in (1, 3): raise ValueError(f"images must have shape (N, C, H, W) with C = 1 or 3, got {tuple(x.shape)}")
     if not len(x): raise ValueError("the batch is empty: give at least one image")
     if min(x.shape[2:]) < SMALLEST: raise ValueError(f"images must be at least {SMALLEST} x {SMALLEST} pixels, got {x.shape[2]} x {x.shape[3]}")
-    if severity not in range(1, 6): raise ValueError(f"severity must be 1, 2, 3, 4 or 5, got {severity!r}")
+    if not hasattr(severity, "__index__") or severity not in range(1, 6): raise ValueError(f"severity must be 1, 2, 3, 4 or 5, got {severity!r}")
     index = torch.arange(len(x)) if index is None else torch.as_tensor(index)
     if index.shape != (len(x),): raise ValueError(f"index must name the position of each of the {len(x)} images, got shape {tuple(index.shape)}")
     return index.to(x.device)
+
+def _check_textures(x: Tensor, kind: str, t: Tensor) -> None:
+    if kind != "frost": raise ValueError(f"only 'frost' takes textures, not {kind!r}: leave out frost=")
+    if t.dtype != torch.uint8 or t.dim() != 4 or t.shape[1] not in (1, 3):
+        raise ValueError(f"frost= must be uint8 (T, 1 or 3, h, w), got {t.dtype} {tuple(t.shape)}")
+    if t.shape[2] <= x.shape[2] or t.shape[3] <= x.shape[3]:
+        raise ValueError(f"frost textures must be larger than the images, {x.shape[2]} x {x.shape[3]}, got {t.shape[2]} x {t.shape[3]}")
 
 # %% ../../nbs/data/04_corruptions.ipynb #bf5df7eb
 def _side_by_side(job, items, threads: int) -> None:
@@ -503,8 +521,10 @@ def corrupt(x: Tensor,                     # images, uint8 (N, C, H, W), C = 1 o
             ) -> Tensor:                   # uint8, the shape of x
     "Damage images as CIFAR-10-C does (Hendrycks and Dietterich 2019); each result depends on its image, seed, kind, severity and index only."
     damage, constants = pick("corruption", kind, KINDS), pick("family of severities", scale, SEVERITIES)[kind]
-    keys = image_keys(seed, f"{kind}/{severity}", _checked(x, severity, index))
-    more = {"textures": frost} if kind == "frost" else {}
+    index = _checked(x, severity, index)
+    keys = image_keys(seed, f"{kind}/{operator.index(severity)}", index)
+    if frost is not None: _check_textures(x, kind, frost)
+    more = {} if frost is None else {"textures": frost}
     n, out = max(1, (CHUNK if x.device.type == "cpu" else 32 * CHUNK) // x[0].numel()), torch.empty_like(x, memory_format=torch.contiguous_format)
     def part(k: int): out[k:k + n] = damage(x[k:k + n].contiguous(), keys[:, k:k + n], *constants[severity - 1], **more)
     _side_by_side(part, range(0, len(x), n), torch.get_num_threads() if x.device.type == "cpu" else 1)

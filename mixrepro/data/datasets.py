@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SPLITS', 'CIFAR10', 'CIFAR100', 'CIFAR10_CLASSES', 'CIFAR100_CLASSES', 'DATASETS', 'STATS', 'balanced', 'ImageSet',
-           'enlarge', 'held_out', 'digits', 'blobs', 'read_binary', 'read_pickle', 'Layout', 'load']
+           'enlarge', 'held_out', 'digits', 'some_digits', 'blobs', 'read_binary', 'read_pickle', 'Layout', 'load']
 
 # %% ../../nbs/data/01_datasets.ipynb #2ab2c006
 import hashlib
@@ -22,6 +22,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..core import pick
+from ..files import home
 
 # %% ../../nbs/data/01_datasets.ipynb #a020a15a
 def _check(s) -> None:
@@ -112,6 +113,15 @@ def digits(split: str,              # "train" (1,258 scans) or "test" (539)
     y = torch.from_numpy(raw.target).long()
     part = held_out(y) == (split == "test")
     return ImageSet(enlarge(torch.from_numpy(raw.images)[part]), y[part], tuple("0123456789"), "digits", split, standin="CIFAR-10")
+
+# %% ../../nbs/data/01_datasets.ipynb #8b4a95dd
+def some_digits(split: str, root: Path | None = None, verify: bool = True,
+                low: int = 0,  # the first of the five classes
+                ) -> ImageSet:
+    "Five of the ten digits, numbered from 0."
+    s = digits(split)
+    keep = (s.y >= low) & (s.y < low + 5)
+    return ImageSet(s.x[keep], s.y[keep] - low, s.classes[low:low + 5], f"digits-{low}to{low + 4}", split, standin="CIFAR-10")
 
 # %% ../../nbs/data/01_datasets.ipynb #b80ddee9
 SPLITS = ("train", "test")
@@ -234,23 +244,23 @@ squirrel streetcar sunflower sweet_pepper table tank telephone television tiger 
 woman worm""".split())
 
 # %% ../../nbs/data/01_datasets.ipynb #80a786e1
-DATASETS = {"digits": digits, "synthetic-blobs": blobs,
+DATASETS = {"digits": digits, "digits-0to4": partial(some_digits, low=0), "digits-5to9": partial(some_digits, low=5), "synthetic-blobs": blobs,
             "cifar10": partial(_cifar, name="cifar10", layouts=CIFAR10, classes=CIFAR10_CLASSES),
             "cifar100": partial(_cifar, name="cifar100", layouts=CIFAR100, classes=CIFAR100_CLASSES)}
 
 def load(name: str,               # one of `DATASETS`
          split: str,              # "train" or "test"
-         root: str | Path | None = None,  # where the official files are; None: MIXREPRO_DATA, else `data`
+         root: str | Path | None = None,  # where the official files are; None: MIXREPRO_DATA, else `data` in the project's folder
          verify: bool = True,     # check MD5s; False reads repackaged files, whose size and structure are still checked
          ) -> ImageSet:
     "A split of a data set by name, as tensors on the CPU."
     read = pick("data set", name, DATASETS)
-    return read(pick("split", split, SPLITS), Path(root or os.environ.get("MIXREPRO_DATA") or "data"), verify)
+    return read(pick("split", split, SPLITS), Path(root or os.environ.get("MIXREPRO_DATA") or home() / "data"), verify)
 
 # %% ../../nbs/data/01_datasets.ipynb #0b831264
 STATS = {  # data set -> (mean, std), one number for each channel, in units of [0, 1]
     "cifar10": ((125.3 / 255, 123.0 / 255, 113.9 / 255), (63.0 / 255, 62.1 / 255, 66.7 / 255)),   # code of Manifold Mixup
     "cifar100": ((129.3 / 255, 124.1 / 255, 112.4 / 255), (68.2 / 255, 65.4 / 255, 70.4 / 255)),  # code of Manifold Mixup
-    "digits": ((.3059,), (.3229,)),                          # computed from the training split, asserted below
+    **dict.fromkeys(("digits", "digits-0to4", "digits-5to9"), ((.3059,), (.3229,))),  # of the training split of all digits, asserted below
     "synthetic-blobs": ((.5, .5, .5), (.25, .25, .25)),      # a fixture: round numbers
 }

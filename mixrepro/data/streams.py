@@ -38,7 +38,8 @@ def image_keys(seed: int,      # any integer
                index: Tensor,  # position of each image in its data set, integers (N,) in [0, 2**31)
                ) -> Tensor:    # int32 (2, N), on the device of index
     "One key for each image, a function of seed, name and index only."
-    if index.dim() != 1 or index.is_floating_point(): raise ValueError(f"index must be integers of shape (N,), got {index.dtype} {tuple(index.shape)}")
+    if index.dim() != 1 or index.is_floating_point():
+        raise ValueError(f"index must be integers of shape (N,), got {index.dtype} {tuple(index.shape)}")
     if len(index) and (index.min() < 0 or index.max() >= 2**31): raise ValueError("index must lie in [0, 2**31): give positions in the data set")
     digest = hashlib.blake2b(f"{int(seed)}/{name}".encode(), digest_size=8).digest()
     one, two = (_signed(int.from_bytes(digest[k:k + 4], "little")) for k in (0, 4))
@@ -116,7 +117,8 @@ def normal(keys: Tensor,           # int32 (2, N)
 def alias_table(p: np.ndarray,   # probabilities, (R, K), rows sum to 1; K up to 4096 is padded to a power of two
                 ) -> Tensor:     # int32 (R, 2**b): threshold in the upper 32 - b bits, alias in the lower b
     "Walker's alias table of R laws, exact to 2**-32 (Walker 1977)."
-    if p.ndim != 2 or (p < 0).any() or not np.allclose(p.sum(1), 1, atol=1e-9): raise ValueError("p must be (R, K), without negatives, rows summing to 1")
+    if p.ndim != 2 or (p < 0).any() or not np.allclose(p.sum(1), 1, atol=1e-9):
+        raise ValueError("p must be (R, K), without negatives, rows summing to 1")
     b = max(1, (p.shape[1] - 1).bit_length())
     left = np.pad(p, ((0, 0), (0, 2**b - p.shape[1]))) / p.sum(1, keepdims=True) * 2**b
     share, alias, rows, open_ = np.ones_like(left), np.tile(np.arange(2**b), (len(p), 1)), np.arange(len(p)), np.ones(left.shape, bool)

@@ -9,13 +9,22 @@ __all__ = ['METHODS', 'method']
 from dataclasses import fields
 
 from ..core import pick
+from .adv_mmd_vae import AdvMMDVAE
+from .adv_varmixup import AdvVarMixup
+from .at import AT
 from .erm import ERM
+from .iat import IAT
+from .manifold_mixup import ManifoldMixup
 from .mixup import Mixup
+from .mixup_r import MixupR
 from .mmd_vae import MMDVAE
+from .trades import TRADES
 from .varmixup import VarMixup
 from .vicinal import Method
 
-METHODS = {"erm": ERM, "mixup": Mixup, "mmd-vae": MMDVAE, "varmixup": VarMixup}
+METHODS = {"erm": ERM, "mixup": Mixup, "mmd-vae": MMDVAE, "varmixup": VarMixup,
+           "at": AT, "trades": TRADES, "iat": IAT,
+           "mixup-r": MixupR, "manifold-mixup": ManifoldMixup, "adv-mmd-vae": AdvMMDVAE, "adv-varmixup": AdvVarMixup}
 
 # %% ../../nbs/methods/49_catalogue.ipynb #a3e80b7e
 def method(name: str,  # a name in METHODS

@@ -45,7 +45,7 @@ def mmd(q: Tensor,            # codes, float (N, d)
 @dataclass(frozen=True)
 class MMDVAE(Method):
     "The MMD-VAE objective (VarMixup paper, eq. 7, in the sign that is minimised)."
-    gamma: float = choice(10., "default", "weight of the MMD term; the paper is silent, public code of Zhao et al. takes 1 at d = 20")
+    gamma: float = choice(1., "code", "weight of the MMD term: public code of Zhao et al., with the squared error as a mean over pixels; the paper is silent")
     kernel: str = choice("imq", "default", "the paper is silent; Zhao et al.'s Gaussian is nearly flat for d above 20")
 
     def loss(self, net, x: Tensor, y: Tensor, rng: torch.Generator, index: Tensor = None) -> Tensor:

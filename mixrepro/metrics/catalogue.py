@@ -10,6 +10,7 @@ from ..core import pick
 from ..data.datasets import load
 from .accuracy import accuracy, nll, predict
 from .calibration import ece, reliability
+from .linearity import linearity
 from .robustness import robustness
 from ..training.loop import auto_device
 from ..training.store import Run, keep, kept, open_net
@@ -27,7 +28,7 @@ def corruptions(nets, test) -> list[dict]:
     "Accuracy under the 15 corruptions at 5 severities."
     return robustness(nets, test)
 
-METRICS = {"clean": clean, "calibration": calibration, "corruptions": corruptions}
+METRICS = {"clean": clean, "calibration": calibration, "corruptions": corruptions, "linearity": linearity}
 
 # %% ../../nbs/metrics/69_catalogue.ipynb #9d3f806b
 def measure(runs: list[Run],      # complete

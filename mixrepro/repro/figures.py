@@ -17,7 +17,7 @@ from matplotlib.image import AxesImage
 from PIL import Image
 
 from ..core import pick
-from ..files import write_atomic, write_together
+from ..files import write_if_changed, write_together
 from .artefacts import ARTEFACTS, PAPERS, Artefact, find
 
 # %% ../../nbs/repro/83_figures.ipynb #f306e2d8
@@ -154,4 +154,4 @@ def gallery(folder: str | Path,  # figures/<profile>
     sections = ["\n\n".join([f"## {name}", *filter(None, of(paper))]) for paper, name in PAPERS.items() if any(of(paper))]
     intro = (f"Everything that the profile `{folder.name}` has regenerated so far: pictures, tables, the numbers behind them, "
              "and the notebooks that made them.")
-    return write_atomic(folder/"README.md", "\n\n".join([f"# Gallery: {folder.name}", intro, "\n".join(head), *sections]) + "\n")
+    return write_if_changed(folder/"README.md", "\n\n".join([f"# Gallery: {folder.name}", intro, "\n".join(head), *sections]) + "\n")

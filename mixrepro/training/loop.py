@@ -12,18 +12,19 @@ import platform
 import resource
 import statistics
 import subprocess
-import sys
 import time
+import warnings
 from importlib.metadata import version
 
 import torch
 
 from ..core import pick
+from ..files import home
 from ..data.augment import AUGMENTS
 from ..data.datasets import load
 from ..methods.catalogue import method
 from .spec import Spec, generator
-from .store import Run, Store, finish, home, load_checkpoint, network_of, open_net, save_checkpoint
+from .store import Run, Store, finish, load_checkpoint, network_of, open_net, save_checkpoint
 
 # %% ../../nbs/training/52_loop.ipynb #df28abfe
 def rate(spec: Spec,
@@ -119,8 +120,11 @@ def start(spec: Spec, store: Store, device: str) -> tuple:
     train, test = (load(spec.dataset, split).to(device) for split in ("train", "test"))
     if spec.n_train: train = train.subset(spec.n_train)
     net = network_of(spec, train.shape, train.k, device)
-    ready = method(spec.method, **spec.method_args).prepare(train, generator(spec, "prepare", device), augment=AUGMENTS[spec.augment], **nets)
-    return train, test, net, ready
+    if device != "cpu": net = net.to(memory_format=torch.channels_last)
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always", UserWarning)
+        ready = method(spec.method, **spec.method_args).prepare(train, generator(spec, "prepare", device), augment=AUGMENTS[spec.augment], **nets)
+    return train, test, net, ready, [str(w.message) for w in said]
 
 # %% ../../nbs/training/52_loop.ipynb #95aa976b
 def train_run(spec: Spec,              # what to train
@@ -131,14 +135,16 @@ def train_run(spec: Spec,              # what to train
     store, device = store or Store(), device or auto_device()
     run = store.run(spec)
     if run.done: return run
-    train, test, net, ready = start(spec, store, device)
+    parts = start(spec, store, device)
     with store.lock(run):
-        if not run.done: _train(run, train, test, net, ready, device)
+        if not run.done: _train(run, *parts, device)
     return run
 
 # %% ../../nbs/training/52_loop.ipynb #ae947d8b
-def _train(run: Run, train, test, net, ready, device: str):
+def _train(run: Run, train, test, net, ready, warned: list[str], device: str):
     "Train what is missing of a run; the caller holds its lock."
+    for w in warned: print(f"{run}: {w}", flush=True)
+    if device != "cpu": torch.cuda.reset_peak_memory_stats(device)
     spec, opt = run.spec, optimizer(run.spec, net)
     rngs = {name: generator(spec, name, "cpu" if name == "order" else device) for name in STREAMS}
     rows, spent = [], 0.
@@ -157,4 +163,4 @@ def _train(run: Run, train, test, net, ready, device: str):
         spent += time.perf_counter() - begin
         save_checkpoint(run, dict(net=net.state_dict(), opt=opt.state_dict(), rngs={k: g.get_state() for k, g in rngs.items()}, rows=rows, spent=spent))
         progress(run, rows[-1], spec.epochs, spent / (epoch + 1) * (spec.epochs - epoch - 1))
-    finish(run, net, rows, environment(device, spent))
+    finish(run, net, rows, environment(device, spent) | dict(warnings=warned))
