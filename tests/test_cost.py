@@ -90,6 +90,12 @@ def test_memory_follows_tensors_as_they_come_and_go(sizes, stays):
     assert peak_bytes(work) == peak
 
 
+def test_what_was_there_before_does_not_count():
+    rest, other = torch.zeros(1000), torch.ones(1000)
+    assert peak_bytes(lambda: rest.add_(other).mul_(2)) == 0 and peak_bytes(lambda: torch.add(rest, other, out=rest)) == 0
+    assert peak_bytes(lambda: rest.add_(other * 2)) == 4000
+
+
 def test_memory_is_what_the_profiler_saw():
     net, x, y = build("small-cnn", (1, 32, 32), 10, seeded()), torch.rand(32, 1, 32, 32), torch.arange(32) % 10
     work = lambda: F.cross_entropy(net(x), y).backward()

@@ -199,7 +199,7 @@ def test_a_missing_file_is_named_with_the_command_that_fetches_it(tmp_path, monk
     with pytest.raises(FileNotFoundError, match=sentence): load(name, "test")
     monkeypatch.delenv("MIXREPRO_DATA")
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(FileNotFoundError, match="--root data`"): load(name, "test")
+    with pytest.raises(FileNotFoundError, match=re.escape(f"--root {tmp_path / 'data'}`")): load(name, "test")
 
 
 def test_a_label_outside_the_classes_is_refused(tmp_path):

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from mixrepro.data.datasets import blobs, load
 from mixrepro.methods.attacks import cross_entropy, slope
-from mixrepro.metrics import catalogue
+from mixrepro.metrics import catalogue, linearity as module
 from mixrepro.metrics.linearity import RADII, departure, linearity, linearity_errors, search
 from mixrepro.networks.zoo import build
 from mixrepro.training.loop import train_run
@@ -96,6 +96,12 @@ def test_the_error_never_falls_with_the_radius_and_is_the_best_value_seen():
     trace = lambda z: seen.append(v := ((z - .5) ** 2).flatten(1).sum(1) * z.flatten(1)[:, 0].cos()) or v
     top = search(trace, torch.full((3, 1, 2, 2), .5), torch.zeros(3, 1, 2, 2), .3, seeded(), 7)
     assert torch.allclose(top, torch.stack(seen).amax(0), atol=1e-6) and len(seen) == 7 + 2
+
+
+def test_what_a_smaller_box_holds_counts_in_a_larger_one(monkeypatch):
+    monkeypatch.setattr(module, "search", lambda gap, x, way, eps, rng, steps: torch.full((len(x),), {.1: 3., .2: 1., .3: 4.}[eps]))  # a search that lost its way
+    s = load("digits", "test").subset(2)
+    assert linearity_errors(small(), s.floats(), s.y, seeded(), (.1, .2, .3)).tolist() == [[3, 3], [3, 3], [4, 4]]
 
 
 def test_every_point_lies_in_the_box_and_in_the_range_of_a_pixel():

@@ -55,7 +55,7 @@ VARMIXUP = catalogue("varmixup",
     ("vm-fig3", "How far the loss is from linear as the perturbation grows"),
     ("vm-fig4", "Distance of mixed samples from the training images: FID and KID"),
     ("vm-fig5", "Samples of Mixup, VarMixup and adv-VarMixup half way between two images"),
-    ("vm-cost", "Training time of VarMixup and adversarial training, the VAE included"),
+    ("vm-cost", "Training time of VarMixup and adversarial training, the VAE included", FIGURE),
     ("vm-transfer", "VarMixup with a VAE trained on another data set"))
 
 # %% ../../nbs/repro/81_artefacts.ipynb #777d3b3e

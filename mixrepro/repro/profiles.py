@@ -20,11 +20,12 @@ class Profile:
     share: float          # of the paper's epochs
     seeds: int            # runs per cell
     vae_share: float = 0. # of the epochs of a VAE, which small data need more of; 0 is `share`
+    attack_share: float = 0. # of the epochs of adversarial training, whose step costs ten; 0 is `share`
     batch: int = 128
     n_train: int = 0      # training images; 0 is all
     augment: str = "crop-flip"
     precision: str = "float32"
-    attack: dict = field(default_factory=dict)    # radius, step and steps of every attack in training, where they are not the paper's
+    attack: dict = field(default_factory=dict)    # what every attack in training does otherwise than in the paper, by name
     transfer: dict = field(default_factory=dict)  # for vm-transfer: the paper's data set -> ours, the one of its VAE, and in words what they stand for
     together: bool = False                        # one execution trains all methods of a data set, because a run takes a second
     standins: dict = field(default_factory=dict)  # the data set that is used -> what it stands in for, in words
@@ -40,15 +41,15 @@ class Profile:
         return self.datasets[paper]
 
 # %% ../../nbs/repro/80_profiles.ipynb #09019623
-DIGITS = dict(datasets={"cifar10": "digits"}, augment="crop", batch=64, 
+DIGITS = dict(datasets={"cifar10": "digits"}, augment="crop", batch=64, attack=dict(steps=5),
               transfer={"cifar10": ("digits-5to9", "digits-0to4", "stands in for CIFAR-10, and the digits 0 to 4, on which the other VAE was trained, for Tiny-ImageNet")},
               standins={"digits": "stands in for CIFAR-10, and its corruptions, made here with the constants of CIFAR-10-C, for CIFAR-10-C"})
 
 PROFILES = {p.name: p for p in (
     Profile("smoke", networks={"resnet34": "tiny-cnn", "vae": "vae-small"}, share=.02, seeds=2, n_train=600, together=True, **DIGITS,
-            schedule="a fiftieth of the paper's epochs, 600 training images, a tiny CNN in place of ResNet-34, attacks of radius 2/255 in 5 steps"),
-    Profile("embedded", networks={"resnet34": "small-cnn", "vae": "vae-small"}, share=.1, seeds=3, vae_share=.4, **DIGITS,
-            schedule="a tenth of the paper's epochs (VAEs four tenths), a small CNN in place of ResNet-34, attacks of radius 2/255 in 5 steps"),
+            schedule="a fiftieth of the paper's epochs, 600 training images, a tiny CNN in place of ResNet-34, attacks of 5 steps"),
+    Profile("embedded", networks={"resnet34": "small-cnn", "vae": "vae-small"}, share=.2, seeds=3, vae_share=.3, attack_share=1 / 12, **DIGITS,
+            schedule="a fifth of the paper's epochs (VAEs three tenths, adversarial training a twelfth), a small CNN in place of ResNet-34, attacks of 5 steps"),
     Profile("gpu", datasets={"cifar10": "cifar10"}, networks={"resnet34": "resnet34", "vae": "vae"}, share=.3, seeds=3, precision="bfloat16",
             transfer={"cifar10": ("cifar10", "cifar100", "is as in the paper, but CIFAR-100, on which the other VAE was trained, stands in for Tiny-ImageNet")}, schedule="three tenths of the paper's epochs"),
     Profile("paper", datasets={"cifar10": "cifar10", "cifar100": "cifar100"}, networks={"resnet34": "resnet34", "vae": "vae"}, share=1., seeds=10),
