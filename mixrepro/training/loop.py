@@ -120,7 +120,6 @@ def start(spec: Spec, store: Store, device: str) -> tuple:
     train, test = (load(spec.dataset, split).to(device) for split in ("train", "test"))
     if spec.n_train: train = train.subset(spec.n_train)
     net = network_of(spec, train.shape, train.k, device)
-    if device != "cpu": net = net.to(memory_format=torch.channels_last)
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always", UserWarning)
         ready = method(spec.method, **spec.method_args).prepare(train, generator(spec, "prepare", device), augment=AUGMENTS[spec.augment], **nets)

@@ -74,7 +74,7 @@ class Run:
 def network_of(spec: Spec, shape, classes: int, device="cpu"):
     "The untrained network of a run: its weights depend on the seed alone."
     mean, std = STATS[spec.dataset]
-    return build(spec.network, shape, classes, generator(spec, "weights"), mean=mean, std=std, **spec.network_args).to(device)
+    return build(spec.network, shape, classes, generator(spec, "weights"), mean=mean, std=std, **spec.network_args).to(device, memory_format=torch.channels_last)
 
 def open_net(run: Run, device="cpu"):
     "The trained network of a run, in evaluation mode."
