@@ -99,7 +99,8 @@ def reproduce(context: typer.Context,
         announce(todo, base)
         force_args = ["--forcerun", *todo["artefacts"]] if force else []
         import torch
-        process = workflow.snakemake(base, "--cores", str(cores or "all"), "--keep-going", "--rerun-incomplete", "--rerun-triggers", "mtime", "params", "input",
+        process = workflow.snakemake(base, "--cores", str(cores or "all"), "--prioritize", *workflow.first(todo),
+                                     "--keep-going", "--rerun-incomplete", "--rerun-triggers", "mtime", "params", "input",
                                      *(["--resources", "device=1"] if torch.cuda.is_available() else []), *force_args, *extra)
         try: failed = follow(process, todo, base)
         except KeyboardInterrupt:
