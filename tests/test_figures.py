@@ -114,9 +114,9 @@ def test_no_colour_vanishes_into_the_white():
 
 
 def test_csv_reads_back(tmp_path):
-    save(None, DATA, "x", tmp_path, "vm-cost")
-    pd.testing.assert_frame_equal(pd.read_csv(tmp_path/"vm-cost.csv"), DATA, rtol=1e-5)
-    assert (tmp_path/"vm-cost.csv").read_bytes() == b"method,loss,n\nerm,0.333333,3\nmixup,0.25,5\n"
+    save(None, DATA, "x", tmp_path, "vm-table1")
+    pd.testing.assert_frame_equal(pd.read_csv(tmp_path/"vm-table1.csv"), DATA, rtol=1e-5)
+    assert (tmp_path/"vm-table1.csv").read_bytes() == b"method,loss,n\nerm,0.333333,3\nmixup,0.25,5\n"
 
 
 @pytest.mark.parametrize("at", [1, 4])
@@ -144,14 +144,14 @@ def test_a_figure_that_cannot_be_drawn_touches_nothing(tmp_path):
 
 @pytest.mark.skipif(not Path("/proc/self").is_dir(), reason="needs a file system that nobody can write to")
 def test_a_folder_nobody_can_write_to():
-    with pytest.raises(OSError, match="could not write /proc/self/fdinfo/vm-cost.csv: .*; ") as e: save(None, DATA, "x", "/proc/self/fdinfo", "vm-cost")
+    with pytest.raises(OSError, match="could not write /proc/self/fdinfo/vm-table1.csv: .*; ") as e: save(None, DATA, "x", "/proc/self/fdinfo", "vm-table1")
     assert "\n" not in str(e.value)
 
 
 def test_outputs_can_be_chosen_and_are_checked(tmp_path):
-    assert [f.name for f in save(drawn(), DATA, "x", tmp_path, "vm-cost", ("png", "md"))] == ["vm-cost.png", "vm-cost.md"]
-    with pytest.raises(ValueError, match="unknown kind of output 'pgn': did you mean 'png'"): save(drawn(), DATA, "x", tmp_path, "vm-cost", ("pgn",))
-    assert sorted(os.listdir(tmp_path)) == ["vm-cost.md", "vm-cost.png"]
+    assert [f.name for f in save(drawn(), DATA, "x", tmp_path, "vm-table1", ("png", "md"))] == ["vm-table1.png", "vm-table1.md"]
+    with pytest.raises(ValueError, match="unknown kind of output 'pgn': did you mean 'png'"): save(drawn(), DATA, "x", tmp_path, "vm-table1", ("pgn",))
+    assert sorted(os.listdir(tmp_path)) == ["vm-table1.md", "vm-table1.png"]
 
 
 @settings(max_examples=20, deadline=None)
