@@ -1,6 +1,7 @@
 "Errata: what the computations give, that nothing is typed (a corrected text or table withdraws its erratum), and a page that loses none."
 import math
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -10,6 +11,7 @@ from torch.nn import functional as F
 from mixrepro.data.corruptions import CORRUPTIONS
 from mixrepro.data.points import horseshoe
 from mixrepro.methods.mmd_vae import mmd
+from mixrepro.metrics.mixed_loss import simplex
 from mixrepro.repro import errata as e
 from mixrepro.repro.ledger import reported
 
@@ -158,6 +160,29 @@ def test_what_noisymix_prints(table2):
     assert len(table2) == 6 and (ranges[0] <= table2["mean"]).all() and (table2["mean"] <= ranges[1]).all() and (table2.n == 5).all()
 
 
+# Manifold Mixup
+
+def test_how_often_lambda_is_near_the_ends():
+    draws = np.random.default_rng(0).beta(2, 2, 200_000)
+    assert e.near_the_ends(2.) == pytest.approx((abs(draws - .5) >= .45).mean(), abs=.002) and e.near_the_ends(1.) == pytest.approx(.1)
+    assert e.ordinary_examples(.9).verdict == "not confirmed"  # the text would be right there
+
+
+def test_percentages_of_the_introduction():
+    semi, supervised = reported("manifold_mixup", "mm-table2"), reported("manifold_mixup", "mm-table1")
+    assert e.relative_to_vat(semi).findings[0].numbers == pytest.approx({"VAT": 100 * 3.6 / 13.86, "VAT-EM": 100 * 2.87 / 13.13})
+    assert holds(e.relative_to_vat(put(semi, "vat", "cifar10", 13.13))) == [False]
+    assert list(e.halved_nll(supervised).findings[0].numbers.values()) == pytest.approx([100 * (1 - .0957 / .1945), 100 * (1 - .1407 / .1945), 100 * (1 - .0957 / .2312)])
+    assert holds(e.halved_nll(put(supervised, "manifold-mixup", "cifar10 preactresnet18 nll", .0972))) == [False]
+
+
+def test_the_dimension_depends_on_the_bias():
+    assert holds(e.flat_dimension()) == [True, False]
+    for d, k in ((2, 2), (3, 6)):  # both biases solve the theorem's equation, with an A of another rank
+        A, H, b = simplex(d, k)
+        assert torch.allclose(A.T @ H + b[:, None], torch.eye(d, dtype=A.dtype)) and torch.linalg.matrix_rank(A) == d - 1
+
+
 # the page
 
 def test_the_page_and_the_data_hold_every_erratum(every):
@@ -168,7 +193,7 @@ def test_the_page_and_the_data_hold_every_erratum(every):
     assert len(data) == sum(sum(len(f.numbers) for f in x.findings) or 1 for x in every)
     for x, line in zip(every, lines[2:]):
         assert line.endswith(f"| {x.verdict} |") and all(f.claim in line and e.show(v) in line for f in x.findings for v in f.numbers.values())
-    assert sum(x.verdict == "by reading" for x in every) <= 2 and all(x.where and x.says for x in every)
+    assert sum(x.verdict == "by reading" for x in every) <= 4 and all(x.where and x.says for x in every)
 
 
 def test_a_changed_number_reaches_the_page(table1):
