@@ -110,6 +110,16 @@ def test_reported_file_is_tidy():
     assert reported("varmixup", "vm-transfer").set_index("column")["mean"].to_dict() == {"cifar10-c": 82., "cifar100-c": 53.25}
 
 
+def test_the_tables_of_manifold_mixup_are_tidy_and_whole():
+    every = {a.id: reported("manifold_mixup", a.id) for a in ARTEFACTS.values() if a.paper == "manifold_mixup"}
+    for id, t in every.items():
+        assert not t.duplicated(["row", "column"]).any() and set(t.artefact) <= {id} and t["mean"].notna().all() and t["where"].notna().all()
+    deformed = every["mm-table5"].pivot(index="column", columns="row", values="mean")
+    assert deformed.shape == (17, 4) and (deformed["manifold-mixup"] > deformed["erm"]).sum() == 14  # all but three of the four zooms inwards
+    assert every["mm-table1"].set_index(["row", "column"])["mean"]["manifold-mixup-all", "cifar10 preactresnet152 error"] == 2.38
+    assert every["mm-table2"].groupby("column")["mean"].idxmin().map(every["mm-table2"].row).to_dict() == {"cifar10": "ssl-manifold-mixup", "svhn": "vat-em"}
+
+
 def test_table_1_on_a_stand_in():
     cells = {(m, "digits", k): around(50 + i + (k == "clean") * 30, 1 + i, 5, np.random.default_rng(i))
              for i, m in enumerate(("erm", "mixup", "varmixup")) for k in ("corrupted", "clean")}
