@@ -174,7 +174,7 @@ def test_each_corrupted_set_is_made_once_for_all_networks(counted):
     test, nets = blobs("test", n=12, size=8), [Probe(), Probe()]
     got = R.robustness(nets, test, seed=3)
     assert [c[:2] for c in counted] == [(kind, s) for kind in CORRUPTIONS for s in range(1, 6)]
-    assert all(c[2:] == (12, {"seed": 3, "scale": "cifar"}) for c in counted)
+    assert all(c[2:] == (12, {"seed": 3, "table": "cifar"}) for c in counted)
     assert len(got) == 2 and all(r["corruptions"] == "generated" and r["seed"] == 3 and r["images"] == 12 for r in got)
     for net, r in zip(nets, got):
         assert torch.equal((net.seen[3] * 255).round().to(torch.uint8), test.x + 40)
@@ -191,8 +191,8 @@ def test_one_network_gives_one_result_and_kinds_can_be_chosen(counted):
 
 
 def test_the_constants_follow_the_size_of_the_images(counted):
-    def used(**how): return R.robustness(Probe(), blobs("test", n=4, **how), kinds=("fog",))["scale"], counted[-1][3]["scale"]
-    assert used(size=32) == ("cifar", "cifar") and used(size=64) == ("tiny", "tiny")
+    def used(**how): return R.robustness(Probe(), blobs("test", n=4, **how), kinds=("fog",))["table"], counted[-1][3]["table"]
+    assert used(size=32) == ("cifar", "cifar") and used(size=64) == ("tiny-imagenet", "tiny-imagenet")
 
 
 def test_generated_cells_are_those_of_corrupt():

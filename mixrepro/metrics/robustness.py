@@ -50,10 +50,10 @@ def damaged(test: ImageSet,                 # the clean test set
             source: str = "generated",      # or "released"
             root: str | Path | None = None, # where the released arrays are; None: `data`
             seed: int = 0,                  # of the generated damage
-            scale: str = "cifar",           # constants of the generated damage: "cifar" or "tiny"
+            table: str = "cifar",           # constants of the generated damage: a key of `TABLES`
             ) -> Tensor:                    # uint8 (N, C, H, W), on the device of `test`
     "The test set under one corruption."
-    if pick("source of corruptions", source, ("generated", "released")) == "generated": return corrupt(test.x, kind, severity, seed=seed, scale=scale)
+    if pick("source of corruptions", source, ("generated", "released")) == "generated": return corrupt(test.x, kind, severity, seed=seed, table=table)
     x, y = released(test.name, kind, severity, root or "data")
     if not torch.equal(y, test.y.cpu()):
         raise ValueError(f"the released arrays show {len(y)} images whose labels are not those of the {len(test)} here: pass the whole test split")
@@ -68,16 +68,16 @@ def robustness(nets,                                   # one network, or several
                source: str = "generated",              # or "released"
                root: str | Path | None = None,         # where the released arrays are; None: `data`
                seed: int = 0,                          # of the generated damage
-               scale: str | None = None,               # its constants: "cifar" or "tiny"; None: "tiny" for images above 32 px
+               table: str | None = None,               # its constants: a key of `TABLES`; None: "tiny-imagenet" for images above 32 px
                ) -> dict | list[dict]:                 # for each network {"corruptions": source, "accuracy": {kind: five values}, "nll", "ece", ...}
     "Accuracy, NLL in nats and ECE of networks under each corruption at severities 1 to 5; accuracy and ECE are fractions."
     many = list(nets) if isinstance(nets, (list, tuple)) else [nets]
-    scale = scale or ("tiny" if max(test.shape[1:]) > 32 else "cifar")
-    what = dict(corruptions=source, images=len(test)) | (dict(seed=seed, scale=scale) if source == "generated" else {})
+    table = table or ("tiny-imagenet" if max(test.shape[1:]) > 32 else "cifar")
+    what = dict(corruptions=source, images=len(test)) | (dict(seed=seed, table=table) if source == "generated" else {})
     results = [what | {m: {kind: [] for kind in kinds} for m in METRICS} for _ in many]
     for kind in kinds:
         for severity in range(1, 6):
-            x = damaged(test, kind, severity, source, root, seed, scale)
+            x = damaged(test, kind, severity, source, root, seed, table)
             for net, result in zip(many, results):
                 logits = predict(net, x)
                 for m, measure in METRICS.items(): result[m][kind].append(measure(logits, test.y))

@@ -68,7 +68,7 @@ def varmixup_transfer(p: Profile, seeds: int) -> list[Spec]:
 
 # %% ../../nbs/repro/84_plans.ipynb #5f44edcf
 PLANS = {"vm-table1": varmixup_grid, "vm-fig1": no_runs, "vm-fig2": varmixup_mixings, "vm-fig3": varmixup_mixings, "vm-fig4": varmixup_seers, "vm-fig5": varmixup_vaes, "vm-cost": no_runs,
-         "vm-transfer": varmixup_transfer, "mm-theorem1": no_runs, "x-errata": no_runs}
+         "vm-transfer": varmixup_transfer, "mm-theorem1": no_runs, "nm-fig5": no_runs, "x-errata": no_runs}
 
 def plan(artefact: str,      # an id
          scale: str,         # a profile's name

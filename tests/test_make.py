@@ -1,0 +1,361 @@
+"""Sets made here: their layout, killed and concurrent writers, full disks, foreign folders, mistakes; and splits by labels."""
+import errno
+import json
+import multiprocessing
+import os
+import random
+import resource
+import signal
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings, strategies as st
+
+import mixrepro
+from mixrepro.data import make as M
+from mixrepro.data.corruptions import CORRUPTIONS, TABLES, corrupt
+from mixrepro.data.datasets import load
+from mixrepro.data.make import Split, check_made, make, make_c, make_p, read_c, read_made, read_p, read_split, split, write_split
+from mixrepro.data.perturbations import PERTURBATIONS, frames, perturb
+
+N = 12
+X = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (N, 3, 16, 16), dtype=np.uint8))
+Y = torch.arange(N) % 3
+KINDS = ("contrast", "gaussian_noise", "brightness", "pixelate")
+fork = multiprocessing.get_context("fork")
+
+
+def hwc(x): return x.movedim(-3, -1).numpy()
+def contents(folder): return {f.name: f.read_bytes() for f in sorted(Path(folder).glob("*.npy"))}
+def hidden(folder): return sorted(f.name for f in Path(folder).iterdir() if f.name.startswith(".") and f.name != ".lock")
+
+
+# --- the layout
+
+def test_c_is_the_released_layout(tmp_path):
+    folder = make_c(X, Y, tmp_path / "set", name="noise")
+    assert sorted(f.name for f in folder.iterdir()) == sorted([*(f"{k}.npy" for k in CORRUPTIONS), "labels.npy", "made.json", ".lock"])
+    assert np.load(folder / "labels.npy").tolist() == Y.tolist() * 5
+    for kind in CORRUPTIONS:
+        a = np.load(folder / f"{kind}.npy")
+        assert a.shape == (5 * N, 16, 16, 3) and a.dtype == np.uint8
+        for s in range(1, 6): assert np.array_equal(a[(s - 1) * N:s * N], hwc(corrupt(X, kind, s)))
+    made = read_made(folder)
+    assert made["made"].startswith("here") and made["name"] == "noise" and made["same"]["seed"] == 0 and made["same"]["table"] == "cifar"
+    assert made["same"]["version"] == mixrepro.__version__
+    assert made["constants"] == json.loads(json.dumps({k: TABLES["cifar"][k] for k in CORRUPTIONS}))
+    assert check_made(folder) == made
+
+
+def test_p_is_the_released_layout(tmp_path):
+    folder = make_p(X, Y, tmp_path / "set", seed=4)
+    assert np.load(folder / "labels.npy").tolist() == Y.tolist()
+    for kind in PERTURBATIONS:
+        a = np.load(folder / f"{kind}.npy")
+        assert a.shape == (N, frames(kind), 16, 16, 3) and np.array_equal(a, hwc(perturb(X, kind, 4)))
+
+
+@given(n=st.integers(1, 9), c=st.sampled_from([1, 3]), batch=st.one_of(st.none(), st.integers(1, 12)), h=st.integers(16, 20),
+       seed=st.integers(0, 2**40),
+       form=st.sampled_from(["tensor", "array", "path"]), table=st.sampled_from(list(TABLES)))
+@settings(max_examples=15, deadline=None)
+def test_neither_batches_nor_the_form_of_the_images_change_a_byte(tmp_path_factory, n, c, batch, h, seed, form, table):
+    folder = tmp_path_factory.mktemp("s")
+    x = torch.from_numpy(np.random.default_rng(seed).integers(0, 256, (n, c, h, 18), dtype=np.uint8))
+    images = {"tensor": x, "array": hwc(x) if c == 3 else hwc(x)[..., 0], "path": folder / "images.npy"}[form]
+    np.save(folder / "images.npy", hwc(x))
+    make_c(images, None, folder / "c", ("gaussian_noise", "fog"), table, seed, batch)
+    make_p(images, None, folder / "p", ("gaussian_noise", "tilt"), table, seed, batch)
+    for kind in ("gaussian_noise", "fog"):
+        for s in (1, 5): assert np.array_equal(read_c(folder / "c", kind, s).x, hwc(corrupt(x, kind, s, seed, table=table)))
+    for kind in ("gaussian_noise", "tilt"): assert np.array_equal(read_p(folder / "p", kind).x, hwc(perturb(x, kind, seed, table=table)))
+    assert read_c(folder / "c", "fog", 2).y is None
+
+
+@pytest.mark.parametrize("shape, dtype", [((3, 4, 5), "uint8"), ((7,), "int64"), ((2, 1, 1, 1, 3), "uint8")])
+def test_an_array_is_what_numpy_would_save(tmp_path, shape, dtype):
+    a = np.random.default_rng(0).integers(0, 200, shape).astype(dtype)
+    digest = M._write_array(tmp_path / "a.npy", shape, dtype, iter(np.array_split(a, 2)))
+    np.save(tmp_path / "b.npy", a)
+    assert (tmp_path / "a.npy").read_bytes() == (tmp_path / "b.npy").read_bytes() and digest == M.sha256(tmp_path / "b.npy")
+
+
+def test_films_of_the_middle(tmp_path):
+    a = read_p(make_p(X, Y, tmp_path, ("rotate", "shot_noise"), table="cifar", crop=10), "rotate").x
+    assert a.shape == (N, 31, 10, 10, 3) and np.array_equal(a, hwc(perturb(X, "rotate", crop=10)))
+    with pytest.raises(ValueError, match="made with another what"): make_p(X, Y, tmp_path, "rotate")
+    with pytest.raises(ValueError, match="crop must be from 8 to 16"): make_p(X, Y, tmp_path / "other", "rotate", crop=17)
+
+
+def test_no_step_works_on_more_than_its_share(tmp_path, monkeypatch):
+    "The bar is that memory does not grow with the number of images: no call ever gets more than a part."
+    seen = []
+    monkeypatch.setattr(M, "corrupt", lambda x, *a, **k: seen.append(len(x)) or x)
+    monkeypatch.setattr(M, "perturb", lambda x, kind, *a: seen.append(31 * len(x)) or x[:, None].expand(-1, 31, -1, -1, -1))
+    many = X[:1].expand(20_000, -1, -1, -1)
+    make_c(many, None, tmp_path / "c", "fog")
+    make_p(many[:2000], None, tmp_path / "p", "tilt")
+    assert max(seen) * X[0].numel() <= M.PART and sum(seen) == 100_000 + 62_000
+
+
+def test_progress_counts_every_image_once(tmp_path):
+    seen = []
+    make_c(X, Y, tmp_path, KINDS[:2], batch=5, progress=lambda *a: seen.append(a))
+    assert [d for k, d, t in seen if k == "contrast"] == [12 * s + d for s in range(5) for d in (5, 10, 12)] and all(t == 60 for *_, t in seen)
+    seen.clear()
+    make_c(X, Y, tmp_path, KINDS[:3], progress=lambda *a: seen.append(a))
+    assert seen[:2] == [("contrast", 60, 60), ("gaussian_noise", 60, 60)] and len(seen) == 7
+
+
+# --- by name
+
+def test_a_data_set_by_name(tmp_path):
+    folder = make("digits-c", tmp_path, kinds=("fog",), seed=2)
+    digits = load("digits", "test")
+    assert folder == tmp_path / "digits-c-made" and read_made(folder)["name"] == "digits"
+    part = read_c(folder, "fog", 3)
+    assert np.array_equal(part.x, hwc(corrupt(digits.x, "fog", 3, 2))) and part.y.tolist() == digits.y.tolist() and part.origin == "made here"
+    assert make("digits-p", tmp_path, kinds="translate", split="train").name == "digits-train-p-made"
+
+
+def test_a_users_own_images(tmp_path):
+    np.save(tmp_path / "photos.npy", np.zeros((3, 64, 70, 3), np.uint8)); np.save(tmp_path / "labels.npy", np.arange(3))
+    folder = make(tmp_path / "photos.npy", tmp_path / "out", kinds="brightness")
+    assert folder == tmp_path / "out" / "photos-c-made" and read_made(folder)["same"]["table"] == "tiny-imagenet" and read_c(folder, "brightness",
+            5).y.tolist() == [0, 1, 2]
+    films = make(str(tmp_path / "photos.npy"), folder=tmp_path / "films", sequences=True, kinds=["translate"], table="cifar")
+    assert films == tmp_path / "films" and read_p(films, "translate").x.shape == (3, 16, 64, 70, 3)
+
+
+@pytest.mark.parametrize("side, table", [(32, "cifar"), (64, "tiny-imagenet"), (224, "imagenet")])
+def test_the_constants_follow_the_size(tmp_path, side, table):
+    np.save(tmp_path / "a.npy", np.zeros((1, side, side), np.uint8))
+    assert read_made(make(tmp_path / "a.npy", tmp_path, kinds="contrast"))["same"]["table"] == table
+
+
+# --- killed, twice at once, no room
+
+def child(folder, pause=0.):
+    "Make the set in a process of its own."
+    torch.set_num_threads(1)
+    make_c(X, Y, folder, KINDS, batch=4, progress=lambda *a: time.sleep(pause))
+
+
+@pytest.mark.parametrize("trial", range(10))
+def test_killed_at_a_random_moment_the_next_call_finishes(tmp_path, trial):
+    whole = contents(make_c(X, Y, tmp_path / "whole", KINDS))
+    process = fork.Process(target=child, args=(tmp_path / "killed", .002))
+    process.start()
+    time.sleep(random.uniform(.01, .3))
+    os.kill(process.pid, signal.SIGKILL); process.join()
+    folder = tmp_path / "killed"
+    before = contents(folder)
+    assert all(before[name] == whole[name] for name in before)  # what has a name is whole
+    entered = {k: (folder / f"{k}.npy").stat().st_mtime_ns for k in (read_made(folder) or {"files": ()})["files"]} if folder.exists() else {}
+    make_c(X, Y, folder, KINDS)
+    assert contents(folder) == whole and not hidden(folder) and check_made(folder)
+    assert all((folder / f"{k}.npy").stat().st_mtime_ns == stamp for k, stamp in entered.items())  # what was entered was not made again
+
+
+def test_two_at_once(tmp_path):
+    process = fork.Process(target=child, args=(tmp_path / "set", .01))
+    process.start()
+    try:
+        while not (tmp_path / "set" / "made.json").exists(): time.sleep(.005)
+        with pytest.raises(BlockingIOError, match="another process is making a set in .*: wait until it has ended"): make_c(X, Y, tmp_path / "set",
+                KINDS)
+        make_c(X, Y, tmp_path / "set", KINDS, wait=-1)
+        process.join()
+        assert process.exitcode == 0 and contents(tmp_path / "set") == contents(make_c(X, Y, tmp_path / "alone", KINDS))
+    finally:
+        process.kill(); process.join()
+
+
+def small_files(folder, out):
+    "Make the set where no file may be larger than 20 kB; report the error."
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+    try: make_c(X, Y, folder, KINDS)
+    except OSError as e: out.put((type(e).__name__, e.errno, str(e)))
+
+
+def test_no_room_for_a_file_is_one_sentence_and_no_half_file(tmp_path):
+    out = fork.Queue()
+    process = fork.Process(target=small_files, args=(tmp_path / "set", out))
+    process.start()
+    kind, number, sentence = out.get(timeout=60); process.join()
+    assert number == errno.EFBIG and "could not write" in sentence and "contrast.npy: file too large" in sentence and "\n" not in sentence
+    assert sorted(contents(tmp_path / "set")) == ["labels.npy"] and not hidden(tmp_path / "set")
+    make_c(X, Y, tmp_path / "set", KINDS)
+    check_made(tmp_path / "set")
+
+
+def test_a_full_disk_is_named_before_and_during(tmp_path, monkeypatch):
+    monkeypatch.setattr(M.shutil, "disk_usage", lambda path: type("usage", (), {"free": 1000})())
+    with pytest.raises(OSError, match="needs 0.00 GB for contrast, .* free some space or name fewer kinds") as e: make_c(X, Y, tmp_path / "a", KINDS)
+    assert e.value.errno == errno.ENOSPC and not contents(tmp_path / "a")
+    monkeypatch.undo()
+    def full(fd): raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    monkeypatch.setattr(M.os, "fsync", full)
+    with pytest.raises(OSError, match="no space left on device; free some space and run again"): make_c(X, Y, tmp_path / "b", KINDS)
+    monkeypatch.undo()
+    assert not contents(tmp_path / "b") and not hidden(tmp_path / "b")
+
+
+def test_a_folder_that_cannot_be_written(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OSError, match="could not write .*: .*; a file stands where a folder is needed"): make_c(X, Y, tmp_path / "file" / "set",
+            KINDS)
+    def refuse(*a, **k): raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    monkeypatch.setattr(M.Path, "mkdir", refuse)
+    with pytest.raises(PermissionError, match="permission denied; choose a folder that can be written"): make_c(X, Y, tmp_path / "locked", KINDS)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="for root no folder is read-only")
+def test_a_read_only_folder(tmp_path):
+    (tmp_path / "set").mkdir(mode=0o555)
+    with pytest.raises(PermissionError, match="choose a folder that can be written"): make_c(X, Y, tmp_path / "set", KINDS)
+
+
+# --- never mixed
+
+@pytest.mark.parametrize("change, what", [(dict(seed=1), "seed"), (dict(table="imagenet"), "table"), (dict(images=X.flip(0)), "images"),
+                                          (dict(labels=Y + 1), "labels"),
+                                          (dict(images=X[:6], labels=Y[:6], seed=3), "seed and images and labels"), (dict(labels=None), "labels")])
+def test_another_set_does_not_get_into_the_folder(tmp_path, change, what):
+    before = contents(make_c(X, Y, tmp_path, "contrast"))
+    with pytest.raises(ValueError, match=f"holds a set made with another {what}: remove it or choose another folder"):
+        make_c(**dict(images=X, labels=Y, folder=tmp_path, kinds=KINDS) | change)
+    assert contents(tmp_path) == before
+
+
+def test_nor_another_version_nor_films(tmp_path, monkeypatch):
+    make_c(X, Y, tmp_path, "contrast")
+    with pytest.raises(ValueError, match="made with another what"): make_p(X, Y, tmp_path, "tilt")
+    monkeypatch.setattr(mixrepro, "__version__", "99")
+    with pytest.raises(ValueError, match="made with another version"): make_c(X, Y, tmp_path, "fog")
+
+
+def test_a_released_set_is_left_alone_and_read_as_such(tmp_path):
+    np.save(tmp_path / "fog.npy", np.arange(10 * 192, dtype=np.uint8).reshape(10, 8, 8, 3)); np.save(tmp_path / "labels.npy", np.arange(10))
+    before = {f.name: f.read_bytes() for f in tmp_path.iterdir()}
+    with pytest.raises(ValueError, match="holds a set that was not made here .fog.npy, labels.npy.: the two are never mixed"): make_c(X, Y,
+            tmp_path, KINDS)
+    part = read_c(tmp_path, "fog", 2)
+    assert part.origin == "released" and part.made is None and part.y.tolist() == [2, 3] and np.array_equal(part.x,
+            np.load(tmp_path / "fog.npy")[2:4])
+    assert {f.name: f.read_bytes() for f in tmp_path.iterdir() if f.name != ".lock"} == before
+
+
+def test_strangers_and_damage_are_named(tmp_path):
+    folder = make_c(X, Y, tmp_path / "set", KINDS)
+    np.save(folder / "fog.npy", np.zeros((5 * N, 16, 16, 3), np.uint8))
+    with pytest.raises(ValueError, match="fog.npy is not entered in made.json"): read_c(folder, "fog", 1)
+    data = bytearray((folder / "contrast.npy").read_bytes()); data[-1] ^= 1; (folder / "contrast.npy").write_bytes(data)
+    (folder / "pixelate.npy").unlink()
+    with pytest.raises(ValueError, match="missing or altered in .*: contrast, pixelate; remove"): check_made(folder)
+    (folder / "brightness.npy").write_bytes((folder / "brightness.npy").read_bytes()[:5000])
+    with pytest.raises(ValueError, match="brightness.npy is not a whole .npy file"): read_c(folder, "brightness", 1)
+    (folder / "made.json").write_text("{")
+    with pytest.raises(ValueError, match="made.json cannot be read"): read_c(folder, "contrast", 1)
+    with pytest.raises(ValueError, match="was not made here, so there is nothing to compare with"): check_made(tmp_path)
+
+
+@pytest.mark.parametrize("array, call, message", [
+    (np.zeros((7, 8, 8, 3), np.uint8), lambda f: read_c(f, "fog", 1), "expected five blocks"),
+                                                  (np.zeros((10, 8, 8)), lambda f: read_c(f, "fog", 1), "expected 4 axes of uint8"),
+    (np.zeros((10, 8, 8, 3), np.uint8), lambda f: read_c(f, "fog", 0), "severity must be"),
+                                                  (np.zeros((10, 8, 8, 3), np.uint8), lambda f: read_p(f, "fog"), "expected 5 axes"),
+    (np.zeros((15, 8, 8, 3), np.uint8), lambda f: read_c(f, "fog", 1), "10 labels for the 15 images")])
+def test_odd_arrays_are_refused(tmp_path, array, call, message):
+    np.save(tmp_path / "fog.npy", array); np.save(tmp_path / "labels.npy", np.arange(10))
+    with pytest.raises(ValueError, match=message): call(tmp_path)
+
+
+# --- mistakes
+
+@pytest.mark.parametrize("change, error, message", [
+    (dict(images=X.float()), TypeError, "images must be uint8, got torch.float32"),
+                                                    (dict(images=X[:, :2]), ValueError, r"\(N, C, H, W\) with C = 1 or 3"),
+    (dict(images=X.numpy()), ValueError, r"\(N, H, W, C\)"), (dict(images=X[:0]), ValueError, "at least one"),
+                                                    (dict(images="no.npy"), FileNotFoundError, "no file at no.npy"),
+    (dict(images=None), TypeError, "got NoneType"), (dict(labels=Y[:5]), ValueError, r"labels must be 12 integers .* got int64 \(5,\)"),
+    (dict(labels=Y.float()), ValueError, "got float32"), (dict(kinds=["fgo"]), ValueError, "unknown corruption 'fgo': did you mean 'fog'"),
+    (dict(table="cifar10"), ValueError, "unknown table of constants"), (dict(batch=0), ValueError, "batch must be at least 1"),
+    (dict(images=X[..., :7]), ValueError, "at least 8 x 8")])
+def test_mistakes_are_named_and_leave_nothing(tmp_path, change, error, message):
+    with pytest.raises(error, match=message) as e: make_c(**dict(images=X, labels=Y, folder=tmp_path / "set", kinds=KINDS) | change)
+    assert "\n" not in str(e.value) and not list((tmp_path / "set").glob("*_noise.npy"))
+
+
+def test_files_that_are_no_arrays(tmp_path):
+    (tmp_path / "a.npy").write_bytes(b"no array"); np.savez(tmp_path / "b.npz", a=1); (tmp_path / "b.npz").rename(tmp_path / "b.npy")
+    for name in "ab":
+        with pytest.raises(ValueError, match="numpy.save"): make_c(tmp_path / f"{name}.npy", None, tmp_path / "set")
+    with pytest.raises(ValueError, match="unknown set to make 'cifar10c': did you mean 'cifar10-c'"): make("cifar10c", tmp_path)
+    np.save(tmp_path / "c.npy", hwc(X))
+    with pytest.raises(FileNotFoundError, match="no labels at no.npy: give the path"): make(tmp_path / "c.npy", tmp_path, labels="no.npy")
+
+
+# --- splits
+
+@given(classes=st.integers(2, 8), each=st.integers(6, 30), few=st.integers(1, 2), held=st.integers(0, 2), seed=st.integers(0, 2**40),
+       shuffle=st.integers(0, 99))
+@settings(max_examples=40, deadline=None)
+def test_splits_are_balanced_disjoint_and_nested(classes, each, few, held, seed, shuffle):
+    y = torch.arange(classes * each)[torch.randperm(classes * each, generator=torch.Generator().manual_seed(shuffle))] % classes
+    one, more = split(y, few * classes, seed, held * classes), split(y, 2 * few * classes, seed, held * classes)
+    assert y[one.labelled].bincount(minlength=classes).tolist() == [few] * classes
+    assert y[one.validation].bincount(minlength=classes).tolist() == [held] * classes
+    lab, unl, val = (set(p.tolist()) for p in one)
+    assert lab <= unl and not val & unl and val | unl == set(range(len(y))) and lab <= set(more.labelled.tolist()) and torch.equal(one.validation,
+            more.validation)
+    assert all(torch.equal(p, p.sort().values) and p.dtype == torch.int64 for p in one)
+    assert all(torch.equal(a, b) for a, b in zip(one, split(y.numpy(), few * classes, seed, held * classes)))
+
+
+def test_another_seed_is_another_split_and_every_image_has_its_chance():
+    y, count = torch.arange(200) % 10, torch.zeros(200)
+    for seed in range(400): count[split(y, 50, seed).labelled] += 1
+    assert abs(count.mean() - 100) < 1e-6 and 60 < count.min() and count.max() < 140  # binomial, sd 8.7
+    assert not torch.equal(split(y, 50, 0).labelled, split(y, 50, 1).labelled)
+
+
+def test_the_split_of_a_seed_never_changes():
+    "Runs are recorded by it: the order is a function of seed and position, not of a generator's version."
+    assert split(torch.arange(1000) % 10, 20, 7).labelled.tolist() == [48, 57, 112, 147, 156, 256, 305, 372, 411, 448, 449, 453, 473, 524, 580, 609,
+            631, 670, 684, 755]
+
+
+@pytest.mark.parametrize("arguments, message", [
+    ((25, 0), "n_labelled must be a multiple of the 10 classes, got 25: try 20"), ((0, 0), "at least 10, one of each class"),
+                                                ((-10, 0), "multiple of the 10 classes, got -10: try 10"),
+    ((50, 0, 33), "n_validation must be a multiple of the 10 classes, got 33: try 30"),
+                                                ((110, 0), "class 0 has 10 examples, fewer than 11 labelled and 0 for validation"),
+    ((60, 0, 50), "fewer than 6 labelled and 5 for validation")])
+def test_impossible_splits(arguments, message):
+    with pytest.raises(ValueError, match=message): split(torch.arange(100) % 10, *arguments)
+    with pytest.raises(ValueError, match="integers"): split(torch.rand(100), 10, 0)
+
+
+def test_split_files_say_what_they_are(tmp_path):
+    y = torch.arange(100) % 10
+    path = write_split("digits", y, 20, 5, 10, tmp_path)
+    assert path == tmp_path / "splits" / "digits-l20-v10-s5.json" and path.read_bytes() == write_split("digits", y, 20, 5, 10, tmp_path).read_bytes()
+    what = json.loads(path.read_text())
+    assert {k: what[k] for k in ("name", "n", "classes", "seed", "n_labelled", "n_validation")} == dict(name="digits", n=100, classes=10, seed=5,
+            n_labelled=20, n_validation=10)
+    assert isinstance(read_split(path), Split) and all(torch.equal(a, b) for a, b in zip(read_split(path, y), split(y, 20, 5, 10)))
+    with pytest.raises(ValueError, match="was drawn from other labels than these 90: it is for digits, 100 examples"): read_split(path, y[:90])
+    with pytest.raises(FileNotFoundError, match="write it with `mixrepro data split`"): read_split(tmp_path / "none.json")
+
+
+@pytest.mark.parametrize("damage", [lambda s: s[:-40], lambda s: s.replace('"labelled": [', '"labelled": [1, '),
+                                    lambda s: s.replace('"n": 100', '"n": 101'), lambda s: "[]",
+                                    lambda s: s.replace('"validation": [', '"validation": [5000, ')])
+def test_an_altered_split_file_is_refused(tmp_path, damage):
+    path = write_split("digits", torch.arange(100) % 10, 20, 5, 10, tmp_path)
+    path.write_text(damage(path.read_text()))
+    with pytest.raises(ValueError, match="is not a whole split file .*: write it again"): read_split(path)
