@@ -185,3 +185,22 @@ def test_every_field_of_a_spec_changes_its_name():
     assert set(other) == set(canonical(SPEC)) - {"needs"}
     names = {name_of(replace(SPEC, **{k: v})) for k, v in other.items()}
     assert len(names | {name_of(SPEC)}) == len(other) + 1
+
+
+def test_a_run_on_a_label_split(tmp_path, monkeypatch):
+    from mixrepro.data.datasets import load
+    from mixrepro.data.make import read_split, write_split
+    from mixrepro.training.loop import start
+    monkeypatch.setenv("MIXREPRO_DATA", str(tmp_path / "data"))
+    train = load("digits", "train")
+    path = write_split("digits", train.y, 50, seed=3, n_validation=20)
+    spec, store = Spec("digits", "erm", "tiny-cnn", epochs=1, split=path.stem), Store(tmp_path / "runs")
+    seen, *_ = start(spec, store, "cpu")
+    want = train.subset(read_split(path).labelled)
+    assert torch.equal(seen.x, want.x) and torch.equal(seen.y, want.y) and len(seen) == 50
+    run = train_run(spec, store)
+    assert json.loads((run.folder / "spec.json").read_text())["spec"]["split"] == "digits-l50-v20-s3"
+    assert name_of(spec) != name_of(Spec("digits", "erm", "tiny-cnn", epochs=1)) and store.runs()[0].spec == spec
+    path.write_text(path.read_text().replace('"labelled": [', '"labelled": [1, '))
+    with pytest.raises(ValueError, match="is not a whole split file"): train_run(Spec("digits", "mixup", "tiny-cnn", epochs=1, split=path.stem), store)
+    with pytest.raises(ValueError, match="is not one of digits"): Spec("digits", "erm", "tiny-cnn", split="cifar10-l40-v0-s0")

@@ -21,7 +21,7 @@ import torch
 from ..core import pick
 from ..files import home
 from ..data.augment import AUGMENTS
-from ..data.datasets import load
+from ..data.datasets import data_root, load
 from ..methods.catalogue import method
 from .spec import Spec, generator
 from .store import Run, Store, finish, load_checkpoint, network_of, open_net, save_checkpoint
@@ -118,6 +118,9 @@ def start(spec: Spec, store: Store, device: str) -> tuple:
     "Data, network and method of a run, before its first batch."
     nets = {name: open_net(train_run(s, store, device), device) for name, s in spec.needs.items()}
     train, test = (load(spec.dataset, split).to(device) for split in ("train", "test"))
+    if spec.split:
+        from mixrepro.data.make import read_split
+        train = train.subset(read_split(data_root() / "splits" / f"{spec.split}.json", train.y.cpu()).labelled)
     if spec.n_train: train = train.subset(spec.n_train)
     net = network_of(spec, train.shape, train.k, device)
     with warnings.catch_warnings(record=True) as said:

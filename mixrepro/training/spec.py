@@ -45,6 +45,7 @@ class Spec:
     precision: str = choice("float32", "default", "bfloat16 autocasts the forward pass")
     method_args: dict = field(default_factory=dict)                                     # hyper-parameters that differ from the method's defaults
     network_args: dict = field(default_factory=dict)                                    # likewise for the network
+    split: str = choice("", "default", "all labels; otherwise the labelled images of a split, by the name that `mixrepro data split` gave it")
 
     def __post_init__(self):
         for kind, name, table in (("data set", self.dataset, DATASETS), ("network", self.network, NETWORKS), ("augmentation", self.augment, AUGMENTS),
@@ -53,17 +54,20 @@ class Spec:
         method(self.method, **self.method_args)
         for name, least in (("epochs", 1), ("batch", 2), ("n_train", 0), ("seed", 0)):
             if getattr(self, name) < least: raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}")
+        if self.split and not self.split.startswith(f"{self.dataset}-l"): raise ValueError(f"the split {self.split!r} is not one of {self.dataset}: write one with `mixrepro data split {self.dataset}`")
         if not self.lr > 0: raise ValueError(f"lr must be above 0, got {self.lr}")
 
     @property
     def needs(self) -> dict[str, "Spec"]:
         "Specs of the networks that must be trained before, by the name under which the method gets them."
-        return {name: replace(self, **changes) for name, changes in method(self.method, **self.method_args).needs().items()}
+        def changed(changes): return replace(self, **({"split": ""} if changes.get("dataset", self.dataset) != self.dataset else {}) | changes)
+        return {name: changed(changes) for name, changes in method(self.method, **self.method_args).needs().items()}
 
 # %% ../../nbs/training/50_spec.ipynb #d26519ef
 def canonical(spec: Spec) -> dict:
     "All that decides the weights, as plain JSON values in a fixed form."
     d = asdict(spec) | {"method_args": asdict(method(spec.method, **spec.method_args)), "milestones": list(spec.milestones)}
+    if not spec.split: del d["split"]  # the name of a run is older than the field
     return d | {"needs": {name: name_of(s) for name, s in spec.needs.items()}}
 
 # %% ../../nbs/training/50_spec.ipynb #04e9d578
