@@ -503,10 +503,10 @@ def test_released_comes_before_made_here_unless_asked(tmp_path):
 
 def test_what_make_makes_is_what_load_c_loads(tmp_path):
     "Grey images, of a data set that was never released corrupted."
-    make = pytest.importorskip("mixrepro.data.make")
     from mixrepro.data.corruptions import corrupt
+    from mixrepro.data.make import make_c
     clean = load("digits", "test").subset(20)
-    make.make_c(clean.x, clean.y, tmp_path / "digits-c-made", kinds=("fog", "pixelate"), seed=3)
+    make_c(clean.x, clean.y, tmp_path / "digits-c-made", kinds=("fog", "pixelate"), seed=3)
     s = D.load_c("digits", "fog", 4, tmp_path)
     assert torch.equal(s.x, corrupt(clean.x, "fog", 4, seed=3)) and torch.equal(s.y, clean.y)
     assert s.standin == "digits-c, which was never released" and s.classes == clean.classes

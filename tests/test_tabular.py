@@ -201,7 +201,7 @@ def test_two_rows_of_iris_differ(records):
 
 def test_collections_are_the_ids_that_the_note_prints():
     path = SHARED.parent / "papers" / "genlabel.txt"
-    if not path.is_file(): pytest.skip("the note is not at hand")
+    if not path.is_file(): pytest.skip("the text of the GenLabel note is not at hand: it is looked for as papers/genlabel.txt beside the folder that MIXREPRO_SHARED_DATA names")
     rows = [tuple(map(int, re.findall(r"\d+", line))) for line in path.read_text().splitlines() if line.startswith("Methods \\ OpenML Dataset ID")]
     assert [a + b for a, b in zip(rows[::2], rows[1::2])] == [COLLECTIONS[k] for k in T.NOTES]
     assert set(COLLECTIONS["genlabel"]) == {i for r in rows for i in r}
