@@ -11,9 +11,9 @@ from hypothesis import given, settings, strategies as st
 from torch.nn import functional as F
 
 from mixrepro.methods.catalogue import method
-from mixrepro.methods.manifold_mixup import ManifoldMixup, bce_softmax, draw_stage, on_host
+from mixrepro.methods.manifold_mixup import ManifoldMixup, draw_stage, on_host
 from mixrepro.methods.mixup import Mixup
-from mixrepro.methods.vicinal import Mix, draw_mix
+from mixrepro.methods.vicinal import Mix, bce_softmax, draw_mix
 from mixrepro.networks.zoo import build
 from mixrepro.training.loop import train_run
 from mixrepro.training.spec import Spec, from_json, name_of, to_json

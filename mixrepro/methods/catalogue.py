@@ -12,9 +12,11 @@ from ..core import pick
 from .adv_mmd_vae import AdvMMDVAE
 from .adv_varmixup import AdvVarMixup
 from .at import AT
+from .cutout import Cutout
+from .dropout import Dropout
 from .erm import ERM
 from .iat import IAT
-from .manifold_mixup import ManifoldMixup
+from .manifold_mixup import BlockedManifoldMixup, ManifoldMixup, ManifoldMixupAll
 from .mixup import Mixup
 from .mixup_r import MixupR
 from .mmd_vae import MMDVAE
@@ -24,6 +26,7 @@ from .vicinal import Method
 
 METHODS = {"erm": ERM, "mixup": Mixup, "mmd-vae": MMDVAE, "varmixup": VarMixup,
            "at": AT, "trades": TRADES, "iat": IAT,
+           "manifold-mixup-blocked": BlockedManifoldMixup, "manifold-mixup-all": ManifoldMixupAll, "dropout": Dropout, "cutout": Cutout,
            "mixup-r": MixupR, "manifold-mixup": ManifoldMixup, "adv-mmd-vae": AdvMMDVAE, "adv-varmixup": AdvVarMixup}
 
 # %% ../../nbs/methods/49_catalogue.ipynb #a3e80b7e

@@ -48,6 +48,8 @@ NETWORKS: dict[str, Callable[..., nn.Module]] = {
     "wrn28-4":  partial(sized, wide_resnet, widen=4),
     "wrn28-10": partial(sized, wide_resnet, widen=10),
     "small-cnn": small_cnn,
+    "small-cnn-3": partial(small_cnn, depth=3),
+    "small-cnn-4": partial(small_cnn, depth=4),
     "tiny-cnn":  partial(small_cnn, width=8, depth=1),
     "mlp": mlp,
     "vae": vae,

@@ -43,7 +43,7 @@ LINES, HATCHES = ("-", "--", ":", "-.", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 3))), (
 LOOKS = """
 erm ERM black | mixup Mixup blue | mixup-r Mixup-R sky | manifold-mixup Manifold_Mixup green | at AT wine | trades TRADES purple | iat IAT brown
 varmixup VarMixup vermilion | adv-varmixup adv-VarMixup orange
-manifold-mixup-all Manifold_Mixup,_all_layers green | dropout Dropout orange | cutout Cutout purple | weight-decay Weight_decay brown | noise Noise sky
+manifold-mixup-all Manifold_Mixup,_all_layers green | manifold-mixup-blocked Manifold_Mixup,_blocked green | dropout Dropout orange | cutout Cutout purple | weight-decay Weight_decay brown | noise Noise sky
 batch-norm Batch_norm wine | fgsm FGSM_training wine | factor-mixup Factor_mixup vermilion | gan GAN black | gan-mixup GAN_mixup blue
 ssl-baseline Supervised_only black | ssl-mixup Input_Mixup_(SSL) blue | ssl-manifold-mixup Manifold_Mixup_(SSL) green
 stylized Stylized brown | autoaugment AutoAugment black | cutmix CutMix purple | puzzlemix PuzzleMix green | nfm NFM orange | augmix AugMix sky

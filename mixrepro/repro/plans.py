@@ -14,6 +14,7 @@ from ..core import pick
 from ..files import home
 from .artefacts import find
 from .figures import save
+from . import manifold_plans as manifold
 from .profiles import Profile, profile
 from ..training.loop import train_run
 from ..training.spec import Spec
@@ -68,7 +69,12 @@ def varmixup_transfer(p: Profile, seeds: int) -> list[Spec]:
 
 # %% ../../nbs/repro/84_plans.ipynb #5f44edcf
 PLANS = {"vm-table1": varmixup_grid, "vm-fig1": no_runs, "vm-fig2": varmixup_mixings, "vm-fig3": varmixup_mixings, "vm-fig4": varmixup_seers, "vm-fig5": varmixup_vaes, "vm-cost": no_runs,
-         "vm-transfer": varmixup_transfer, "mm-theorem1": no_runs, "nm-fig5": no_runs, "x-errata": no_runs}
+         "vm-transfer": varmixup_transfer, "mm-theorem1": no_runs,
+         "mm-table1": manifold.manifold_table1, "mm-fig8": manifold.manifold_deep, "mm-blocked": manifold.manifold_blocked, "mm-regularizers": manifold.manifold_regularizers,
+         "mm-lowdata": manifold.manifold_lowdata,
+         "mm-fig2": manifold.manifold_grid, "mm-fig3": manifold.manifold_grid, "mm-table3": manifold.manifold_grid, "mm-knn": manifold.manifold_grid, "mm-unbounded-pgd": manifold.manifold_grid,
+         "mm-table5": manifold.manifold_deformed,
+          "nm-fig5": no_runs, "x-errata": no_runs}
 
 def plan(artefact: str,      # an id
          scale: str,         # a profile's name

@@ -40,7 +40,7 @@ def optimizer(spec: Spec, net) -> torch.optim.Optimizer:
     "The optimiser of a run."
     if spec.optimizer == "sgd":
         return torch.optim.SGD(net.parameters(), lr=spec.lr, momentum=spec.momentum, nesterov=spec.nesterov, weight_decay=spec.weight_decay)
-    return torch.optim.Adam(net.parameters(), lr=spec.lr, weight_decay=spec.weight_decay)
+    return torch.optim.Adam(net.parameters(), lr=spec.lr, betas=(spec.beta1, spec.beta2), weight_decay=spec.weight_decay)
 
 # %% ../../nbs/training/52_loop.ipynb #5d0c81c3
 def batches(n: int,                # examples in the training set
@@ -60,7 +60,7 @@ def train_epoch(net, method, train, spec: Spec, opt, rngs: dict, epoch: int) -> 
         x = train.floats(index)
         if not method.raw: x = AUGMENTS[spec.augment](x, rngs["augment"])
         with torch.autocast(x.device.type, torch.bfloat16, enabled=spec.precision == "bfloat16"):
-            loss = method.loss(net, x, train.y[index], rngs["method"], index)
+            loss = method.at((epoch + step / len(parts)) / spec.epochs).loss(net, x, train.y[index], rngs["method"], index)
         opt.zero_grad(set_to_none=True)
         loss.backward()
         opt.step()
@@ -107,7 +107,7 @@ def progress(run: Run, row: dict, epochs: int, left: float):
     print(f"{run.spec.method} s{run.spec.seed}  epoch {epoch:3d}/{epochs}  loss {row['loss']:.4f}  test {scores}  {row['seconds']:.1f} s  {left:.0f} s left", flush=True)
 
 # %% ../../nbs/training/52_loop.ipynb #a454a66d
-STREAMS = ("order", "augment", "method")
+STREAMS = ("order", "augment", "method", "network")  # the last one is for layers that draw: dropout, noise
 
 def auto_device() -> str:
     "The GPU where there is one."
@@ -149,10 +149,11 @@ def _train(run: Run, train, test, net, ready, warned: list[str], device: str):
     if device != "cpu": torch.cuda.reset_peak_memory_stats(device)
     spec, opt = run.spec, optimizer(run.spec, net)
     rngs = {name: generator(spec, name, "cpu" if name == "order" else device) for name in STREAMS}
+    if hasattr(net, "draw_from"): net.draw_from(rngs["network"])
     rows, spent = [], 0.
     if state := load_checkpoint(run):
         net.load_state_dict(state["net"]); opt.load_state_dict(state["opt"])
-        for name in STREAMS: rngs[name].set_state(state["rngs"][name])
+        for name in state["rngs"]: rngs[name].set_state(state["rngs"][name])
         rows, spent = state["rows"], state["spent"]
         print(f"{run}: going on after epoch {len(rows)} of {spec.epochs}", flush=True)
     for epoch in range(len(rows), spec.epochs):
