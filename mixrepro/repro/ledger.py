@@ -93,11 +93,14 @@ class Published:
         if len(self.spread) == 2 and self.n > 1: return (self.spread[1] - self.spread[0]) / d2(self.n)
         return self.spread[0] if len(self.spread) == 1 else math.nan
 
-    def __str__(self):
+    def __str__(self): return self.text()
+
+    def text(self, decimals: int = 2) -> str:
+        "As a table shows it."
         if math.isnan(self.mean): return ""
-        numbers = [f"{v:.2f}" for v in self.spread]
+        numbers = [f"{v:.{decimals}f}" for v in self.spread]
         inside = [" to ".join(numbers)] * (len(numbers) == 2) + [f"n = {self.n}"] * bool(self.n)
-        return " ± ".join([f"{self.mean:.2f}", *numbers * (len(numbers) == 1)]) + (f" ({', '.join(inside)})" if inside else "")
+        return " ± ".join([f"{self.mean:.{decimals}f}", *numbers * (len(numbers) == 1)]) + (f" ({', '.join(inside)})" if inside else "")
 
 # %% ../../nbs/repro/82_ledger.ipynb #2027ea34
 @dataclass(frozen=True)
@@ -258,18 +261,20 @@ def block(found: list[Row],     # the rows of one column
           spread: str,          # "sd" or "min/max"
           baseline: str | None,  # over which the gains are
           labels: dict,         # id -> name to show
+          decimals: int = 2,    # of every number
           ) -> str:             # Markdown
     "One column of a paper's table."
     first, points = found[0], "points" if unit == "%" else unit
     def show(v): return labels.get(v, v)
     def around(m): return () if m.n == 1 else (m.sd,) if spread == "sd" else (min(m.values), max(m.values))
-    def ours(m): return str(Published(m.mean, around(m), m.n)) if m else ""
-    def gain(v): return "" if math.isnan(v.effect) else f"{v.effect:+.2f}" + ("" if math.isnan(v.low) else f" [{v.low:+.2f}, {v.high:+.2f}]")
-    def value(v): return v.word + ("" if math.isnan(v.effect) else f" ({v.effect:+.2f})")
+    def ours(m): return Published(m.mean, around(m), m.n).text(decimals) if m else ""
+    def sign(v): return "" if math.isnan(v) else f"{v:+.{decimals}f}"
+    def gain(v): return sign(v.effect) + ("" if math.isnan(v.low) else f" [{sign(v.low)}, {sign(v.high)}]")
+    def value(v): return v.word + ("" if math.isnan(v.effect) else f" ({sign(v.effect)})")
     gained = [f"Gain over {show(baseline)}, paper ({points})", f"ours ({points})", "Direction"] if baseline else []
-    def gains(r): return ["" if math.isnan(r.paper_gain) else f"{r.paper_gain:+.2f}", gain(r.gain), r.gain.word] if baseline else []
+    def gains(r): return [sign(r.paper_gain), gain(r.gain), r.gain.word] if baseline else []
     head = ["Method", f"Paper ({unit})", f"Ours ({unit})", *gained, "Value"]
-    lines = [[show(r.method), str(r.paper), ours(r.ours), *gains(r), value(r.value)] for r in found]
+    lines = [[show(r.method), r.paper.text(decimals), ours(r.ours), *gains(r), value(r.value)] for r in found]
     title = f"**{show(first.column)}**" + (f", measured on {show(first.dataset)}, {show(first.metric)}" if first.dataset else ", not run")
     return "\n".join([title, "", *("| " + " | ".join(l) + " |" for l in (head, ["---"] * len(head), *lines))])
 
@@ -277,6 +282,7 @@ def block(found: list[Row],     # the rows of one column
 def page(found: list[Row],       # from `rows`
          unit: str, spread: str, baseline: str | None, labels: dict,  # as in `block`
          notes: list[str],       # sentences for the caption
+         decimals: int = 2,      # of every number
          ) -> str:               # Markdown
     "All columns and the caption that says how to read them."
     groups = {c: [r for r in found if r.column == c] for c in dict.fromkeys(r.column for r in found)}
@@ -284,7 +290,7 @@ def page(found: list[Row],       # from `rows`
     how = [f"Paper: as printed. Ours: {trials} over n seeds."]
     if baseline: how.append("Gains: positive is better; ours are taken seed by seed, in brackets the 95% interval of the paired t-test, "
                             "each for its own row, uncorrected.")
-    return "\n\n".join([*(block(g, unit, spread, baseline, labels) for g in groups.values()), " ".join([*how, *notes])]) + "\n"
+    return "\n\n".join([*(block(g, unit, spread, baseline, labels, decimals) for g in groups.values()), " ".join([*how, *notes])]) + "\n"
 
 # %% ../../nbs/repro/82_ledger.ipynb #2184268d
 def table(paper: pd.DataFrame,           # from `reported`; empty where the paper gives a figure only
@@ -298,6 +304,7 @@ def table(paper: pd.DataFrame,           # from `reported`; empty where the pape
           standins: dict | None = None,  # our data set -> what it stands in for, in words
           schedule: str = "",            # how our schedule departs from the paper's, in words; "" for the paper's own
           labels: dict | None = None,    # id -> name to show
+          decimals: int = 2,             # of every number on the page
           ) -> tuple[pd.DataFrame, str]:  # tidy data, Markdown
     "The paper's numbers beside ours with both verdicts, as data and as a page."
     pick("spread", spread, ("sd", "min/max"))
@@ -309,4 +316,4 @@ def table(paper: pd.DataFrame,           # from `reported`; empty where the pape
     if odd: raise ValueError(f"the paper's spread of {odd[0].method}, {odd[0].column} is {odd[0].paper}, not {spread}: choose the other kind of spread")
     notes = [f"Stand-ins: {'; '.join(f'{labels.get(d, d)} {words}' for d, words in standins.items())}."] * bool(standins)
     notes += [f"Schedule: {schedule}."] * bool(schedule)
-    return frame(found, unit, spread), page(found, unit, spread, baseline, labels, notes)
+    return frame(found, unit, spread), page(found, unit, spread, baseline, labels, notes, decimals)

@@ -69,10 +69,10 @@ def varmixup_transfer(p: Profile, seeds: int) -> list[Spec]:
 
 # %% ../../nbs/repro/84_plans.ipynb #5f44edcf
 PLANS = {"vm-table1": varmixup_grid, "vm-fig1": no_runs, "vm-fig2": varmixup_mixings, "vm-fig3": varmixup_mixings, "vm-fig4": varmixup_seers, "vm-fig5": varmixup_vaes, "vm-cost": no_runs,
-         "vm-transfer": varmixup_transfer, "mm-theorem1": no_runs,
+         "vm-transfer": varmixup_transfer, "mm-theorem1": no_runs, "mm-fig5": no_runs, "mm-table4": manifold.manifold_factors,
          "mm-table1": manifold.manifold_table1, "mm-fig8": manifold.manifold_deep, "mm-blocked": manifold.manifold_blocked, "mm-regularizers": manifold.manifold_regularizers,
          "mm-lowdata": manifold.manifold_lowdata,
-         "mm-fig2": manifold.manifold_grid, "mm-fig3": manifold.manifold_grid, "mm-table3": manifold.manifold_grid, "mm-knn": manifold.manifold_grid, "mm-unbounded-pgd": manifold.manifold_grid,
+         "mm-fig2": manifold.manifold_grid, "mm-fig3": no_runs, "mm-fig4": manifold.manifold_decoders, "mm-table3": manifold.manifold_grid, "mm-knn": manifold.manifold_grid, "mm-unbounded-pgd": manifold.manifold_grid,
          "mm-table5": manifold.manifold_deformed,
           "nm-fig5": no_runs, "x-errata": no_runs}
 

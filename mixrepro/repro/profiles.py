@@ -33,7 +33,11 @@ class Profile:
     long_share: float = 0.                        # of schedules of hundreds of epochs, those of Manifold Mixup; 0 is `share`
     long_schedule: str = ""                       # how those depart from the paper's, in words
     more_datasets: dict = field(default_factory=dict)  # as `datasets`, for those that VarMixup does not use
+    decoder: dict = field(default_factory=dict)   # for mm-fig4: what differs in the decoder's run, of network, epochs (200), batch (32), lr (1e-4) and schedule (constant)
+    decoder_schedule: str = ""                    # how that departs from the released code's, in words
     few_labels: tuple = (4000, 1)                 # for mm-lowdata: labelled images, and by how much the epochs are multiplied
+    drawings: dict = field(default_factory=dict)  # for mm-table4: what differs from the paper's, of size (64 px), iterations (1000), width (32 channels) and lr (1e-4)
+    drawings_schedule: str = ""                   # how that departs from the paper, in words
 
     def epochs(self, paper: int, share: float = 0.) -> int:
         "The epochs that stand for the paper's: the profile's share of them unless given, two at least."
@@ -56,12 +60,17 @@ OWN = dict(zip(PREACT, PREACT))
 PROFILES = {p.name: p for p in (
     Profile("smoke", networks=dict.fromkeys(PREACT, "tiny-cnn") | {"resnet34": "tiny-cnn", "vae": "vae-small"}, share=.02, seeds=2, n_train=600, together=True, **DIGITS,
             schedule="a fiftieth of the paper's epochs, 600 training images, a tiny CNN in place of ResNet-34, attacks of 5 steps",
-            few_labels=(200, 1), long_share=1 / 300, long_schedule="a three-hundredth of the paper's epochs, 600 training images, a tiny CNN in place of every PreActResNet"),
+            decoder=dict(network="decoder-small", epochs=2, lr=3e-3), decoder_schedule="2 epochs at learning rate 3e-3, a decoder of a fortieth of the weights",
+            few_labels=(200, 1), long_share=1 / 300, long_schedule="a three-hundredth of the paper's epochs, 600 training images, a tiny CNN in place of every PreActResNet",
+            drawings=dict(size=32, iterations=12, width=8, lr=1e-3), drawings_schedule="12 iterations, 32 px, a quarter of the channels, learning rate 1e-3"),
     Profile("embedded", networks=SMALL | {"resnet34": "small-cnn", "vae": "vae-small"}, share=.15, seeds=3, vae_share=.25, attack_share=1 / 20, **DIGITS,
             schedule="three twentieths of the paper's epochs (VAEs a quarter, adversarial training a twentieth), a small CNN in place of ResNet-34, attacks of 5 steps",
-            few_labels=(200, 3), long_share=1 / 60, long_schedule="a sixtieth of the paper's epochs; small CNNs in place of PreActResNets, with two convolutions a stage for 18 layers, three for 34 and 50, four for 152"),
+            decoder=dict(network="decoder-small", epochs=15, lr=3e-3, schedule="cosine"), decoder_schedule="15 epochs, learning rate 3e-3 that falls to 0 along a cosine, a decoder of a fortieth of the weights",
+            few_labels=(200, 3), long_share=1 / 60, long_schedule="a sixtieth of the paper's epochs; small CNNs in place of PreActResNets, with two convolutions a stage for 18 layers, three for 34 and 50, four for 152",
+            drawings=dict(size=32, iterations=150, width=16, lr=1e-3), drawings_schedule="150 iterations, 32 px, half the channels, learning rate 1e-3"),
     Profile("gpu", datasets={"cifar10": "cifar10"}, networks=OWN | {"resnet34": "resnet34", "vae": "vae"}, share=.3, seeds=3, precision="bfloat16",
             transfer={"cifar10": ("cifar10", "cifar100", "is as in the paper, but CIFAR-100, on which the other VAE was trained, stands in for Tiny-ImageNet")}, schedule="three tenths of the paper's epochs",
+            decoder=dict(epochs=40), decoder_schedule="40 epochs",
             more_datasets={"svhn": "svhn"}, long_share=1 / 20, long_schedule="a twentieth of the paper's epochs"),
     Profile("paper", datasets={"cifar10": "cifar10", "cifar100": "cifar100"}, networks=OWN | {"resnet34": "resnet34", "vae": "vae"}, share=1., seeds=10, more_datasets={"svhn": "svhn"}),
 )}
