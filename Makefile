@@ -15,7 +15,7 @@ reproduce: $(VENV)/installed
 	$(BIN)/mixrepro reproduce --profile $(PROFILE)
 
 test: $(VENV)/installed
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile
 
 lab: $(VENV)/installed
 	$(BIN)/jupyter lab nbs/index.ipynb
