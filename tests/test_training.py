@@ -50,7 +50,8 @@ def test_same_seed_same_weights_in_another_process(whole, tmp_path):
     assert strip(history(Store(tmp_path).run(SPEC))) == strip(history(whole))
 
 
-@pytest.mark.parametrize("spec", [SPEC, replace(SPEC, method="erm", optimizer="sgd", lr=.05, schedule="cosine", weight_decay=1e-4)], ids=["adam", "sgd-cosine"])
+@pytest.mark.parametrize("spec", [SPEC, replace(SPEC, method="erm", optimizer="sgd", lr=.05, schedule="cosine", weight_decay=1e-4),
+                                  replace(SPEC, method="ssl-manifold-mixup", n_train=0, batch=100, split="digits-l50-v100-s0")], ids=["adam", "sgd-cosine", "few-labels"])
 def test_sigkill_in_mid_epoch_then_again(spec, tmp_path):
     long = replace(spec, epochs=12)
     process = start(long, tmp_path)

@@ -57,4 +57,4 @@ def crop_flip(x: Tensor,             # images, uint8 or float (B, C, H, W)
 
 # %% ../../nbs/data/02_augment.ipynb #c6282aa6
 AUGMENTS = {"none": lambda x, rng: x, "crop": partial(crop_flip, pad=4, flip=False),
-            "crop-flip": crop_flip, "crop2-flip": partial(crop_flip, pad=2)}
+            "crop-flip": crop_flip, "crop2": partial(crop_flip, pad=2, flip=False), "crop2-flip": partial(crop_flip, pad=2)}

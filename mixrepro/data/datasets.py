@@ -6,7 +6,7 @@
 __all__ = ['SPLITS', 'CIFAR10', 'CIFAR100', 'CIFAR10_CLASSES', 'CIFAR100_CLASSES', 'SVHN', 'MNIST_FOLDERS', 'MNIST',
            'TINY_FOLDER', 'TINY_ROWS', 'TINY_CLASSES', 'DATASETS', 'CORRUPTED', 'STATS', 'balanced', 'ImageSet',
            'enlarge', 'held_out', 'digits', 'some_digits', 'blobs', 'read_binary', 'read_pickle', 'Layout', 'read_mat',
-           'read_idx', 'mnist', 'decode', 'tiny_imagenet', 'data_root', 'load', 'c_folder', 'load_c']
+           'read_idx', 'mnist', 'mnist_0to4', 'decode', 'tiny_imagenet', 'data_root', 'load', 'c_folder', 'load_c']
 
 # %% ../../nbs/data/01_datasets.ipynb #2ab2c006
 import gzip
@@ -319,6 +319,12 @@ def mnist(split: str,              # "train" (60,000 images) or "test" (10,000)
             raise type(e)(f"{path} {e}: {_remedy('mnist', root)}, or put the official {file}, packed or not, into {folder}") from e
     return ImageSet(parts[0][:, None], parts[1].long(), tuple("0123456789"), "mnist", split)
 
+# %% ../../nbs/data/01_datasets.ipynb #768c649e
+def mnist_0to4(split: str, root: Path, verify: bool = True) -> ImageSet:
+    "MNIST's digits 0 to 4."
+    s = mnist(split, root, verify)
+    return ImageSet(s.x[s.y < 5], s.y[s.y < 5], s.classes[:5], "mnist-0to4", split)
+
 # %% ../../nbs/data/01_datasets.ipynb #866487a6
 def decode(paths: list[Path],  # image files
            size: int,          # pixels, height and width that each must have
@@ -403,10 +409,22 @@ def tiny_imagenet(split: str,              # "train" (100,000 images) or "test" 
     return ImageSet(x, y, tuple(classes.values()), "tiny-imagenet", split, standin)
 
 # %% ../../nbs/data/01_datasets.ipynb #80a786e1
+def _factors(split: str, root: Path, verify: bool, **which) -> ImageSet:
+    "Drawings whose factors are known."
+    from mixrepro.data.factors import factors  # a data set of its own kind, which needs this module
+    return factors(split, root, verify, **which)
+
+def _spirals(split: str, root: Path, verify: bool) -> ImageSet:
+    "Points of the plane."
+    from mixrepro.data.spirals import spirals
+    return spirals(split, root, verify)
+
 DATASETS = {"digits": digits, "digits-0to4": partial(some_digits, low=0), "digits-5to9": partial(some_digits, low=5), "synthetic-blobs": blobs,
             "cifar10": partial(_published, name="cifar10", layouts=CIFAR10, classes=CIFAR10_CLASSES),
             "cifar100": partial(_published, name="cifar100", layouts=CIFAR100, classes=CIFAR100_CLASSES),
-            "svhn": partial(_published, name="svhn", layouts=SVHN, classes=tuple("0123456789")), "mnist": mnist, "tiny-imagenet": tiny_imagenet}
+            "svhn": partial(_published, name="svhn", layouts=SVHN, classes=tuple("0123456789")), "mnist": mnist, "tiny-imagenet": tiny_imagenet,
+            "mnist-0to4": mnist_0to4, "spirals": _spirals,
+            **{f"factors-{task}{end}": partial(_factors, task=task, size=size) for end, size in (("", 64), ("-32", 32)) for task in "abc"}}
 
 def data_root(root: str | Path | None = None,  # None: MIXREPRO_DATA, else `data` in the project's folder
               ) -> Path:
@@ -507,7 +525,10 @@ STATS = {  # data set -> (mean, std), one number for each channel, in units of [
     "cifar100": ((129.3 / 255, 124.1 / 255, 112.4 / 255), (68.2 / 255, 65.4 / 255, 70.4 / 255)),  # code of Manifold Mixup
     "svhn": ((.4377, .4438, .4728), (.1980, .2010, .1970)),           # public codes, not recomputed
     "mnist": ((.1307,), (.3081,)),                                    # of the 60,000 training images, computed
+    "mnist-0to4": ((.1307,), (.3081,)),                               # as all of MNIST
+    "spirals": ((.5, .5), (.4, .4)),                                  # back to the coordinates of the plane
     "tiny-imagenet": ((.4802, .4481, .3975), (.2770, .2691, .2821)),  # public codes, compared with 17 of the 200 classes
     **dict.fromkeys(("digits", "digits-0to4", "digits-5to9"), ((.3059,), (.3229,))),  # of the training split of all digits, asserted below
     "synthetic-blobs": ((.5, .5, .5), (.25, .25, .25)),      # a fixture: round numbers
+    **dict.fromkeys((f"factors-{task}{end}" for task in "abc" for end in ("", "-32")), ((0.,), (1.,))),  # as the code of Manifold Mixup has them
 }

@@ -13,13 +13,17 @@ from .adv_mmd_vae import AdvMMDVAE
 from .adv_varmixup import AdvVarMixup
 from .at import AT
 from .cutout import Cutout
+from .decoder import Decoder
 from .dropout import Dropout
 from .erm import ERM
+from .factor_mixup import FactorMixup
+from .gan_mixup import GAN, GANMixup
 from .iat import IAT
 from .manifold_mixup import BlockedManifoldMixup, ManifoldMixup, ManifoldMixupAll
 from .mixup import Mixup
 from .mixup_r import MixupR
 from .mmd_vae import MMDVAE
+from .semi_supervised import FewLabels, SSLManifoldMixup, SSLMixup
 from .trades import TRADES
 from .varmixup import VarMixup
 from .vicinal import Method
@@ -27,6 +31,10 @@ from .vicinal import Method
 METHODS = {"erm": ERM, "mixup": Mixup, "mmd-vae": MMDVAE, "varmixup": VarMixup,
            "at": AT, "trades": TRADES, "iat": IAT,
            "manifold-mixup-blocked": BlockedManifoldMixup, "manifold-mixup-all": ManifoldMixupAll, "dropout": Dropout, "cutout": Cutout,
+           "factor-mixup": FactorMixup,
+           "decoder": Decoder,
+           "gan": GAN, "gan-mixup": GANMixup,
+           "ssl-baseline": FewLabels, "ssl-mixup": SSLMixup, "ssl-manifold-mixup": SSLManifoldMixup,
            "mixup-r": MixupR, "manifold-mixup": ManifoldMixup, "adv-mmd-vae": AdvMMDVAE, "adv-varmixup": AdvVarMixup}
 
 # %% ../../nbs/methods/49_catalogue.ipynb #a3e80b7e

@@ -6,11 +6,18 @@
 __all__ = ['METRICS', 'clean', 'calibration', 'corruptions', 'measure']
 
 # %% ../../nbs/metrics/69_catalogue.ipynb #82828743
+from functools import partial
+
 from ..core import pick
 from ..data.datasets import load
 from .accuracy import accuracy, nll, predict
+from .attacked import Unbounded, attacked, unbounded
 from .calibration import ece, reliability
+from .concentration import concentration, dimensions
+from .deformed import FILLED, deformed
+from .interpolation import interpolation
 from .linearity import linearity
+from .neighbours import neighbours
 from .robustness import robustness
 from ..training.loop import auto_device
 from ..training.store import Run, keep, kept, open_net
@@ -28,7 +35,10 @@ def corruptions(nets, test) -> list[dict]:
     "Accuracy under the 15 corruptions at 5 severities."
     return robustness(nets, test)
 
-METRICS = {"clean": clean, "calibration": calibration, "corruptions": corruptions, "linearity": linearity}
+METRICS = {"concentration": concentration, "dimensions": dimensions, "interpolation": interpolation, "neighbours": neighbours, "fgsm": attacked,
+           "deformed": deformed, "deformed-mean": partial(deformed, fill="mean", rows=FILLED),
+           "unbounded": unbounded, "unbounded-normalised": partial(unbounded, attack=Unbounded(space="normalised")),
+           "clean": clean, "calibration": calibration, "corruptions": corruptions, "linearity": linearity}
 
 # %% ../../nbs/metrics/69_catalogue.ipynb #9d3f806b
 def measure(runs: list[Run],      # complete

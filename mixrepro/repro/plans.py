@@ -71,9 +71,11 @@ def varmixup_transfer(p: Profile, seeds: int) -> list[Spec]:
 PLANS = {"vm-table1": varmixup_grid, "vm-fig1": no_runs, "vm-fig2": varmixup_mixings, "vm-fig3": varmixup_mixings, "vm-fig4": varmixup_seers, "vm-fig5": varmixup_vaes, "vm-cost": no_runs,
          "vm-transfer": varmixup_transfer, "mm-theorem1": no_runs, "mm-fig5": no_runs, "mm-table4": manifold.manifold_factors,
          "mm-table1": manifold.manifold_table1, "mm-fig8": manifold.manifold_deep, "mm-blocked": manifold.manifold_blocked, "mm-regularizers": manifold.manifold_regularizers,
-         "mm-lowdata": manifold.manifold_lowdata,
-         "mm-fig2": manifold.manifold_grid, "mm-fig3": no_runs, "mm-fig4": manifold.manifold_decoders, "mm-table3": manifold.manifold_grid, "mm-knn": manifold.manifold_grid, "mm-unbounded-pgd": manifold.manifold_grid,
+         "mm-lowdata": manifold.manifold_lowdata, "mm-table2": manifold.manifold_table2,
+         "mm-fig2": manifold.manifold_grid, "mm-fig3": no_runs, "mm-fig4": manifold.manifold_decoders, "mm-table3": manifold.manifold_attacked, "mm-knn": manifold.manifold_grid, "mm-unbounded-pgd": manifold.manifold_grid,
          "mm-table5": manifold.manifold_deformed,
+         "mm-fig1": manifold.spiral_models, "mm-fig6": manifold.spiral_regularizers, "mm-fig7": manifold.handwritten_planes, "mm-corollary1": manifold.mixed_widths,
+         "mm-fig9": manifold.manifold_gans,
           "nm-fig5": no_runs, "x-errata": no_runs}
 
 def plan(artefact: str,      # an id
@@ -82,8 +84,9 @@ def plan(artefact: str,      # an id
          ) -> list[Spec]:
     "The runs that an artefact reads."
     p = profile(scale)
-    if not isinstance(seeds, int) or seeds < 0: raise ValueError(f"seeds must be a number of runs, 0 for the profile's own {p.seeds}, got {seeds!r}")
-    return pick("plan for the artefact", artefact, PLANS)(p, seeds or p.seeds)
+    own = p.seeds_of.get(artefact, p.seeds)
+    if not isinstance(seeds, int) or seeds < 0: raise ValueError(f"seeds must be a number of runs, 0 for the profile's own {own}, got {seeds!r}")
+    return pick("plan for the artefact", artefact, PLANS)(p, seeds or own)
 
 # %% ../../nbs/repro/84_plans.ipynb #e1dfea4d
 def runs_of(artefact: str,         # an id

@@ -4,16 +4,18 @@
 
 # %% auto #0
 __all__ = ['STREAMS', 'rate', 'optimizer', 'batches', 'train_epoch', 'score', 'with_best', 'environment', 'progress',
-           'auto_device', 'start', 'train_run']
+           'auto_device', 'split_of', 'seen_of', 'start', 'train_run']
 
 # %% ../../nbs/training/52_loop.ipynb #de7349b9
 import os
 import platform
+import re
 import resource
 import statistics
 import subprocess
 import time
 import warnings
+from dataclasses import replace
 from importlib.metadata import version
 
 import torch
@@ -22,6 +24,8 @@ from ..core import pick
 from ..files import home
 from ..data.augment import AUGMENTS
 from ..data.datasets import data_root, load
+from ..data.make import Split, read_split, split
+from ..data.whitening import fit
 from ..methods.catalogue import method
 from .spec import Spec, generator
 from .store import Run, Store, finish, load_checkpoint, network_of, open_net, save_checkpoint
@@ -114,19 +118,41 @@ def auto_device() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 # %% ../../nbs/training/52_loop.ipynb #81029c68
+def split_of(spec: Spec,  # its split: <data set>-l<labelled>-v<validation>, with -s<seed> if that is not the run's, or the name of a file in `splits` below the data root
+             y,           # labels of all training images, integers (N,)
+             ) -> Split:
+    "The split of a run: from its file where there is one, else drawn from what its name says."
+    name = f"{spec.split}-s{spec.seed}" if re.fullmatch(r".+-l\d+-v\d+", spec.split) else spec.split
+    path, drawn = data_root() / "splits" / f"{name}.json", re.fullmatch(r".+-l(\d+)-v(\d+)-s(\d+)", name)
+    if path.is_file() or not drawn: return read_split(path, y)
+    labelled, validation, seed = map(int, drawn.groups())
+    return split(y, labelled, seed, validation)
+
+# %% ../../nbs/training/52_loop.ipynb #41659892
+def seen_of(spec: Spec, train) -> dict:
+    "The parts of a training set by what a run may do with them: train, labelled, valid, and whiten."
+    def cut(images): return images.subset(spec.n_train) if spec.n_train else images
+    if not spec.split: return dict(train=cut(train), whiten=cut(train))
+    parts = split_of(spec, train.y.cpu())
+    labelled, rest = train.subset(parts.labelled), train.subset(parts.unlabelled)
+    seen = dict(train=cut(labelled), whiten=rest)
+    if len(parts.validation): seen["valid"] = train.subset(parts.validation)
+    if not getattr(method(spec.method, **spec.method_args), "unlabelled", False): return seen
+    if len(rest) < spec.batch: raise ValueError(f"{spec.split} leaves {len(rest)} images without labels, fewer than a batch of {spec.batch}: take a smaller batch or fewer for validation")
+    return seen | dict(train=replace(rest, y=torch.zeros_like(rest.y)), labelled=labelled)
+
+# %% ../../nbs/training/52_loop.ipynb #da643e26
 def start(spec: Spec, store: Store, device: str) -> tuple:
-    "Data, network and method of a run, before its first batch."
+    "Training set, test set, network, method, what was warned of, and validation set (or None) of a run, before its first batch."
     nets = {name: open_net(train_run(s, store, device), device) for name, s in spec.needs.items()}
     train, test = (load(spec.dataset, split).to(device) for split in ("train", "test"))
-    if spec.split:
-        from mixrepro.data.make import read_split
-        train = train.subset(read_split(data_root() / "splits" / f"{spec.split}.json", train.y.cpu()).labelled)
-    if spec.n_train: train = train.subset(spec.n_train)
-    net = network_of(spec, train.shape, train.k, device)
+    seen = seen_of(spec, train)
+    net, few = network_of(spec, train.shape, train.k, device), {k: seen[k] for k in ("labelled",) if k in seen}
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always", UserWarning)
-        ready = method(spec.method, **spec.method_args).prepare(train, generator(spec, "prepare", device), augment=AUGMENTS[spec.augment], **nets)
-    return train, test, net, ready, [str(w.message) for w in said]
+        if spec.whiten: fit(net.norm, seen["whiten"])
+        ready = method(spec.method, **spec.method_args).prepare(seen["train"], generator(spec, "prepare", device), augment=AUGMENTS[spec.augment], **few, **nets)
+    return seen["train"], test, net, ready, [str(w.message) for w in said], seen.get("valid")
 
 # %% ../../nbs/training/52_loop.ipynb #95aa976b
 def train_run(spec: Spec,              # what to train
@@ -143,7 +169,7 @@ def train_run(spec: Spec,              # what to train
     return run
 
 # %% ../../nbs/training/52_loop.ipynb #ae947d8b
-def _train(run: Run, train, test, net, ready, warned: list[str], device: str):
+def _train(run: Run, train, test, net, ready, warned: list[str], valid, device: str):
     "Train what is missing of a run; the caller holds its lock."
     for w in warned: print(f"{run}: {w}", flush=True)
     if device != "cpu": torch.cuda.reset_peak_memory_stats(device)
@@ -163,6 +189,7 @@ def _train(run: Run, train, test, net, ready, warned: list[str], device: str):
         if loss != loss: raise FloatingPointError(f"the loss of {run} is not a number in epoch {epoch + 1}: lower lr ({spec.lr}) or check the data")
         scores = score(net, ready, test, spec)
         rows.append(with_best(rows, dict(epoch=epoch + 1, lr=rate(spec, epoch), loss=loss, seconds=seconds), scores))
+        if valid: rows[-1] |= {f"valid_{k}": v for k, v in score(net, ready, valid, spec).items()}
         spent += time.perf_counter() - begin
         save_checkpoint(run, dict(net=net.state_dict(), opt=opt.state_dict(), rngs={k: g.get_state() for k, g in rngs.items()}, rows=rows, spent=spent))
         progress(run, rows[-1], spec.epochs, spent / (epoch + 1) * (spec.epochs - epoch - 1))

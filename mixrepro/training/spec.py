@@ -16,6 +16,7 @@ import torch
 from ..core import choice, pick, provenance
 from ..data.augment import AUGMENTS
 from ..data.datasets import DATASETS
+from ..data.whitening import WHITENINGS
 from ..methods.catalogue import method
 from ..networks.zoo import NETWORKS
 
@@ -47,13 +48,16 @@ class Spec:
     network_args: dict = field(default_factory=dict)                                    # likewise for the network
     beta1: float = choice(.9, "default", "of Adam; its own default")
     beta2: float = choice(.999, "default", "of Adam; its own default")
-    split: str = choice("", "default", "all labels; otherwise the labelled images of a split, by the name that `mixrepro data split` gave it")
+    split: str = choice("", "default", "all labels; otherwise those of a split, such as digits-l100-v200: 100 labelled and 200 validation images, drawn by the run's seed; -s0 for seed 0")
+    whiten: str = choice("", "default", "images are normalised only; otherwise a name in WHITENINGS")
 
     def __post_init__(self):
         for kind, name, table in (("data set", self.dataset, DATASETS), ("network", self.network, NETWORKS), ("augmentation", self.augment, AUGMENTS),
                                   ("optimizer", self.optimizer, OPTIMIZERS), ("schedule", self.schedule, SCHEDULES), ("precision", self.precision, PRECISIONS)):
             pick(kind, name, table)
-        method(self.method, **self.method_args)
+        if self.whiten: pick("whitening", self.whiten, WHITENINGS)
+        if getattr(method(self.method, **self.method_args), "unlabelled", False) and (not self.split or self.n_train):
+            raise ValueError(f"{self.method!r} learns from few labels and all images: give it a split, such as '{self.dataset}-l100-v200', and no n_train")
         for name, least in (("epochs", 1), ("batch", 2), ("n_train", 0), ("seed", 0)):
             if getattr(self, name) < least: raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}")
         if self.split and not self.split.startswith(f"{self.dataset}-l"): raise ValueError(f"the split {self.split!r} is not one of {self.dataset}: write one with `mixrepro data split {self.dataset}`")
@@ -64,11 +68,11 @@ class Spec:
     @property
     def needs(self) -> dict[str, "Spec"]:
         "Specs of the networks that must be trained before, by the name under which the method gets them."
-        def changed(changes): return replace(self, **({"split": ""} if changes.get("dataset", self.dataset) != self.dataset else {}) | changes)
+        def changed(changes): return replace(self, **{"whiten": ""} | ({"split": ""} if changes.get("dataset", self.dataset) != self.dataset else {}) | changes)
         return {name: changed(changes) for name, changes in method(self.method, **self.method_args).needs().items()}
 
 # %% ../../nbs/training/50_spec.ipynb #d26519ef
-LATER = ("split", "beta1", "beta2")  # fields younger than runs that were named: at their defaults they are not part of a name
+LATER = ("split", "whiten", "beta1", "beta2")  # fields younger than runs that were named: at their defaults they are not part of a name
 
 def without(obj, later: tuple) -> dict:
     "The fields of a dataclass, but for those of `later` that have their default."
