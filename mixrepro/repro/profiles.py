@@ -27,7 +27,7 @@ class Profile:
     precision: str = "float32"
     attack: dict = field(default_factory=dict)    # what every attack in training does otherwise than in the paper, by name
     transfer: dict = field(default_factory=dict)  # for vm-transfer: the paper's data set -> ours, the one of its VAE, and in words what they stand for
-    together: bool = False                        # one execution trains all methods of a data set, because a run takes a second
+    together: int = 0                             # one execution trains several cells of a table, up to so many runs; 0: each cell has its own
     standins: dict = field(default_factory=dict)  # the data set that is used -> what it stands in for, in words
     schedule: str = ""                            # how the schedule departs from the paper's, in words; "" for the paper's own
     long_share: float = 0.                        # of schedules of hundreds of epochs, those of Manifold Mixup; 0 is `share`
@@ -69,13 +69,13 @@ DIGITS = dict(datasets={"cifar10": "digits"}, augment="crop", batch=64, attack=d
 
 HANDWRITTEN = dict(datasets=("digits-0to4", "digits"), width=256, batch=64, lr=1e-3, schedule="cosine")  # a tenth of the weights suffices for a fiftieth of the images
 PREACT = ("preactresnet18", "preactresnet34", "preactresnet50", "preactresnet152")
-SMALL = dict(zip(PREACT, ("small-cnn", "small-cnn-3", "small-cnn-3", "small-cnn-4")))  # deeper for deeper
+SMALL = dict(zip(PREACT, ("small-cnn", "small-cnn", "small-cnn-3", "small-cnn-4")))  # deeper for deeper
 OWN = dict(zip(PREACT, PREACT))
 
 SEMI = {"cifar10": ("cifar10", 4000, 5000), "svhn": ("svhn", 1000, 7320)}  # the paper has 7325 for validation; its code 732 of each class, and ten classes share them evenly
 
 PROFILES = {p.name: p for p in (
-    Profile("smoke", networks=dict.fromkeys(PREACT, "tiny-cnn") | {"resnet34": "tiny-cnn", "wrn28-2": "tiny-cnn", "vae": "vae-small"}, share=.02, seeds=2, n_train=600, together=True, **DIGITS,
+    Profile("smoke", networks=dict.fromkeys(PREACT, "tiny-cnn") | {"resnet34": "tiny-cnn", "wrn28-2": "tiny-cnn", "vae": "vae-small"}, share=.02, seeds=2, n_train=600, together=30, **DIGITS,
             schedule="a fiftieth of the paper's epochs, 600 training images, a tiny CNN in place of ResNet-34, attacks of 5 steps",
             decoder=dict(network="decoder-small", epochs=2, lr=3e-3), decoder_schedule="2 epochs at learning rate 3e-3, a decoder of a fortieth of the weights",
             few_labels=(200, 1), long_share=1 / 300, long_schedule="a three-hundredth of the paper's epochs, 600 training images, a tiny CNN in place of every PreActResNet",
@@ -84,10 +84,10 @@ PROFILES = {p.name: p for p in (
             gan=dict(network="sngan-small", epochs=1, n_train=160, batch=16, lr=2e-3, every=2, alphas=(.5,), layers=("pixel", "h1,h2,pixel"), samples=200),
             gan_schedule="one epoch of 160 images in batches of 16, learning rate 2e-3, a step of the generator for two of the discriminator, networks of a twentieth of the weights, 200 samples, none of which is a digit yet",
             spirals_share=1 / 10, handwritten=HANDWRITTEN | dict(epochs=3), handwritten_schedule="3 epochs, 256 units a layer, batches of 64, learning rate 1e-3 along a cosine"),
-    Profile("embedded", networks=SMALL | {"resnet34": "small-cnn", "wrn28-2": "small-cnn", "vae": "vae-small"}, share=.15, seeds=3, vae_share=.25, attack_share=1 / 20, **DIGITS,
+    Profile("embedded", networks=SMALL | {"resnet34": "small-cnn", "wrn28-2": "small-cnn", "vae": "vae-small"}, share=.15, seeds=3, vae_share=.25, attack_share=1 / 20, together=10, **DIGITS,
             schedule="three twentieths of the paper's epochs (VAEs a quarter, adversarial training a twentieth), a small CNN in place of ResNet-34, attacks of 5 steps",
             decoder=dict(network="decoder-small", epochs=15, lr=3e-3, schedule="cosine"), decoder_schedule="15 epochs, learning rate 3e-3 that falls to 0 along a cosine, a decoder of a fortieth of the weights",
-            few_labels=(200, 3), long_share=1 / 60, long_schedule="a sixtieth of the paper's epochs; small CNNs in place of PreActResNets, with two convolutions a stage for 18 layers, three for 34 and 50, four for 152",
+            few_labels=(200, 3), long_share=1 / 60, long_schedule="a sixtieth of the paper's epochs; small CNNs in place of PreActResNets, with two convolutions a stage for 18 and 34 layers, three for 50, four for 152",
             drawings=dict(size=32, iterations=150, width=16, lr=1e-3), drawings_schedule="150 iterations, 32 px, half the channels, learning rate 1e-3",
             semi={"cifar10": ("digits", 100, 200)}, semi_share=15 / 1000,
             semi_schedule="15 epochs in place of 1000; 100 labelled and 200 validation images; a small CNN without dropout in place of WRN-28-2; images not whitened, because the digits are 64 pixels enlarged to 1024",
