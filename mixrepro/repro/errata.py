@@ -7,8 +7,8 @@ __all__ = ['HOW', 'FORMS', 'RIGHT', 'GAMMAS', 'OURS', 'CLAIM', 'NAMED', 'VARMIXU
            'ERRATA', 'Finding', 'Erratum', 'frame', 'show', 'page', 'Signed', 'quality', 'trained',
            'sign_of_the_objective', 'attacked', 'adversary_of_the_vae', 'cells', 'apart', 'corrupted_above_clean',
            'margins', 'as_claimed', 'consistent_margin', 'named_corruptions', 'between', 'gain', 'in_another_paper',
-           'near_the_ends', 'ordinary_examples', 'fewer', 'relative_to_vat', 'halved_nll', 'flat_dimension', 'varmixup',
-           'manifold_mixup', 'errata']
+           'near_the_ends', 'ordinary_examples', 'fewer', 'relative_to_vat', 'halved_nll', 'flat_dimension',
+           'depth_of_wide_resnet', 'varmixup', 'manifold_mixup', 'errata']
 
 # %% ../../nbs/repro/87_errata.ipynb #4eb0d225
 from dataclasses import dataclass
@@ -328,6 +328,13 @@ def flat_dimension() -> Erratum:
                    (finding("b = 1/d", lambda d, k: simplex(d, k)[0]), finding("b = 0", lambda d, k: torch.eye(k, d))))
 
 # %% ../../nbs/repro/87_errata.ipynb #b96a2054
+def depth_of_wide_resnet() -> Erratum:
+    "The network of table 3's SVHN columns."
+    depths = [6 * n + 4 for n in range(1, 8)]
+    numbers = {"deepest below 20": max(d for d in depths if d < 20), "shallowest above 20": min(d for d in depths if d > 20)}
+    return Erratum("manifold_mixup", "Table 3, SVHN", "the network is a WideResNet20-10", (Finding("no wide residual network has 20 layers", numbers, 20 not in depths),))
+
+# %% ../../nbs/repro/87_errata.ipynb #f7e8e161
 MANIFOLD_MIXUP_READ = (
     Erratum("manifold_mixup", "eq. 1, section 2; Theorem 1", "the network split at layer k, and the linear map of the proof, in formulas",
             why="the text splits f into g after h, eq. 1 has f after g; the proof defines f(h) = Ah + b, "
@@ -348,7 +355,7 @@ def varmixup(seed: int = 0,  # of what is trained
 def manifold_mixup(seed: int = 0,  # nothing is trained
                    ) -> list[Erratum]:
     "The errata of the Manifold Mixup paper."
-    return [relative_to_vat(reported("manifold_mixup", "mm-table2")), halved_nll(reported("manifold_mixup", "mm-table1")), ordinary_examples(), flat_dimension(), *MANIFOLD_MIXUP_READ]
+    return [relative_to_vat(reported("manifold_mixup", "mm-table2")), halved_nll(reported("manifold_mixup", "mm-table1")), ordinary_examples(), flat_dimension(), depth_of_wide_resnet(), *MANIFOLD_MIXUP_READ]
 
 ERRATA = {"varmixup": varmixup, "manifold_mixup": manifold_mixup}  # paper -> its errata
 

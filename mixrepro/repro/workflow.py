@@ -109,7 +109,7 @@ def first(todo: dict) -> list[str]:
 def title(specs: list[Spec]) -> str:
     "A group in words."
     s, methods = specs[0], list(dict.fromkeys(s.method for s in specs))
-    if len(methods) > 1: return f"{', '.join(methods)} on {s.dataset} ({len(specs)} runs)"
+    if len({s.seed for s in specs}) < len(specs): return f"{', '.join(methods)} on {s.dataset} ({len(specs)} runs)"
     return f"{s.method} on {s.dataset} ({s.network}, {s.epochs} epochs, {len(specs)} seed{'s' * (len(specs) > 1)})"
 
 # %% ../../nbs/repro/85_workflow.ipynb #6470e088
