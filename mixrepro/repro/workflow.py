@@ -103,8 +103,9 @@ def jobs(ids: list[str],     # artefacts; empty: every ready one
     return dict(profile=scale, python=sys.executable, artefacts=tasks, groups={name: dict(needs=g["needs"], title=title(g["specs"])) for name, g in every.items()})
 
 def first(todo: dict) -> list[str]:
-    "The files of the artefact that waits for most: with them and all they need done first, no core idles at the end."
-    return max(todo["artefacts"].values(), key=lambda a: len(a["groups"]))["outputs"]
+    "The files of the artefact that waits for most: for the longest chain of groups, and of equals for most of them. With all it needs done first, no core idles at the end."
+    def chain(group): return 1 + max(map(chain, todo["groups"][group]["needs"]), default=0)
+    return max(todo["artefacts"].values(), key=lambda a: (max(map(chain, a["groups"]), default=0), len(a["groups"])))["outputs"]
 
 def title(specs: list[Spec]) -> str:
     "A group in words."
