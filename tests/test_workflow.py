@@ -173,6 +173,19 @@ def test_killed_and_called_again(project):
     assert not list((project / "runs").rglob("checkpoint.pt")) and (project / "figures/smoke/varmixup/vm-fig2.svg").is_file()
 
 
+def test_figures_that_came_with_a_clone_are_drawn_here(project):
+    "A fresh clone holds figures as new as its notebooks or newer, and no runs."
+    folder = project / "figures/smoke/manifold_mixup"
+    folder.mkdir(parents=True)
+    for end in ("svg", "png", "csv", "md"): (folder / f"mm-theorem1.{end}").write_text("from elsewhere")
+    later = time.time() + 60
+    for f in folder.iterdir(): os.utime(f, (later, later))
+    done = mixrepro("reproduce", "mm-theorem1", *SMOKE, cwd=project)
+    assert done.returncode == 0 and "draw mm-theorem1" in done.stdout, done.stdout + done.stderr
+    assert all("from elsewhere" not in f.read_bytes().decode(errors="ignore") for f in folder.glob("mm-theorem1.*"))
+    assert "nothing to do" in mixrepro("reproduce", "mm-theorem1", *SMOKE, cwd=project).stdout
+
+
 def test_a_notebook_that_fails_keeps_the_old_figure(reproduced, tmp_path):
     import shutil
     project = tmp_path / "project"
