@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..core import choice, pick
-from .manifold_mixup import check_stages, draw_stage
+from .manifold_mixup import as_stages, check_stages, draw_stage
 from .vicinal import Method, draw_mix, one_hot
 
 # %% ../../nbs/methods/29_semi_supervised.ipynb #197f5c1e
@@ -91,9 +91,7 @@ class SSLManifoldMixup(FewLabels):
 
     def __post_init__(self):
         super().__post_init__()
-        self.stages = tuple(self.stages)  # a list when it comes from JSON
-        if not self.stages or not all(type(k) is int and k >= 0 for k in self.stages) or len(set(self.stages)) < len(self.stages):
-            raise ValueError(f"stages must be different numbers from 0 (the input) upwards, one at least, got {self.stages}")
+        self.stages = as_stages(self.stages)
         for name in ("alpha", "alpha_u"):
             if not getattr(self, name) > 0: raise ValueError(f"{name} must be above 0, got {getattr(self, name)}: for no mixing use the method 'ssl-baseline'")
         if not self.weight >= 0: raise ValueError(f"weight must be 0 or more, got {self.weight}")
