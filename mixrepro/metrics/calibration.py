@@ -20,7 +20,8 @@ def confidence(scores: Tensor,       # logits, or probabilities, float (N, K)
     "How sure each prediction is, and whether it is right."
     scores, y = checked(scores, y)
     if probs and ((scores < 0).any() or (scores.sum(1) - 1).abs().max() > 1e-3):
-        raise ValueError("with probs=True every row must be a distribution, but some are negative or do not sum to 1: pass logits with probs=False")
+        raise ValueError("with probs=True every row must be a distribution, but some are negative or do not sum to 1: "
+                         "pass logits with probs=False")
     sure, guess = (scores if probs else scores.softmax(1)).max(1)
     return sure, (guess == y).double()
 
@@ -29,14 +30,16 @@ def reliability(scores: Tensor,       # logits, or probabilities, float (N, K)
                 y: Tensor,            # labels, int64 (N,)
                 bins: int = 15,       # M, of equal width
                 probs: bool = False,  # the scores are probabilities already
-                ) -> dict[str, Tensor]:  # "count" int64 (M,); "accuracy" and "confidence" float64 (M,), 0 in an empty bin
+                # "count" int64 (M,); "accuracy" and "confidence" float64 (M,), 0 in an empty bin
+                ) -> dict[str, Tensor]:
     "Accuracy and confidence by bin of confidence (VarMixup paper, above eq. 11)."
     if bins < 1: raise ValueError(f"bins must be 1 or more, got {bins}")
     sure, right = confidence(scores, y, probs)
     inner = torch.linspace(0, 1, bins + 1, dtype=torch.float64, device=sure.device)[1:-1]
     member = F.one_hot(torch.bucketize(sure, inner), bins).double()
     count = member.sum(0)
-    return dict(count=count.long(), accuracy=right @ member / count.clamp(min=1), confidence=sure @ member / count.clamp(min=1))
+    return dict(count=count.long(), accuracy=right @ member / count.clamp(min=1),
+                confidence=sure @ member / count.clamp(min=1))
 
 # %% ../../nbs/metrics/61_calibration.ipynb #82f50ed4
 def ece(scores: Tensor,       # logits, or probabilities, float (N, K)
