@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['FILES', 'Extractor', 'extract', 'Inside', 'MaxMixed', 'Inception', 'find_inception', 'inception', 'Penultimate',
-           'learned']
+           'learned', 'best_extractor']
 
 # %% ../../nbs/metrics/64_features.ipynb #2fb247db
 import os
@@ -141,3 +141,10 @@ def learned(run: Run,      # complete; an ERM run on the same data set, by right
     if not hasattr(net, "features"): raise ValueError(f"{run} has no penultimate features: use the run of a classifier")
     name = f"features of a {spec.network} trained on {spec.dataset} by {spec.method}"
     return Extractor(name, net.head.in_features, Penultimate(net).requires_grad_(False), standin="Inception-v3")
+
+# %% ../../nbs/metrics/64_features.ipynb #4cb7add7
+def best_extractor(run: Run,      # an ERM run on the same data set
+                   device="cpu",
+                   ) -> Extractor:
+    "Inception-v3, or a trained run that stands in for it."
+    return inception().to(device) if find_inception() else learned(run, device)
