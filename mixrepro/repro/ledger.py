@@ -69,9 +69,9 @@ class Measured:
 
 # %% ../../nbs/repro/82_ledger.ipynb #7fd04fc0
 def no_nan(obj) -> None:  # an instance of a dataclass
-    "Refuse nan among the fields."
-    for name, v in vars(obj).items():
-        if isinstance(v, float) and math.isnan(v):
+    "Refuse nan among the fields, and among the numbers of a field."
+    for name, value in vars(obj).items():
+        if any(isinstance(v, float) and math.isnan(v) for v in (value if isinstance(value, tuple) else [value])):
             raise ValueError(f"{name} of a {type(obj).__name__} is nan: leave it at None where there is no number")
 
 # %% ../../nbs/repro/82_ledger.ipynb #885ad800
@@ -337,7 +337,7 @@ def table(paper: pd.DataFrame,           # from `reported`; empty where the pape
     below = page(found, unit, spread, baseline, labels, decimals)
     return frame(found, unit, spread), "\n\n".join(filter(None, [banner(at), below]))
 
-# %% ../../nbs/repro/82_ledger.ipynb #21e8c9f6
+# %% ../../nbs/repro/82_ledger.ipynb #064e492e
 def claim(effect: tuple,        # an effect and its interval; nan for no interval
           sign: int,            # 1 if the claim is that it lies above `neutral`, -1 below
           neutral: float = 0.,  # 1 for ratios
@@ -349,7 +349,7 @@ def claim(effect: tuple,        # an effect and its interval; nan for no interva
     side = (low > neutral) - (high < neutral)
     return withheld(Verdict({sign: "holds", -sign: "does not hold", 0: "undecided"}[side], value, low, high), at)
 
-# %% ../../nbs/repro/82_ledger.ipynb #478d0d63
+# %% ../../nbs/repro/82_ledger.ipynb #d5280dcd
 DIRECTIONS = {"same direction": "in the paper's direction", "opposite direction": "in the opposite one", "gain": "above 0", "loss": "below 0"}
 
 def counted(data: pd.DataFrame,  # from `table`, or several below each other
