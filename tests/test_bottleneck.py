@@ -17,8 +17,6 @@ from mixrepro.methods.vicinal import draw_mix, one_hot
 from mixrepro.metrics import concentration as C
 from mixrepro.networks.bottleneck import BottleneckChoices, Noise, bottleneck
 from mixrepro.networks.zoo import build
-from mixrepro.repro import planes as P
-from mixrepro.repro.plans import plan
 from mixrepro.training.loop import train_run
 from mixrepro.training.spec import Spec
 from mixrepro.training.store import Store, open_net
@@ -266,38 +264,3 @@ def test_runs_on_the_spirals_go_through_the_store_and_are_measured(tmp_path):
         assert C.concentration([open_net(run)], load("spirals", "test")) == [found]
     dims, = C.dimensions([open_net(run)], load("spirals", "test"))
     assert dims["dim"] == 2 and len(dims["spectrum"]) == 2 and dims["classes"] == 2
-
-
-def test_plans_share_runs_and_have_five_seeds_where_it_counts():
-    for scale in ("embedded", "gpu", "paper"):
-        one, six = plan("mm-fig1", scale), plan("mm-fig6", scale)
-        cells = lambda specs: {(s.method, str(s.network_args), s.weight_decay): {t.seed for t in specs if (t.method, t.network_args, t.weight_decay) == (s.method, s.network_args, s.weight_decay)} for s in specs}
-        assert all(len(v) >= 5 for v in (*cells(one).values(), *cells(six).values())) and len(cells(one)) == 3 and len(cells(six)) == 6
-        assert sum(s in six for s in one) == 2 * len(one) // 3
-    assert len(plan("mm-fig1", "embedded", seeds=1)) == 3
-    widths = [s.network_args["code"] for s in plan("mm-corollary1", "paper")]
-    assert min(widths) < 9 and 9 in widths and max(widths) > 9
-    assert {s.dataset for s in plan("mm-fig7", "gpu")} == {"mnist", "mnist-0to4"} and {s.dataset for s in plan("mm-fig7", "embedded")} == {"digits", "digits-0to4"}
-
-
-# ---- pictures and words ---------------------------------------------------------------------------------------------
-
-@pytest.mark.parametrize("effect, sign, neutral, word", [((.5, .3, .8), -1, 1., "holds"), ((.5, .3, 1.2), -1, 1., "is undecided"), ((2., 1.5, 3.), -1, 1., "is contradicted"),
-                                                         ((.1, .05, .2), 1, 0., "holds"), ((-.1, -.2, -.05), 1, 0., "is contradicted"), ((.1, math.nan, math.nan), 1, 0., "undecided (n = 1)")])
-def test_a_claim_is_judged_by_its_interval(effect, sign, neutral, word):
-    assert P.found(effect, sign, neutral, at="embedded") == word and P.found(effect, sign, neutral, at="smoke") == "withheld"
-
-
-def test_both_planes_can_be_drawn_also_where_one_class_takes_all():
-    import matplotlib.pyplot as plt
-    data, ten = load("spirals", "test"), load("digits", "test")
-    for classes, s in ((2, data), (10, ten)):
-        net = build("spiral-net", s.shape, classes, seeded(), width=8)
-        for bias in (0., 50.):
-            with torch.no_grad(): net.head.bias[0] = bias
-            fig, (a, b) = plt.subplots(1, 2)
-            if classes == 2: P.draw_input(a, net, data, n=20, side=10)
-            P.draw_hidden(b, net, s, n=30, anywhere=10 * (classes == 2), side=10)
-            fig.canvas.draw()
-            assert len(b.lines) == classes + 1  # one for each class, one for the uniform inputs
-            plt.close(fig)

@@ -1,7 +1,5 @@
-"Errata: what the computations give, that nothing is typed (a corrected text or table withdraws its erratum), and a page that loses none."
-import math
+"VarMixup's errata: what the computations give, and that nothing is typed: a corrected text or table withdraws its erratum."
 
-import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -11,9 +9,11 @@ from torch.nn import functional as F
 from mixrepro.data.corruptions import CORRUPTIONS
 from mixrepro.data.points import horseshoe
 from mixrepro.methods.mmd_vae import mmd
-from mixrepro.metrics.mixed_loss import simplex
-from mixrepro.repro import errata as e
+from mixrepro.papers.varmixup import errata as e
+from mixrepro.repro.erratum import page
+from mixrepro.repro.figures import LABELS
 from mixrepro.repro.ledger import reported
+from tables import holds, put
 
 CORRUPTED = ("cifar10-c", "cifar100-c", "tiny-imagenet-c")
 
@@ -24,20 +24,6 @@ def table1(): return reported("varmixup", "vm-table1")
 
 @pytest.fixture
 def table2(): return reported("noisymix", "nm-table2")
-
-
-@pytest.fixture(scope="module")
-def every(): return e.errata()
-
-
-def put(table, row, column, mean):
-    "A copy of a table with one mean changed."
-    cell = (table["row"] == row) & (table["column"] == column)
-    assert cell.sum() == 1
-    return table.assign(mean=table["mean"].mask(cell, mean))
-
-
-def holds(erratum): return [f.holds for f in erratum.findings]
 
 
 # the sign of the objective
@@ -75,9 +61,9 @@ def test_sign_verdict_follows_from_the_training(monkeypatch):
 def test_the_printed_adversary_helps_where_the_error_leads(seed):
     vae, x, prior, *_ = e.trained(e.RIGHT, seed)
     x, prior = x[:128], prior[:128]
-    before, printed, right = e.attacked(vae, x, prior, .1)
+    before, printed, right = e.under_adversaries(vae, x, prior, .1)
     assert printed < .5 * before < before < right
-    before, printed, right = e.attacked(vae, x, prior, 10.)
+    before, printed, right = e.under_adversaries(vae, x, prior, 10.)
     assert before < printed and before < right
     with torch.no_grad(): assert before == pytest.approx((10 * mmd(vae.encode(x), prior) + F.mse_loss(vae(x), x)).item(), rel=1e-5)
 
@@ -105,7 +91,7 @@ def test_only_iat_on_tiny_imagenet_is_better_when_corrupted(table1):
 @settings(deadline=None, max_examples=30)
 @given(st.lists(st.tuples(st.floats(1, 99), st.floats(1, 99)), min_size=2, max_size=9).filter(lambda ps: any(a <= b for a, b in ps)))
 def test_corrupted_above_clean_counts_like_a_loop(pairs):
-    rows = [("varmixup", m, c, v, .3, 10) for m, (corrupted, clean) in zip(e.LABELS, pairs)
+    rows = [("varmixup", m, c, v, .3, 10) for m, (corrupted, clean) in zip(LABELS, pairs)
             for c, v in (("cifar10-c", corrupted), ("cifar10", clean))]
     erratum = e.corrupted_above_clean(pd.DataFrame(rows, columns=["paper", "row", "column", "mean", "spread", "n"]))
     k = sum(a > b for a, b in pairs)
@@ -160,52 +146,11 @@ def test_what_noisymix_prints(table2):
     assert len(table2) == 6 and (ranges[0] <= table2["mean"]).all() and (table2["mean"] <= ranges[1]).all() and (table2.n == 5).all()
 
 
-# Manifold Mixup
-
-def test_how_often_lambda_is_near_the_ends():
-    draws = np.random.default_rng(0).beta(2, 2, 200_000)
-    assert e.near_the_ends(2.) == pytest.approx((abs(draws - .5) >= .45).mean(), abs=.002) and e.near_the_ends(1.) == pytest.approx(.1)
-    assert e.ordinary_examples(.9).verdict == "not confirmed"  # the text would be right there
-
-
-def test_percentages_of_the_introduction():
-    semi, supervised = reported("manifold_mixup", "mm-table2"), reported("manifold_mixup", "mm-table1")
-    assert e.relative_to_vat(semi).findings[0].numbers == pytest.approx({"VAT": 100 * 3.6 / 13.86, "VAT-EM": 100 * 2.87 / 13.13})
-    assert holds(e.relative_to_vat(put(semi, "vat", "cifar10", 13.13))) == [False]
-    assert list(e.halved_nll(supervised).findings[0].numbers.values()) == pytest.approx([100 * (1 - .0957 / .1945), 100 * (1 - .1407 / .1945), 100 * (1 - .0957 / .2312)])
-    assert holds(e.halved_nll(put(supervised, "manifold-mixup", "cifar10 preactresnet18 nll", .0972))) == [False]
-
-
-def test_the_dimension_depends_on_the_bias():
-    assert holds(e.flat_dimension()) == [True, False]
-    for d, k in ((2, 2), (3, 6)):  # both biases solve the theorem's equation, with an A of another rank
-        A, H, b = simplex(d, k)
-        assert torch.allclose(A.T @ H + b[:, None], torch.eye(d, dtype=A.dtype)) and torch.linalg.matrix_rank(A) == d - 1
-
-
-# the page
-
-def test_the_page_and_the_data_hold_every_erratum(every):
-    data, text = e.frame(every), e.page(every)
-    lines = [l for l in text.splitlines() if l.startswith("|")]
-    assert len(lines) == len(every) + 2 and {l.replace("\\|", "").count("|") for l in lines} == {7}
-    assert list(data.erratum.unique()) == list(range(1, len(every) + 1)) and data[data.verdict != "by reading"].value.map(math.isfinite).all()
-    assert len(data) == sum(sum(len(f.numbers) for f in x.findings) or 1 for x in every)
-    for x, line in zip(every, lines[2:]):
-        assert line.endswith(f"| {x.verdict} |") and all(f.claim in line and e.show(v) in line for f in x.findings for v in f.numbers.values())
-    assert sum(x.verdict == "by reading" for x in every) <= 4 and all(x.where and x.says for x in every)
-
-
 def test_a_changed_number_reaches_the_page(table1):
-    assert "1.52" in e.page([e.consistent_margin(table1)]) and "1.23" not in e.page([e.consistent_margin(table1)])
-    text = e.page([e.consistent_margin(put(table1, "varmixup", "cifar10-c", 81.05 + 1.23))])
-    assert "1.23" in text and "1.52" not in text and "*not so:*" not in text  # the better of the two is out of the claim as well
+    assert "1.52" in page([e.consistent_margin(table1)]) and "1.23" not in page([e.consistent_margin(table1)])
+    text = page([e.consistent_margin(put(table1, "varmixup", "cifar10-c", 81.05 + 1.23))])
+    assert "1.23" in text and "1.52" not in text and "*does not hold:*" not in text  # the better of the two is outside too
 
 
-def test_errata_repeat(every): assert e.frame(every).equals(e.frame(e.errata()))
-
-
-def test_an_erratum_says_what_it_rests_on():
-    with pytest.raises(ValueError, match="eq. 1: an erratum has findings, or says why, and not both"): e.Erratum("varmixup", "eq. 1", "a thing")
-    with pytest.raises(ValueError, match="unknown paper 'noisymx': did you mean 'noisymix'"): e.Erratum("noisymx", "eq. 1", "a thing", why="so")
+def test_an_unknown_form_is_refused():
     with pytest.raises(ValueError, match="unknown form 'eq. 6"): e.trained("eq. 6, minimised", 0)

@@ -1,0 +1,40 @@
+"All errata: those of every room, in the order of the papers, the same each time."
+
+import math
+
+import pytest
+
+from mixrepro.papers.across.errata import ERRATA, errata
+from mixrepro.papers.catalogue import PAPERS
+from mixrepro.repro.erratum import frame, page, show
+
+
+@pytest.fixture(scope="module")
+def every(): return errata()
+
+
+def test_each_room_speaks_of_its_own_paper(every):
+    of_rooms = [paper for paper in PAPERS if paper in ERRATA for _ in ERRATA[paper]()]
+    assert [x.paper for x in every] == of_rooms and len(every) == 15
+
+
+def test_the_page_and_the_data_hold_every_erratum(every):
+    data, text = frame(every), page(every, PAPERS)
+    lines = [l for l in text.splitlines() if l.startswith("|")]
+    assert len(lines) == len(every) + 2 and {l.replace("\\|", "").count("|") for l in lines} == {7}
+    assert list(data.erratum.unique()) == list(range(1, len(every) + 1))
+    assert data[data.verdict != "by reading"].value.map(math.isfinite).all()
+    assert len(data) == sum(sum(len(f.numbers) for f in x.findings) or 1 for x in every)
+    for x, line in zip(every, lines[2:]):
+        assert line.endswith(f"| {x.verdict} |") and f"| {PAPERS[x.paper]} |" in line
+        assert all(f.claim in line and show(v) in line for f in x.findings for v in f.numbers.values())
+    assert sum(x.verdict == "by reading" for x in every) <= 4 and all(x.where and x.says for x in every)
+
+
+def test_errata_repeat(every): assert frame(every).equals(frame(errata()))
+
+
+def test_the_committed_numbers_are_these(every, root):
+    "Bit for bit, but for the last digits in which machines differ: six are written."
+    written = frame(every).to_csv(index=False, lineterminator="\n", float_format="%.6g")
+    assert written == (root / "figures/embedded/across/x-errata.csv").read_text()
