@@ -13,15 +13,16 @@ import difflib
 SOURCES = ("paper", "code", "default")
 
 # %% ../nbs/00_core.ipynb #32e5dc7a
-def choice(default,              # the value used when nothing else is asked for; of a dict or a list each object gets its own
+def choice(default,              # the value used when nothing else is asked for; each object has its own dict or list
            source: str,          # "paper", "code" or "default"
            where: str,           # the section, equation or reason
            later: bool = False,  # the field is younger than runs that have names: at its default it is part of none
            ) -> dataclasses.Field:
     "A dataclass field whose default carries its provenance."
     if source not in SOURCES: raise ValueError(f"source must be one of {', '.join(SOURCES)}, got {source!r}")
-    made = {"default_factory": lambda: copy.deepcopy(default)} if isinstance(default, (dict, list)) else {"default": default}
-    return dataclasses.field(**made, metadata={"source": source, "where": where, "later": later})
+    about = {"source": source, "where": where, "later": later}
+    if not isinstance(default, (dict, list)): return dataclasses.field(default=default, metadata=about)
+    return dataclasses.field(default_factory=lambda: copy.deepcopy(default), metadata=about)
 
 # %% ../nbs/00_core.ipynb #feaf6656
 def plain(value, short: bool = False):
@@ -48,7 +49,8 @@ def provenance(obj,           # an instance of a dataclass
     for f in dataclasses.fields(obj):
         value = getattr(obj, f.name)
         said = dict(source=f.metadata.get("source", "default"), where=f.metadata.get("where", ""))
-        rows[of + f.name] = dict(value=plain(value)) | (said if unchanged(obj, f) else dict(source="set", where="asked for by the caller"))
+        if not unchanged(obj, f): said = dict(source="set", where="asked for by the caller")
+        rows[of + f.name] = dict(value=plain(value)) | said
         if plain(value) is not value: rows |= provenance(value, f"{of}{f.name}.")
     return rows
 
@@ -73,5 +75,6 @@ def named_in(scope: dict,  # names -> anything, such as a module's globals()
     for kind in scope.values():
         if not isinstance(kind, type) or not issubclass(kind, base) or not vars(kind).get("name"): continue
         if table.setdefault(kind.name, kind) is not kind:
-            raise ValueError(f"{table[kind.name].__name__} and {kind.__name__} are both named {kind.name!r}: give one another name")
+            raise ValueError(f"{table[kind.name].__name__} and {kind.__name__} are both named {kind.name!r}: "
+                             "give one another name")
     return table

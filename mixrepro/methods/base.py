@@ -64,6 +64,7 @@ class Piece(Frozen):
         now = {k: part.at(t) for k, part in parts_of(self).items()}
         return altered(self, **now) if any(now[k] is not part for k, part in parts_of(self).items()) else self
 
+@dataclass(frozen=True)
 class MethodPart(Piece):
     "One of the things that a method is made of."
 
@@ -83,6 +84,7 @@ def restore(piece: Piece, state: dict):
     for name, part in parts_of(piece).items(): restore(part, state.get(name, {}))
 
 # %% ../../nbs/methods/20b_base.ipynb #f46513fe
+@dataclass(frozen=True)
 class Method(Piece):
     "A vicinal distribution and the loss over it."
     raw, unlabelled, on_vae, attacks = False, False, False, ""  # traits
