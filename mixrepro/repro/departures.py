@@ -8,8 +8,9 @@ __all__ = ['IGNORED', 'MISSING', 'PHRASES', 'ZERO', 'drops', 'labelled', 'decisi
 
 # %% ../../nbs/repro/84_departures.ipynb #c4b601d8
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 
+from ..core import spelled
 from ..methods.catalogue import method
 from .artefact import Cell
 from ..training.spec import Spec
@@ -30,7 +31,7 @@ def decisive(spec: Spec) -> dict:  # name -> value
     own = {f.name: getattr(spec, f.name) for f in fields(spec) if f.name not in IGNORED}
     own |= {"learning rate drops at": drops(spec), "labels": labelled(spec), "method": spec.method}
     own |= {f"network {k}": v for k, v in spec.network_args.items() if k != "of"}
-    args = asdict(method(spec.method, **spec.method_args))
+    args = spelled(method(spec.method, **spec.method_args))
     own |= {f"method {k}": v for k, v in args.items() if not any(k == need or k.startswith(f"{need}_") for need in spec.needs)}
     return own | {f"{need}: {k}": v for need, s in spec.needs.items() for k, v in decisive(s).items()}
 
