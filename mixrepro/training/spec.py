@@ -64,8 +64,9 @@ class Spec:
         for name in ("beta1", "beta2"):
             if not 0 <= getattr(self, name) < 1: raise ValueError(f"{name} must be in [0, 1), got {getattr(self, name)}")
         if not self.lr > 0: raise ValueError(f"lr must be above 0, got {self.lr}")
-        for name, v in ({"momentum": self.momentum, "weight_decay": self.weight_decay} | self.method_args | self.network_args).items():
-            if v != v: raise ValueError(f"{name} must be a number, got {v}: a run that is not equal to itself is never found again")
+        rest = dict(momentum=self.momentum, weight_decay=self.weight_decay) | self.method_args | self.network_args
+        for name, v in rest.items():
+            if v != v: raise ValueError(f"{name} must be a number, got {v}: a run must be equal to itself to be found again")
 
     @property
     def needs(self) -> dict[str, "Spec"]:
