@@ -1,4 +1,4 @@
-# make reproduce     regenerate every figure and table that is ready into figures/embedded/ (PROFILE=... names another scale)
+# make reproduce     regenerate every figure and table that is ready into figures/embedded/ (PROFILE names another)
 # make test          run all tests
 # make test-slurm    run the test of a one-node SLURM cluster, where Debian's packages of it are installed
 # make lab           open the notebooks in JupyterLab
@@ -20,7 +20,7 @@ export PROFILE
 
 .PHONY: reproduce test test-slurm lab readme constraints install
 
-# Modules are called, never the scripts in .venv/bin: those have the folder's name in their first line, where a shell reads it.
+# Modules are called, never the scripts in .venv/bin: a shell would read the folder's name in their first line.
 reproduce: install
 	@.venv/bin/python -c 'from mixrepro.repro.cli import main; main()' reproduce --profile "$$PROFILE"
 
@@ -48,14 +48,16 @@ define environment
 say() { printf '%s\n' "$*" >&2; }
 stop() { say "$*"; exit 1; }
 
-# Which Python: $version (3.12), $prefix (the folder it lives in) and $base (its path, or its parent's where it is itself in an environment).
+# Which Python: $version (3.12), $prefix (the folder it lives in), $base (its path, outside any environment).
 about='import sys
-print("%d.%d" % sys.version_info[:2]); print(getattr(sys, "base_prefix", "")); print(getattr(sys, "_base_executable", ""))'
+print("%d.%d" % sys.version_info[:2])
+for name in ("base_prefix", "_base_executable"): print(getattr(sys, name, ""))
+'
 look() {
   local said
   said=$("$1" -E -c "$about" < /dev/null 2> /dev/null) || return 1
   version=${said%%$'\n'*} said=${said#*$'\n'}
-  prefix=${said%%$'\n'*} base=${said#*$'\n'}
+  prefix=${said%%$'\n'*} base=${said#*$'\n'} base=${base:-$1}
   [[ $version =~ ^[0-9]+\.[0-9]+$ ]]
 }
 fits() { [[ " $PYTHONS " == *" $version "* ]]; }
@@ -65,7 +67,7 @@ refuse() {
     stop "$1 is Python $version without ensurepip, so it cannot make an environment:" \
       "on Debian or Ubuntu 'apt-get install python$version-venv', then run make again"
   elif (( ${version%%.*} * 1000 + ${version#*.} > 3013 )); then
-    stop "$1 is Python $version, which is too new (immutables, which snakemake needs, has no wheel for it yet): $instead"
+    stop "$1 is Python $version, which is too new (snakemake needs immutables, which has no wheel for it): $instead"
   fi
   stop "$1 is Python $version, which is too old: $instead"
 }
@@ -90,15 +92,17 @@ choose() {
 
 # What .venv is: $how is keep, update or make, and $why says why.
 files() { cat pyproject.toml constraints.txt | cksum; }
-record() { printf '%s\n' "$here" "$version" "$prefix" "$1" > .venv/installed.part && mv -f .venv/installed.part .venv/installed; }
+record() {
+  printf '%s\n' "$here" "$version" "$prefix" "$1" > .venv/installed.part && mv -f .venv/installed.part .venv/installed
+}
 inspect() {
-  local folder was_version was_prefix was_files
+  local folder was_version was_prefix was_files line
   how=make why=
   [[ -e .venv || -L .venv ]] || return 0
   why="an installation into it did not come to its end"
   if [[ -e .venv/installing || ! -e .venv/installed ]]; then return; fi
   why="it does not say how it was made"
-  { IFS= read -r folder && IFS= read -r was_version && IFS= read -r was_prefix && IFS= read -r was_files; } < .venv/installed || return 0
+  { for line in folder was_version was_prefix was_files; do IFS= read -r "$line" || return 0; done; } < .venv/installed
   why="it was made in $folder, and this clone was moved or copied"
   [[ $folder == "$here" ]] || return 0
   if [[ -n $PYTHON_IS_ASKED_FOR ]]; then
@@ -123,7 +127,7 @@ need = int(sys.argv[1]) << 20
 def gb(n): return f"{n / 1e9:.1f} GB"
 def held(top): return sum(os.lstat(os.path.join(d, f)).st_blocks * 512 for d, _, fs in os.walk(top) for f in fs)
 try: tmp = tempfile.gettempdir()
-except OSError: sys.exit("no folder for temporary files can be written to: name one with space, make TMPDIR=/path/to/folder")
+except OSError: sys.exit("no folder for temporary files can be written to: name one, make TMPDIR=/path/to/folder")
 free, spare = shutil.disk_usage(".").free + held(".venv"), shutil.disk_usage(tmp).free
 both = os.stat(".").st_dev == os.stat(tmp).st_dev
 if free < need + both * need // 2:
@@ -132,17 +136,19 @@ if free < need + both * need // 2:
              "free some space, or take a clone on a larger disk (make SPACE_MB=0 tries all the same)")
 if spare < need // 2:
     sys.exit(f"{gb(spare)} are free in {tmp}, and {gb(need / 2)} are downloaded to it: "
-             "free some space, or name a larger folder, make TMPDIR=/path/to/folder (make SPACE_MB=0 tries all the same)")
+             "free some space, or name another folder, make TMPDIR=/path/to/it (make SPACE_MB=0 tries all the same)")
 '
 full='
-import shutil, tempfile
-if min(shutil.disk_usage(folder).free for folder in (".", tempfile.gettempdir())) < 16 << 20: print("No space left")
+import os, shutil, tempfile
+places = [place for place in (".", ".venv", tempfile.gettempdir()) if os.path.exists(place)]
+if min(shutil.disk_usage(place).free for place in places) < 64 << 20: print("No space left")
 '
 
 # Runs a command; its errors are shown and kept in $said.
 show() {
   { said=$("$@" 2>&1 >&3 | while IFS= read -r line; do printf '%s\n' "$line" >&2; printf '%s\n' "$line"; done); } 3>&1
 }
+said=
 explain() {
   said+=$("$base" -I -c "$full" 2> /dev/null) || said+="No space left"
   say
@@ -150,9 +156,10 @@ explain() {
     *"No space left"* | *"Disk quota exceeded"*)
       stop "the disk is full, here or in the folder for temporary files (make TMPDIR=/path/to/folder names another):" \
         "free some space, then run make again";;
-    *Retrying* | *"from versions: none"* | *ConnectionError* | *"timed out"* | *"error sending request"* | *"Failed to fetch"*)
-      stop "the package registry could not be reached: check the network, or pip's own settings of index and proxy, then run make again";;
-    *"No matching distribution"* | *ResolutionImpossible* | *"No solution found"*)
+    *Retrying* | *"from versions: none"* | *ConnectionError* | *"timed out"* | *"Failed to fetch"*)
+      stop "the package registry could not be reached: check the network, and pip's settings of index and proxy," \
+        "then run make again";;
+    *ResolutionImpossible* | *"No solution found"* | *"from versions: "[0-9]*)
       stop "the registry does not have what pyproject.toml and constraints.txt ask for (see above):" \
         "'make constraints' resolves them anew, then run make again";;
     *"Permission denied"* | *"Read-only file system"*)
@@ -166,11 +173,11 @@ install() {
   inspect
   if [[ $how == keep ]]; then return; fi
   case $here in *:* | *$'\n'*)
-    stop "the name of the folder $here has a colon or a line break, which no Python environment bears: rename it, then run make again";;
+    stop "the name of $here has a colon or a line break, which no Python environment bears: rename it";;
   esac
   for name in . pyproject.toml .venv; do
     [[ -w $name || ! -e $name ]] ||
-      stop "$here/$name cannot be written to: make it writable for you, or clone to a folder of yours, then run make again"
+      stop "$here/$name cannot be written to: make it writable, or clone to a folder of yours, then run make again"
   done
   if command -v flock > /dev/null; then
     exec 9>> pyproject.toml
@@ -181,9 +188,10 @@ install() {
   if [[ $how == make ]]; then
     choose
     [[ ! -L .venv || -z $(ls -A .venv/ 2> /dev/null) ]] ||
-      stop ".venv is a link to $(readlink .venv), which is not emptied from here ($why): remove the link, then run make again"
-    if [[ $SPACE_MB != 0 ]]; then "$base" -I -c "$room" "$SPACE_MB" || exit 1; fi
+      stop ".venv is a link to $(readlink .venv), which is not emptied from here ($why): remove it, then run make again"
     if [[ -n $why ]]; then say ".venv is made again: $why"; fi
+    [[ $SPACE_MB =~ ^[0-9]+$ ]] || stop "SPACE_MB=$SPACE_MB is no whole number of megabytes, and 0 leaves out the look at the free space"
+    if (( SPACE_MB )); then "$base" -I -c "$room" "$SPACE_MB" || exit 1; fi
     say "Python $version ($base): about 6 GB into .venv, 3 GB to download, some minutes"
     rm -f .venv/installed
     show "$base" -m venv --clear .venv || explain "making the environment"
@@ -196,7 +204,7 @@ install() {
     if [[ $how == update ]] && record "an update failed"; then rm -f .venv/installing; fi
     explain "the installation"
   }
-  record "$(files)" && rm .venv/installing || explain "the installation"
+  record "$(files)" && rm -f .venv/installing || explain "the installation"
   say ".venv is ready"
 }
 
@@ -207,9 +215,9 @@ constraints() {
   show "$base" -m venv "$work/uv" || explain "making an environment for uv"
   show "$work/uv/bin/python" -m pip install --quiet --disable-pip-version-check uv || explain "the installation of uv"
   if [[ -e constraints.txt ]]; then cp constraints.txt "$work/"; fi
-  show "$work/uv/bin/python" -m uv pip compile --universal --python-version "${PYTHONS##* }" --all-extras --no-python-downloads \
-    --annotation-style line --custom-compile-command "make constraints" --output-file "$work/constraints.txt" pyproject.toml > /dev/null ||
-    explain "uv"
+  show "$work/uv/bin/python" -m uv pip compile pyproject.toml --output-file "$work/constraints.txt" \
+    --all-extras --universal --python-version "${PYTHONS##* }" --no-python-downloads \
+    --annotation-style line --custom-compile-command "make constraints" > /dev/null || explain "uv"
   mv "$work/constraints.txt" constraints.txt
 }
 
