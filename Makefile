@@ -190,9 +190,9 @@ install() {
     [[ ! -L .venv || -z $(ls -A .venv/ 2> /dev/null) ]] ||
       stop ".venv is a link to $(readlink .venv), which is not emptied from here ($why): remove it, then run make again"
     if [[ -n $why ]]; then say ".venv is made again: $why"; fi
-    [[ $SPACE_MB =~ ^[0-9]+$ ]] || stop "SPACE_MB=$SPACE_MB is no whole number of megabytes, and 0 leaves out the look at the free space"
-    if (( SPACE_MB )); then "$base" -I -c "$room" "$SPACE_MB" || exit 1; fi
     say "Python $version ($base): about 6 GB into .venv, 3 GB to download, some minutes"
+    [[ $SPACE_MB =~ ^[0-9]+$ ]] || stop "SPACE_MB=$SPACE_MB is no number: give whole megabytes, or 0 to try at any rate"
+    if (( SPACE_MB )); then "$base" -I -c "$room" "$SPACE_MB" || exit 1; fi
     rm -f .venv/installed
     show "$base" -m venv --clear .venv || explain "making the environment"
   else
