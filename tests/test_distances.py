@@ -57,7 +57,7 @@ def test_diagonal_gaussians_have_a_closed_form(d, seed):
 def test_full_gaussians_agree_with_scipy(d, seed):
     (m1, m2), a, b = normal(2, d, seed), normal(d + 2, d, seed + 1), normal(d + 2, d, seed + 2)
     s1, s2 = a.T @ a, b.T @ b
-    want = ((m1 - m2) ** 2).sum().item() + np.trace(s1 + s2 - 2 * scipy.linalg.sqrtm((s1 @ s2).numpy()).real)
+    want = ((m1 - m2) ** 2).sum().item() + np.trace((s1 + s2).numpy() - 2 * scipy.linalg.sqrtm((s1 @ s2).numpy()).real)
     got = frechet(exactly(m1, s1), exactly(m2, s2))
     assert got == pytest.approx(want, rel=1e-7) and got == pytest.approx(frechet(exactly(m2, s2), exactly(m1, s1)), rel=1e-9)
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -14,6 +15,7 @@ import pytest
 
 from conftest import COMMAND, make_project, mixrepro
 from mixrepro.repro.plans import plan
+from mixrepro.repro.profiles import banner
 from mixrepro.training.spec import name_of
 
 SMOKE = ("--profile", "smoke")
@@ -69,9 +71,30 @@ def test_the_table_holds_what_the_runs_say(reproduced):
     values = [100 * json.loads(p.read_text())["value"]["accuracy"] for p in (project / "runs/digits" / name_of(s) / "metrics/clean.json" for s in plan("vm-table1", "smoke") if s.method == "mixup")]
     assert row["our n"] == len(values) == 2 and row["our mean (%)"] == pytest.approx(sum(values) / 2, rel=1e-5)  # the CSV keeps six digits
     assert row["paper mean (%)"] == 95.5 and row["paper sd (%)"] == .35 and row["paper n"] == 10
-    assert row["value"] == "stand-in"
+    assert row["value"] == "stand-in" and row["direction"] == "withheld"
     text = (project / "figures/smoke/varmixup/vm-table1.md").read_text()
     assert "95.50" in text and "tand-in" in text
+
+
+VERDICTS = re.compile(r"same direction|opposite direction|undecided|is contradicted|\bholds\b|no difference resolved|masked gradient|ahead of|is found for|are resolved for|by the 95% interval")
+
+
+def test_every_page_says_that_it_is_a_check_and_none_holds_a_verdict(reproduced):
+    "The errata stand on the texts and on computations that are the same at every scale, so theirs stay."
+    project, _ = reproduced
+    above, pages = banner("smoke"), project / "figures/smoke"
+    assert above and (pages / "README.md").read_text().splitlines()[2] == above
+    for a in ready(project):
+        text = (pages / a["paper"] / f"{a['id']}.md").read_text()
+        assert text.startswith(above + "\n\n") and text.count(above) == 1, a["id"]
+        cells = nbformat.read(project / f"runs/.workflow/notebooks/smoke-{a['id']}.ipynb", as_version=4).cells
+        shown = [str(o.get("text", "")) + "".join(map(str, o.get("data", {}).values())) for c in cells for o in c.get("outputs", [])]
+        assert any(above in s for s in shown), a["id"]
+        if a["id"] == "x-errata": continue
+        assert not [m for s in (text, *shown) for m in VERDICTS.findall(s)], a["id"]
+        data = pd.read_csv(pages / a["paper"] / f"{a['id']}.csv")
+        if "direction" in data: assert set(data.direction.dropna()) <= {"withheld", "baseline", "not run"}, a["id"]
+        if "value" in data and not pd.api.types.is_numeric_dtype(data.value): assert set(data.value) <= {"withheld", "stand-in", "other schedule", "not run", "not in the paper", "the paper gives a figure only"}, a["id"]
 
 
 def test_a_second_call_recomputes_nothing(reproduced):

@@ -33,8 +33,9 @@ class Caller:
         return False
 
 
+FORK = ("ignore", re.compile("(?s).*multi-threaded, use of fork"), DeprecationWarning, None, 0)  # on purpose, in tests that kill the child; it comes when that lives already
 KINDS = ((None, DeprecationWarning), (None, PendingDeprecationWarning), (None, FutureWarning), (re.compile("(?is).*deprecat"), Warning))
-FILTERS = [("error", message, category, Caller(), 0) for message, category in KINDS]
+FILTERS = [FORK, *(("error", message, category, Caller(), 0) for message, category in KINDS)]
 
 
 def install():
