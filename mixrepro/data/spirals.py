@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ..core import pick
-from .datasets import SPLITS, ImageSet
+from .images import SPLITS, ImageSet
 
 # %% ../../nbs/data/05c_spirals.ipynb #1ea0886d
 SIDE = 2.5  # of the square of the plane that is [0, 1]^2; the spirals end at radius 1
@@ -35,9 +35,12 @@ class PointSet(ImageSet):
     "Labelled points in [0, 1]^2, as images of one pixel and two channels."
 
     def __post_init__(self):
-        if not self.x.is_floating_point() or self.x.shape[1:] != (2, 1, 1) or not len(self.x) or len(self.x) != len(self.y):
-            raise ValueError(f"a set of points needs float (N, 2, 1, 1) and N labels, N at least 1, got {self.x.dtype} {tuple(self.x.shape)} and {tuple(self.y.shape)}")
-        if self.x.min() < 0 or self.x.max() > 1: raise ValueError(f"points must lie in [0, 1]^2, got {self.x.min():.3g} to {self.x.max():.3g}: use as_images")
+        if not self.x.is_floating_point() or self.x.shape[1:] != (2, 1,
+                                                                  1) or not len(self.x) or len(self.x) != len(self.y):
+            raise ValueError("a set of points needs float (N, 2, 1, 1) and N labels, N at least 1, "
+                             f"got {self.x.dtype} {tuple(self.x.shape)} and {tuple(self.y.shape)}")
+        if self.x.min() < 0 or self.x.max() > 1:
+            raise ValueError(f"points must lie in [0, 1]^2, got {self.x.min():.3g} to {self.x.max():.3g}: use as_images")
 
     def __repr__(self): return f"{self.name} {self.split}: {len(self):,} points, {self.k} classes"
     def floats(self, index=slice(None)) -> Tensor: return self.x[index]
@@ -51,11 +54,13 @@ def draw_spirals(n: int,                # points of each arm
                  ) -> tuple[Tensor, Tensor]:  # points (2n, 2), and their arms, int64 (2n,)
     "Two interleaved spirals, the arms taking turns (Manifold Mixup paper, figure 1)."
     if n < 1: raise ValueError(f"each arm must have 1 point at least, got {n}")
-    if turns <= 0 or noise < 0 or not 0 <= start < 1: raise ValueError(f"turns must be above 0, noise 0 or more and start in [0, 1), got {turns}, {noise} and {start}")
+    if turns <= 0 or noise < 0 or not 0 <= start < 1:
+        raise ValueError(f"turns must be above 0, noise 0 or more and start in [0, 1), got {turns}, {noise} and {start}")
     y = torch.arange(2 * n, device=rng.device) % 2
     t = (start**2 + (1 - start**2) * torch.rand(2 * n, generator=rng, device=rng.device)).sqrt()
     angle = 2 * math.pi * turns * t + math.pi * y
-    return t[:, None] * torch.stack([angle.cos(), angle.sin()], 1) + noise * torch.randn(2 * n, 2, generator=rng, device=rng.device), y
+    return t[:, None] * torch.stack([angle.cos(), angle.sin()], 1) + noise * torch.randn(2 * n, 2, generator=rng,
+                                                                                         device=rng.device), y
 
 # %% ../../nbs/data/05c_spirals.ipynb #b131c94f
 def spirals(split: str,                # "train" or "test": other draws of the same spirals

@@ -23,8 +23,9 @@ import torch
 from ..core import pick
 from ..files import home
 from ..data.augment import AUGMENTS
-from ..data.datasets import data_root, load
-from ..data.make import Split, read_split, split
+from ..data.datasets import load
+from ..data.images import data_root
+from ..data.splits import Split, read_split, split
 from ..data.whitening import fit
 from ..methods.catalogue import method
 from .spec import Spec, generator
