@@ -8,15 +8,13 @@ import torch
 from hypothesis import given, settings, strategies as st
 from scipy import ndimage
 
+from helpers import seeded
 from mixrepro.data.datasets import STATS, load
 from mixrepro.data.deformations import CENTRES, DEFORMATIONS, about, deform, draw_matrices, places, rotation, shearing, warp, zoom
 from mixrepro.metrics.deformed import FILLED, deformed, fill_of
 from mixrepro.repro.ledger import reported
 
 SEEDS = st.integers(0, 2 ** 32)
-
-
-def seeded(seed=0): return torch.Generator().manual_seed(seed)
 
 
 def scipy_warp(x, matrix, offset, fill):

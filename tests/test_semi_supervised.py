@@ -14,9 +14,10 @@ from PIL import Image
 from sklearn.decomposition import PCA
 from torch.nn import functional as F
 
+from helpers import seeded
 from mixrepro.data.augment import AUGMENTS
 from mixrepro.data.datasets import load
-from mixrepro.data.make import split, write_split
+from mixrepro.data.splits import split, write_split
 from mixrepro.data.whitening import WHITENINGS, Whiten, Whitening, fit, zca
 from mixrepro.methods.catalogue import method
 from mixrepro.methods.manifold_mixup import draw_stage
@@ -41,7 +42,6 @@ class Images:
     def floats(self, index=slice(None)): return self.x[index]
 
 
-def seeded(s=0): return torch.Generator().manual_seed(s)
 def covariance(h): return np.cov(h.flatten(1).double().numpy(), rowvar=False, bias=True)
 def weights(run: Run) -> bytes: return (run.folder / "weights.safetensors").read_bytes()
 

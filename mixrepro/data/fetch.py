@@ -515,7 +515,7 @@ def fetch_files(name: str, root: Path, source: str, patience: Patience, say: Cal
 def _left(name: str, root: Path) -> list[Path]:
     "What a killed process left of its work."
     work = root / ".fetch" / name
-    return [p for p in work.iterdir() if not p.name.endswith((".lock", ".record", ".entries"))] if work.is_dir() else []
+    return [p for p in work.iterdir() if not p.name.endswith((".lock", ".record", ".entries", ".checked"))] if work.is_dir() else []
 
 def at_rest(name: str, root: Path) -> Path | None:
     "The folder of a data set that is whole, with nothing begun beside it."
