@@ -26,7 +26,7 @@ from ..data.augment import AUGMENTS
 from ..data.datasets import load
 from ..data.images import data_root
 from ..data.splits import Split, read_split, split
-from ..data.whitening import fit
+from ..data.whitening import fit_whitening
 from ..methods.catalogue import method
 from .spec import Spec, generator
 from .store import Run, Store, finish, load_checkpoint, network_of, open_net, save_checkpoint
@@ -151,7 +151,7 @@ def start(spec: Spec, store: Store, device: str) -> tuple:
     net, few = network_of(spec, train.shape, train.k, device), {k: seen[k] for k in ("labelled",) if k in seen}
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always", UserWarning)
-        if spec.whiten: fit(net.norm, seen["whiten"])
+        if spec.whiten: fit_whitening(net.norm, seen["whiten"])
         ready = method(spec.method, **spec.method_args).prepare(seen["train"], generator(spec, "prepare", device), augment=AUGMENTS[spec.augment], **few, **nets)
     return seen["train"], test, net, ready, [str(w.message) for w in said], seen.get("valid")
 
