@@ -14,6 +14,7 @@ from torchmetrics.image.fid import FrechetInceptionDistance
 from torchmetrics.image.kid import KernelInceptionDistance
 from torchvision.models.inception import Inception3, InceptionA, InceptionE
 
+from helpers import seeded
 from mixrepro.data.datasets import load
 from mixrepro.metrics import features as features_module
 from mixrepro.metrics.distances import Moments, Reservoir, compare, describe, distances, frechet, kid, mmd2
@@ -21,9 +22,6 @@ from mixrepro.metrics.features import FILES, Extractor, Inside, MaxMixed, find_i
 from mixrepro.training.loop import train_run
 from mixrepro.training.spec import Spec
 from mixrepro.training.store import Store
-
-
-def seeded(s=0): return torch.Generator().manual_seed(s)
 
 
 def normal(n, d, s=0): return torch.randn(n, d, dtype=torch.float64, generator=seeded(s))

@@ -9,7 +9,7 @@ from PIL import Image, ImageDraw
 from torch.nn import functional as F
 
 from mixrepro.data.datasets import DATASETS, STATS, load
-from mixrepro.data.factors import CANVAS, FACTORS, LONG, RANGES, ROWS, SHORT, STEM, TASKS, FactorSet, apart, both, draw_factors, factors, render, slab, weights
+from mixrepro.data.factors import CANVAS, FACTORS, LONG, RANGES, ROWS, SHORT, STEM, TASKS, FactorSet, both, disjoint, draw_factors, factors, render, slab, weights
 from mixrepro.methods.catalogue import method
 from mixrepro.methods.factor_mixup import mix_factors
 from mixrepro.methods.vicinal import Mix, draw_mix, one_hot
@@ -93,7 +93,7 @@ ends = st.tuples(st.integers(0, 20), st.integers(0, 20)).map(sorted)
 def test_spans_meet_and_come_apart(p, q):
     def cover(*spans): return sorted(i for a, b in spans for i in range(int(a), int(b)))
     one, two = (tuple(torch.tensor(v) for v in span) for span in (p, q))
-    assert cover(*apart(one, two)) == sorted({*cover(p), *cover(q)})
+    assert cover(*disjoint(one, two)) == sorted({*cover(p), *cover(q)})
     assert cover(both(one, two)) == sorted({*cover(p)} & {*cover(q)})
 
 

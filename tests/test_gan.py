@@ -9,6 +9,7 @@ from hypothesis import given, settings, strategies as st
 from torch import nn
 from torch.nn import functional as F
 
+from helpers import seeded
 from mixrepro.data.datasets import load
 from mixrepro.methods.catalogue import method
 from mixrepro.methods.gan_mixup import PAIRS, GAN, GANMixup, Between, bce
@@ -26,9 +27,6 @@ from mixrepro.training.spec import Spec, canonical
 from mixrepro.training.store import Store, history, open_net
 
 SPEC = Spec("digits", "gan-mixup", "sngan-small", epochs=3, n_train=100, batch=20, lr=2e-3, beta1=0., augment="none", method_args=dict(every=2))
-
-
-def seeded(n=0): return torch.Generator().manual_seed(n)
 
 
 def small(seed=0): return build("sngan-small", (1, 32, 32), 10, seeded(seed))

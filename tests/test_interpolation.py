@@ -12,7 +12,9 @@ from sklearn.neighbors import KNeighborsClassifier
 from torch import nn
 from torch.nn import functional as F
 
-from mixrepro.data.datasets import ImageSet, load
+from helpers import seeded
+from mixrepro.data.datasets import load
+from mixrepro.data.images import ImageSet
 from mixrepro.methods.attacks import ascend
 from mixrepro.methods.decoder import Decoder
 from mixrepro.metrics.accuracy import nll, predict
@@ -31,9 +33,6 @@ from mixrepro.training.spec import Spec, from_json, name_of, to_json
 from mixrepro.training.store import Store, history, open_net
 
 SEEDS = st.integers(0, 2 ** 32)
-
-
-def seeded(seed=0): return torch.Generator().manual_seed(seed)
 
 
 @pytest.fixture(scope="module")

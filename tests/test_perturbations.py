@@ -8,9 +8,9 @@ import torch
 from hypothesis import given, settings, strategies as st
 from PIL import Image
 from scipy import ndimage, sparse, stats
-from sklearn.datasets import load_sample_images
 from torchvision.transforms import InterpolationMode, functional as tv
 
+from helpers import photographs
 from mixrepro.data import corruptions, perturbations, water
 from mixrepro.data.perturbations import EXTRA_PERTURBATIONS, HARDER, PERTURBATIONS, SEQUENCES, frames, perturb
 from mixrepro.data.streams import image_keys, normal
@@ -20,17 +20,7 @@ RANDOM = tuple(k for k in ALL if "noise" in k or k in ("spatter", "snow"))
 SHORT = PERTURBATIONS + EXTRA_PERTURBATIONS  # the harder noises go through the same code
 
 
-def photographs(n, side):
-    "Crops of the two photographs of scikit-learn, uint8 (n, 3, side, side)."
-    rng, images = np.random.default_rng(1), load_sample_images().images
-    def crop(k):
-        s, a = rng.integers(100, 400), images[k % 2]
-        y, x = rng.integers(0, a.shape[0] - s), rng.integers(0, a.shape[1] - s)
-        return np.asarray(Image.fromarray(a[y:y + s, x:x + s]).resize((side, side), Image.LANCZOS))
-    return torch.from_numpy(np.stack([crop(k) for k in range(n)])).permute(0, 3, 1, 2).contiguous()
-
-
-PHOTOS = photographs(8, 32)
+PHOTOS = photographs(8, 32, seed=1)
 def as_pil(x): return Image.fromarray(x.permute(1, 2, 0).numpy())
 def as_tensor(im): return torch.from_numpy(np.array(im)).permute(2, 0, 1)
 

@@ -7,6 +7,7 @@ from hypothesis import given, settings, strategies as st
 from scipy import stats
 from torch.nn import functional as F
 
+from helpers import seeded
 from mixrepro.methods.cutout import Cutout, holes
 from mixrepro.methods.dropout import Dropout, drop
 from mixrepro.methods.erm import ERM
@@ -14,9 +15,6 @@ from mixrepro.methods.manifold_mixup import BlockedManifoldMixup, ManifoldMixup,
 from mixrepro.methods.mixup import Mixup
 from mixrepro.networks.zoo import build
 from mixrepro.training.spec import Spec, name_of
-
-
-def seeded(seed=0): return torch.Generator().manual_seed(seed)
 
 
 def network(name="tiny-cnn"): return build(name, (1, 16, 16), 5, seeded())

@@ -190,7 +190,7 @@ def test_every_field_of_a_spec_changes_its_name():
 
 def test_a_run_on_a_label_split(tmp_path, monkeypatch):
     from mixrepro.data.datasets import load
-    from mixrepro.data.make import read_split, write_split
+    from mixrepro.data.splits import read_split, write_split
     from mixrepro.training.loop import start
     monkeypatch.setenv("MIXREPRO_DATA", str(tmp_path / "data"))
     train = load("digits", "train")

@@ -10,9 +10,11 @@ import torch
 from hypothesis import given, settings, strategies as st
 from torch import nn
 
+from helpers import seeded
 from mixrepro.data import datasets
 from mixrepro.data.augment import AUGMENTS
-from mixrepro.data.datasets import ImageSet, load
+from mixrepro.data.datasets import load
+from mixrepro.data.images import ImageSet
 from mixrepro.methods.adv_mmd_vae import AdvMMDVAE, unrecorded
 from mixrepro.methods.adv_varmixup import AdvVarMixup
 from mixrepro.methods.catalogue import method
@@ -29,9 +31,6 @@ from mixrepro.training.store import Store
 
 ON_VAE = (VarMixup, MixupR, AdvVarMixup)
 SHAPE = (1, 8, 8)
-
-
-def seeded(seed=0): return torch.Generator().manual_seed(seed)
 
 
 def images(n=12, shape=SHAPE, classes=4, seed=0) -> ImageSet:

@@ -25,18 +25,21 @@ from torchvision import datasets as tv
 
 from ..core import pick
 from .corruptions import CORRUPTIONS, EXTRA
-from .datasets import CIFAR10, CIFAR100, MNIST, data_root
+from .images import data_root
+from .readers import CIFAR10, CIFAR100, MNIST
 from ..download import Patience, amount, download, fault, is_archive, locked, place, say, set_aside, unpack
 from ..files import explained, write_atomic
 
-IMAGES = (".JPEG", ".jpeg", ".jpg", ".png", ".mp4")  # what is counted in a folder of pictures; other files may lie beside them
+# what is counted in a folder of pictures; other files may lie beside them
+IMAGES = (".JPEG", ".jpeg", ".jpg", ".png", ".mp4")
 
 # %% ../../nbs/data/09_fetch.ipynb #fbddb447
 @dataclass(frozen=True)
 class Part:
     "A folder of a data set."
     path: str                                             # below the data root
-    md5: dict[str, str] = field(default_factory=dict)     # file in it -> MD5 of its content; "": it only has to be there
+    # file in it -> MD5 of its content; "": it only has to be there
+    md5: dict[str, str] = field(default_factory=dict)
     count: dict[str, int] = field(default_factory=dict)   # folder in it ("" is itself) -> pictures below that folder
 
 def pictures(folder: Path) -> Iterator[os.DirEntry]:
@@ -97,29 +100,37 @@ class DataSet:
 # %% ../../nbs/data/09_fetch.ipynb #33752475
 def _zenodo(record: int, file: str) -> tuple[str, str]:
     "Both addresses of a file at Zenodo: the page's and the interface's."
-    return f"https://zenodo.org/records/{record}/files/{file}?download=1", f"https://zenodo.org/api/records/{record}/files/{file}/content"
+    return (f"https://zenodo.org/records/{record}/files/{file}?download=1",
+            f"https://zenodo.org/api/records/{record}/files/{file}/content")
 
 def _cifar(layout, name: str, urls: tuple, **known) -> tuple[Remote, ...]:
     "One version of CIFAR, as `load` describes it."
-    return (Remote(name, urls, (Part(layout.folder, {f: md5 for s in layout.files.values() for f, md5 in s.items()}),), **known),)
+    return (Remote(name, urls, (Part(layout.folder, {f: md5 for s in layout.files.values() for f, md5 in s.items()}),),
+                   **known),)
 
 # %% ../../nbs/data/09_fetch.ipynb #efa1831e
 TORONTO = ("https://www.cs.toronto.edu/~kriz/", "https://cave.cs.toronto.edu/kriz/")
 COPIES = "https://huggingface.co/datasets/cnak47/cv-datasets/resolve/6931f66584bf3a507711a644f6803fa5f419faf1/"
-KRIZHEVSKY = "Krizhevsky (2009), Learning multiple layers of features from tiny images, technical report, University of Toronto"
+KRIZHEVSKY = ("Krizhevsky (2009), Learning multiple layers of features from tiny images, technical report, "
+              "University of Toronto")
 NO_LICENCE = "none stated by the authors; used for research, with citation"
 
 DATA = {
     "cifar10": DataSet("CIFAR-10: 60,000 colour images of 32 px, 10 classes", (
-        _cifar(CIFAR10[0], "cifar-10-binary.tar.gz", tuple(u + "cifar-10-binary.tar.gz" for u in TORONTO), size=170_052_171,
-               md5="c32a1d4ab5d03f1284b67883e8d87530", sha256="c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9ddda3db29a59bca1dd"),
+        _cifar(CIFAR10[0], "cifar-10-binary.tar.gz", tuple(u + "cifar-10-binary.tar.gz" for u in TORONTO),
+               size=170_052_171,
+               md5="c32a1d4ab5d03f1284b67883e8d87530",
+               sha256="c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9ddda3db29a59bca1dd"),
         _cifar(CIFAR10[1], tv.CIFAR10.filename, (tv.CIFAR10.url, COPIES + tv.CIFAR10.filename), size=170_498_071,
-               md5=tv.CIFAR10.tgz_md5, sha256="6d958be074577803d12ecdefd02955f39262c83c16fe9348329d7fe0b5c001ce")), NO_LICENCE, KRIZHEVSKY),
+               md5=tv.CIFAR10.tgz_md5, sha256="6d958be074577803d12ecdefd02955f39262c83c16fe9348329d7fe0b5c001ce")),
+               NO_LICENCE, KRIZHEVSKY),
     "cifar100": DataSet("CIFAR-100: 60,000 colour images of 32 px, 100 classes", (
-        _cifar(CIFAR100[0], "cifar-100-binary.tar.gz", tuple(u + "cifar-100-binary.tar.gz" for u in TORONTO), size=168_513_733,
+        _cifar(CIFAR100[0], "cifar-100-binary.tar.gz", tuple(u + "cifar-100-binary.tar.gz" for u in TORONTO),
+               size=168_513_733,
                md5="03b5dce01913d631647c71ecec9e9cb8"),
         _cifar(CIFAR100[1], tv.CIFAR100.filename, (tv.CIFAR100.url, COPIES + tv.CIFAR100.filename), size=169_001_437,
-               md5=tv.CIFAR100.tgz_md5, sha256="85cd44d02ba6437773c5bbd22e183051d648de2e7d6b014e1ef29b855ba677a7")), NO_LICENCE, KRIZHEVSKY),
+               md5=tv.CIFAR100.tgz_md5, sha256="85cd44d02ba6437773c5bbd22e183051d648de2e7d6b014e1ef29b855ba677a7")),
+               NO_LICENCE, KRIZHEVSKY),
 }
 
 # %% ../../nbs/data/09_fetch.ipynb #7efa7aa3
@@ -129,30 +140,41 @@ def _svhn(split: str, size: int) -> Remote:
 
 def _mnist(name: str, md5: str, size: int) -> Remote:
     content = (MNIST["train"] | MNIST["test"])[name.removesuffix(".gz")][1]
-    urls = tuple(m + name for m in (tv.MNIST.mirrors[0], "https://storage.googleapis.com/cvdf-datasets/mnist/", *tv.MNIST.mirrors[1:]))
+    urls = tuple(m + name
+                 for m in (tv.MNIST.mirrors[0], "https://storage.googleapis.com/cvdf-datasets/mnist/",
+                           *tv.MNIST.mirrors[1:]))
     return Remote(name, urls, (Part("mnist", {name: content}),), size, md5)
 
 def _lying(folder: str) -> tuple[Remote, ...]:
     "MNIST unpacked by somebody else: recognised, never fetched."
     return (Remote("", (), (Part(folder, {f: md5 for s in MNIST.values() for f, (_, md5) in s.items()}),)),)
 
-DATA["svhn"] = DataSet("SVHN: 99,289 house numbers of 32 px, 10 classes", ((_svhn("train", 182_040_794), _svhn("test", 64_275_384)),),
+DATA["svhn"] = DataSet("SVHN: 99,289 house numbers of 32 px, 10 classes",
+                       ((_svhn("train", 182_040_794), _svhn("test", 64_275_384)),),
     "for non-commercial use only",
-    "Netzer et al. (2011), Reading digits in natural images with unsupervised feature learning, NIPS workshop on deep learning")
+    "Netzer et al. (2011), Reading digits in natural images with unsupervised feature learning, "
+    "NIPS workshop on deep learning")
 DATA["mnist"] = DataSet("MNIST: 70,000 handwritten digits of 28 px", (
-    tuple(_mnist(*f, size) for f, size in zip(tv.MNIST.resources, (9_912_422, 28_881, 1_648_877, 4_542))), _lying("mnist"), _lying("MNIST/raw")),
-    "CC BY-SA 3.0", "LeCun, Bottou, Bengio and Haffner (1998), Gradient-based learning applied to document recognition, Proceedings of the IEEE 86")
+    tuple(_mnist(*f, size) for f, size in zip(tv.MNIST.resources, (9_912_422, 28_881, 1_648_877, 4_542))),
+    _lying("mnist"), _lying("MNIST/raw")),
+    "CC BY-SA 3.0", "LeCun, Bottou, Bengio and Haffner (1998), Gradient-based learning applied to document "
+                    "recognition, Proceedings of the IEEE 86")
 
 # %% ../../nbs/data/09_fetch.ipynb #b26a1f42
 IMAGENET_TERMS = "ImageNet's terms: non-commercial research and education"
-DATA["tiny-imagenet"] = DataSet("Tiny-ImageNet: 110,000 labelled images of 64 px, 200 classes", ((Remote("tiny-imagenet-200.zip",
-    ("http://cs231n.stanford.edu/tiny-imagenet-200.zip", _zenodo(10720917, "tiny-imagenet-200.zip")[0], COPIES + "tiny-imagenet-200.zip"),
-    (Part("tiny-imagenet-200", {"wnids.txt": "", "words.txt": "", "val/val_annotations.txt": ""}, {"train": 100_000, "val": 10_000}),),
-    size=248_100_043, md5="90528d7ca1a48142e341f4ef8d21d0de", sha256="6198c8ae015e2b3e007c7841da39ec069199b9aa3bfa943a462022fe5e43c821"),),),
+DATA["tiny-imagenet"] = DataSet("Tiny-ImageNet: 110,000 labelled images of 64 px, 200 classes",
+                                ((Remote("tiny-imagenet-200.zip",
+    ("http://cs231n.stanford.edu/tiny-imagenet-200.zip", _zenodo(10720917, "tiny-imagenet-200.zip")[0],
+     COPIES + "tiny-imagenet-200.zip"),
+    (Part("tiny-imagenet-200", {"wnids.txt": "", "words.txt": "", "val/val_annotations.txt": ""},
+          {"train": 100_000, "val": 10_000}),),
+    size=248_100_043, md5="90528d7ca1a48142e341f4ef8d21d0de",
+    sha256="6198c8ae015e2b3e007c7841da39ec069199b9aa3bfa943a462022fe5e43c821"),),),
     IMAGENET_TERMS, "Le and Yang (2015), Tiny ImageNet visual recognition challenge, course CS231N, Stanford University")
 
 # %% ../../nbs/data/09_fetch.ipynb #7dd59d86
-HENDRYCKS = "Hendrycks and Dietterich (2019), Benchmarking neural network robustness to common corruptions and perturbations, ICLR"
+HENDRYCKS = ("Hendrycks and Dietterich (2019), Benchmarking neural network robustness to common corruptions and "
+             "perturbations, ICLR")
 _C10 = """brightness 0a81ef75e0b523c3383219c330a85d48 contrast 3c8262171c51307f916c30a3308235a8 defocus_blur 7d1322666342a0702b1957e92f6254bc
 elastic_transform 9421657c6cd452429cf6ce96cc412b5f fog 7b397314b5670f825465fbcd1f6e9ccd frost 31f6ab3bce1d9934abfb0cc13656f141
 gaussian_blur c33370155bc9b055fb4a89113d3c559d gaussian_noise ecaf8b9a2399ffeda7680934c33405fd glass_blur 7361fb4019269e02dbf6925f083e8629
@@ -168,25 +190,34 @@ motion_blur 732a7e2e54152ff97c742d4c388c5516 pixelate 96c00c60f144539e14cffb02dd
 shot_noise b0a1fa6e1e465a747c1b204b1914048a snow 0237be164583af146b7b144e73b43465 spatter 12ccf41d62564d36e1f6a6ada5022728
 speckle_noise e3f215b1a0f9fd9fd6f0d1cf94a7ce99 zoom_blur 0204613400c034a81c4830d5df81cb82"""
 
-def _arrays(text: str) -> dict[str, str]: return {f"{k}.npy": md5 for k, md5 in zip(text.split()[::2], text.split()[1::2])}
+def _arrays(text: str) -> dict[str, str]:
+    return {f"{k}.npy": md5 for k, md5 in zip(text.split()[::2], text.split()[1::2])}
 
 # %% ../../nbs/data/09_fetch.ipynb #6aca5949
-DATA["cifar10-c"] = DataSet("CIFAR-10-C: its test images under 19 corruptions at 5 severities", ((Remote("CIFAR-10-C.tar",
-    (*_zenodo(2535967, "CIFAR-10-C.tar"), "https://huggingface.co/datasets/torch-uncertainty/CIFAR-C/resolve/main/CIFAR-10-C.tar"),
+DATA["cifar10-c"] = DataSet("CIFAR-10-C: its test images under 19 corruptions at 5 severities",
+                            ((Remote("CIFAR-10-C.tar",
+    (*_zenodo(2535967, "CIFAR-10-C.tar"),
+     "https://huggingface.co/datasets/torch-uncertainty/CIFAR-C/resolve/main/CIFAR-10-C.tar"),
     (Part("CIFAR-10-C", _arrays(_C10)),), 2_918_471_680, "56bf5dcef84df0e2308c6dcbcbbd8499",
     "c72763e101c723b7c507b96205f7e938912a5d587376173b825850cf3cb876a7"),),), "CC BY 4.0", HENDRYCKS)
-DATA["cifar100-c"] = DataSet("CIFAR-100-C: its test images under 19 corruptions at 5 severities", ((Remote("CIFAR-100-C.tar",
-    _zenodo(3555552, "CIFAR-100-C.tar"), (Part("CIFAR-100-C", _arrays(_C100)),), 2_918_473_216, "11f0ed0f1191edbf9fa23466ae6021d3"),),),
+DATA["cifar100-c"] = DataSet("CIFAR-100-C: its test images under 19 corruptions at 5 severities",
+                             ((Remote("CIFAR-100-C.tar",
+    _zenodo(3555552, "CIFAR-100-C.tar"), (Part("CIFAR-100-C", _arrays(_C100)),), 2_918_473_216,
+    "11f0ed0f1191edbf9fa23466ae6021d3"),),),
     "CC BY 4.0", HENDRYCKS)
 
-def _kinds(folder: str, kinds: tuple[str, ...], n: int) -> tuple[Part, ...]: return tuple(Part(f"{folder}/{k}", count={"": n}) for k in kinds)
+def _kinds(folder: str, kinds: tuple[str, ...], n: int) -> tuple[Part, ...]:
+    return tuple(Part(f"{folder}/{k}", count={"": n}) for k in kinds)
 
 DATA["tiny-imagenet-c"] = DataSet("Tiny-ImageNet-C: 200 classes at 64 px under 19 corruptions at 5 severities", ((
-    Remote("Tiny-ImageNet-C.tar", _zenodo(8206060, "Tiny-ImageNet-C.tar"), _kinds("Tiny-ImageNet-C", CORRUPTIONS, 50_000),
+    Remote("Tiny-ImageNet-C.tar", _zenodo(8206060, "Tiny-ImageNet-C.tar"),
+           _kinds("Tiny-ImageNet-C", CORRUPTIONS, 50_000),
            1_794_775_040, "f9c9a9dbdc11469f0b850190f7ad8be1"),
-    Remote("Tiny-ImageNet-C-extra.tar", _zenodo(8206060, "Tiny-ImageNet-C-extra.tar"), _kinds("Tiny-ImageNet-C", EXTRA, 50_000),
+    Remote("Tiny-ImageNet-C-extra.tar", _zenodo(8206060, "Tiny-ImageNet-C-extra.tar"),
+           _kinds("Tiny-ImageNet-C", EXTRA, 50_000),
            md5="0db0588d243cf403ef93449ec52b70eb")),), f"CC BY 4.0, and {IMAGENET_TERMS}", HENDRYCKS,
-    "Zenodo record 8206060, with the right frost; these images are other crops than those of Tiny-ImageNet (hendrycks/robustness, issue 39)")
+    "Zenodo record 8206060, with the right frost; these images are other crops than those of Tiny-ImageNet "
+    "(hendrycks/robustness, issue 39)")
 
 # %% ../../nbs/data/09_fetch.ipynb #946f2379
 _IN_C = {  # file -> kinds, bytes, MD5
@@ -201,19 +232,25 @@ _IN_P = {  # file -> MD5
 
 DATA["imagenet"] = DataSet("ImageNet (ILSVRC 2012): a folder that you have", (), IMAGENET_TERMS,
     "Russakovsky et al. (2015), ImageNet large scale visual recognition challenge, IJCV 115",
-    "needs an account at image-net.org; torchvision.datasets.ImageNet unpacks its archives into train/ and val/", kind="imagenet")
+    "needs an account at image-net.org; torchvision.datasets.ImageNet unpacks its archives into train/ and val/",
+    kind="imagenet")
 DATA["imagenet-c"] = DataSet("ImageNet-C: the validation images under 19 corruptions at 5 severities", (tuple(
-    Remote(f, _zenodo(2235448, f), _kinds("ImageNet-C", kinds, 250_000), size, md5) for f, (kinds, size, md5) in _IN_C.items()),),
+    Remote(f, _zenodo(2235448, f), _kinds("ImageNet-C", kinds, 250_000), size, md5) for f,
+    (kinds, size, md5) in _IN_C.items()),),
     f"CC BY 4.0, and {IMAGENET_TERMS}", HENDRYCKS)
 DATA["imagenet-p"] = DataSet("ImageNet-P: perturbation sequences of the validation images", (tuple(
     Remote(f, _zenodo(3565846, f), md5=md5, into="ImageNet-P") for f, md5 in _IN_P.items()),),
     f"see Zenodo record 3565846, and {IMAGENET_TERMS}", HENDRYCKS)
 DATA["imagenet-r"] = DataSet("ImageNet-R: 30,000 renditions of 200 classes", ((Remote("imagenet-r.tar",
-    ("https://people.eecs.berkeley.edu/~hendrycks/imagenet-r.tar", "https://huggingface.co/datasets/axiong/imagenet-r/resolve/main/imagenet-r.tar"),
+    ("https://people.eecs.berkeley.edu/~hendrycks/imagenet-r.tar",
+     "https://huggingface.co/datasets/axiong/imagenet-r/resolve/main/imagenet-r.tar"),
     (Part("imagenet-r", count={"": 30_000}),), md5="a61312130a589d0ca1a8fca1f2bd3337"),),),
-    "none stated for the images, which have many authors; for research", "Hendrycks et al. (2021), The many faces of robustness, ICCV")
-DATA["openml"] = DataSet("OpenML: the tabular sets of the GenLabel note", (), "each set has its own: see its page at openml.org",
-    "Vanschoren, van Rijn, Bischl and Torgo (2014), OpenML: networked science in machine learning, SIGKDD Explorations 15",
+    "none stated for the images, which have many authors; for research",
+    "Hendrycks et al. (2021), The many faces of robustness, ICCV")
+DATA["openml"] = DataSet("OpenML: the tabular sets of the GenLabel note", (),
+                         "each set has its own: see its page at openml.org",
+    "Vanschoren, van Rijn, Bischl and Torgo (2014), OpenML: networked science in machine learning, "
+    "SIGKDD Explorations 15",
     "openml is all of them; openml:31,37 some; openml:NAME a collection of mixrepro.data.tabular", kind="openml")
 
 # %% ../../nbs/data/09_fetch.ipynb #9b4c5e4e
@@ -245,7 +282,8 @@ def changed(lines: Iterator[str],   # of a record
         code, size, name = line.rstrip("\n").split(" ", 2)
         path = root / name
         if not path.is_file(): wrong.append(f"{path} is missing")
-        elif path.stat().st_size != int(size): wrong.append(f"{path} has {path.stat().st_size:,} bytes, expected {int(size):,}")
+        elif path.stat().st_size != int(size):
+            wrong.append(f"{path} has {path.stat().st_size:,} bytes, expected {int(size):,}")
         elif deep and crc(path) != int(code, 16): wrong.append(f"{path} has changed since it was unpacked")
     return wrong
 
@@ -256,22 +294,27 @@ def _entries_of(name: str, remote: Remote, root: Path) -> Path: return root / ".
 def remote_faults(name: str, remote: Remote, root: Path, deep: bool = False) -> list[str]:
     "What of a published file is missing or wrong on disk."
     wrong, entries = [f for p in remote.parts for f in faults(p, root / p.path)], _entries_of(name, remote, root)
-    if not remote.parts and not entries.is_file(): return [f"{root / remote.into} does not hold the content of {remote.name}"]
+    if not remote.parts and not entries.is_file():
+        return [f"{root / remote.into} does not hold the content of {remote.name}"]
     there = [p.path for p in remote.parts] if remote.parts else json.loads(entries.read_text())
-    for lines in [r for at in there if (r := _record_of(name, at, root)).is_file()] if (deep or not remote.parts) and not wrong else ():
+    for lines in [r for at in there
+                  if (r := _record_of(name, at, root)).is_file()] if (deep or not remote.parts) and not wrong else ():
         with open(lines) as f: wrong += changed(f, root, deep)
     return wrong
 
 # %% ../../nbs/data/09_fetch.ipynb #dc352157
-def _paths(edition: tuple[Remote, ...]) -> list[str]: return list(dict.fromkeys(p.path for r in edition for p in r.parts or (Part(r.into),)))
+def _paths(edition: tuple[Remote, ...]) -> list[str]:
+    return list(dict.fromkeys(p.path for r in edition for p in r.parts or (Part(r.into),)))
 def _begun(edition: tuple[Remote, ...], root: Path) -> bool: return any((root / p).is_dir() for p in _paths(edition))
 
 def state(name: str,   # of a data set of files
           root: Path,  # the data root
           deep: bool = False,  # read every file
-          ) -> tuple[tuple[Remote, ...] | None, list[str]]:  # the edition that is there, if any, and what is wrong with it
+          # the edition that is there, if any, and what is wrong with it
+          ) -> tuple[tuple[Remote, ...] | None, list[str]]:
     "Which edition is on disk, and what is wrong with it."
-    found = [(e, [f for r in e for f in remote_faults(name, r, root, deep)]) for e in DATA[name].editions if _begun(e, root)]
+    found = [(e, [f for r in e for f in remote_faults(name, r, root, deep)])
+             for e in DATA[name].editions if _begun(e, root)]
     same = [w for w in found if _paths(w[0]) == _paths(found[0][0])]  # MNIST packed or not: one folder
     return min(same, key=lambda w: len(w[1]), default=(None, []))
 
@@ -283,7 +326,8 @@ def _kind(name: str) -> str:
 def verify_tables(root: Path) -> list[str]:
     "What is wrong with the tables of OpenML that are on disk."
     from mixrepro.data.tabular import verify_openml
-    if not (found := verify_openml(root)): raise FileNotFoundError(f"no table of OpenML is in {root}: run `mixrepro data get openml --root {root}`")
+    if not (found := verify_openml(root)):
+        raise FileNotFoundError(f"no table of OpenML is in {root}: run `mixrepro data get openml --root {root}`")
     return [why for why in found.values() if why]
 
 def verify(name: str,                       # a name in DATA
@@ -294,7 +338,8 @@ def verify(name: str,                       # a name in DATA
     if kind == "imagenet": return check_imagenet(root, None)[1]
     if kind == "openml": return verify_tables(root)
     edition, wrong = state(name, root, deep=True)
-    if edition is None: raise FileNotFoundError(f"{name} is not in {root}: run `mixrepro data get {name} --root {root}`")
+    if edition is None:
+        raise FileNotFoundError(f"{name} is not in {root}: run `mixrepro data get {name} --root {root}`")
     return wrong
 
 # %% ../../nbs/data/09_fetch.ipynb #a93624d4
@@ -304,7 +349,8 @@ def lying(part: Part,           # what is looked for
           ) -> Path | None:     # the folder that is whole
     "A part of a data set that somebody unpacked before."
     for at in (folder / part.path, folder / Path(part.path).name, folder):
-        near = at.is_dir() and (any((at / f).is_file() for f in part.md5) or bool(part.count) and (at != folder or at.name == Path(part.path).name))
+        near = at.is_dir() and (any((at / f).is_file() for f in part.md5) or bool(part.count)
+                                and (at != folder or at.name == Path(part.path).name))
         if near and not (wrong := faults(part, at)): return at
         if near: complaints.append(wrong[0])
     return None
@@ -320,14 +366,16 @@ def bring(part: Part, at: Path, root: Path, work: Path, say: Callable[[str], Non
         (temp / f).parent.mkdir(parents=True, exist_ok=True)
         if not (temp / f).exists(): shutil.copyfile(at / f, temp / f)
     if wrong := faults(part, temp): raise OSError(f"the copy of {at} is wrong: {wrong[0]}")
-    if len(part.md5) == 1 and not part.count: place(temp / f, root / part.path / f, say)  # a file that is a part as it is
+    # a file that is a part as it is
+    if len(part.md5) == 1 and not part.count: place(temp / f, root / part.path / f, say)
     else: place(temp, root / part.path, say)
     shutil.rmtree(temp, ignore_errors=True)
 
 # %% ../../nbs/data/09_fetch.ipynb #1636f802
 def archive_of(remote: Remote, alone: bool, places: list[Path], complaints: list[str]) -> Path | None:
     "The published file, where somebody has it already."
-    content = is_archive(Path(remote.name)) and all(p.md5 and all(p.md5.values()) and not p.count for p in remote.parts or (Part(""),))
+    content = is_archive(Path(remote.name)) and all(p.md5 and all(p.md5.values()) and not p.count
+                                                    for p in remote.parts or (Part(""),))
     for at in places:
         path = at if at.is_file() and (at.name == remote.name or alone) else at / remote.name
         if not path.is_file(): continue
@@ -356,11 +404,13 @@ def settle(name: str, remote: Remote, path: Path, root: Path, say: Callable[[str
         if at not in wanted or wanted[at].count: write_atomic(_record_of(name, at, root), "".join(record(new, at)))
         entries.append(at)
         return ""
-    unpack(path, root if remote.parts else root / remote.into, {Path(p).name: p for p in wanted} if remote.parts else None, check, work, say)
+    unpack(path, root if remote.parts else root / remote.into,
+           {Path(p).name: p for p in wanted} if remote.parts else None, check, work, say)
     if not remote.parts: write_atomic(_entries_of(name, remote, root), json.dumps(entries))
 
 # %% ../../nbs/data/09_fetch.ipynb #8cd6a7f3
-def from_local(name: str, remote: Remote, alone: bool, root: Path, source: str, say: Callable[[str], None]) -> list[str]:
+def from_local(name: str, remote: Remote, alone: bool, root: Path, source: str,
+               say: Callable[[str], None]) -> list[str]:
     "Bring a published file, or its unpacked parts, from what the user has; what was found unfit."
     complaints, local = [], [Path(source)] if source and not _is_url(source) else []
     for p in [p for p in remote.parts if local and local[0].is_dir() and faults(p, root / p.path)]:
@@ -373,9 +423,11 @@ def from_local(name: str, remote: Remote, alone: bool, root: Path, source: str, 
     for c in complaints: say(f"not used: {c}")
     return complaints
 
-def from_network(name: str, remote: Remote, alone: bool, root: Path, source: str, patience: Patience, say: Callable[[str], None]) -> None:
+def from_network(name: str, remote: Remote, alone: bool, root: Path, source: str, patience: Patience,
+                 say: Callable[[str], None]) -> None:
     "Fetch a published file and put what it holds in its place."
-    path = download(addresses(remote, alone, source), root / ".fetch" / name / remote.name, remote.size, remote.md5, remote.sha256, patience, say,
+    path = download(addresses(remote, alone, source), root / ".fetch" / name / remote.name, remote.size, remote.md5,
+                    remote.sha256, patience, say,
                     f"get {remote.name} elsewhere and name its folder with --from")
     try: settle(name, remote, path, root, say)
     finally: path.unlink(missing_ok=True)  # done with, or damaged
@@ -387,12 +439,17 @@ def check_imagenet(root: Path,            # the data root
                    source: str | None,    # the folder with train/ and val/; None: the one indexed before, or `imagenet` below the data root
                    ) -> tuple[dict, list[str]]:  # split -> class -> images, and what is wrong
     "Count the images of ImageNet by split and class."
-    known = json.loads((root / "imagenet.json").read_text())["folder"] if (root / "imagenet.json").is_file() else root / "imagenet"
+    known = (json.loads((root / "imagenet.json").read_text())["folder"] if (root / "imagenet.json").is_file()
+             else root / "imagenet")
     folder = Path(source or known)
     there = [s for s in IMAGENET if (folder / s).is_dir()]
-    if not there: return {}, [f"{folder} holds neither train nor val: name the folder that does with --from ({DATA['imagenet'].note})"]
-    counts = {s: {d.name: sum(1 for _ in pictures(d)) for d in sorted((folder / s).iterdir()) if d.is_dir()} for s in there}
-    wrong = [f"{folder / s} holds {sum(c.values()):,} images in {len(c):,} class folders, expected {IMAGENET[s]:,} in 1,000"
+    if not there:
+        return {}, [f"{folder} holds neither train nor val: name the folder that does with --from "
+                    f"({DATA['imagenet'].note})"]
+    counts = {s: {d.name: sum(1 for _ in pictures(d)) for d in sorted((folder / s).iterdir()) if d.is_dir()}
+              for s in there}
+    wrong = [f"{folder / s} holds {sum(c.values()):,} images in {len(c):,} class folders, "
+             f"expected {IMAGENET[s]:,} in 1,000"
              for s, c in counts.items() if sum(c.values()) != IMAGENET[s] or len(c) != 1000]
     return counts | {"folder": str(folder.absolute())}, wrong
 
@@ -400,7 +457,8 @@ def index_imagenet(root: Path, source: str | None, say: Callable[[str], None]) -
     "Check ImageNet where it lies and write down where that is."
     counts, wrong = check_imagenet(root, source)
     if wrong: raise FileNotFoundError("; ".join(wrong))
-    say(f"ImageNet in {counts['folder']}: {' and '.join(f'{sum(counts[s].values()):,} images ({s})' for s in IMAGENET if s in counts)}")
+    say(f"ImageNet in {counts['folder']}: "
+        f"{' and '.join(f'{sum(counts[s].values()):,} images ({s})' for s in IMAGENET if s in counts)}")
     return write_atomic(root / "imagenet.json", json.dumps(counts, indent=1) + "\n")
 
 # %% ../../nbs/data/09_fetch.ipynb #1f2036c0
@@ -413,21 +471,25 @@ def fetch_tables(name: str, root: Path, source: str | None, say: Callable[[str],
     "The tables of OpenML, by mixrepro.data.tabular."
     from mixrepro.data.tabular import fetch_openml
     paths = fetch_openml(openml_ids(name), root, source, lambda i, done, n: say(f"OpenML {i}: table {done} of {n}"))
-    say(f"{len(paths)} tables of OpenML are complete. Licence: {DATA['openml'].licence}. Please cite: {DATA['openml'].citation}.")
+    say(f"{len(paths)} tables of OpenML are complete. Licence: {DATA['openml'].licence}. Please cite: "
+        f"{DATA['openml'].citation}.")
     return root / "openml"
 
 # %% ../../nbs/data/09_fetch.ipynb #207b42f3
-def bring_edition(name: str, root: Path, source: str, patience: Patience, say: Callable[[str], None]) -> tuple[Remote, ...]:
+def bring_edition(name: str, root: Path, source: str, patience: Patience, say: Callable[[str], None]) -> tuple[Remote,
+                                                                                                               ...]:
     "Bring the first edition of a data set that can be had whole."
     editions, complaints = DATA[name].editions, []
     for e in editions:
-        for r in e: complaints += from_local(name, r, len(e) == 1, root, source, say) if remote_faults(name, r, root) else []
+        for r in e:
+            complaints += from_local(name, r, len(e) == 1, root, source, say) if remote_faults(name, r, root) else []
         if not any(remote_faults(name, r, root) for r in e): return e
     near = complaints or any(_begun(e, root) for e in editions)
     if source and not _is_url(source) and not near: say(f"not used: {source} holds nothing of {name}")
     for e in [e for e in editions if e[0].urls]:
         try:
-            for r in [r for r in e if remote_faults(name, r, root)]: from_network(name, r, len(e) == 1, root, source, patience, say)
+            for r in [r for r in e if remote_faults(name, r, root)]:
+                from_network(name, r, len(e) == 1, root, source, patience, say)
             return e
         except (OSError, ValueError) as x: complaints.append(str(x))
     raise OSError(f"{name} could not be brought to {root}: " + "; ".join(complaints))
@@ -438,11 +500,14 @@ def fetch_files(name: str, root: Path, source: str, patience: Patience, say: Cal
     d, (edition, wrong) = DATA[name], state(name, root)
     if edition and not wrong: say(f"{name} is in {root}, whole")
     else:
-        if wrong: say(f"{name} in {root} is not whole: {wrong[0]}" + (f", and {len(wrong) - 1} more" if len(wrong) > 1 else ""))
+        if wrong:
+            say(f"{name} in {root} is not whole: {wrong[0]}"
+                + (f", and {len(wrong) - 1} more" if len(wrong) > 1 else ""))
         edition = bring_edition(name, root, source, patience, say)
         for at in {at for e in d.editions[:d.editions.index(edition)] for at in _paths(e)} - {*_paths(edition)}:
             if (root / at).exists(): set_aside(root / at, say)
-        say(f"{name} is complete. {d.title}. Licence: {d.licence}. Please cite: {d.citation}." + (f" Note: {d.note}." if d.note else ""))
+        say(f"{name} is complete. {d.title}. Licence: {d.licence}. Please cite: {d.citation}."
+            + (f" Note: {d.note}." if d.note else ""))
     for left in _left(name, root): shutil.rmtree(left) if left.is_dir() else left.unlink()
     return root / _paths(edition)[0]
 
@@ -450,7 +515,7 @@ def fetch_files(name: str, root: Path, source: str, patience: Patience, say: Cal
 def _left(name: str, root: Path) -> list[Path]:
     "What a killed process left of its work."
     work = root / ".fetch" / name
-    return [p for p in work.iterdir() if not p.name.endswith((".lock", ".record", ".entries"))] if work.is_dir() else []
+    return [p for p in work.iterdir() if not p.name.endswith((".lock", ".record", ".entries", ".checked"))] if work.is_dir() else []
 
 def at_rest(name: str, root: Path) -> Path | None:
     "The folder of a data set that is whole, with nothing begun beside it."
@@ -474,9 +539,11 @@ def fetch(names: str | list[str],             # names in DATA, such as "cifar10"
     found = []
     for name, kind in zip(names, kinds):
         if kind == "openml": found.append(fetch_tables(name, root, source or None, say)); continue
-        if kind == "files" and (there := at_rest(name, root)): say(f"{name} is in {root}, whole"); found.append(there); continue
+        if kind == "files" and (there := at_rest(name, root)):
+            say(f"{name} is in {root}, whole"); found.append(there); continue
         with locked(root / ".fetch" / name / "fetch", say):
-            found.append(index_imagenet(root, source or None, say) if kind == "imagenet" else fetch_files(name, root, source, patience, say))
+            found.append(index_imagenet(root, source or None, say) if kind == "imagenet"
+                         else fetch_files(name, root, source, patience, say))
     return found
 
 # %% ../../nbs/data/09_fetch.ipynb #98d0471f

@@ -32,7 +32,7 @@ from sklearn.preprocessing import OneHotEncoder, OrdinalEncoder, StandardScaler
 from torch import Tensor
 
 from ..core import pick
-from .datasets import data_root
+from .images import data_root
 from ..files import sha256, write_together
 
 # %% ../../nbs/data/08_tabular.ipynb #1e5e7717
@@ -51,7 +51,8 @@ class Table:
 
     def __repr__(self):
         known = f" (OpenML {self.id})" if self.id else ""
-        what = f"{self.name}{known}: {len(self.y_train):,} + {len(self.y_test):,} rows, {self.d} columns, {self.k} classes"
+        what = (f"{self.name}{known}: {len(self.y_train):,} + {len(self.y_test):,} rows, {self.d} columns, "
+                f"{self.k} classes")
         return what + (f", stands in for {self.standin}" if self.standin else "")
     @property
     def d(self) -> int: return self.x_train.shape[1]
@@ -62,7 +63,8 @@ class Table:
         return replace(self, **{f: getattr(self, f).to(device) for f in ("x_train", "y_train", "x_test", "y_test")})
 
 # %% ../../nbs/data/08_tabular.ipynb #f874234c
-ENCODERS = {"one-hot": partial(OneHotEncoder, drop="if_binary", sparse_output=False), "ordinal": OrdinalEncoder, "drop": None}
+ENCODERS = {"one-hot": partial(OneHotEncoder, drop="if_binary", sparse_output=False), "ordinal": OrdinalEncoder,
+            "drop": None}
 
 def _kinds(frame: pd.DataFrame, train: np.ndarray) -> tuple[list[str], list[str]]:
     "The names of the columns with numbers, and of those with categories, without those that say nothing."
@@ -77,7 +79,8 @@ def _known(column: pd.Series, train: np.ndarray) -> pd.Series:
     return text.where(text.isin(text.iloc[train].dropna()), np.nan)
 
 # %% ../../nbs/data/08_tabular.ipynb #aa7583f1
-def to_numbers(frame: pd.DataFrame,        # one row for each example; a column of numbers is a quantity, any other holds categories
+# one row for each example; a column of numbers is a quantity, any other holds categories
+def to_numbers(frame: pd.DataFrame,
                train: np.ndarray,          # positions of the training rows
                test: np.ndarray,           # positions of the test rows
                encode: str = "one-hot",    # categories: "one-hot" (two of them: one column), "ordinal" or "drop"
@@ -86,7 +89,8 @@ def to_numbers(frame: pd.DataFrame,        # one row for each example; a column 
     "Impute, encode and standardise; a column that is constant over those rows becomes 0."
     encoder, (numbers, words) = pick("encoding", encode, ENCODERS), _kinds(frame, train)
     if not encoder: words = []
-    if not numbers + words: raise ValueError("no column is left to learn from: every one is empty, names the rows or is dropped")
+    if not numbers + words:
+        raise ValueError("no column is left to learn from: every one is empty, names the rows or is dropped")
     finite = {c: frame[c].astype(float).replace([np.inf, -np.inf], np.nan) for c in numbers}
     frame = frame.assign(**finite, **{c: _known(frame[c], train) for c in words})
     parts = [("numbers", SimpleImputer(strategy="median"), numbers)] if numbers else []
@@ -99,13 +103,15 @@ def to_numbers(frame: pd.DataFrame,        # one row for each example; a column 
 
 # %% ../../nbs/data/08_tabular.ipynb #15ad5b39
 def to_labels(target: pd.Series,  # what to predict, as text or numbers; none missing
-              ) -> tuple[np.ndarray, tuple[str, ...], bool]:  # int64 (n,), the classes, and whether a number was cut at its mean
+              # int64 (n,), the classes, and whether a number was cut at its mean
+              ) -> tuple[np.ndarray, tuple[str, ...], bool]:
     "Labels 0..k-1; a numeric target with fractions becomes P below its mean and N otherwise (OpenML's rule)."
     value = pd.to_numeric(target, errors="coerce")
     cut = bool(value.notna().all() and (value % 1 != 0).any())
     if cut: target = pd.Series(np.where(value < value.mean(), "P", "N"))
     classes, y = np.unique(target.astype(str).to_numpy(dtype=str), return_inverse=True)
-    if len(classes) < 2: raise ValueError(f"the target is {str(classes[0])!r} in every row: expected two classes or more")
+    if len(classes) < 2:
+        raise ValueError(f"the target is {str(classes[0])!r} in every row: expected two classes or more")
     return y.astype(np.int64), tuple(map(str, classes)), cut
 
 # %% ../../nbs/data/08_tabular.ipynb #20d129bc
@@ -124,7 +130,8 @@ COLLECTIONS = {
         40981 40984 40999 41004 41005 41007 41143"""),  # lists of the released code, partitions 1 to 8
 }
 NOTES = [k for k in COLLECTIONS if k != "genlabel-code"]
-COLLECTIONS["genlabel"] = tuple(sorted({i for k in NOTES for i in COLLECTIONS[k]}))           # every id that the note prints
+# every id that the note prints
+COLLECTIONS["genlabel"] = tuple(sorted({i for k in NOTES for i in COLLECTIONS[k]}))
 COLLECTIONS["openml"] = tuple(sorted({*COLLECTIONS["genlabel"], *COLLECTIONS["genlabel-code"]}))
 
 # %% ../../nbs/data/08_tabular.ipynb #cf0bd4ce
@@ -137,9 +144,11 @@ def friedman(n: int,           # rows
              seed: int = 0,    # of columns and noise
              ) -> tuple[pd.DataFrame, pd.Series]:  # the columns and the class, P or N
     "A function of Friedman (1991) with noise at a third of the signal's deviation, cut at its mean."
-    make, noise = {1: (partial(bundled.make_friedman1, n_features=d), 1.), 2: (bundled.make_friedman2, 125.), 3: (bundled.make_friedman3, .1)}[which]
+    make, noise = {1: (partial(bundled.make_friedman1, n_features=d), 1.), 2: (bundled.make_friedman2, 125.),
+                   3: (bundled.make_friedman3, .1)}[which]
     x, y = make(n_samples=n, noise=noise, random_state=seed)
-    return pd.DataFrame(x, columns=[f"x{i + 1}" for i in range(x.shape[1])]), pd.Series(np.where(y < y.mean(), "P", "N"))
+    return pd.DataFrame(x,
+                        columns=[f"x{i + 1}" for i in range(x.shape[1])]), pd.Series(np.where(y < y.mean(), "P", "N"))
 
 # %% ../../nbs/data/08_tabular.ipynb #5ae2843f
 def _bundled(load) -> tuple[pd.DataFrame, pd.Series]:
@@ -160,7 +169,8 @@ COLLECTIONS["embedded"] = tuple(EMBEDDED)
 
 # %% ../../nbs/data/08_tabular.ipynb #f35cf857
 FOLDER, INDEXES = "openml", ("index.json", "provenance.json")
-NOMINAL = {40710: (1, 2, 5, 6, 8, 10, 11, 12), 40981: (0, 3, 4, 5, 7, 8, 10, 11)}  # positions of columns that OpenML declares nominal
+# positions of columns that OpenML declares nominal
+NOMINAL = {40710: (1, 2, 5, 6, 8, 10, 11, 12), 40981: (0, 3, 4, 5, 7, 8, 10, 11)}
 
 # %% ../../nbs/data/08_tabular.ipynb #c4874ab0
 PAUSES, BUSY = (1, 4, 10), (429, 500, 502, 503, 504)  # seconds between tries; answers after which it is worth another
@@ -172,13 +182,15 @@ def _ask(url: str) -> bytes:
             with urllib.request.urlopen(url, timeout=60) as answer: return answer.read()
         except (urllib.error.URLError, TimeoutError, ConnectionError, http.client.HTTPException) as e:
             if getattr(e, "code", 0) == 404: raise FileNotFoundError(f"{url} is not there") from e
-            if pause is None or getattr(e, "code", BUSY[0]) not in BUSY: raise ConnectionError(f"{url} could not be read ({e})") from e
+            if pause is None or getattr(e, "code", BUSY[0]) not in BUSY:
+                raise ConnectionError(f"{url} could not be read ({e})") from e
             time.sleep(pause)
 
 # %% ../../nbs/data/08_tabular.ipynb #a67713d7
 def _read(source: str | Path, file: str) -> bytes:
     "A file of a folder, or of the address of one."
-    if Path(file).name != file: raise ValueError(f"the index of {source} names the file {file!r}: expected a plain name")
+    if Path(file).name != file:
+        raise ValueError(f"the index of {source} names the file {file!r}: expected a plain name")
     if not str(source).startswith(("http://", "https://")): return (Path(source) / file).read_bytes()
     return _ask(f"{str(source).rstrip('/')}/{quote(file)}")
 
@@ -188,7 +200,8 @@ def _records(source: str | Path) -> dict[int, dict]:
     for name in INDEXES:
         try: rows = json.loads(_read(source, name))
         except (FileNotFoundError, NotADirectoryError): continue
-        except ValueError as e: raise ValueError(f"{source}/{name} is not a whole JSON file ({e}): delete it and fetch again") from e
+        except ValueError as e:
+            raise ValueError(f"{source}/{name} is not a whole JSON file ({e}): delete it and fetch again") from e
         return {int(r.get("id") or r["openml_id"]): r for r in rows}
     names = [p.stem.split("_", 1) for p in sorted(Path(source).glob("*_*.csv"))] if Path(source).is_dir() else []
     return {int(i): dict(id=int(i), name=n, file=f"{i}_{n}.csv", sha256="") for i, n in names if i.isdigit()}
@@ -208,7 +221,8 @@ def _parse(data: bytes, nominal: tuple[int, ...] = ()) -> tuple[pd.DataFrame, pd
     frame = pd.read_csv(io.BytesIO(data), dtype={last: str}, keep_default_na=False, na_values=["", "?"])
     frame = frame[frame[last].notna()].reset_index(drop=True)
     words = {c: frame[c].astype(object) for c in frame.columns[list(nominal)]}
-    return frame.drop(columns=last).assign(**{c: v.where(v.notna(), np.nan).map(str, na_action="ignore") for c, v in words.items()}), frame[last]
+    return frame.drop(columns=last).assign(**{c: v.where(v.notna(), np.nan).map(str, na_action="ignore") for c,
+                                              v in words.items()}), frame[last]
 
 # %% ../../nbs/data/08_tabular.ipynb #b757fd4b
 def _find(what: int | str, folder: Path) -> dict:
@@ -216,10 +230,12 @@ def _find(what: int | str, folder: Path) -> dict:
     records, fix = _records(folder), f"run `mixrepro data get openml --root {folder.parent}`"
     if isinstance(what, int) or str(what).isdigit():
         if int(what) in records: return records[int(what)]
-        raise FileNotFoundError(f"OpenML table {what} is not in {folder}: {fix}, or use one of the embedded tables: {', '.join(EMBEDDED)}")
+        raise FileNotFoundError(f"OpenML table {what} is not in {folder}: {fix}, or use one of the embedded tables: "
+                                f"{', '.join(EMBEDDED)}")
     named = [i for i, r in records.items() if r["name"] == what]
     if len(named) > 1: raise ValueError(f"{what!r} names the tables {', '.join(map(str, named))}: use the number")
-    return records[named[0]] if named else pick(f"table (embedded or in {folder})", what, {**EMBEDDED, **{r["name"]: r for r in records.values()}})
+    return records[named[0]] if named else pick(f"table (embedded or in {folder})", what,
+                                                {**EMBEDDED, **{r["name"]: r for r in records.values()}})
 
 # %% ../../nbs/data/08_tabular.ipynb #51e913c4
 SEED = 2021                                          # of the note's split
@@ -233,7 +249,8 @@ def _source(name_or_id: int | str, folder: Path) -> tuple[pd.DataFrame, pd.Serie
     record = _find(name_or_id, folder)
     number = int(record.get("id") or record["openml_id"])
     try: frame, target = _parse(_whole(folder, record), record.get("nominal") or NOMINAL.get(number, ()))
-    except (FileNotFoundError, ValueError) as e: raise type(e)(f"{e}: run `mixrepro data get openml --root {folder.parent}`") from e
+    except (FileNotFoundError, ValueError) as e:
+        raise type(e)(f"{e}: run `mixrepro data get openml --root {folder.parent}`") from e
     return frame, target, dict(id=number, name=record["name"], standin="")
 
 # %% ../../nbs/data/08_tabular.ipynb #3b69f2e1
@@ -262,23 +279,27 @@ def _from_openml(number: int, cache: Path) -> tuple[dict, bytes]:
     if not isinstance(b.target, pd.Series): raise ValueError("it has no single target column")
     nominal = [i for i, c in enumerate(b.data) if not is_numeric_dtype(b.data[c])]
     data = pd.concat([b.data, b.target.rename("class")], axis=1).to_csv(index=False, lineterminator="\n").encode()
-    return dict(name=b.details["name"], nominal=nominal, source=f"openml.org/d/{number}", licence=b.details.get("licence", "")), data
+    return dict(name=b.details["name"], nominal=nominal, source=f"openml.org/d/{number}",
+                licence=b.details.get("licence", "")), data
 
 def _from_folder(number: int, source: str | Path, records: dict[int, dict]) -> tuple[dict, bytes]:
     "A table from a folder, or the address of one, its SHA-256 checked."
     if number not in records: raise FileNotFoundError(f"{source} does not have it")
     known = records[number]
-    return dict(name=known["name"], nominal=known.get("nominal") or list(NOMINAL.get(number, ())), source=str(source)), _whole(source, known)
+    return dict(name=known["name"], nominal=known.get("nominal") or list(NOMINAL.get(number, ())),
+                source=str(source)), _whole(source, known)
 
 # %% ../../nbs/data/08_tabular.ipynb #7b276dac
 def _store(folder: Path, number: int, record: dict, data: bytes) -> Path:
     "Write a table and its line in the index."
     file = f"{number}_{''.join(c if c.isalnum() or c in '-._' else '_' for c in record['name'])}.csv"
     frame, target = _parse(data)
-    if not len(frame.columns) or not len(frame): raise ValueError(f"it holds {len(frame)} rows and {len(frame.columns)} columns: expected a table")
+    if not len(frame.columns) or not len(frame):
+        raise ValueError(f"it holds {len(frame)} rows and {len(frame.columns)} columns: expected a table")
     line = dict(id=number, file=file, rows=len(frame), features=len(frame.columns), sha256=sha256(data)) | record
     lines = _records(folder) | {number: line}
-    write_together({folder / file: data, folder / INDEXES[0]: json.dumps([lines[i] for i in sorted(lines)], indent=1) + "\n"})
+    write_together({folder / file: data,
+                    folder / INDEXES[0]: json.dumps([lines[i] for i in sorted(lines)], indent=1) + "\n"})
     return folder / file
 
 # %% ../../nbs/data/08_tabular.ipynb #41e38819
@@ -299,13 +320,16 @@ DEAD = (urllib.error.URLError, ConnectionError)
 def _numbers(ids) -> list[int]:
     "Numbers of OpenML from numbers, and names of collections."
     each = [ids] if isinstance(ids, (int, str)) else ids
-    return list(dict.fromkeys(n for i in each for n in ((int(i),) if str(i).isdigit() else pick("collection", i, COLLECTIONS)) if isinstance(n, int)))
+    return list(dict.fromkeys(n for i in each
+                              for n in ((int(i),) if str(i).isdigit() else pick("collection", i, COLLECTIONS))
+                              if isinstance(n, int)))
 
 # %% ../../nbs/data/08_tabular.ipynb #e2c972f6
 def _place(source: str | Path) -> str | Path:
     "The address or the folder that holds the index."
     if str(source).startswith(("http://", "https://")): return source
-    if not Path(source).is_dir(): raise FileNotFoundError(f"{source} is not a folder: give one with CSV files and an {INDEXES[0]}, or its address")
+    if not Path(source).is_dir():
+        raise FileNotFoundError(f"{source} is not a folder: give one with CSV files and an {INDEXES[0]}, or its address")
     return Path(source, FOLDER) if Path(source, FOLDER).is_dir() else Path(source)
 
 # %% ../../nbs/data/08_tabular.ipynb #32b26aa4
@@ -321,12 +345,17 @@ def fetch_openml(ids,                                 # numbers of OpenML, or na
     folder.mkdir(parents=True, exist_ok=True)
     for done, i in enumerate(numbers, 1):
         with FileLock(folder / ".lock"):  # another process that fetches waits, and then finds the table here
-            try: paths[i] = folder / _records(folder)[i]["file"] if verify_openml(folder.parent, [i])[i] == "" else _store(folder, i, *get(i))
-            except Exception as e: failed[i] = e  # a malformed answer can make the reader raise anything; the other tables are not to blame
+            try:
+                paths[i] = folder / _records(folder)[i]["file"] if verify_openml(folder.parent, [i])[i] == "" else _store(folder, i, *get(i))
+            # a malformed answer can make the reader raise anything; the other tables are not to blame
+            except Exception as e: failed[i] = e
         if progress: progress(i, done, len(numbers))
-        if [type(e) in DEAD for e in failed.values()][-3:] == [True] * 3: break  # nobody answers: do not ask for the rest
+        # nobody answers: do not ask for the rest
+        if [type(e) in DEAD for e in failed.values()][-3:] == [True] * 3: break
     if failed:
         what, why = ", ".join(str(i) for i in numbers if i not in paths), next(iter(failed.values()))
-        raise OSError(f"{len(numbers) - len(paths)} of {len(numbers)} tables could not be had from {source or 'openml.org'}: {what} "
-                      f"({type(why).__name__}: {why}); run this again to go on, or give `--from` a folder that holds them") from why
+        raise OSError(f"{len(numbers) - len(paths)} of {len(numbers)} tables could not be had from "
+                      f"{source or 'openml.org'}: {what} "
+                      f"({type(why).__name__}: {why}); run this again to go on, "
+                      "or give `--from` a folder that holds them") from why
     return list(paths.values())

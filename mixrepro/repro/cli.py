@@ -249,7 +249,7 @@ def data_split(name: Annotated[str, typer.Argument(help="a data set that mixrepr
                validation: Annotated[int, typer.Option(help="images held out, the same number from each class")] = 0, root: Root = ""):
     "Choose which labels of a training set may be seen and write the choice down."
     from mixrepro.data.datasets import load
-    from mixrepro.data.make import write_split
+    from mixrepro.data.splits import write_split
     print(write_split(name, load(name, "train", root or None).y, labelled, seed, validation, root or None))
 
 # %% ../../nbs/repro/86_cli.ipynb #badf8788

@@ -23,9 +23,10 @@ import torch
 from ..core import pick
 from ..files import home
 from ..data.augment import AUGMENTS
-from ..data.datasets import data_root, load
-from ..data.make import Split, read_split, split
-from ..data.whitening import fit
+from ..data.datasets import load
+from ..data.images import data_root
+from ..data.splits import Split, read_split, split
+from ..data.whitening import fit_whitening
 from ..methods.base import restore, state_of
 from ..methods.catalogue import METHODS, method
 from .spec import Spec, generator
@@ -151,7 +152,7 @@ def start(spec: Spec, store: Store, device: str) -> tuple:
     net, few = network_of(spec, train.shape, train.k, device), {k: seen[k] for k in ("labelled",) if k in seen}
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always", UserWarning)
-        if spec.whiten: fit(net.norm, seen["whiten"])
+        if spec.whiten: fit_whitening(net.norm, seen["whiten"])
         ready = method(spec.method, **spec.method_args).prepare(seen["train"], generator(spec, "prepare", device), augment=AUGMENTS[spec.augment], **few, **nets)
     return seen["train"], test, net, ready, [str(w.message) for w in said], seen.get("valid")
 
