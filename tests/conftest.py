@@ -7,13 +7,30 @@ import sys
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # threads of two processes that wait for each other are slower than one
+STARTUP = str(Path(__file__).resolve().parent / "startup")
+sys.path.insert(0, STARTUP)
+os.environ["PYTHONPATH"] = os.pathsep.join([STARTUP, *filter(None, [os.environ.get("PYTHONPATH")])])  # for the processes that tests start
 
+import deprecations
 import pytest
 import torch
 
 ROOT = Path(__file__).resolve().parents[1]
 COMMAND = Path(sys.executable).with_name("mixrepro")
 torch.set_num_threads(1)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report(collector):
+    "Modules are imported here, within pytest's own care of warnings."
+    deprecations.install()
+    return (yield)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item, nextitem):
+    deprecations.install()
+    return (yield)
 
 
 @pytest.fixture(scope="session")

@@ -10,6 +10,7 @@ __all__ = ['CATEGORIES', 'CORRUPTIONS', 'EXTRA', 'CIFAR', 'TINY_IMAGENET', 'SLIP
            'corrupt', 'benchmark']
 
 # %% ../../nbs/data/04_corruptions.ipynb #8b606f28
+import io
 import math
 import operator
 import resource
@@ -20,6 +21,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -461,8 +463,13 @@ def pixelate(x: Tensor, keys: Tensor, scale: float) -> Tensor:
 # %% ../../nbs/data/04_corruptions.ipynb #4bb89a43
 def jpeg_compression(x: Tensor, keys: Tensor, quality: int) -> Tensor:
     "Through a JPEG file of the given quality."
-    from torchvision.io import decode_jpeg, encode_jpeg  # here, because its import takes a second
-    return torch.stack([decode_jpeg(encode_jpeg(image, quality)) for image in x.cpu()]).to(x.device)
+    (h, w), mode, made = x.shape[2:], "L" if x.shape[1] == 1 else "RGB", []
+    images = x.permute(0, 2, 3, 1).cpu().contiguous()
+    for image in images.numpy():
+        file = io.BytesIO()
+        Image.frombytes(mode, (w, h), image.tobytes()).save(file, "JPEG", quality=quality)
+        made.append(Image.open(file, formats=("JPEG",)).tobytes())
+    return torch.frombuffer(bytearray().join(made), dtype=torch.uint8).view_as(images).permute(0, 3, 1, 2).to(x.device)
 
 # %% ../../nbs/data/04_corruptions.ipynb #3293d7e9
 def _speckle_law(sigma: float) -> np.ndarray:

@@ -21,7 +21,8 @@ from .mmd_vae import MMDVAE, mmd
 @contextmanager
 def unrecorded(net: nn.Module):
     "Batch norm records no running statistics for a while; what it computes in training mode is the same."
-    norms = [m for m in net.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.training and m.track_running_stats]
+    norms = [m for m in net.modules()
+             if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.training and m.track_running_stats]
     for m in norms: m.track_running_stats = False
     try: yield net
     finally:
@@ -30,18 +31,20 @@ def unrecorded(net: nn.Module):
 # %% ../../nbs/methods/34_adv_mmd_vae.ipynb #de503356
 TARGETS = ("adversarial", "clean")
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class AdvMMDVAE(MMDVAE):
     "The adversarial MMD-VAE objective (VarMixup paper, eq. 10, in the sign that is minimised)."
-    eps: float = choice(8 / 255, "default", "the paper gives it for AT, section 4, baseline 5, and is silent for the VAE")
-    step: float = choice(2 / 255, "default", "the paper gives it for AT, section 4, baseline 5, and is silent for the VAE")
+    name, attacks = "adv-mmd-vae", "vae"
+    eps: float = choice(8 / 255, "default", "the paper gives it for AT, section 4, baseline 5; silent for the VAE")
+    step: float = choice(2 / 255, "default", "the paper gives it for AT, section 4, baseline 5; silent for the VAE")
     steps: int = choice(10, "default", "the paper is silent; Madry et al. (2018) take 7 or 10")
     start: str = choice("uniform", "default", "the paper is silent; Madry et al. (2018)")
-    target: str = choice("adversarial", "paper", "VarMixup paper, eq. 10: the attacked image is also what is to be reconstructed")
+    target: str = choice("adversarial", "paper", "VarMixup paper, eq. 10: the attacked image is to be reconstructed")
 
     def __post_init__(self):
         check_budget(self.eps, self.step, self.steps)
-        for kind, name, table in (("start", self.start, STARTS), ("target", self.target, TARGETS)): pick(kind, name, table)
+        pick("start", self.start, STARTS)
+        pick("target", self.target, TARGETS)
 
     def prior(self, net, x: Tensor, rng: torch.Generator) -> Tensor:  # float (B, d)
         "As many draws from the prior as there are images; a code tells its dimensions."
@@ -51,11 +54,13 @@ class AdvMMDVAE(MMDVAE):
     def objective(self, net, at: Tensor, x: Tensor, prior: Tensor, rng: torch.Generator) -> Tensor:  # shape ()
         "J at images `at` in the place of `x`, for one sample of the prior."
         z = net.posterior(at, rng)
-        return self.gamma * mmd(z.to(prior.dtype), prior, self.kernel) + F.mse_loss(net.decode(z), at if self.target == "adversarial" else x)
+        error = F.mse_loss(net.decode(z), at if self.target == "adversarial" else x)
+        return self.gamma * mmd(z.to(prior.dtype), prior, self.kernel) + error
 
     def worst(self, net, x: Tensor, prior: Tensor, rng: torch.Generator) -> Tensor:  # float (B, C, H, W) in [0, 1]
         "The inner maximisation, jointly over the batch."
-        with unrecorded(net): return ascend(lambda at: self.objective(net, at, x, prior, rng), x, self.eps, self.step, self.steps, rng, self.start)
+        def J(at): return self.objective(net, at, x, prior, rng)
+        with unrecorded(net): return ascend(J, x, self.eps, self.step, self.steps, rng, self.start)
 
     def loss(self, net, x: Tensor, y: Tensor, rng: torch.Generator, index: Tensor = None) -> Tensor:
         prior = self.prior(net, x, rng)

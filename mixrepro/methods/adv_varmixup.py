@@ -12,16 +12,16 @@ from ..core import choice
 from .varmixup import VarMixup
 
 # %% ../../nbs/methods/35_adv_varmixup.ipynb #f990f88f
-@dataclass
+@dataclass(frozen=True, kw_only=True)
 class AdvVarMixup(VarMixup):
     "adv-VarMixup (VarMixup paper, section 4): VarMixup on an adversarially trained MMD-VAE."
+    name, attacks, vae_method = "adv-varmixup", "vae", "adv-mmd-vae"
     eps: float = choice(8 / 255, "default", "radius of the VAE's attack; the paper gives it for AT and is silent here")
     step: float = choice(2 / 255, "default", "step of the VAE's attack; the paper gives it for AT and is silent here")
-    steps: int = choice(10, "default", "steps of the VAE's attack; the paper is silent, Madry et al. (2018) take 7 or 10")
+    steps: int = choice(10, "default", "steps of the VAE's attack; the paper is silent, Madry et al. take 7 or 10")
     start: str = choice("uniform", "default", "where the VAE's attack starts; Madry et al. (2018)")
-    target: str = choice("adversarial", "paper", "VarMixup paper, eq. 10: what the VAE reconstructs is the attacked image")
-
-    vae_method = "adv-mmd-vae"
+    target: str = choice("adversarial", "paper", "VarMixup paper, eq. 10: the VAE reconstructs the attacked image")
 
     def vae_args(self) -> dict:
-        return super().vae_args() | dict(eps=self.eps, step=self.step, steps=self.steps, start=self.start, target=self.target)
+        attack = dict(eps=self.eps, step=self.step, steps=self.steps, start=self.start)
+        return super().vae_args() | attack | dict(target=self.target)

@@ -10,25 +10,31 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from ..core import choice, pick
 from .attacks import MODES, check_budget, pgd
-from .vicinal import Method, one_hot
+from .base import Supervised
+from .vicinal import one_hot
 
 # %% ../../nbs/methods/31_at.ipynb #d0c2e3bd
-@dataclass(frozen=True)
-class AT(Method):
+@dataclass(frozen=True, kw_only=True)
+class AT(Supervised):
     "PGD adversarial training (Madry et al., 2018, eq. 2.1; VarMixup paper, section 4, baseline 5)."
+    name, attacks = "at", "classifier"
     eps: float = choice(8 / 255, "paper", "VarMixup paper, section 4, baseline 5: radius in [0, 1]")
     step: float = choice(2 / 255, "paper", "VarMixup paper, section 4, baseline 5: change of a pixel in one step")
     steps: int = choice(10, "code", "config of Madry et al.; the VarMixup paper is silent")
     start: str = choice("uniform", "code", "Madry et al.: a point of the ball")
     mode: str = choice("train", "code", "Madry et al. attack with batch statistics; 'eval' uses the running ones")
 
-    def __post_init__(self): check_budget(self.eps, self.step, self.steps); pick("mode", self.mode, MODES)
+    def __post_init__(self):
+        super().__post_init__()
+        check_budget(self.eps, self.step, self.steps)
+        pick("mode", self.mode, MODES)
 
-    def loss(self, net, x: Tensor, y: Tensor, rng: torch.Generator, index: Tensor = None) -> Tensor:
-        worst = pgd(net, x, y, rng, self.eps, self.step, self.steps, self.start, self.mode)
-        logits = net(worst)
-        return F.cross_entropy(logits, one_hot(y, logits))
+    def draw(self, net, x: Tensor, y: Tensor, rng: torch.Generator) -> Tensor:  # the worst images, float (B, C, H, W)
+        return pgd(net, x, y, rng, self.eps, self.step, self.steps, self.start, self.mode)
+
+    def terms(self, net, x: Tensor, y: Tensor, draw: Tensor, rng: torch.Generator, index: Tensor = None) -> tuple:
+        logits = net(draw)
+        return logits, one_hot(y, logits)

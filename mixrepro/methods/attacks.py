@@ -25,7 +25,9 @@ def slope(objective: Callable[[Tensor], Tensor],  # images (B, ...) -> one value
     with torch.enable_grad():
         x = x.detach().requires_grad_()
         value = objective(x)
-        if not value.requires_grad: raise ValueError("the objective has no gradient at the images: look for no_grad, detach or argmax inside it")
+        if not value.requires_grad:
+            raise ValueError("the objective has no gradient at the images: "
+                             "look for no_grad, detach or argmax inside it")
         return value.detach(), torch.autograd.grad(value.sum(), x)[0]
 
 # %% ../../nbs/methods/30_attacks.ipynb #9dbb78d7
@@ -41,7 +43,9 @@ def check_budget(eps: float,   # radius, above 0; inf for none
                  steps: int,   # 1 or more
                  ):
     "Refuse a budget that attacks nothing."
-    if not eps > 0: raise ValueError(f"the radius eps must be above 0, in units of [0, 1], got {eps}: for no attack use the method 'erm'")
+    if not eps > 0:
+        raise ValueError(f"the radius eps must be above 0, in units of [0, 1], got {eps}: "
+                         "for no attack use the method 'erm'")
     if not 0 < step < math.inf: raise ValueError(f"the step must be above 0 and finite, in units of [0, 1], got {step}")
     if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
         raise ValueError(f"the number of steps must be an integer from 1, got {steps}")
@@ -51,11 +55,13 @@ def check_range(x: Tensor,                    # images, (B, ...)
                 bounds: tuple[float, float],  # the range of a pixel
                 ):
     "Refuse images that are not float, or not in the range of a pixel."
-    if not x.is_floating_point(): raise TypeError(f"an attack needs float images in {list(bounds)}, got {x.dtype}: divide uint8 images by 255")
+    if not x.is_floating_point():
+        raise TypeError(f"an attack needs float images in {list(bounds)}, got {x.dtype}: divide uint8 images by 255")
     if x.is_cuda or not x.numel(): return
     low, high = x.min().item(), x.max().item()
     if not bounds[0] <= low <= high <= bounds[1]:
-        raise ValueError(f"an attack needs images in {list(bounds)}, got {low:.3g} to {high:.3g}: normalise inside the network, not before")
+        raise ValueError(f"an attack needs images in {list(bounds)}, got {low:.3g} to {high:.3g}: "
+                         "normalise inside the network, not before")
 
 # %% ../../nbs/methods/30_attacks.ipynb #33cbb17f
 def check_start(start: str,                   # a name in STARTS
@@ -63,8 +69,10 @@ def check_start(start: str,                   # a name in STARTS
                 rng: torch.Generator | None,  # what it would draw from
                 ):
     "Refuse a random start without its generator, and a uniform one without a ball."
-    if start != "image" and rng is None: raise ValueError(f"the start {start!r} is random: hand in a torch.Generator as rng, or use start='image'")
-    if start == "uniform" and eps == math.inf: raise ValueError("a uniform start needs a finite radius: with eps=inf use start='image' or 'normal'")
+    if start != "image" and rng is None:
+        raise ValueError(f"the start {start!r} is random: hand in a torch.Generator as rng, or use start='image'")
+    if start == "uniform" and eps == math.inf:
+        raise ValueError("a uniform start needs a finite radius: with eps=inf use start='image' or 'normal'")
 
 # %% ../../nbs/methods/30_attacks.ipynb #f3a23e78
 def keep(peak: Tensor | None,  # the best points so far, (B, ...)
@@ -74,21 +82,22 @@ def keep(peak: Tensor | None,  # the best points so far, (B, ...)
          ) -> tuple[Tensor, Tensor]:  # the better of the two for each image, and its value
     "Remember for each image the highest point it has been at."
     if value.shape != at.shape[:1]:
-        raise ValueError(f"to keep the best of each image, the objective must give one value each ({len(at)},), got {tuple(value.shape)}")
+        raise ValueError(f"to keep the best of each image, the objective must give one value each ({len(at)},), "
+                         f"got {tuple(value.shape)}")
     if peak is None: return at, value
     return torch.where((value > top).view(-1, *[1] * (at.dim() - 1)), at, peak), torch.maximum(value, top)
 
-# %% ../../nbs/methods/30_attacks.ipynb #933eb4d3
-def ascend(objective: Callable[[Tensor], Tensor],          # images (B, ...) -> one value each (B,), or one for the batch ()
-           x: Tensor,                                      # images, float (B, ...) within `bounds`
-           eps: float,                                     # radius of the ball, largest change of a pixel; inf for no ball
-           step: float,                                    # change of a pixel in one step
-           steps: int,                                     # how many
-           rng: torch.Generator | None = None,             # on the images' device; only a random start draws from it
-           start: str = "uniform",                         # a name in STARTS
-           bounds: tuple[float, float] | None = (0., 1.),  # the range of a pixel; None for no bounds
-           best: bool = False,                             # the highest point seen instead of the last; one more pass
-           ) -> Tensor:                                    # float, shape of x
+# %% ../../nbs/methods/30_attacks.ipynb #ace97a84
+def ascend(objective: Callable[[Tensor], Tensor],  # images (B, ...) -> one value each (B,), or one for the batch ()
+           x: Tensor,                              # images, float (B, ...) within `bounds`
+           eps: float,                             # radius of the ball, largest change of a pixel; inf for no ball
+           step: float,                            # change of a pixel in one step
+           steps: int,                             # how many
+           rng: torch.Generator | None = None,     # on the images' device; only a random start draws from it
+           start: str = "uniform",                 # a name in STARTS
+           bounds: tuple | None = (0., 1.),        # the range of a pixel; None for no bounds
+           best: bool = False,                     # the highest point seen instead of the last; one more pass
+           ) -> Tensor:                            # float, shape of x
     "Maximise an objective near `x` by projected steps along the sign of its gradient (Madry et al., 2018, eq. 2.2)."
     check_budget(eps, step, steps)
     first, bounds = pick("start", start, STARTS), bounds or (-math.inf, math.inf)

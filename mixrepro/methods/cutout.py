@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from ..core import choice, pick
-from .vicinal import LOSSES, Method, one_hot
+from .base import Supervised
+from .vicinal import one_hot
 
 # %% ../../nbs/methods/23b_cutout.ipynb #3f6c0648
 def holes(n: int,                # images
@@ -29,24 +30,27 @@ def holes(n: int,                # images
     return (inside[0][:, :, None] & inside[1][:, None, :])[:, None]
 
 # %% ../../nbs/methods/23b_cutout.ipynb #d119abff
-@dataclass(frozen=True)
-class Cutout(Method):
+@dataclass(frozen=True, kw_only=True)
+class Cutout(Supervised):
     "Cutout (DeVries & Taylor, 2017; Manifold Mixup paper, section 5.1): a blank square in every image."
+    name = "cutout"
     side: int = choice(0, "code", "Manifold Mixup: 16 pixels of 32; 0 is half the image's side")
     per: str = choice("example", "default", "DeVries & Taylor (2017); 'batch' is the code of Manifold Mixup")
     criterion: str = choice("ce", "paper", "as for every method of that section; 'bce' is the code of Manifold Mixup")
 
     def __post_init__(self):
-        if self.side < 0: raise ValueError(f"side must be a number of pixels, or 0 for half the image's side, got {self.side}")
-        pick("scope of the hole", self.per, ("example", "batch")); pick("criterion", self.criterion, LOSSES)
+        super().__post_init__()
+        pick("scope of the hole", self.per, ("example", "batch"))
+        if self.side < 0:
+            raise ValueError(f"side must be a number of pixels, or 0 for half the image's side, got {self.side}")
 
-    def cut(self, x: Tensor, rng: torch.Generator, fill: Tensor) -> Tensor:  # fill: one value per channel, (1, C, 1, 1)
-        "The images with their holes."
+    def cut(self, x: Tensor, rng: torch.Generator, fill: Tensor) -> Tensor:
+        "The images with their holes; `fill` has one value per channel, (1, C, 1, 1)."
         mask = holes(len(x) if self.per == "example" else 1, x.shape[2:], self.side or min(x.shape[2:]) // 2, rng)
         return torch.where(mask, fill.to(x.dtype), x)
 
-    def loss(self, net, x: Tensor, y: Tensor, rng: torch.Generator, index: Tensor = None) -> Tensor:
+    def terms(self, net, x: Tensor, y: Tensor, draw, rng: torch.Generator, index: Tensor = None) -> tuple:
         norm = getattr(getattr(net, "module", net), "norm", None)
         fill = norm.mean if hasattr(norm, "mean") else x.new_zeros(1, x.shape[1], 1, 1)
         logits = net(self.cut(x, rng, fill))
-        return LOSSES[self.criterion](logits, one_hot(y, logits))
+        return logits, one_hot(y, logits)

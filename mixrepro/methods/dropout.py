@@ -11,23 +11,27 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..core import choice, pick
-from .vicinal import LOSSES, Method, one_hot
+from ..core import choice
+from .base import Supervised
+from .vicinal import one_hot
 from ..networks.staged import drop
 
 # %% ../../nbs/methods/23_dropout.ipynb #e158ad0d
-@dataclass(frozen=True)
-class Dropout(Method):
+@dataclass(frozen=True, kw_only=True)
+class Dropout(Supervised):
     "Dropout on the penultimate features (Hinton et al., 2012; Manifold Mixup paper, section 5.1)."
+    name = "dropout"
     p: float = choice(.5, "default", "Hinton et al. (2012); the Manifold Mixup paper does not print it")
     criterion: str = choice("ce", "paper", "as for every method of that section; 'bce' is the code of Manifold Mixup")
 
     def __post_init__(self):
+        super().__post_init__()
         if not 0 <= self.p < 1: raise ValueError(f"the dropout rate p must be in [0, 1), got {self.p}")
-        pick("criterion", self.criterion, LOSSES)
 
-    def loss(self, net, x: Tensor, y: Tensor, rng: torch.Generator, index: Tensor = None) -> Tensor:
+    def terms(self, net, x: Tensor, y: Tensor, draw, rng: torch.Generator, index: Tensor = None) -> tuple:
         own = getattr(net, "module", net)
-        if not hasattr(own, "features"): raise TypeError(f"dropout needs a network with features and a head, such as those of mixrepro.networks.zoo, got {type(net).__name__}")
+        if not hasattr(own, "features"):
+            raise TypeError("dropout needs a network with features and a head, such as those of mixrepro.networks.zoo, "
+                            f"got {type(net).__name__}")
         logits = own.head(drop(own.features(x), self.p, rng))
-        return LOSSES[self.criterion](logits, one_hot(y, logits))
+        return logits, one_hot(y, logits)

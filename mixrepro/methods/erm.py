@@ -8,21 +8,10 @@ __all__ = ['ERM']
 # %% ../../nbs/methods/21_erm.ipynb #0bf1e93c
 from dataclasses import dataclass
 
-import torch
-from torch import Tensor
-
-from ..core import choice, pick
-from .vicinal import LOSSES, Method, one_hot
+from .base import Supervised
 
 # %% ../../nbs/methods/21_erm.ipynb #eb23e479
-@dataclass(frozen=True)
-class ERM(Method):
+@dataclass(frozen=True, kw_only=True)
+class ERM(Supervised):
     "Empirical risk minimisation (VarMixup paper, eq. 1): cross-entropy on the examples."
-    criterion: str = choice("ce", "paper", "VarMixup paper, section 2.1; 'bce' is the code of Manifold Mixup")
-    later = ("criterion",)
-
-    def __post_init__(self): pick("criterion", self.criterion, LOSSES)
-
-    def loss(self, net, x: Tensor, y: Tensor, rng: torch.Generator, index: Tensor = None) -> Tensor:
-        logits = net(x)
-        return LOSSES[self.criterion](logits, one_hot(y, logits))
+    name = "erm"

@@ -12,15 +12,16 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..core import choice, pick
-from .vicinal import LOSSES, Method, draw_mix, one_hot
+from ..core import choice
+from .mixing import Mixing, Place
 
 # %% ../../nbs/methods/27_manifold_mixup.ipynb #fb54e551
 def on_host(rng: torch.Generator,     # on any device
             ) -> torch.Generator:     # on the CPU; `rng` itself if it is there
     "A generator on the CPU that is decided by the state of `rng`, without waiting for its device."
     if rng.device.type == "cpu": return rng
-    return torch.Generator().manual_seed(int.from_bytes(hashlib.sha256(rng.get_state().numpy().tobytes()).digest()[:7], "big"))
+    digest = hashlib.sha256(rng.get_state().numpy().tobytes()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
 
 # %% ../../nbs/methods/27_manifold_mixup.ipynb #350cd150
 def as_stages(stages) -> tuple:  # of stages; a list when it comes from JSON
@@ -43,38 +44,44 @@ def check_stages(net,            # a network in stages
     "Refuse a network that lacks one of the stages."
     own = getattr(net, "stages", None) or getattr(getattr(net, "module", None), "stages", None)
     if own is None:
-        raise TypeError(f"mixing hidden states needs a network in stages, such as those of mixrepro.networks.zoo, got {type(net).__name__}")
+        raise TypeError("mixing hidden states needs a network in stages, such as those of mixrepro.networks.zoo, "
+                        f"got {type(net).__name__}")
     if max(stages) > len(own):
-        raise ValueError(f"this network has stages 0 (the input) to {len(own)}, but those to mix at are {stages}: leave out what it lacks")
+        raise ValueError(f"this network has stages 0 (the input) to {len(own)}, but those to mix at are {stages}: "
+                         "leave out what it lacks")
 
 # %% ../../nbs/methods/27_manifold_mixup.ipynb #d6eb265b
-@dataclass(frozen=True)
-class ManifoldMixup(Method):
+@dataclass(frozen=True, kw_only=True)
+class ManifoldMixup(Mixing):
     "Manifold Mixup (Verma et al., 2019, section 2): the segments between hidden states, at a random stage."
+    name = "manifold-mixup"
     alpha: float = choice(2., "paper", "VarMixup paper, section 4, baseline 4; Manifold Mixup paper, tables 1 to 3")
-    stages: tuple = choice((0, 1, 2), "paper", "Manifold Mixup paper, appendix C: the input, the first and the second residual stage")
+    stages: tuple = choice((0, 1, 2), "paper", "Manifold Mixup paper, appendix C: the input, the first and the second "
+                                               "residual stage")
     criterion: str = choice("ce", "paper", "VarMixup paper, section 2.1; 'bce' is the code of Verma et al.")
-    blocked: bool = choice(False, "paper", "Manifold Mixup paper, section 5.1: True stops the gradient at the mixed state")
-    later = ("blocked",)
+    blocked: bool = choice(False, "paper", "Manifold Mixup paper, section 5.1: True stops the gradient at the mixture",
+                           later=True)
 
     def __post_init__(self):
+        super().__post_init__()
         object.__setattr__(self, "stages", as_stages(self.stages))
-        pick("criterion", self.criterion, LOSSES)
 
-    def loss(self, net, x: Tensor, y: Tensor, rng: torch.Generator, index: Tensor = None) -> Tensor:
+    def forward(self, net, x: Tensor, place: Place, rng: torch.Generator, index: Tensor = None) -> Tensor:
         check_stages(net, self.stages)
-        mix = draw_mix(len(x), self.alpha, rng)
-        logits = net(x, at=draw_stage(self.stages, rng), through=(lambda h: mix(h.detach())) if self.blocked else mix)
-        return LOSSES[self.criterion](logits, mix(one_hot(y, logits)))
+        through = (lambda h: place(h.detach())) if self.blocked else place
+        return net(x, at=draw_stage(self.stages, rng), through=through)
 
 # %% ../../nbs/methods/27_manifold_mixup.ipynb #089277f5
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class BlockedManifoldMixup(ManifoldMixup):
     "Manifold Mixup that trains only the layers above the mixture (Verma et al., 2019, section 5.1)."
-    blocked: bool = choice(True, "paper", "Manifold Mixup paper, section 5.1")
+    name = "manifold-mixup-blocked"
+    blocked: bool = choice(True, "paper", "Manifold Mixup paper, section 5.1", later=True)
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ManifoldMixupAll(ManifoldMixup):
     "Manifold Mixup over all layers (Verma et al., 2019, table 1)."
+    name = "manifold-mixup-all"
     alpha: float = choice(6., "paper", "Manifold Mixup paper, table 1")
-    stages: tuple = choice((0, 1, 2, 3), "paper", "Manifold Mixup paper, table 1 and appendix C: the third residual stage as well")
+    stages: tuple = choice((0, 1, 2, 3), "paper", "Manifold Mixup paper, table 1 and appendix C: the third residual "
+                                                  "stage as well")

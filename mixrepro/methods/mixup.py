@@ -11,21 +11,16 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..core import choice, pick
-from .vicinal import LOSSES, Method, draw_mix, one_hot
+from ..core import choice
+from .mixing import Mixing, Place
 
 # %% ../../nbs/methods/22_mixup.ipynb #878dbd9c
-@dataclass(frozen=True)
-class Mixup(Method):
+@dataclass(frozen=True, kw_only=True)
+class Mixup(Mixing):
     "Mixup (Zhang et al., 2018; VarMixup paper, section 2.3): the segments between training examples."
+    name = "mixup"
     alpha: float = choice(1., "paper", "VarMixup paper, section 4, baseline 2")
     per: str = choice("batch", "code", "Zhang et al. (2017): one lambda for the batch; 'example' draws one each")
-    criterion: str = choice("ce", "paper", "VarMixup paper, section 2.1; 'bce' is the code of Manifold Mixup")
-    later = ("criterion",)
 
-    def __post_init__(self): pick("criterion", self.criterion, LOSSES)
-
-    def loss(self, net, x: Tensor, y: Tensor, rng: torch.Generator, index: Tensor = None) -> Tensor:
-        mix = draw_mix(len(x), self.alpha, rng, self.per)
-        logits = net(mix(x))
-        return LOSSES[self.criterion](logits, mix(one_hot(y, logits)))
+    def forward(self, net, x: Tensor, place: Place, rng: torch.Generator, index: Tensor = None) -> Tensor:
+        return net(place(x))

@@ -10,11 +10,10 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from ..core import choice
+from .mixing import Place
 from .varmixup import WithVAE
-from .vicinal import draw_mix, one_hot
 
 # %% ../../nbs/methods/26_mixup_r.ipynb #2852e43f
 @torch.no_grad()
@@ -26,26 +25,21 @@ def decode_all(vae,              # frozen
     return torch.cat([vae.decode(z).half() for z in codes.split(batch)])
 
 # %% ../../nbs/methods/26_mixup_r.ipynb #198cd3a3
-@dataclass
+@dataclass(frozen=True, kw_only=True)
 class MixupR(WithVAE):
     "Mixup-R (VarMixup paper, section 4, baseline 3): the segments between reconstructions."
+    name = "mixup-r"
     alpha: float = choice(1., "paper", "VarMixup paper, section 4, baseline 3")
     per: str = choice("batch", "default", "one lambda for the batch, as for Mixup; 'example' draws one each")
 
-    images = None  # the training set's reconstructions
-
-    def prepare(self, train, rng, augment=None, vae=None) -> "MixupR":
-        ready = super().prepare(train, rng, augment, vae)
-        ready.images = decode_all(ready.vae, ready.codes)
-        return ready
+    def prepare(self, train, rng, augment=None, vae=None, **nets) -> "MixupR":
+        ready = super().prepare(train, rng, augment, vae, **nets)
+        return ready.ready(**vars(ready.made), images=decode_all(ready.made.vae, ready.made.codes))
 
     @torch.no_grad()
-    def reconstruction(self, x: Tensor, index: Tensor = None) -> Tensor:  # images (B, C, H, W), raw -> the same through the VAE
-        "Reconstructions of a batch: looked up where its places in the training set are known, else made."
-        z = self.code(x, index)
-        return self.vae.decode(z) if index is None else self.images[index].float()
+    def reconstruction(self, x: Tensor, index: Tensor = None) -> Tensor:  # images (B, C, H, W), raw
+        "Images through the VAE: looked up where their places in the training set are known, else made."
+        return self.made.vae.decode(self.code(x)) if index is None else self.made.images[index].float()
 
-    def loss(self, net, x: Tensor, y: Tensor, rng: torch.Generator, index: Tensor = None) -> Tensor:
-        mix = draw_mix(len(x), self.alpha, rng, self.per)
-        logits = net(mix(self.augmented(self.reconstruction(x, index), rng)))
-        return F.cross_entropy(logits, mix(one_hot(y, logits)))
+    def forward(self, net, x: Tensor, place: Place, rng: torch.Generator, index: Tensor = None) -> Tensor:
+        return net(place(self.augmented(self.reconstruction(x, index), rng)))

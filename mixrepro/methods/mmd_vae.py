@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..core import choice, pick
-from .vicinal import Method
+from .base import Method
 
 # %% ../../nbs/methods/24_mmd_vae.ipynb #a3f16d9e
 KERNELS = {
@@ -38,14 +38,17 @@ def mmd(q: Tensor,            # codes, float (N, d)
         p: Tensor,            # draws from the prior, float (M, d)
         kernel: str = "imq",  # a name in KERNELS
         ) -> Tensor:          # at or above 0 up to rounding, shape ()
-    "Squared maximum mean discrepancy between two samples, biased estimator (Gretton et al., 2007; VarMixup paper, eq. 7)."
-    return kernel_matrix(q, q, kernel).mean() + kernel_matrix(p, p, kernel).mean() - 2 * kernel_matrix(q, p, kernel).mean()
+    "Squared maximum mean discrepancy of two samples, biased estimator (Gretton et al., 2007; VarMixup paper, eq. 7)."
+    def k(a, b): return kernel_matrix(a, b, kernel).mean()
+    return k(q, q) + k(p, p) - 2 * k(q, p)
 
 # %% ../../nbs/methods/24_mmd_vae.ipynb #a455e177
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class MMDVAE(Method):
     "The MMD-VAE objective (VarMixup paper, eq. 7, in the sign that is minimised)."
-    gamma: float = choice(1., "code", "weight of the MMD term: public code of Zhao et al., with the squared error as a mean over pixels; the paper is silent")
+    name = "mmd-vae"
+    gamma: float = choice(1., "code", "weight of the MMD term: public code of Zhao et al., with the squared error as a "
+                                      "mean over pixels; the paper is silent")
     kernel: str = choice("imq", "default", "the paper is silent; Zhao et al.'s Gaussian is nearly flat for d above 20")
 
     def loss(self, net, x: Tensor, y: Tensor, rng: torch.Generator, index: Tensor = None) -> Tensor:

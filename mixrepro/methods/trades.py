@@ -14,7 +14,8 @@ from torch.nn import functional as F
 
 from ..core import choice, pick
 from .attacks import MODES, check_budget, trades_attack
-from .vicinal import Method, one_hot
+from .base import Method
+from .vicinal import one_hot
 
 # %% ../../nbs/methods/32_trades.ipynb #1cae8b91
 def trades_loss(clean: Tensor,   # logits at the images, (B, K)
@@ -27,20 +28,27 @@ def trades_loss(clean: Tensor,   # logits at the images, (B, K)
     return F.cross_entropy(clean, target) + beta * kl
 
 # %% ../../nbs/methods/32_trades.ipynb #ae020435
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class TRADES(Method):
     "TRADES (Zhang et al., 2019, eq. 5; VarMixup paper, section 4, baseline 5)."
+    name, attacks = "trades", "classifier"
     beta: float = choice(6., "code", "Zhang et al.; the VarMixup paper is silent")
-    eps: float = choice(8 / 255, "paper", "VarMixup paper, section 4, baseline 5: radius in [0, 1]; Zhang et al. take .031")
+    eps: float = choice(8 / 255, "paper", "VarMixup paper, section 4, baseline 5: radius in [0, 1]; "
+                                          "Zhang et al. take .031")
     step: float = choice(2 / 255, "paper", "VarMixup paper, section 4, baseline 5; Zhang et al. take .007")
     steps: int = choice(10, "code", "Zhang et al.; the VarMixup paper is silent")
-    start: str = choice("normal", "code", "Zhang et al.: the image and a little Gaussian noise, standard deviation .001")
+    start: str = choice("normal", "code", "Zhang et al.: the image and a little normal noise, standard deviation .001")
     mode: str = choice("eval", "code", "Zhang et al. attack in evaluation mode")
 
     def __post_init__(self):
-        check_budget(self.eps, self.step, self.steps); pick("mode", self.mode, MODES)
-        if not self.beta >= 0: raise ValueError(f"beta must be 0 or above, got {self.beta}: it weighs a divergence that is to become small")
-        if self.start == "image": raise ValueError("TRADES cannot start at the image: the divergence has no gradient there; use 'normal' or 'uniform'")
+        check_budget(self.eps, self.step, self.steps)
+        pick("mode", self.mode, MODES)
+        if not self.beta >= 0:
+            raise ValueError(f"beta must be 0 or above, got {self.beta}: "
+                             "it weighs a divergence that is to become small")
+        if self.start == "image":
+            raise ValueError("TRADES cannot start at the image: the divergence has no gradient there; "
+                             "use 'normal' or 'uniform'")
 
     def loss(self, net, x: Tensor, y: Tensor, rng: torch.Generator, index: Tensor = None) -> Tensor:
         moved = trades_attack(net, x, rng, self.eps, self.step, self.steps, self.start, self.mode)

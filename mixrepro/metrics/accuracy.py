@@ -48,9 +48,11 @@ def checked(logits: Tensor,  # float (N, K)
         raise ValueError(f"expected logits (N, K) and labels (N,), got {tuple(logits.shape)} and {tuple(y.shape)}")
     if not logits.numel(): raise ValueError("there are no predictions to measure: expected one row at least")
     if not 0 <= y.min() <= y.max() < logits.shape[1]:
-        raise ValueError(f"labels run from {y.min()} to {y.max()}, but the network tells {(k := logits.shape[1])} classes: expected 0..{k - 1}")
+        raise ValueError(f"labels run from {y.min()} to {y.max()}, but the network tells {(k := logits.shape[1])} "
+                         f"classes: expected 0..{k - 1}")
     if (bad := logits.isnan().any(1).sum()):
-        raise ValueError(f"{bad} of {len(logits)} rows of logits hold NaN: the network has diverged, lower its learning rate")
+        raise ValueError(f"{bad} of {len(logits)} rows of logits hold NaN: the network has diverged, "
+                         "lower its learning rate")
     return logits.double(), y.to(logits.device)
 
 # %% ../../nbs/metrics/60_accuracy.ipynb #ddeeb9b7

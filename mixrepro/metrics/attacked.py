@@ -25,7 +25,8 @@ def unit_of(net,         # a network in stages, or anything if the space is "pix
             ):           # what a step of 1 is in pixels: 1, or (1, C, 1, 1)
     "How far a step of 1 moves a pixel in [0, 1]."
     if pick("space", space, SPACES) == "pixel": return 1.
-    if not hasattr(net, "norm"): raise ValueError(f"a {type(net).__name__} has no normalisation of its own: attack it in the space 'pixel'")
+    if not hasattr(net, "norm"):
+        raise ValueError(f"a {type(net).__name__} has no normalisation of its own: attack it in the space 'pixel'")
     return net.norm.std
 
 # %% ../../nbs/metrics/75_attacked.ipynb #b27ef342
@@ -38,8 +39,10 @@ def loss_of(net, x: Tensor, y: Tensor, criterion: str) -> tuple[Tensor, Tensor]:
 @dataclass(frozen=True)
 class FGSM:
     "The fast gradient sign method (Goodfellow et al., 2014; Manifold Mixup paper, appendix F)."
-    eps: float = choice(8 / 255, "default", "the paper gives none, and stands beside numbers of Madry et al. (2017) at 8/255")
-    space: str = choice("pixel", "default", "as Madry et al.; 'normalised' is the code of Verma et al., which does not cut to [0, 1] either")
+    eps: float = choice(8 / 255, "default",
+                        "the paper gives none, and stands beside numbers of Madry et al. (2017) at 8/255")
+    space: str = choice("pixel", "default", "as Madry et al.; 'normalised' is the code of Verma et al., "
+                                            "which does not cut to [0, 1] either")
     criterion: str = choice("ce", "paper", "appendix F: the gradient of the loss; 'bce' is the code of Verma et al.")
 
     def __post_init__(self):
@@ -58,13 +61,15 @@ class FGSM:
 
 # %% ../../nbs/metrics/75_attacked.ipynb #8a9c7bf8
 ATTACKS = {"8/255, pixels": FGSM(), "4/255, pixels": FGSM(4 / 255), "2/255, pixels": FGSM(2 / 255),
-           ".03, normalised, as in the code": FGSM(.03, "normalised", "bce"), ".01, normalised, as in the code": FGSM(.01, "normalised", "bce")}
+           ".03, normalised, as in the code": FGSM(.03, "normalised", "bce"),
+           ".01, normalised, as in the code": FGSM(.01, "normalised", "bce")}
 
 def attacked(nets,                          # networks in stages, on the device of the images
              test: ImageSet,
              attacks: dict = ATTACKS,       # name -> FGSM
              batch: int = 500,              # images in one pass
-             ) -> list[dict]:               # {"accuracy": {name: a share}, "attacks": {name: its fields}} for each network
+             # {"accuracy": {name: a share}, "attacks": {name: its fields}} for each network
+             ) -> list[dict]:
     "Accuracy of networks under one-step attacks (Manifold Mixup paper, table 3)."
     results = []
     for net in nets:
@@ -74,7 +79,8 @@ def attacked(nets,                          # networks in stages, on the device 
             for name, attack in attacks.items():
                 bad = attack(net, x, y)
                 with in_mode(net, "eval"), torch.no_grad(): hits[name] += (net(bad).argmax(1) == y).sum().item()
-        results.append(dict(accuracy={name: n / len(test) for name, n in hits.items()}, attacks={name: asdict(a) for name, a in attacks.items()}))
+        results.append(dict(accuracy={name: n / len(test) for name, n in hits.items()},
+                            attacks={name: asdict(a) for name, a in attacks.items()}))
     return results
 
 # %% ../../nbs/metrics/75_attacked.ipynb #8aa59076
@@ -94,13 +100,16 @@ class Unbounded:
                  net,        # a network in stages
                  x: Tensor,  # images, float (B, C, H, W) in [0, 1]
                  y: Tensor,  # labels, int64 (B,)
-                 ) -> Tensor:  # steps until each image is misread, int64 (B,): 0 if it always was, steps + 1 if it never is
+                 # steps until each image is misread, int64 (B,): 0 if it always was, steps + 1 if it never is
+                 ) -> Tensor:
         check_range(x, (0, 1))
-        fell, left, at = torch.full((len(x),), self.steps + 1, device=x.device), torch.arange(len(x), device=x.device), x
+        fell = torch.full((len(x),), self.steps + 1, device=x.device)
+        left, at = torch.arange(len(x), device=x.device), x
         with in_mode(net, "eval"):
             for t in range(self.steps + 1):
                 kept = []
-                _, grad = slope(lambda z: (parts := loss_of(net, z, y[left], "ce"), kept.append(parts[1]))[0][0] * len(z), at)
+                _, grad = slope(lambda z: (parts := loss_of(net, z, y[left], "ce"),
+                                           kept.append(parts[1]))[0][0] * len(z), at)
                 stands = kept[0].argmax(1) == y[left]
                 fell[left[~stands]] = t
                 left, at = left[stands], (at + self.step * unit_of(net, self.space) * grad.sign())[stands]
@@ -113,10 +122,13 @@ def unbounded(nets,                            # networks in stages, on the devi
               test: ImageSet,
               attack: Unbounded = Unbounded(),
               batch: int = 500,                # images at a time
-              ) -> list[dict]:                 # {"accuracy": a share after 0, 1, ..., `steps` steps, and the attack's fields} for each network
+              # {"accuracy": a share after 0, 1, ..., `steps` steps, and the attack's fields} for each network
+              ) -> list[dict]:
     "Accuracy of networks against the number of steps of an unbounded attack (Manifold Mixup paper, appendix F)."
     results = []
     for net in nets:
-        fell = torch.cat([attack(net, test.floats(i), test.y[i]) for i in torch.arange(len(test), device=test.x.device).split(batch)])
-        results.append(dict(accuracy=[(fell > t).double().mean().item() for t in range(attack.steps + 1)], **asdict(attack)))
+        fell = torch.cat([attack(net, test.floats(i), test.y[i])
+                          for i in torch.arange(len(test), device=test.x.device).split(batch)])
+        results.append(dict(accuracy=[(fell > t).double().mean().item() for t in range(attack.steps + 1)],
+                            **asdict(attack)))
     return results

@@ -39,7 +39,8 @@ def scatter(h: Tensor,  # hidden states, float (N, ...)
             y: Tensor,  # labels, int64 (N,)
             ) -> tuple[float, float]:  # traces of the scatter within and between the classes
     "Within-class and between-class scatter."
-    if len(h) != len(y) or not len(y): raise ValueError(f"one label for each of 1 or more states is needed, got {len(h)} states and {len(y)} labels")
+    if len(h) != len(y) or not len(y):
+        raise ValueError(f"one label for each of 1 or more states is needed, got {len(h)} states and {len(y)} labels")
     if len(y.unique()) < 2: raise ValueError("scatter between classes needs two classes at least, got one")
     h = h.flatten(1).double()
     own = torch.stack([h[y == c].mean(0) for c in y.unique()])[y.unique(return_inverse=True)[1]]
@@ -68,7 +69,8 @@ def hidden_plane(h: Tensor,          # hidden states, float (N, 2)
                  margin: float = 0., # of the box's sides, added around it
                  ) -> Tensor:        # (side * side, 2), row by row upwards
     "A grid over the bounding box of the states."
-    if h.dim() != 2 or h.shape[1] != 2: raise ValueError(f"the hidden plane needs states (N, 2), got {tuple(h.shape)}: choose a network with code=2")
+    if h.dim() != 2 or h.shape[1] != 2:
+        raise ValueError(f"the hidden plane needs states (N, 2), got {tuple(h.shape)}: choose a network with code=2")
     lo, hi = h.amin(0), h.amax(0)
     lo, hi = lo - margin * (hi - lo), hi + margin * (hi - lo)
     u, v = (torch.linspace(0, 1, side, device=h.device, dtype=h.dtype) * (hi - lo)[:, None] + lo[:, None])
@@ -84,8 +86,10 @@ def concentration(nets,   # networks with a 2-D bottleneck as stage 1
         h = states(net, test.floats())
         low, entropy = unsure(from_states(net, hidden_plane(h)))
         logits = from_states(net, h)
-        found = dict(scatter=scatter_ratio(h, test.y), accuracy=accuracy(logits, test.y), train_accuracy=accuracy(from_states(net, states(net, train.floats())), train.y),
-                     sure=logits.double().softmax(1).amax(1).mean().item(), low_hidden=low, entropy_hidden=entropy, threshold=LOW)
+        found = dict(scatter=scatter_ratio(h, test.y), accuracy=accuracy(logits, test.y),
+                     train_accuracy=accuracy(from_states(net, states(net, train.floats())), train.y),
+                     sure=logits.double().softmax(1).amax(1).mean().item(), low_hidden=low, entropy_hidden=entropy,
+                     threshold=LOW)
         if net.shape == (2, 1, 1):
             any_input = plane(20_000, torch.Generator(test.x.device).manual_seed(0))
             found["low_plane"], found["entropy_plane"] = unsure(from_states(net, states(net, any_input)))
@@ -96,13 +100,18 @@ def concentration(nets,   # networks with a 2-D bottleneck as stage 1
 def paired_ratio(ours: list[float],  # above 0, one for each seed
                  base: list[float],  # the baseline's at the same seeds, above 0
                  level: float = .95,  # of the interval
-                 ) -> tuple[float, float, float]:  # the geometric mean of ours / base, and its interval; nan, nan for one seed
+                 # the geometric mean of ours / base, and its interval; nan, nan for one seed
+                 ) -> tuple[float, float, float]:
     "By which factor a quantity differs from the baseline's, and a paired-t interval of that factor."
-    if len(ours) != len(base) or not len(ours): raise ValueError(f"ratios are taken seed by seed: one value each is needed on both sides, got {len(ours)} and {len(base)}")
+    if len(ours) != len(base) or not len(ours):
+        raise ValueError("ratios are taken seed by seed: one value each is needed on both sides, "
+                         f"got {len(ours)} and {len(base)}")
     a, b = torch.tensor(ours, dtype=torch.float64), torch.tensor(base, dtype=torch.float64)
-    if not (torch.isfinite(a).all() and torch.isfinite(b).all() and a.min() > 0 and b.min() > 0): raise ValueError(f"a ratio needs finite values above 0, got {ours} and {base}")
+    if not (torch.isfinite(a).all() and torch.isfinite(b).all() and a.min() > 0 and b.min() > 0):
+        raise ValueError(f"a ratio needs finite values above 0, got {ours} and {base}")
     r = (a / b).log()
-    half = float(stats.t.ppf(.5 + level / 2, len(r) - 1)) * r.std().item() / math.sqrt(len(r)) if len(r) > 1 else math.nan
+    half = math.nan
+    if len(r) > 1: half = float(stats.t.ppf(.5 + level / 2, len(r) - 1)) * r.std().item() / math.sqrt(len(r))
     return tuple(math.exp(r.mean().item() + off) for off in (0., -half, half))
 
 # %% ../../nbs/metrics/70_concentration.ipynb #b359b963
@@ -110,7 +119,8 @@ def class_spectra(h: Tensor,  # hidden states, float (N, D)
                   y: Tensor,  # labels, int64 (N,)
                   ) -> Tensor:  # float64 (classes, D), each row falling; 0 where a class has too few states
     "Standard deviations of each class along its own principal directions."
-    if h.dim() != 2 or len(h) != len(y) or not len(y): raise ValueError(f"states (N, D) and N labels are needed, got {tuple(h.shape)} and {tuple(y.shape)}")
+    if h.dim() != 2 or len(h) != len(y) or not len(y):
+        raise ValueError(f"states (N, D) and N labels are needed, got {tuple(h.shape)} and {tuple(y.shape)}")
     h, rows = h.double(), []
     for c in y.unique():
         mine = h[y == c]
@@ -148,7 +158,9 @@ def dimensions(nets,   # networks whose stage 1 is a vector
     for net in nets:
         h = states(net, train.floats())
         logits = from_states(net, states(net, test.floats()))
-        out.append(dict(dim=h.shape[1], classes=train.k, tau=TAU, dimension=dimension(h, train.y), gap=gap(h, train.y), scatter=scatter_ratio(h, train.y),
-                        spectrum=(class_spectra(h, train.y).square().mean(0).sqrt() / gap(h, train.y)).tolist(), accuracy=accuracy(logits, test.y),
+        out.append(dict(dim=h.shape[1], classes=train.k, tau=TAU, dimension=dimension(h, train.y), gap=gap(h, train.y),
+                        scatter=scatter_ratio(h, train.y),
+                        spectrum=(class_spectra(h, train.y).square().mean(0).sqrt() / gap(h, train.y)).tolist(),
+                        accuracy=accuracy(logits, test.y),
                         train_accuracy=accuracy(from_states(net, h), train.y)))
     return out

@@ -96,12 +96,14 @@ class Worker:
         if device != "cpu": self.net = self.net.to(memory_format=torch.channels_last)
         def prepare():
             rng = generator(spec, "prepare", device)
-            self.method = method(spec.method, **spec.method_args).prepare(train, rng, augment=AUGMENTS[spec.augment], **nets)
+            made = method(spec.method, **spec.method_args)
+            self.method = made.prepare(train, rng, augment=AUGMENTS[spec.augment], **nets)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # an untrained VAE may be warned of
             self.prepare_flops = flops(prepare)
             self.prepare_seconds = seconds(prepare, device)
-        self.one, self.device, self.optimizer = train.subset(range(min(spec.batch, len(train)))), device, optimizer(spec, self.net)
+        self.one = train.subset(range(min(spec.batch, len(train))))
+        self.device, self.optimizer = device, optimizer(spec, self.net)
         self.rngs = {name: generator(spec, name, "cpu" if name == "order" else device) for name in STREAMS}
         sizes = [len(i) for i in batches(len(train), spec.batch, torch.Generator())]
         self.steps, self.images = spec.epochs * len(sizes), spec.epochs * sum(sizes)
@@ -115,7 +117,7 @@ class Worker:
 
 # %% ../../nbs/metrics/66_cost.ipynb #10a8d13d
 def seconds(work: Callable, device="cpu") -> float:
-    "Time of a piece of work: the processor's on one thread of a CPU, else the wall clock's, the device's part included."
+    "Time of a piece of work: the processor's on one thread of a CPU, else the wall clock's with the device's part."
     gpu = torch.device(device).type == "cuda"
     wait, clock = (lambda: torch.cuda.synchronize(device)) if gpu else (lambda: None), time.perf_counter
     if not gpu and torch.get_num_threads() == 1: clock = time.process_time
@@ -170,7 +172,8 @@ def cost(specs: list[Spec],     # the runs to compare
          cores: int = 1,        # threads of the CPU
          ) -> list[Cost]:       # one for each spec
     "What runs cost; nothing is trained to the end and nothing is kept."
-    if rounds < 1 or warm < 1: raise ValueError(f"at least 1 step is timed and 1 goes before it, got rounds={rounds}, warm={warm}")
+    if rounds < 1 or warm < 1:
+        raise ValueError(f"at least 1 step is timed and 1 goes before it, got rounds={rounds}, warm={warm}")
     device = device or auto_device()
     data = cache(lambda name: load(name, "train").to(device))
     with threads(cores):
@@ -182,7 +185,8 @@ def cost(specs: list[Spec],     # the runs to compare
         for _, (n, w) in itertools.product(range(rounds), workers.items()): times[n].append(seconds(w.step, device))
     def made(spec: Spec) -> Cost:
         w = workers[n := name_of(spec)]
-        return Cost(spec, len(w.one), w.steps, w.images, statistics.median(times[n]), *counts[n], w.prepare_seconds, w.prepare_flops, device,
+        return Cost(spec, len(w.one), w.steps, w.images, statistics.median(times[n]), *counts[n], w.prepare_seconds,
+                    w.prepare_flops, device,
                     {name: made(s) for name, s in spec.needs.items()})
     return [made(s) for s in specs]
 
@@ -193,12 +197,15 @@ def ratios(costs: list[Cost],   # of runs on one data set
     "Costs as rows of a table, beside their ratio to one method's."
     of = {c.spec.method: c for c in costs}
     if len(of) != len(costs):
-        raise ValueError(f"one cost for each method can be compared, got {len(costs)} of {len(of)} methods: pass one data set and one seed")
+        raise ValueError(f"one cost for each method can be compared, got {len(costs)} of {len(of)} methods: "
+                         "pass one data set and one seed")
     if len(where := {(c.spec.dataset, c.device) for c in costs}) > 1:
-        raise ValueError(f"costs on {' and '.join(sorted('/'.join(w) for w in where))} do not compare: measure all on one data set and one device")
+        raise ValueError(f"costs on {' and '.join(sorted('/'.join(w) for w in where))} do not compare: "
+                         "measure all on one data set and one device")
     rows = []
     for c in costs:
-        values = {"step_seconds": c.seconds, "step_flops": c.flops, "step_bytes": c.peak_bytes, **{f"run_{u}": c.total(u) for u in UNITS}}
+        values = {"step_seconds": c.seconds, "step_flops": c.flops, "step_bytes": c.peak_bytes,
+                  **{f"run_{u}": c.total(u) for u in UNITS}}
         needs = ", ".join(s.spec.method for s in c.needs.values())
         rows.append(dict(method=c.spec.method, network=c.spec.network, steps=c.steps, needs=needs) | values)
     pick("base method", base, of)

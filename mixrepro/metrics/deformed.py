@@ -48,4 +48,5 @@ def deformed(nets,                            # networks on the device of the im
         for index in torch.arange(len(test), device=test.x.device).split(batch):
             x = deform(test.floats(index), row, rng, outside, centre)
             for net, mine in zip(nets, hits): mine[row] += right(net, x, test.y[index])
-    return [dict(accuracy={row: n / len(test) for row, n in mine.items()}, fill=fill, centre=centre, seed=seed) for mine in hits]
+    return [dict(accuracy={row: n / len(test) for row, n in mine.items()}, fill=fill, centre=centre, seed=seed)
+            for mine in hits]

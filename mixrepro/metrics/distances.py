@@ -20,16 +20,19 @@ def rows(features: Tensor,  # float (N, d)
          ) -> Tensor:       # the same
     "Features that a distance can be computed from."
     if features.dim() != 2 or features.shape[1] != dim or not features.is_floating_point():
-        raise ValueError(f"expected features (N, {dim}), float, got {features.dtype} {tuple(features.shape)}: compare sets by the same extractor")
+        raise ValueError(f"expected features (N, {dim}), float, got {features.dtype} {tuple(features.shape)}: "
+                         "compare sets by the same extractor")
     if (bad := (~features.isfinite()).any(1).sum()):
-        raise ValueError(f"{bad} of {len(features)} rows of features hold NaN or infinity: check the images and the network")
+        raise ValueError(f"{bad} of {len(features)} rows of features hold NaN or infinity: "
+                         "check the images and the network")
     return features
 
 # %% ../../nbs/metrics/65_distances.ipynb #1eff8956
 class Moments:
     "Mean and covariance of features that arrive in batches, in double precision."
     def __init__(self, dim: int):  # d
-        self.n, self.mean, self.scatter = 0, torch.zeros(dim, dtype=torch.float64), torch.zeros(dim, dim, dtype=torch.float64)
+        self.n, self.mean = 0, torch.zeros(dim, dtype=torch.float64)
+        self.scatter = torch.zeros(dim, dim, dtype=torch.float64)
 
     def update(self,
                features: Tensor,  # float (m, d); any m, 0 too
@@ -61,7 +64,8 @@ def frechet(a: Moments,  # of one set
             b: Moments,  # of the other, the same features
             ) -> float:  # at or above 0; squared units of the features
     "Fréchet distance between Gaussians with these moments: FID for Inception's features (Heusel et al., 2017)."
-    if len(a.mean) != len(b.mean): raise ValueError(f"the sets have {len(a.mean)} and {len(b.mean)} features: compare sets by the same extractor")
+    if len(a.mean) != len(b.mean):
+        raise ValueError(f"the sets have {len(a.mean)} and {len(b.mean)} features: compare sets by the same extractor")
     cross = torch.linalg.svdvals(root(a.cov).T @ root(b.cov)).sum()
     return max(0., ((a.mean - b.mean).square().sum() + a.cov.trace() + b.cov.trace() - 2 * cross).item())
 
@@ -74,7 +78,8 @@ class Reservoir:
                  rng: torch.Generator,  # draws one key for each row
                  ):
         if capacity < 1: raise ValueError(f"a reservoir keeps 1 row at least, got a capacity of {capacity}")
-        self.capacity, self.rng, self.rows, self.keys = capacity, rng, torch.zeros(0, dim), torch.zeros(0, dtype=torch.float64)
+        self.capacity, self.rng = capacity, rng
+        self.rows, self.keys = torch.zeros(0, dim), torch.zeros(0, dtype=torch.float64)
 
     def update(self,
                features: Tensor,    # float (m, d); any m, 0 too
@@ -132,7 +137,8 @@ def describe(batches: Iterable[Tensor],  # images, each uint8 or float in [0, 1]
         features = extractor(images)
         d.moments.update(features)
         d.reservoir.update(features)
-    if d.moments.n < 2: raise ValueError(f"a set of images needs 2 at least, got {d.moments.n}: an iterator can be read only once")
+    if d.moments.n < 2:
+        raise ValueError(f"a set of images needs 2 at least, got {d.moments.n}: an iterator can be read only once")
     return d
 
 # %% ../../nbs/metrics/65_distances.ipynb #dc72d2cf
@@ -141,12 +147,15 @@ def compare(real: Described,       # one set
             rng: torch.Generator,  # draws KID's subsets
             subsets: int = 100,    # of KID
             size: int = 1000,      # rows of each set in a subset
-            ) -> dict:             # "fid", "kid", "kid_sd", "real" and "fake" (how many images), "features" (the extractor's title), ...
+            # "fid", "kid", "kid_sd", "real" and "fake" (how many images), "features" (the extractor's title), ...
+            ) -> dict:
     "FID and KID between two sets that have been described."
     if real.extractor != fake.extractor:
-        raise ValueError(f"the sets were seen by two extractors, {real.extractor.title} and {fake.extractor.title}: describe both by the same one")
+        raise ValueError(f"the sets were seen by two extractors, {real.extractor.title} and {fake.extractor.title}: "
+                         "describe both by the same one")
     mean, sd = kid(real.reservoir.rows, fake.reservoir.rows, rng, subsets, size)
-    return dict(fid=frechet(real.moments, fake.moments), kid=mean, kid_sd=sd, real=real.moments.n, fake=fake.moments.n, features=real.extractor.title,
+    return dict(fid=frechet(real.moments, fake.moments), kid=mean, kid_sd=sd, real=real.moments.n, fake=fake.moments.n,
+                features=real.extractor.title,
                 standin=real.extractor.standin, dim=real.extractor.dim, subsets=subsets, size=size)
 
 def distances(real: Iterable[Tensor],  # batches of images, as for `describe`

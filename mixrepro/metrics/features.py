@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['FILES', 'Extractor', 'extract', 'Inside', 'MaxMixed', 'Inception', 'find_inception', 'inception', 'Penultimate',
-           'learned']
+           'learned', 'best_extractor']
 
 # %% ../../nbs/metrics/64_features.ipynb #2fb247db
 import os
@@ -42,13 +42,17 @@ def extract(e: Extractor,
             ) -> Tensor:     # float32 (N, d), on the network's device
     "The features of a batch of images."
     if images.dim() != 4 or not len(images) or not (images.dtype == torch.uint8 or images.is_floating_point()):
-        raise ValueError(f"expected images (N, C, H, W), uint8 or float in [0, 1], N above 0, got {images.dtype} {tuple(images.shape)}")
+        raise ValueError("expected images (N, C, H, W), uint8 or float in [0, 1], N above 0, "
+                         f"got {images.dtype} {tuple(images.shape)}")
     scaled = images.float() / 255 if images.dtype == torch.uint8 else images.float()
     if not (scaled.min() >= 0 and scaled.max() <= 1):
-        raise ValueError(f"float images must lie in [0, 1], got {scaled.min():.3g}..{scaled.max():.3g}: undo the normalisation, or pass uint8")
-    device = next((p.device for p in e.net.parameters()), images.device) if isinstance(e.net, nn.Module) else images.device
+        raise ValueError(f"float images must lie in [0, 1], got {scaled.min():.3g}..{scaled.max():.3g}: "
+                         "undo the normalisation, or pass uint8")
+    weights = e.net.parameters() if isinstance(e.net, nn.Module) else ()
+    device = next((p.device for p in weights), images.device)
     with evaluating(e.net): f = torch.cat([e.net(part.to(device)) for part in scaled.split(e.batch)]).float()
-    if f.shape != (len(images), e.dim): raise ValueError(f"{e.name} promises {e.dim} features of {len(images)} images, but gave {tuple(f.shape)}")
+    if f.shape != (len(images), e.dim):
+        raise ValueError(f"{e.name} promises {e.dim} features of {len(images)} images, but gave {tuple(f.shape)}")
     return f
 
 # %% ../../nbs/metrics/64_features.ipynb #473a4fce
@@ -60,7 +64,8 @@ class MaxMixed(InceptionE):
     "Inception's last block with a maximum in its pooling branch."
     def _forward(self, h: Tensor) -> list[Tensor]:
         a, b = self.branch3x3_1(h), self.branch3x3dbl_2(self.branch3x3dbl_1(h))
-        return [self.branch1x1(h), self.branch3x3_2a(a), self.branch3x3_2b(a), self.branch3x3dbl_3a(b), self.branch3x3dbl_3b(b),
+        return [self.branch1x1(h), self.branch3x3_2a(a), self.branch3x3_2b(a),
+                self.branch3x3dbl_3a(b), self.branch3x3dbl_3b(b),
                 self.branch_pool(F.max_pool2d(h, 3, 1, 1))]
 
 # %% ../../nbs/metrics/64_features.ipynb #9117ba1a
@@ -71,15 +76,18 @@ class Inception(nn.Module):
         self.net = Inception3(aux_logits=False, init_weights=False)
         self.net.fc = nn.Identity()
         if published: self.net.Mixed_7c = MaxMixed(2048)
-        self.inside = ("Mixed_5b", "Mixed_5c", "Mixed_5d", "Mixed_6b", "Mixed_6c", "Mixed_6d", "Mixed_6e", "Mixed_7b") if published else ()
+        blocks = ("5b", "5c", "5d", "6b", "6c", "6d", "6e", "7b") if published else ()
+        self.inside = tuple(f"Mixed_{b}" for b in blocks)
 
     def read(self, weights: dict) -> "Inception":
         self.net.load_state_dict({k: v for k, v in weights.items() if not k.startswith(("fc.", "AuxLogits."))})
-        for block in map(self.net.get_submodule, self.inside): block.branch_pool = nn.Sequential(Inside(), block.branch_pool)
+        for block in map(self.net.get_submodule, self.inside):
+            block.branch_pool = nn.Sequential(Inside(), block.branch_pool)
         return self.eval().requires_grad_(False)
 
     def forward(self, x: Tensor) -> Tensor:
-        if x.shape[1] not in (1, 3): raise ValueError(f"Inception-v3 sees grey or colour images, got {x.shape[1]} channels")
+        if x.shape[1] not in (1, 3):
+            raise ValueError(f"Inception-v3 sees grey or colour images, got {x.shape[1]} channels")
         x = F.interpolate(x.expand(-1, 3, -1, -1), size=(299, 299), mode="bilinear", align_corners=False)
         return self.net(2 * x - 1)
 
@@ -93,7 +101,8 @@ def find_inception(path: str | Path | None = None,  # the weights file; None: MI
     "Where Inception's weights are on this disk."
     named = path or os.environ.get("MIXREPRO_INCEPTION")
     if named and not Path(named).is_file():
-        raise FileNotFoundError(f"there are no Inception-v3 weights at {named}: correct the path, or leave it and MIXREPRO_INCEPTION unset")
+        raise FileNotFoundError(f"there are no Inception-v3 weights at {named}: correct the path, "
+                                "or leave it and MIXREPRO_INCEPTION unset")
     cached = [Path(torch.hub.get_dir()) / "checkpoints" / name for name in FILES]
     return Path(named) if named else next((p for p in cached if p.is_file()), None)
 
@@ -103,14 +112,16 @@ def inception(path: str | Path | None = None,  # the weights file; None: MIXREPR
               ) -> Extractor:
     "The extractor of the published FID and KID, from a weights file on disk; never downloaded."
     if (file := find_inception(path)) is None:
-        raise FileNotFoundError(f"Inception-v3 weights are not on this disk: put {FILES[0]} of the pytorch-fid project into torch's cache, or name "
-                                "the file in MIXREPRO_INCEPTION; without it, learned(run) gives those of a network trained here, as a stand-in")
+        raise FileNotFoundError(f"Inception-v3 weights are not on this disk: put {FILES[0]} of the pytorch-fid project "
+                                "into torch's cache, or name the file in MIXREPRO_INCEPTION; without it, "
+                                "learned(run) gives those of a network trained here, as a stand-in")
     try:
         weights = torch.load(file, map_location="cpu", weights_only=True)
         published = len(weights["fc.weight"]) == 1008
         net = Inception(published).read(weights).to(device)
     except (RuntimeError, KeyError, TypeError, AttributeError, EOFError, pickle.UnpicklingError) as e:
-        raise ValueError(f"{file.name} does not hold the weights of an Inception-v3 ({type(e).__name__}): fetch it again") from e
+        raise ValueError(f"{file.name} does not hold the weights of an Inception-v3 ({type(e).__name__}): "
+                         "fetch it again") from e
     if published: return Extractor("Inception-v3", 2048, net, batch=64)
     return Extractor("Inception-v3 of torchvision", 2048, net, standin="the Inception-v3 of published FID", batch=64)
 
@@ -130,3 +141,10 @@ def learned(run: Run,      # complete; an ERM run on the same data set, by right
     if not hasattr(net, "features"): raise ValueError(f"{run} has no penultimate features: use the run of a classifier")
     name = f"features of a {spec.network} trained on {spec.dataset} by {spec.method}"
     return Extractor(name, net.head.in_features, Penultimate(net).requires_grad_(False), standin="Inception-v3")
+
+# %% ../../nbs/metrics/64_features.ipynb #4cb7add7
+def best_extractor(run: Run,      # an ERM run on the same data set
+                   device="cpu",
+                   ) -> Extractor:
+    "Inception-v3, or a trained run that stands in for it."
+    return inception().to(device) if find_inception() else learned(run, device)

@@ -27,9 +27,11 @@ def inception_score(p: Tensor,          # class probabilities, float (N, K), row
                     ) -> tuple[float, float]:  # mean over the parts, in 1..K; standard deviation, divisor `splits`
     "Inception score of images by their class probabilities (Salimans et al., 2016)."
     if p.dim() != 2 or not p.is_floating_point() or not ((p >= 0).all() and (p.sum(1) - 1).abs().max() < 1e-3):
-        raise ValueError(f"expected class probabilities (N, K), rows that sum to 1, got {p.dtype} {tuple(p.shape)}: take the softmax of the logits")
+        raise ValueError(f"expected class probabilities (N, K), rows that sum to 1, got {p.dtype} {tuple(p.shape)}: "
+                         "take the softmax of the logits")
     if splits < 1 or len(p) < 2 * splits:
-        raise ValueError(f"{len(p)} samples are too few for {splits} splits of 2 at least: draw {2 * max(splits, 1)} or more, or use fewer splits")
+        raise ValueError(f"{len(p)} samples are too few for {splits} splits of 2 at least: "
+                         f"draw {2 * max(splits, 1)} or more, or use fewer splits")
     q = p.double()[:len(p) // splits * splits].view(splits, -1, p.shape[1])
     kl = torch.xlogy(q, q).sum(2).mean(1) - torch.xlogy(q.mean(1), q.mean(1)).sum(1)
     return kl.exp().mean().item(), kl.exp().std(correction=0).item()
@@ -63,7 +65,8 @@ def inception_jury(path=None,       # the weights file; None: where `find_incept
     weights = torch.load(file := find_inception(path), map_location=device, weights_only=True)
     head = weights["fc.weight"]
     bias = torch.zeros_like(weights["fc.bias"]) if len(head) == 1008 else weights["fc.bias"]
-    return Jury(seen, Extractor(seen.name, len(head), Classes(seen.net, head, bias), seen.standin, seen.batch), sha256(file)[:12])
+    return Jury(seen, Extractor(seen.name, len(head), Classes(seen.net, head, bias), seen.standin, seen.batch),
+                sha256(file)[:12])
 
 def learned_jury(run: Run,        # complete; an ERM run on the same data set, by rights
                  device="cpu",
@@ -114,7 +117,8 @@ def generator_scores(runs: list[Run],       # complete; GANs on one data set
                      device: str = None,    # the GPU where there is one, unless given
                      ) -> list[dict]:       # as `scores`
     "Inception score and FID of trained generators: read where they were kept, computed and kept where not."
-    device, name = device or auto_device(), f"samples-{n}-{against}-{splits}-{hashlib.sha256(judges.key.encode()).hexdigest()[:8]}"
+    device = device or auto_device()
+    name = f"samples-{n}-{against}-{splits}-{hashlib.sha256(judges.key.encode()).hexdigest()[:8]}"
     found, real = [kept(run, name) for run in runs], {}
     for i, run in enumerate(runs):
         if found[i]: continue
@@ -122,6 +126,7 @@ def generator_scores(runs: list[Run],       # complete; GANs on one data set
         if d not in real: real[d] = moments(d, against, judges, device)
         net = open_net(run, device)
         if not hasattr(net, "sample"): raise ValueError(f"{run} makes no images: use the run of a GAN")
-        keep(run, name, scores(sampled(net, n, torch.Generator(device).manual_seed(run.spec.seed)), real[d], judges, splits))
+        made = sampled(net, n, torch.Generator(device).manual_seed(run.spec.seed))
+        keep(run, name, scores(made, real[d], judges, splits))
         found[i] = kept(run, name)
     return found

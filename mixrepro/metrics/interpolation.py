@@ -30,7 +30,9 @@ def different_pairs(y: Tensor,             # labels, int64 (N,)
     "Pairs of examples whose labels differ."
     pairs = torch.stack(draw_pairs(len(y), rng), 1)
     pairs = pairs[(y.to(pairs.device)[pairs[:, 0]] != y.to(pairs.device)[pairs[:, 1]])]
-    if len(pairs) < n: raise ValueError(f"of {len(y)} examples only {len(pairs)} pairs have different labels, {n} were asked for: take fewer")
+    if len(pairs) < n:
+        raise ValueError(f"of {len(y)} examples only {len(pairs)} pairs have different labels, {n} were asked for: "
+                         "take fewer")
     return pairs[:n]
 
 # %% ../../nbs/metrics/72_interpolation.ipynb #a65b8909
@@ -60,14 +62,16 @@ def interpolated(net,                              # a network in stages
     "NLL on the segments between test images, and how often a third class wins (Manifold Mixup paper, figure 2)."
     device, sums = test.x.device, torch.zeros(2, len(lams), dtype=torch.float64, device=test.x.device)
     lam = torch.tensor(lams, device=device)
-    if not torch.allclose(lam, 1 - lam.flip(0)): raise ValueError(f"the coefficients must be symmetric about one half, such as 0, .5, 1, got {tuple(lams)}")
+    if not torch.allclose(lam, 1 - lam.flip(0)):
+        raise ValueError(f"the coefficients must be symmetric about one half, such as 0, .5, 1, got {tuple(lams)}")
     size = max(1, (batch or (8192 if device.type == "cuda" else 256)) // len(lams))
     with evaluating(net):
         for i, j in zip(*(p.to(device).split(size) for p in pairs)):
             logits = along(net, test.floats(i), test.floats(j), stage, lam).float()
             of, other = one_hot(test.y[i], logits[0]), one_hot(test.y[j], logits[0])
             target, top = torch.lerp(other, of, lam[:, None, None]), logits.argmax(2)
-            sums[0] += F.cross_entropy(logits.flatten(0, 1), target.flatten(0, 1), reduction="none").view(len(lams), -1).double().sum(1)
+            loss = F.cross_entropy(logits.flatten(0, 1), target.flatten(0, 1), reduction="none")
+            sums[0] += loss.view(len(lams), -1).double().sum(1)
             sums[1] += ((top != test.y[i]) & (top != test.y[j])).double().sum(1)
     both = (sums + sums.flip(1)) / 2 / len(pairs[0])  # a pair counts in both orders
     return dict(nll=both[0].tolist(), third=both[1].tolist())
@@ -78,9 +82,11 @@ def to_nearest(x: Tensor,         # pictures, float (N, C, H, W)
                batch: int = 5000,  # training images at a time
                ) -> Tensor:       # float (N,)
     "Root mean square difference of each picture to the most similar image of a set."
-    if x.shape[1:] != memory.shape: raise ValueError(f"pictures must have the shape of the images, {memory.shape}, got {tuple(x.shape[1:])}")
+    if x.shape[1:] != memory.shape:
+        raise ValueError(f"pictures must have the shape of the images, {memory.shape}, got {tuple(x.shape[1:])}")
     parts = torch.arange(len(memory), device=x.device).split(batch)
-    return torch.stack([torch.cdist(x.flatten(1), memory.floats(i).flatten(1)).amin(1) for i in parts]).amin(0) / x[0].numel() ** .5
+    near = torch.stack([torch.cdist(x.flatten(1), memory.floats(i).flatten(1)).amin(1) for i in parts])
+    return near.amin(0) / x[0].numel() ** .5
 
 # %% ../../nbs/metrics/72_interpolation.ipynb #78c2b5c0
 def interpolation(nets,                               # networks in stages
@@ -88,7 +94,9 @@ def interpolation(nets,                               # networks in stages
                   stages: tuple[int, ...] = (0, 1, 2),  # 0 is the input
                   lams: tuple[float, ...] = GRID,     # rising from 0 to 1, symmetric
                   seed: int = 0,                      # of the pairs
-                  ) -> list[dict]:                    # {"lam", "stages": {"0": {"nll", "third"}, ...}, "pairs", "seed"} for each network
+                  # {"lam", "stages": {"0": {"nll", "third"}, ...}, "pairs", "seed"} for each network
+                  ) -> list[dict]:
     "The curves of figure 2 for each network."
     pairs = draw_pairs(len(test), torch.Generator().manual_seed(seed))
-    return [dict(lam=list(lams), stages={str(k): interpolated(net, test, pairs, k, lams) for k in stages}, pairs=len(pairs[0]), seed=seed) for net in nets]
+    return [dict(lam=list(lams), stages={str(k): interpolated(net, test, pairs, k, lams) for k in stages},
+                 pairs=len(pairs[0]), seed=seed) for net in nets]

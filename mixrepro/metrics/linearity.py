@@ -18,7 +18,8 @@ from ..methods.attacks import ascend, check_budget, check_range, cross_entropy, 
 # %% ../../nbs/metrics/63_linearity.ipynb #c289c95b
 def departure(loss: Callable[[Tensor], Tensor],  # images (B, ...) -> loss of each (B,)
               x: Tensor,                         # images, float (B, ...)
-              ) -> tuple[Callable, Tensor]:      # images (B, ...) -> how far each is from the plane at x, float64 (B,); the slope at x (B, ...)
+              # images (B, ...) -> how far each is from the plane at x, float64 (B,); the slope at x (B, ...)
+              ) -> tuple[Callable, Tensor]:
     "The modulus in the VarMixup paper's eq. 12, as a function of x + delta."
     base, grad = (v.double() for v in slope(loss, x))
     def gap(moved: Tensor) -> Tensor:
@@ -47,7 +48,8 @@ RADII = (2 / 255, 4 / 255, 6 / 255, 8 / 255)
 def check_radii(radii):
     "Refuse radii out of order or out of the range of a pixel."
     if not len(radii) or list(radii) != sorted(set(radii)) or not 0 < radii[0] <= radii[-1] <= 1:
-        raise ValueError(f"radii must rise within (0, 1], the range of a pixel, got {tuple(radii)}: write 8 grey levels as 8 / 255")
+        raise ValueError(f"radii must rise within (0, 1], the range of a pixel, got {tuple(radii)}: "
+                         "write 8 grey levels as 8 / 255")
 
 # %% ../../nbs/metrics/63_linearity.ipynb #294390f8
 def linearity_errors(net,                                    # images (B, C, H, W) in [0, 1] -> logits (B, K)
@@ -56,7 +58,7 @@ def linearity_errors(net,                                    # images (B, C, H, 
                      rng: torch.Generator,                   # on the images' device; draws the starting points
                      radii: tuple[float, ...] = RADII,       # in units of [0, 1], rising
                      steps: int = 10,                        # of each search
-                     ways: tuple[int, ...] = (1, -1),        # one search each: where the loss rises, where it falls; 0: from a random point
+                     ways: tuple[int, ...] = (1, -1),        # a search each: up, down; 0: from a random point
                      loss: Callable = cross_entropy,         # (net, images, y) -> loss of each (B,)
                      ) -> Tensor:                            # float64 (R, B), not negative, not falling with R
     "The largest departure of the loss from its tangent plane that the search finds (VarMixup paper, eq. 12)."
@@ -67,7 +69,8 @@ def linearity_errors(net,                                    # images (B, C, H, 
         starts = [s * grad.sign().to(x.dtype) for s in ways]
         search_all = lambda eps: torch.stack([search(gap, x, way, eps, rng, steps) for way in starts]).amax(0)
         found = torch.stack([search_all(eps) for eps in radii])
-    if (lost := (~found.isfinite()).any(0).sum()): raise ValueError(f"the loss of {lost} examples is not finite: the network has diverged")
+    if (lost := (~found.isfinite()).any(0).sum()):
+        raise ValueError(f"the loss of {lost} examples is not finite: the network has diverged")
     return found.cummax(0).values
 
 # %% ../../nbs/metrics/63_linearity.ipynb #06bb2d18
@@ -77,7 +80,8 @@ def linearity(nets,                               # one network, or several as a
               steps: int = 10,                    # of each of the two searches
               seed: int = 0,                      # of the starting points
               batch: int = 500,                   # images in one pass
-              ) -> dict | list[dict]:             # for each network {"radii", "linearity": one mean each, in nats, "steps", "images", "seed"}
+              # for each network {"radii", "linearity": one mean each, in nats, "steps", "images", "seed"}
+              ) -> dict | list[dict]:
     "Mean local linearity error of networks at several radii (VarMixup paper, eq. 12 and figure 3)."
     many, results = list(nets) if isinstance(nets, (list, tuple)) else [nets], []
     for net in many:

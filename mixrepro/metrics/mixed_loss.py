@@ -17,7 +17,8 @@ def simplex(d: int,  # classes, 2 or more
             k: int,  # dim(H), 1 or more
             ) -> tuple[Tensor, Tensor, Tensor]:  # A (k, d), H (k, d), b (d,), float64
     "A, H and b of the proof of Theorem 1 (Manifold Mixup paper, eq. 5); below k = d - 1 the nearest there is."
-    if d < 2 or k < 1: raise ValueError(f"there must be 2 classes and 1 hidden dimension at least, got d = {d} and dim(H) = {k}")
+    if d < 2 or k < 1:
+        raise ValueError(f"there must be 2 classes and 1 hidden dimension at least, got d = {d} and dim(H) = {k}")
     b = torch.full((d,), 1 / d, dtype=torch.float64)
     values, V = torch.linalg.eigh(torch.eye(d, dtype=torch.float64) - 1 / d)  # eigenvalues 0, 1, ..., 1 in rising order
     H = torch.zeros(k, d, dtype=torch.float64)
@@ -28,10 +29,12 @@ def simplex(d: int,  # classes, 2 or more
 def mixed_loss(f: Callable[[Tensor], Tensor],  # hidden states (B, k) -> outputs (B, d)
                h: Tensor,                      # hidden states of the examples, float (n, k)
                y: Tensor,                      # their one-hot labels, float (n, d)
-               nodes: int = 3,                 # of the quadrature over lambda; exact for f polynomial of degree up to nodes - 1
+               nodes: int = 3,                 # of the quadrature over lambda; exact for f of degree up to nodes - 1
                ) -> Tensor:                    # shape (), 0 or more
     "Mean squared error of f on mixed hidden states, over all pairs and lambda uniform (Manifold Mixup paper, eq. 4)."
-    if len(h) != len(y) or len(h) < 2: raise ValueError(f"one label for each of 2 or more hidden states is needed, got {len(h)} states and {len(y)} labels")
+    if len(h) != len(y) or len(h) < 2:
+        raise ValueError("one label for each of 2 or more hidden states is needed, "
+                         f"got {len(h)} states and {len(y)} labels")
     at, weight = (torch.as_tensor(a, dtype=h.dtype, device=h.device) for a in np.polynomial.legendre.leggauss(nodes))
     i, j = (~torch.eye(len(h), dtype=torch.bool, device=h.device)).nonzero().T
     lam = ((at + 1) / 2)[:, None, None]

@@ -19,8 +19,10 @@ def nearest(memory: Tensor,     # features of the training images, float (M, d)
             batch: int = 1000,  # queries at a time
             ) -> Tensor:        # their places in the memory, the nearest first, int64 (N, k)
     "The k nearest training images of each test image, by Euclidean distance."
-    if not 1 <= k <= len(memory): raise ValueError(f"k must be from 1 to the {len(memory)} examples in the memory, got {k}")
-    if memory.dim() != 2 or queries.shape[1:] != memory.shape[1:]: raise ValueError(f"features must be (M, d) and (N, d), got {tuple(memory.shape)} and {tuple(queries.shape)}")
+    if not 1 <= k <= len(memory):
+        raise ValueError(f"k must be from 1 to the {len(memory)} examples in the memory, got {k}")
+    if memory.dim() != 2 or queries.shape[1:] != memory.shape[1:]:
+        raise ValueError(f"features must be (M, d) and (N, d), got {tuple(memory.shape)} and {tuple(queries.shape)}")
     return torch.cat([torch.cdist(part, memory).topk(k, largest=False).indices for part in queries.split(batch)])
 
 # %% ../../nbs/metrics/74_neighbours.ipynb #fdffc1be
@@ -28,7 +30,8 @@ def vote(labels: Tensor,  # of the neighbours, the nearest first, int64 (N, k)
          classes: int,
          ) -> Tensor:     # int64 (N,)
     "The most frequent label; of several the smallest."
-    counts = torch.zeros(len(labels), classes, dtype=torch.int64, device=labels.device).scatter_add_(1, labels, torch.ones_like(labels))
+    counts = torch.zeros(len(labels), classes, dtype=torch.int64, device=labels.device)
+    counts.scatter_add_(1, labels, torch.ones_like(labels))
     return (counts * classes - torch.arange(classes, device=labels.device)).argmax(1)
 
 # %% ../../nbs/metrics/74_neighbours.ipynb #68dd7f3e
@@ -37,8 +40,12 @@ def features_of(net,             # a network with `features`, on the images' dev
                 batch: int = 500,  # images in one pass
                 ) -> Tensor:     # float32 (N, d)
     "Penultimate features of all images of a set."
-    if not hasattr(net, "features"): raise ValueError(f"a {type(net).__name__} has no penultimate features: use a classifier of mixrepro.networks.zoo")
-    with evaluating(net): return torch.cat([net.features(s.floats(i)).float() for i in torch.arange(len(s), device=s.x.device).split(batch)])
+    if not hasattr(net, "features"):
+        raise ValueError(f"a {type(net).__name__} has no penultimate features: "
+                         "use a classifier of mixrepro.networks.zoo")
+    with evaluating(net):
+        return torch.cat([net.features(s.floats(i)).float()
+                          for i in torch.arange(len(s), device=s.x.device).split(batch)])
 
 # %% ../../nbs/metrics/74_neighbours.ipynb #dbfad71e
 KS = (1, 5, 10, 20, 50)
@@ -52,5 +59,6 @@ def neighbours(nets,                       # networks with `features`, on the de
     memory, results = (memory or load(test.name, "train")).to(test.x.device), []
     for net in nets:
         found = memory.y[nearest(features_of(net, memory), features_of(net, test), max(ks))]
-        results.append(dict(error={str(k): (vote(found[:, :k], test.k) != test.y).double().mean().item() for k in ks}, memory=len(memory)))
+        results.append(dict(error={str(k): (vote(found[:, :k], test.k) != test.y).double().mean().item() for k in ks},
+                            memory=len(memory)))
     return results

@@ -8,8 +8,9 @@ __all__ = ['IGNORED', 'MISSING', 'PHRASES', 'ZERO', 'drops', 'labelled', 'decisi
 
 # %% ../../nbs/repro/84_departures.ipynb #c4b601d8
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 
+from ..core import spelled
 from ..methods.catalogue import method
 from .artefact import Cell
 from ..training.spec import Spec
@@ -25,14 +26,14 @@ def labelled(spec: Spec) -> str:
     "The numbers of labelled and validation images of a split, \"\" for none."
     return spec.split.removeprefix(f"{spec.dataset}-")
 
-# %% ../../nbs/repro/84_departures.ipynb #3c27da50
+# %% ../../nbs/repro/84_departures.ipynb #ea765866
 def decisive(spec: Spec) -> dict:  # name -> value
     "Everything that decides the weights, but for the seed."
     own = {f.name: getattr(spec, f.name) for f in fields(spec) if f.name not in IGNORED}
     own |= {"learning rate drops at": drops(spec), "labels": labelled(spec), "method": spec.method}
     own |= {f"network {k}": v for k, v in spec.network_args.items() if k != "of"}
     def of_a_need(k): return any(k == need or k.startswith(f"{need}_") for need in spec.needs)
-    args = asdict(method(spec.method, **spec.method_args))
+    args = spelled(method(spec.method, **spec.method_args))
     own |= {f"method {k}": v for k, v in args.items() if not of_a_need(k)}
     return own | {f"{need}: {k}": v for need, s in spec.needs.items() for k, v in decisive(s).items()}
 
@@ -65,7 +66,7 @@ PHRASES = {"network": "{1} in place of {0}",
            "whiten": "whitening {1} in place of {0}",
            "method steps": "attacks of {1} steps in place of {0}"}
 
-# %% ../../nbs/repro/84_departures.ipynb #2a17d178
+# %% ../../nbs/repro/84_departures.ipynb #bb2af69b
 ZERO = {"n_train": "all", "whiten": "none", "labels": "all", "augment": "none"}
 
 def worded(name: str, value, labels: dict) -> str:
@@ -77,7 +78,7 @@ def worded(name: str, value, labels: dict) -> str:
     if isinstance(value, float): return f"{value:.3g}"
     return labels.get(value, value) if isinstance(value, str) else str(value)
 
-# %% ../../nbs/repro/84_departures.ipynb #792ba04c
+# %% ../../nbs/repro/84_departures.ipynb #3fff0b21
 def phrase(name: str, pair: tuple, labels: dict) -> str:
     "One difference in words."
     where, _, field = name.rpartition(": ")
@@ -145,7 +146,7 @@ def stood_for(pairs: Iterable,  # (name of the field, (theirs, ours))
         words.setdefault(ours, {})[labels.get(theirs, theirs) + as_data] = None
     return {d: "stands in for " + " and ".join(w) for d, w in words.items()}
 
-# %% ../../nbs/repro/84_departures.ipynb #243ad6e4
+# %% ../../nbs/repro/84_departures.ipynb #fc021960
 def matched(paper: list[Cell], ours: list[Cell]) -> dict:  # (row, column) -> the paper's spec, our first
     "Our cells with the paper's of the same names."
     theirs, found = {c[:2]: c.spec for c in paper}, {}
@@ -155,7 +156,7 @@ def matched(paper: list[Cell], ours: list[Cell]) -> dict:  # (row, column) -> th
     for c in ours: found.setdefault(c[:2], (theirs[c[:2]], c.spec))
     return found
 
-# %% ../../nbs/repro/84_departures.ipynb #b08aa05f
+# %% ../../nbs/repro/84_departures.ipynb #d3778190
 def departures(paper: list[Cell],   # as the paper ran them, of one seed
                ours: list[Cell],    # of all seeds
                labels: dict = {},   # id -> name to show

@@ -19,6 +19,7 @@ from PIL import Image
 from ..core import pick
 from ..files import write_if_changed, write_together
 from .artefacts import ARTEFACTS, PAPERS, Artefact, find
+from .profiles import PROFILES, banner
 
 # %% ../../nbs/repro/83_figures.ipynb #f306e2d8
 COLUMN, PAGE = 3.5, 7.  # widths in inches
@@ -154,4 +155,5 @@ def gallery(folder: str | Path,  # figures/<profile>
     sections = ["\n\n".join([f"## {name}", *filter(None, of(paper))]) for paper, name in PAPERS.items() if any(of(paper))]
     intro = (f"Everything that the profile `{folder.name}` has regenerated so far: pictures, tables, the numbers behind them, "
              "and the notebooks that made them.")
-    return write_if_changed(folder/"README.md", "\n\n".join([f"# Gallery: {folder.name}", intro, "\n".join(head), *sections]) + "\n")
+    above = [f"# Gallery: {folder.name}", banner(folder.name) if folder.name in PROFILES else "", intro]
+    return write_if_changed(folder/"README.md", "\n\n".join(filter(None, [*above, "\n".join(head), *sections])) + "\n")

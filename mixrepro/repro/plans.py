@@ -15,7 +15,7 @@ from ..files import home
 from .artefacts import find
 from .figures import save
 from . import manifold_plans as manifold
-from .profiles import Profile, profile
+from .profiles import Profile, banner, profile
 from ..training.loop import train_run
 from ..training.spec import Spec
 from ..training.store import Run, Store
@@ -105,4 +105,7 @@ def publish(artefact: str,  # an id
             fig=None,       # a matplotlib figure; None for a table
             ) -> list[Path]:  # the files written
     "Write an artefact's files where the workflow and the gallery expect them."
+    if above := banner(scale):  # once, on top, though each table has brought its own
+        markdown = f"{above}\n\n" + markdown.replace(f"{above}\n\n", "")
+        print(above)
     return save(fig, data, markdown, home() / "figures" / profile(scale).name / find(artefact).paper, artefact)

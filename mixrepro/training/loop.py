@@ -26,7 +26,8 @@ from ..data.augment import AUGMENTS
 from ..data.datasets import data_root, load
 from ..data.make import Split, read_split, split
 from ..data.whitening import fit
-from ..methods.catalogue import method
+from ..methods.base import restore, state_of
+from ..methods.catalogue import METHODS, method
 from .spec import Spec, generator
 from .store import Run, Store, finish, load_checkpoint, network_of, open_net, save_checkpoint
 
@@ -137,7 +138,7 @@ def seen_of(spec: Spec, train) -> dict:
     labelled, rest = train.subset(parts.labelled), train.subset(parts.unlabelled)
     seen = dict(train=cut(labelled), whiten=rest)
     if len(parts.validation): seen["valid"] = train.subset(parts.validation)
-    if not getattr(method(spec.method, **spec.method_args), "unlabelled", False): return seen
+    if not METHODS[spec.method].unlabelled: return seen
     if len(rest) < spec.batch: raise ValueError(f"{spec.split} leaves {len(rest)} images without labels, fewer than a batch of {spec.batch}: take a smaller batch or fewer for validation")
     return seen | dict(train=replace(rest, y=torch.zeros_like(rest.y)), labelled=labelled)
 
@@ -178,7 +179,7 @@ def _train(run: Run, train, test, net, ready, warned: list[str], valid, device: 
     if hasattr(net, "draw_from"): net.draw_from(rngs["network"])
     rows, spent = [], 0.
     if state := load_checkpoint(run):
-        net.load_state_dict(state["net"]); opt.load_state_dict(state["opt"])
+        net.load_state_dict(state["net"]); opt.load_state_dict(state["opt"]); restore(ready, state.get("method", {}))
         for name in state["rngs"]: rngs[name].set_state(state["rngs"][name])
         rows, spent = state["rows"], state["spent"]
         print(f"{run}: going on after epoch {len(rows)} of {spec.epochs}", flush=True)
@@ -191,6 +192,7 @@ def _train(run: Run, train, test, net, ready, warned: list[str], valid, device: 
         rows.append(with_best(rows, dict(epoch=epoch + 1, lr=rate(spec, epoch), loss=loss, seconds=seconds), scores))
         if valid: rows[-1] |= {f"valid_{k}": v for k, v in score(net, ready, valid, spec).items()}
         spent += time.perf_counter() - begin
-        save_checkpoint(run, dict(net=net.state_dict(), opt=opt.state_dict(), rngs={k: g.get_state() for k, g in rngs.items()}, rows=rows, spent=spent))
+        save_checkpoint(run, dict(net=net.state_dict(), opt=opt.state_dict(), method=state_of(ready),
+                                  rngs={k: g.get_state() for k, g in rngs.items()}, rows=rows, spent=spent))
         progress(run, rows[-1], spec.epochs, spent / (epoch + 1) * (spec.epochs - epoch - 1))
     finish(run, net, rows, environment(device, spent) | dict(warnings=warned))

@@ -18,6 +18,7 @@ from ...data.spirals import as_images, as_points, plane
 from ...metrics.concentration import from_states, hidden_plane, paired_ratio, states
 from ...repro.figures import COLOURS, LABELS
 from ...repro.ledger import Measured
+from ...repro.scale import said
 
 # %% ../../../nbs/manifold_mixup/01_planes.ipynb #b8b5ddd2
 BANDS = (0, .1, .3, .5, .7, .9, 1)  # of the second class's probability
@@ -107,12 +108,13 @@ def difference(measured: pd.DataFrame, model: str, base: str, column: str) -> tu
 def found(effect: tuple[float, float, float],  # an effect and its interval
           sign: int,                           # 1 if the claim is that it is above `neutral`, -1 below
           neutral: float = 0.,                 # 1 for factors
+          *, at: str,                          # the scale that was run, a profile's name
           ) -> str:
-    "What an interval says of a claim: holds, is contradicted, or undecided."
+    "What an interval says of a claim: holds, is contradicted, or undecided; or that it is withheld."
     _, low, high = effect
-    if low != low: return "undecided (n = 1)"
+    if low != low: return said("undecided (n = 1)", at)
     side = (low > neutral) - (high < neutral)
-    return {sign: "holds", -sign: "is contradicted", 0: "is undecided"}[side]
+    return said({sign: "holds", -sign: "is contradicted", 0: "is undecided"}[side], at)
 
 # %% ../../../nbs/manifold_mixup/01_planes.ipynb #03132d8f
 def model_table(measured: pd.DataFrame,  # columns model, seed and those of `concentration`
