@@ -57,8 +57,8 @@ def catalogue(paper: str,         # its folder
     ids = [id for id, *_ in artefacts]
     twice = sorted({i for i in ids if ids.count(i) > 1})
     if twice: raise ValueError(f"{paper} lists {', '.join(twice)} more than once: an id belongs to one artefact")
-    def made(id, title, more): return Artefact(id, paper, title, **dict(outputs=FIGURE if "-fig" in id else TABLE) | more)
-    return {id: made(id, title, more) for id, title, more in artefacts}
+    def outputs(id): return dict(outputs=FIGURE if "-fig" in id else TABLE)
+    return {id: Artefact(id, paper, title, **outputs(id) | more) for id, title, more in artefacts}
 
 def shows(id: str, title: str, plan: Callable | None = None, settings: type = Settings, **more) -> tuple:
     "An entry of `catalogue`."
@@ -74,6 +74,7 @@ def trials(artefact: Artefact,
     if isinstance(seeds, int) and seeds >= 0: return seeds or own
     raise ValueError(f"seeds must be a number of runs, 0 for the profile's own {own}, got {seeds!r}")
 
+# %% ../../nbs/repro/81_artefact.ipynb #d07c1f1a
 def cells(artefact: Artefact,
           name: str,       # of a scale
           seeds: int = 0,  # runs of a cell; 0: as many as the settings or the scale say
@@ -81,7 +82,8 @@ def cells(artefact: Artefact,
     "All cells that an artefact reads."
     settings, where, n = artefact.settings.at(name), scale(name), trials(artefact, name, seeds)
     each = [artefact.plan(settings, where, seed) for seed in range(n)] if artefact.plan else []
-    return [*artefact.shared(settings, where), *(cell for cell_of_seeds in zip(*each, strict=True) for cell in cell_of_seeds)]
+    by_cell = [cell for cell_of_seeds in zip(*each, strict=True) for cell in cell_of_seeds]
+    return [*artefact.shared(settings, where), *by_cell]
 
 def papers_cells(artefact: Artefact) -> list[Cell]:
     "The cells as the paper itself ran them, of one seed: what ours are held against."

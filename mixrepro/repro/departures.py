@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['IGNORED', 'MISSING', 'PHRASES', 'ZERO', 'drops', 'labelled', 'decisive', 'same', 'differences', 'worded', 'phrase',
-           'is_standin', 'Departures', 'named', 'gathered', 'stood_for', 'departures']
+           'is_standin', 'Departures', 'named', 'gathered', 'stood_for', 'matched', 'departures']
 
 # %% ../../nbs/repro/84_departures.ipynb #c4b601d8
 from collections.abc import Iterable
@@ -26,13 +26,15 @@ def labelled(spec: Spec) -> str:
     "The numbers of labelled and validation images of a split, \"\" for none."
     return spec.split.removeprefix(f"{spec.dataset}-")
 
+# %% ../../nbs/repro/84_departures.ipynb #ea765866
 def decisive(spec: Spec) -> dict:  # name -> value
     "Everything that decides the weights, but for the seed."
     own = {f.name: getattr(spec, f.name) for f in fields(spec) if f.name not in IGNORED}
     own |= {"learning rate drops at": drops(spec), "labels": labelled(spec), "method": spec.method}
     own |= {f"network {k}": v for k, v in spec.network_args.items() if k != "of"}
+    def of_a_need(k): return any(k == need or k.startswith(f"{need}_") for need in spec.needs)
     args = spelled(method(spec.method, **spec.method_args))
-    own |= {f"method {k}": v for k, v in args.items() if not any(k == need or k.startswith(f"{need}_") for need in spec.needs)}
+    own |= {f"method {k}": v for k, v in args.items() if not of_a_need(k)}
     return own | {f"{need}: {k}": v for need, s in spec.needs.items() for k, v in decisive(s).items()}
 
 # %% ../../nbs/repro/84_departures.ipynb #44605c2b
@@ -53,9 +55,18 @@ def differences(paper: Spec, ours: Spec) -> dict:  # name -> (theirs, ours)
     return {k: pair for k, pair in found.items() if ": " not in k or found.get(k.rpartition(": ")[2]) != pair}
 
 # %% ../../nbs/repro/84_departures.ipynb #e6331d75
-PHRASES = {"network": "{1} in place of {0}", "epochs": "{1} epochs in place of {0}", "batch": "batches of {1} in place of {0}", "precision": "{1} in place of {0}",
-           "n_train": "{1} training images in place of {0}", "lr": "learning rate {1} in place of {0}", "labels": "labelled and validation images {1} in place of {0}",
-           "augment": "augmentation {1} in place of {0}", "whiten": "whitening {1} in place of {0}", "method steps": "attacks of {1} steps in place of {0}"}
+PHRASES = {"network": "{1} in place of {0}",
+           "epochs": "{1} epochs in place of {0}",
+           "batch": "batches of {1} in place of {0}",
+           "precision": "{1} in place of {0}",
+           "n_train": "{1} training images in place of {0}",
+           "lr": "learning rate {1} in place of {0}",
+           "labels": "labelled and validation images {1} in place of {0}",
+           "augment": "augmentation {1} in place of {0}",
+           "whiten": "whitening {1} in place of {0}",
+           "method steps": "attacks of {1} steps in place of {0}"}
+
+# %% ../../nbs/repro/84_departures.ipynb #bb2af69b
 ZERO = {"n_train": "all", "whiten": "none", "labels": "all", "augment": "none"}
 
 def worded(name: str, value, labels: dict) -> str:
@@ -64,8 +75,10 @@ def worded(name: str, value, labels: dict) -> str:
     if isinstance(value, int) and value >= 10_000: return f"{value:,}"
     if isinstance(value, tuple): return "(" + ", ".join(worded(name, v, labels) for v in value) + ")"
     if not value and not isinstance(value, bool): return ZERO.get(name, str(value) or "none")
-    return f"{value:.3g}" if isinstance(value, float) else labels.get(value, str(value)) if isinstance(value, str) else str(value)
+    if isinstance(value, float): return f"{value:.3g}"
+    return labels.get(value, value) if isinstance(value, str) else str(value)
 
+# %% ../../nbs/repro/84_departures.ipynb #3fff0b21
 def phrase(name: str, pair: tuple, labels: dict) -> str:
     "One difference in words."
     where, _, field = name.rpartition(": ")
@@ -81,16 +94,16 @@ def is_standin(name: str, pair: tuple) -> bool:
 @dataclass(frozen=True)
 class Departures:
     "How the runs of an artefact differ from the paper's."
-    standins: dict                # our data set -> what it stands in for, in words
-    schedule: tuple[str, ...]     # everything else, one phrase each
-    reasons: dict                 # (row, our data set) -> why its values are not the paper's: "stand-in", "other schedule"
+    standins: dict             # our data set -> what it stands in for, in words
+    schedule: tuple[str, ...]  # everything else, one phrase each
+    reasons: dict              # (row, our data set) -> "stand-in" or "other schedule": not the paper's values
 
     def __bool__(self): return bool(self.reasons)
 
     def sentences(self, labels: dict = {}) -> list[str]:
         "What a caption says."
         data = [f"{labels.get(d, d)} {words}" for d, words in self.standins.items()]
-        return [f"Stand-ins: {'; '.join(data)}."] * bool(data) + [f"Schedule: {'; '.join(self.schedule)}."] * bool(self.schedule)
+        return [f"{what}: {'; '.join(s)}." for what, s in (("Stand-ins", data), ("Schedule", self.schedule)) if s]
 
 # %% ../../nbs/repro/84_departures.ipynb #af894b01
 def named(cells: set,    # those (row, column) for which something holds
@@ -102,7 +115,8 @@ def named(cells: set,    # those (row, column) for which something holds
     if not others: return ""
     for axis in (0, 1):
         lines = dict.fromkeys(c[axis] for c in every if c in cells)
-        if {c for c in every if c[axis] in lines} == cells and len(lines) <= max(6, len(others)): return "; ".join(labels.get(l, l) for l in lines)
+        whole = {c for c in every if c[axis] in lines} == cells
+        if whole and len(lines) <= max(6, len(others)): return "; ".join(labels.get(l, l) for l in lines)
     if len(others) < len(cells): return f"all but {named(set(others), every, labels)}"
     return "; ".join(f"{labels.get(r, r)} on {labels.get(c, c)}" for r, c in every if (r, c) in cells)
 
@@ -114,8 +128,11 @@ def gathered(found: dict,    # (row, column) -> its differences
     out = []
     for name in dict.fromkeys(k for d in found.values() for k in d):
         by = {}
-        for cell in (c for c, d in found.items() if name in d): by.setdefault(phrase(name, found[cell][name], labels), set()).add(cell)
-        out += [text + f" ({where})" * bool(where) for text, where in ((t, named(c, list(found), labels)) for t, c in by.items())]
+        for cell in (c for c, d in found.items() if name in d):
+            by.setdefault(phrase(name, found[cell][name], labels), set()).add(cell)
+        for text, cells in by.items():
+            where = named(cells, list(found), labels)
+            out.append(text + f" ({where})" * bool(where))
     return tuple(out)
 
 # %% ../../nbs/repro/84_departures.ipynb #f31c504d
@@ -129,18 +146,27 @@ def stood_for(pairs: Iterable,  # (name of the field, (theirs, ours))
         words.setdefault(ours, {})[labels.get(theirs, theirs) + as_data] = None
     return {d: "stands in for " + " and ".join(w) for d, w in words.items()}
 
+# %% ../../nbs/repro/84_departures.ipynb #fc021960
+def matched(paper: list[Cell], ours: list[Cell]) -> dict:  # (row, column) -> the paper's spec, our first
+    "Our cells with the paper's of the same names."
+    theirs, found = {c[:2]: c.spec for c in paper}, {}
+    unknown = [" on ".join(c[:2]) for c in ours if c[:2] not in theirs]
+    if unknown:
+        raise ValueError(f"the paper's settings have no cell {unknown[0]}: a plan names its cells alike at every scale")
+    for c in ours: found.setdefault(c[:2], (theirs[c[:2]], c.spec))
+    return found
+
+# %% ../../nbs/repro/84_departures.ipynb #d3778190
 def departures(paper: list[Cell],   # as the paper ran them, of one seed
                ours: list[Cell],    # of all seeds
                labels: dict = {},   # id -> name to show
                ) -> Departures:
     "How our cells differ from the paper's of the same names."
-    theirs, first = {c[:2]: c.spec for c in paper}, {}
-    for c in ours: first.setdefault(c[:2], c.spec)
-    unknown = [k for k in first if k not in theirs]
-    if unknown: raise ValueError(f"the paper's settings have no cell {' on '.join(unknown[0])}: a plan names its cells alike at every scale")
-    found = {key: differences(theirs[key], spec) for key, spec in first.items()}
+    first = matched(paper, ours)
+    found = {key: differences(*pair) for key, pair in first.items()}
     data = {key: [(k, p) for k, p in d.items() if is_standin(k, p)] for key, d in found.items()}
     rest = {key: {k: p for k, p in d.items() if not is_standin(k, p)} for key, d in found.items()}
-    ranked = sorted((key for key, d in found.items() if d), key=lambda key: bool(data[key]))  # of two cells on one data set, a stand-in tells more
-    reasons = {(key[0], first[key].dataset): "stand-in" if data[key] else "other schedule" for key in ranked}
-    return Departures(stood_for((pair for pairs in data.values() for pair in pairs), labels), gathered(rest, labels), reasons)
+    differ = sorted((key for key, d in found.items() if d), key=lambda key: bool(data[key]))  # a stand-in tells more
+    reasons = {(key[0], first[key][1].dataset): "stand-in" if data[key] else "other schedule" for key in differ}
+    standins = stood_for((pair for pairs in data.values() for pair in pairs), labels)
+    return Departures(standins, gathered(rest, labels), reasons)

@@ -68,10 +68,12 @@ class Settings:
     @classmethod
     def look(cls) -> pd.DataFrame:
         "The paper's value, its source, and each scale's own beside it; empty where it is the paper's."
-        def row(f): return {"paper": getattr(cls(), f.name), "source": f"{f.metadata['source']}: {f.metadata['where']}"}
-        rows = {f.name: row(f) | {s: f.metadata["at"].get(s, "") for s in SCALES if any(s in g.metadata["at"] for g in dataclasses.fields(cls))}
-                for f in dataclasses.fields(cls)}
-        return pd.DataFrame(rows).T
+        every = dataclasses.fields(cls)
+        used = [s for s in SCALES if any(s in f.metadata["at"] for f in every)]
+        def row(f):
+            source = f"{f.metadata['source']}: {f.metadata['where']}"
+            return {"paper": getattr(cls(), f.name), "source": source} | {s: f.metadata["at"].get(s, "") for s in used}
+        return pd.DataFrame({f.name: row(f) for f in every}).T
 
 # %% ../../nbs/repro/80_scale.ipynb #86bc4e86
 def shortened(epochs: int,   # the paper's
