@@ -22,13 +22,13 @@ export PROFILE
 
 # Modules are called, never the scripts in .venv/bin: a shell would read the folder's name in their first line.
 reproduce: install
-	@.venv/bin/python -c 'from mixrepro.repro.cli import main; main()' reproduce --profile "$$PROFILE"
+	@.venv/bin/python -m mixrepro reproduce --profile "$$PROFILE"
 
 test: install
 	@.venv/bin/python -m pytest -q -n 2 --dist loadfile
 
 test-slurm: install
-	@.venv/bin/python -m pytest -q -o addopts= tests/test_slurm.py
+	@.venv/bin/python -m pytest -q -m slurm tests/test_slurm.py
 
 lab: install
 	@.venv/bin/python -m jupyterlab nbs/index.ipynb

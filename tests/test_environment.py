@@ -317,8 +317,7 @@ def test_a_copied_clone_in_a_folder_with_any_name(made, tmp_path, make, name):
     assert f".venv is made again: it was made in {made}, and this clone was moved or copied" in said
     assert imported(folder) == folder, "not the original's code"
     assert make(folder) == "" and imported(made) == made
-    (folder / "mixrepro/repro").mkdir()
-    (folder / "mixrepro/repro/cli.py").write_text("import sys\ndef main(): print(*map(ascii, sys.argv[1:]))\n")
+    (folder / "mixrepro/__main__.py").write_text("import sys\nprint(*map(ascii, sys.argv[1:]))\n")
     (folder / "pytest.py").write_text("import sys\nprint('tests', *sys.argv[1:])\n")
     assert make(folder, "reproduce", "PROFILE=a b'c ; touch X") == "'reproduce' '--profile' \"a b'c ; touch X\"\n"
     assert make(folder, "test") == "tests -q -n 2 --dist loadfile\n"
