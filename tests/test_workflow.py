@@ -1,5 +1,6 @@
 """The main job, end to end and at smoke scale: the real Snakemake, papermill, Jupyter kernel and scikit-learn, and everything that can go wrong on the way."""
 
+import contextlib
 import json
 import os
 import re
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import nbformat
 import pandas as pd
+import psutil
 import pytest
 
 from conftest import COMMAND, make_project, mixrepro
@@ -276,7 +278,9 @@ def test_killed_and_called_again(project):
     deadline = time.time() + 200
     while not list((project / "runs").glob("digits/*/done.json")) and time.time() < deadline: time.sleep(.05)
     os.killpg(one.pid, signal.SIGKILL); one.wait()
-    subprocess.run(["pkill", "-KILL", "-f", str(project)])  # Snakemake gives jobs sessions of their own
+    for p in psutil.process_iter():  # Snakemake gives jobs sessions of their own
+        with contextlib.suppress(psutil.Error):
+            if p.cwd() == str(project) or str(project) in " ".join(p.cmdline()): p.kill()
     done = {p: p.stat().st_mtime_ns for p in (project / "runs").glob("digits/*/weights.safetensors") if (p.parent / "done.json").is_file()}
     assert done
     again = mixrepro("reproduce", "vm-fig2", *SMOKE, cwd=project)
