@@ -22,13 +22,13 @@ export PROFILE
 
 # Modules are called, never the scripts in .venv/bin: a shell would read the folder's name in their first line.
 reproduce: install
-	@.venv/bin/python -c 'from mixrepro.repro.cli import main; main()' reproduce --profile "$$PROFILE"
+	@.venv/bin/python -m mixrepro reproduce --profile "$$PROFILE"
 
 test: install
 	@.venv/bin/python -m pytest -q -n 2 --dist loadfile
 
 test-slurm: install
-	@.venv/bin/python -m pytest -q tests/test_slurm.py
+	@.venv/bin/python -m pytest -q -m slurm tests/test_slurm.py
 
 lab: install
 	@.venv/bin/python -m jupyterlab nbs/index.ipynb
@@ -124,7 +124,7 @@ inspect() {
 room='
 import os, shutil, sys, tempfile
 need = int(sys.argv[1]) << 20
-def gb(n): return f"{n / 1e9:.1f} GB"
+def gb(n): return f"{n / 1e9:.2f} GB"
 def held(top): return sum(os.lstat(os.path.join(d, f)).st_blocks * 512 for d, _, fs in os.walk(top) for f in fs)
 try: tmp = tempfile.gettempdir()
 except OSError: sys.exit("no folder for temporary files can be written to: name one, make TMPDIR=/path/to/folder")
@@ -199,8 +199,10 @@ install() {
     say ".venv is brought up to date: $why"
   fi
   : > .venv/installing || explain "making the environment"
-  local pip=("$here/.venv/bin/python" -m pip install --disable-pip-version-check -c constraints.txt)
-  show "${pip[@]}" setuptools wheel && show "${pip[@]}" --no-build-isolation -e '.[dev]' || {
+  local python=$here/.venv/bin/python
+  local pip=("$python" -m pip install --disable-pip-version-check -c constraints.txt)
+  show "${pip[@]}" setuptools wheel && show "${pip[@]}" --no-build-isolation -e '.[dev]' &&
+    show "$python" -m ipykernel install --sys-prefix --name python3 > /dev/null || {
     if [[ $how == update ]] && record "an update failed"; then rm -f .venv/installing; fi
     explain "the installation"
   }

@@ -1,6 +1,7 @@
 """What all tests share: where the project is, one thread, and a copy of the project to work in."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -61,6 +62,11 @@ def mixrepro(*args, cwd: Path, timeout=400, **env) -> subprocess.CompletedProces
     "The command line, as a person would call it in a folder."
     env = {k: v for k, v in os.environ.items() if k != "MIXREPRO_HOME"} | env
     return subprocess.run([COMMAND, *map(str, args)], cwd=cwd, env=env, text=True, capture_output=True, timeout=timeout)
+
+
+def python_blocks(markdown: str) -> list[str]:
+    "The Python of a page's code blocks."
+    return re.findall(r"^```python\n(.*?)^```$", markdown, re.M | re.S)
 
 
 # ---- real data, where a copy is at hand, and miniatures -------------------------------------------------------------

@@ -27,6 +27,8 @@ marked = decorated(lambda: 3)
 
 def module(name: str, source: str, file: Path) -> types.ModuleType:
     "A module as if it had been imported from a file."
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(source)
     made = types.ModuleType(name)
     made.__file__ = str(file)
     exec(compile(source, str(file), "exec"), made.__dict__)
@@ -54,7 +56,7 @@ def test_ours_is_an_error(library, tmp_path, name, file):
 def test_a_call_through_pythons_own_modules_is_still_ours(library):
     from concurrent.futures import ThreadPoolExecutor
     from contextlib import contextmanager
-    made = module("somelib", "import contextlib, warnings\n@contextlib.contextmanager\ndef old():\n    warnings.warn('old', DeprecationWarning)\n    yield", library.__file__)
+    made = module("somelib", "import contextlib, warnings\n@contextlib.contextmanager\ndef old():\n    warnings.warn('old', DeprecationWarning)\n    yield", Path(library.__file__).with_name("other.py"))
     with pytest.raises(DeprecationWarning), made.old(): pass
     with ThreadPoolExecutor(1) as pool, pytest.raises(DeprecationWarning): pool.submit(lambda: library.old()).result()
 
@@ -69,11 +71,20 @@ def test_theirs_is_let_pass(library, tmp_path):
     ours.call()
 
 
-def test_a_warning_from_c_is_ours():
-    "NumPy's, which has no Python frame of its own."
-    class Old:
-        def __array__(self, dtype=None): return np.zeros(2)
-    with pytest.raises(DeprecationWarning, match="copy"): np.array(Old(), copy=False)
+class Old:
+    def __array__(self, dtype=None): return np.zeros(2)
+
+
+def test_a_warning_from_c_belongs_to_who_called(tmp_path):
+    "NumPy's, which has no Python frame of its own: ours to mend where we call it, a library's where it does."
+    with pytest.raises(DeprecationWarning, match="copy"): np.array(Old(), copy=True)
+    theirs = module("somelib", "import numpy\ndef made(x): return numpy.array(x, copy=True)", tmp_path / "site-packages/somelib.py")
+    assert (theirs.made(Old()) == 0).all()
+
+
+def test_scikit_learn_may_rebuild_the_filters_for_what_it_runs_in_parallel(library):
+    from sklearn.utils.parallel import Parallel, delayed
+    assert Parallel(n_jobs=2, prefer="threads")(delayed(abs)(x) for x in (-1, 2)) == [1, 2]
 
 
 def test_it_is_in_force_where_a_test_records_warnings(library):

@@ -128,7 +128,7 @@ def standin(folder: Path) -> Path:
     (folder / "mixrepro").mkdir(parents=True)
     shutil.copy(ROOT / "Makefile", folder)
     files = {"mixrepro/__init__.py": "", "constraints.txt": "setuptools==98\nwheel==98\n", "pyproject.toml": PYPROJECT}
-    for name, text in (files | {"backend.py": BACKEND}).items(): (folder / name).write_text(text)
+    for name, text in (files | {"backend.py": BACKEND, "ipykernel.py": ""}).items(): (folder / name).write_text(text)
     return folder
 
 
@@ -317,8 +317,7 @@ def test_a_copied_clone_in_a_folder_with_any_name(made, tmp_path, make, name):
     assert f".venv is made again: it was made in {made}, and this clone was moved or copied" in said
     assert imported(folder) == folder, "not the original's code"
     assert make(folder) == "" and imported(made) == made
-    (folder / "mixrepro/repro").mkdir()
-    (folder / "mixrepro/repro/cli.py").write_text("import sys\ndef main(): print(*map(ascii, sys.argv[1:]))\n")
+    (folder / "mixrepro/__main__.py").write_text("import sys\nprint(*map(ascii, sys.argv[1:]))\n")
     (folder / "pytest.py").write_text("import sys\nprint('tests', *sys.argv[1:])\n")
     assert make(folder, "reproduce", "PROFILE=a b'c ; touch X") == "'reproduce' '--profile' \"a b'c ; touch X\"\n"
     assert make(folder, "test") == "tests -q -n 2 --dist loadfile\n"
@@ -406,7 +405,7 @@ def test_small_and_closed_places(tmp_path, make):
     full = apart('mount -t tmpfs -o size=10m none "$1"', small)
     if not full: pytest.skip("mounts of one's own are not allowed here")
     said = make(folder, ok=False, before=full, SPACE_MB="100", TMPDIR=str(small))
-    assert f"GB are free in {small}, and 0.1 GB are downloaded to it: " in sentence(said)
+    assert f"GB are free in {small}, and 0.05 GB are downloaded to it: " in sentence(said)
     assert "make TMPDIR=" in sentence(said)
     (folder / ".venv").mkdir()
     said = make(folder, ok=False, before=apart('mount -t tmpfs -o size=8m none "$1"', folder / ".venv"), SPACE_MB="0")

@@ -13,7 +13,6 @@ from pathlib import Path
 from ..core import pick
 from ..files import home
 from .artefacts import find
-from .figures import save
 from . import manifold_plans as manifold
 from .profiles import Profile, banner, profile
 from ..training.loop import train_run
@@ -105,6 +104,7 @@ def publish(artefact: str,  # an id
             fig=None,       # a matplotlib figure; None for a table
             ) -> list[Path]:  # the files written
     "Write an artefact's files where the workflow and the gallery expect them."
+    from mixrepro.repro.figures import save  # matplotlib and pandas: the plans themselves need neither
     if above := banner(scale):  # once, on top, though each table has brought its own
         markdown = f"{above}\n\n" + markdown.replace(f"{above}\n\n", "")
         print(above)
