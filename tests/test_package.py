@@ -174,6 +174,6 @@ def test_the_library_example_runs_as_printed(bare, tmp_path):
 
 def test_a_fault_of_ours_is_not_taken_for_a_missing_package(bare, tmp_path):
     "A module of ours that cannot be imported shows its traceback."
-    code = "import sys; sys.modules['mixrepro.data.fetch'] = None; sys.argv = ['mixrepro', 'data', 'list']; from mixrepro.repro.cli import main; main()"
+    code = "import sys; sys.modules['mixrepro.data.fetch'] = None; sys.argv = ['mixrepro', 'data', 'list']; from mixrepro.cli import main; main()"
     done = subprocess.run([bare, "-I", "-c", code], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 1 and "Traceback" in done.stderr and "mixrepro: " not in done.stderr
