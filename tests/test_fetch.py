@@ -314,7 +314,7 @@ def test_cifar10_from_an_archive_of_ones_own_loads(official, tmp_path):
 
 def test_imagenet_is_checked_and_indexed_where_it_lies(tmp_path, monkeypatch):
     monkeypatch.setattr(F, "IMAGENET", {"train": 2000, "val": 1000})
-    for split, n in F.IMAGENET.items():
+    for split, n in F.IMAGENET_ROWS.items():
         for c in range(1000):
             (folder := tmp_path / "there" / split / f"n{c:08d}").mkdir(parents=True)
             for i in range(n // 1000): (folder / f"{i}.JPEG").touch()

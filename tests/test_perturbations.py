@@ -31,7 +31,7 @@ def test_the_lists_are_the_reference_ones():
     assert PERTURBATIONS == ("gaussian_noise", "shot_noise", "motion_blur", "zoom_blur", "spatter", "brightness", "translate", "rotate", "tilt",
                              "scale")
     assert set(EXTRA_PERTURBATIONS) == {"speckle_noise", "gaussian_blur", "snow", "shear"} and len(set(ALL)) == 20
-    assert all(set(t) == set(ALL) == set(perturbations.KINDS) for t in SEQUENCES.values())
+    assert all(set(t) == set(ALL) == set(perturbations.FILMS) for t in SEQUENCES.values())
     assert {k: frames(k) for k in ALL if frames(k) != 31} == {"motion_blur": 21, "translate": 16}
     assert {k: frames(k, "imagenet") for k in ALL if frames(k, "imagenet") != 31} == {"translate": 41}
 
@@ -360,7 +360,7 @@ def test_the_liquid_falls_as_numpys_convolution_has_it():
     keys, x = image_keys(0, "x", torch.arange(1)), torch.zeros(1, 1, 40, 40, dtype=torch.uint8)
     field = ndimage.gaussian_filter(normal(keys, (40, 40))[0].mul(sd).add(mean).double().numpy(), sigma, mode="nearest")
     field[field < threshold] = 0
-    for frame in perturbations.spatter(x, keys, 4, mean, sd, sigma, threshold, fall):
+    for frame in perturbations.spatter_film(x, keys, 4, mean, sd, sigma, threshold, fall):
         byte = (field * 255).astype(np.uint8)
         drops = byte * water.relief(torch.from_numpy(byte)[None])[0].numpy()
         grey = np.dot((175, 238, 238), (.299, .587, .114))

@@ -54,7 +54,7 @@ def fingerprint(paths: list[Path],  # files
     return hashlib.sha256("\n".join(f"{name} {s.st_size} {s.st_mtime_ns}" for name, s in stats).encode()).hexdigest()
 
 # %% ../../nbs/data/01e_tiny_imagenet.ipynb #153043da
-def _writecached(path: Path, key: str, x: Tensor) -> None:
+def _write_kept(path: Path, key: str, x: Tensor) -> None:
     "Keep a tensor in a file, whole or not at all."
     part = path.with_name(f".{path.name}.{secrets.token_hex(8)}{PART}")
     try:
@@ -75,7 +75,7 @@ def cached(path: Path,                 # where it is kept
         with np.load(path) as f:
             if str(f["key"]) == key: return torch.from_numpy(f["x"])
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile): pass  # absent or damaged: it is made again
-    _writecached(path, key, x := make())
+    _write_kept(path, key, x := make())
     return x
 
 # %% ../../nbs/data/01e_tiny_imagenet.ipynb #03af722e
