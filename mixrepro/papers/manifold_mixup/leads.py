@@ -5,14 +5,14 @@
 # %% auto #0
 __all__ = ['Lead', 'lead', 'by_word', 'told']
 
-# %% ../../../nbs/manifold_mixup/07_leads.ipynb #3a288bd3
+# %% ../../../nbs/manifold_mixup/07_leads.ipynb #3b94abc1
 from dataclasses import dataclass
 
 import pandas as pd
 
 from ...repro.ledger import Measured, Verdict, claim, paired, signed
 
-# %% ../../../nbs/manifold_mixup/07_leads.ipynb #ea8182af
+# %% ../../../nbs/manifold_mixup/07_leads.ipynb #4e23833e
 @dataclass(frozen=True)
 class Lead:
     "A method's lead over the best of others; positive is better."
@@ -27,7 +27,7 @@ class Lead:
         "A row of a table."
         return {"ours": signed(self.ours), "ahead": self.verdict(at).word, "paper": f"{self.paper:+.2f}"}
 
-# %% ../../../nbs/manifold_mixup/07_leads.ipynb #3281dada
+# %% ../../../nbs/manifold_mixup/07_leads.ipynb #5f59d72e
 def lead(rows: pd.DataFrame,   # method, seed, value: of one data set and one metric
          printed: pd.Series,   # method -> the paper's number
          method: str,
@@ -37,19 +37,19 @@ def lead(rows: pd.DataFrame,   # method, seed, value: of one data set and one me
     "How far a method is ahead of the best of others."
     sign, methods = 1 if higher_is_better else -1, [method, *others]
     missing = [m for m in methods if m not in set(rows.method) or m not in printed]
-    if missing: raise ValueError(f"no lead without {', '.join(missing)}: run it, or name one that the paper and we have")
+    if missing: raise ValueError(f"no lead without {', '.join(missing)}: run it, or name one that both have measured")
     by = {m: dict(zip(g.seed, sign * g.value)) for m, g in rows.groupby("method")}
     best = {s: max(by[o][s] for o in others) for s in set.intersection(*(set(by[o]) for o in others))}
     return Lead(paired(by[method], best, 1, method), sign * printed[method] - max(sign * printed[o] for o in others))
 
-# %% ../../../nbs/manifold_mixup/07_leads.ipynb #bf3d2dc8
+# %% ../../../nbs/manifold_mixup/07_leads.ipynb #e0e9ca3b
 def by_word(words: dict,  # name -> a verdict's word
             ) -> str:
     "Names, gathered by their verdicts."
     names = {w: [n for n, mine in words.items() if mine == w] for w in dict.fromkeys(words.values())}
     return "; ".join(f"{w} on {', '.join(n)}" for w, n in names.items())
 
-# %% ../../../nbs/manifold_mixup/07_leads.ipynb #b2683cb3
+# %% ../../../nbs/manifold_mixup/07_leads.ipynb #e904b398
 def told(data: pd.DataFrame,  # from `table`, of one column
          method: str,
          labels: dict,        # id -> name to show

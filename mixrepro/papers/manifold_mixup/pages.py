@@ -5,13 +5,13 @@
 # %% auto #0
 __all__ = ['chosen', 'choosing', 'spread', 'gained', 'compact', 'first_in']
 
-# %% ../../../nbs/manifold_mixup/09_pages.ipynb #797cc10b
+# %% ../../../nbs/manifold_mixup/09_pages.ipynb #e1f8787e
 import pandas as pd
 
 from ...repro.ledger import Measured, signed
 from ...training.store import Run, history, selected
 
-# %% ../../../nbs/manifold_mixup/09_pages.ipynb #d601961a
+# %% ../../../nbs/manifold_mixup/09_pages.ipynb #8b59c9bb
 def chosen(run: Run,  # with validation images
            ) -> dict[str, float]:  # the epoch, and test errors in percent
     "Test error at the epoch that validation chooses, at the last, and the least of all."
@@ -19,7 +19,7 @@ def chosen(run: Run,  # with validation images
     errors = {"chosen": best["accuracy"], "last": rows[-1]["accuracy"], "least": rows[-1]["accuracy_best"]}
     return {"epoch": best["epoch"]} | {k: 100 - 100 * a for k, a in errors.items()}
 
-# %% ../../../nbs/manifold_mixup/09_pages.ipynb #79975bb8
+# %% ../../../nbs/manifold_mixup/09_pages.ipynb #aff330f8
 def choosing(rows: pd.DataFrame,  # columns of `by`, seed, and those of `chosen`
              by: list[str],       # what a row of the table is
              ) -> pd.DataFrame:
@@ -30,7 +30,7 @@ def choosing(rows: pd.DataFrame,  # columns of `by`, seed, and those of `chosen`
         return there | {"gained by choosing": gained, "least of all epochs": g.least.mean()}
     return pd.DataFrame([dict(zip(by, key)) | line(g) for key, g in rows.groupby(by, sort=False)])
 
-# %% ../../../nbs/manifold_mixup/09_pages.ipynb #a15aa6b0
+# %% ../../../nbs/manifold_mixup/09_pages.ipynb #b93c81c8
 def spread(mean: float, sd: float) -> str:  # sd: nan for one seed
     "A mean and its spread."
     return f"{mean:.1f}" + ("" if pd.isna(sd) else f" ± {sd:.1f}")
@@ -41,7 +41,7 @@ def gained(row: pd.Series,  # of a table of the ledger, in percent
     gain, low, high = (row[f"{k} (points)"] for k in ("our gain", "gain low", "gain high"))
     return f"{gain:+.1f}" + ("" if pd.isna(low) else f" [{low:+.1f}, {high:+.1f}]")
 
-# %% ../../../nbs/manifold_mixup/09_pages.ipynb #89df9235
+# %% ../../../nbs/manifold_mixup/09_pages.ipynb #fe044972
 def compact(data: pd.DataFrame,  # from the ledger's `table`, in percent
             method: str,         # whose gain is shown
             labels: dict,        # id -> name to show
@@ -55,7 +55,7 @@ def compact(data: pd.DataFrame,  # from the ledger's `table`, in percent
         return {"": column} | printed | ours | gains | {"Direction": mine["direction"]}
     return pd.DataFrame([row(c, g.set_index("method")) for c, g in data.groupby("column", sort=False)])
 
-# %% ../../../nbs/manifold_mixup/09_pages.ipynb #58737610
+# %% ../../../nbs/manifold_mixup/09_pages.ipynb #71527a78
 def first_in(data: pd.DataFrame,  # column, method, and the one that is asked for
              method: str,
              values: str,         # a column of means
