@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['CHUNK', 'BUSY', 'DAMAGE', 'say', 'amount', 'Wanted', 'fault', 'locked', 'Refused', 'Later', 'Silent', 'Patience',
-           'retry_after', 'validator', 'failure', 'resume_point', 'refuse_page', 'judge', 'Meter', 'room', 'receive',
-           'ask', 'attempt', 'from_mirror', 'download', 'inside', 'in_zip', 'in_tar', 'is_archive', 'extract',
-           'set_aside', 'place', 'locate', 'chosen', 'unpack']
+           'retry_after', 'validator', 'failure', 'resume_point', 'refuse_page', 'span_of', 'judge', 'Meter', 'room',
+           'receive', 'ask', 'attempt', 'from_mirror', 'obtained', 'download', 'inside', 'in_zip', 'in_tar',
+           'is_archive', 'extract', 'set_aside', 'place', 'locate', 'chosen', 'unpack']
 
 # %% ../nbs/02_download.ipynb #38569631
 import contextlib
@@ -37,6 +37,7 @@ from tqdm import tqdm
 
 from .files import PART, explained, flush_folder, write_atomic
 
+# %% ../nbs/02_download.ipynb #5a60a0a3
 CHUNK = 1 << 14                              # bytes read at once: what a kill can lose
 BUSY = {408, 425, 429, 500, 502, 503, 504}   # answers that may be another one later
 
@@ -88,7 +89,8 @@ def fault(path: Path,        # the file to be judged
     if not (md5 or sha256): return other or ("" if n else "is empty")
     for kind, want in (("sha256", sha256), ("md5", md5)):
         if not want: continue
-        with open(path, "rb") as f: got = hashlib.file_digest(f, partial(hashlib.new, kind, usedforsecurity=False)).hexdigest()
+        with open(path, "rb") as f:
+            got = hashlib.file_digest(f, partial(hashlib.new, kind, usedforsecurity=False)).hexdigest()
         if got != want.lower(): return other or f"has {kind.upper()} {got}, expected {want.lower()}"
     return ""
 
@@ -149,12 +151,12 @@ def failure(e: Exception,     # what requests or urllib3 raised
             ) -> str:
     "A network error as the end of a sentence that begins with the mirror's name."
     cause = e.args[0] if e.args and isinstance(e, requests.ConnectionError) else e
-    if isinstance(e, (requests.ReadTimeout, urllib3.exceptions.ReadTimeoutError)) or isinstance(cause, urllib3.exceptions.ReadTimeoutError):
-        return f"sent nothing for {timeout:g} s"
+    def caused_by(*kinds): return isinstance(e, kinds) or isinstance(cause, kinds)
+    if caused_by(requests.ReadTimeout, urllib3.exceptions.ReadTimeoutError): return f"sent nothing for {timeout:g} s"
     if isinstance(e, requests.ConnectTimeout): return f"did not answer within {timeout:g} s"
     if isinstance(e, (requests.exceptions.SSLError, urllib3.exceptions.SSLError)): return "has no valid certificate"
-    if isinstance(e, (urllib3.exceptions.ProtocolError, requests.exceptions.ChunkedEncodingError)): return "cut the connection"
-    if isinstance(cause, urllib3.exceptions.ProtocolError): return "cut the connection"
+    cut = urllib3.exceptions.ProtocolError, requests.exceptions.ChunkedEncodingError
+    if caused_by(*cut): return "cut the connection"
     return "could not be reached" if isinstance(e, requests.ConnectionError) else f"failed ({e})"
 
 # %% ../nbs/02_download.ipynb #86c46e73
@@ -176,24 +178,33 @@ def refuse_page(r: requests.Response, want: Wanted, start: bytes = b"") -> None:
         raise Refused("sent a web page instead of the file (a login, a notice, or an address that is gone)")
 
 # %% ../nbs/02_download.ipynb #1e274259
+def span_of(r: requests.Response) -> tuple[int | None, int | None]:  # its first byte, the whole size; None: not said
+    "What `Content-Range` says (RFC 9110, section 14.4)."
+    span = re.match(r"bytes (?:(\d+)-\d+|\*)/(\d+|\*)", r.headers.get("Content-Range", ""))
+    first, whole = span.groups() if span else (None, None)
+    return int(first) if first else None, int(whole) if whole and whole != "*" else None
+
+# %% ../nbs/02_download.ipynb #8546ab80
 def judge(r: requests.Response,  # the answer, its body unread
           want: Wanted,          # the file
           offset: int,           # the byte that was asked for
           ) -> tuple[int, int]:  # the byte that the body begins with, and the whole size (0: not said)
     "Read the head of an answer: refuse it, ask for patience, or say where its bytes belong."
-    if r.status_code in BUSY: raise Later(f"answered {r.status_code} {r.reason}", retry_after(r.headers.get("Retry-After")))
-    span = re.match(r"bytes (?:(\d+)-\d+|\*)/(\d+|\*)", r.headers.get("Content-Range", ""))
-    if r.status_code == 416 and span and span[2] == str(offset): return offset, offset  # nothing is missing
-    other = span and span[2].isdigit() and int(span[2]) != want.noted().get("size", int(span[2]))  # same name, another length
-    if r.status_code == 416 or r.status_code == 206 and (not span or span[1] != str(offset) or other):
+    code, answer = r.status_code, f"answered {r.status_code} {r.reason}"
+    if code in BUSY: raise Later(answer, retry_after(r.headers.get("Retry-After")))
+    first, whole = span_of(r)
+    if code == 416 and whole == offset: return offset, offset  # nothing is missing
+    other = whole is not None and whole != want.noted().get("size", whole)  # same name, another length
+    if code == 416 or code == 206 and (first != offset or other):
         want.drop()
         raise Later("has other bytes than those that are here", 0.)
-    if r.status_code not in (200, 206): raise Refused(f"answered {r.status_code} {r.reason}")
+    if code not in (200, 206): raise Refused(answer)
     refuse_page(r, want)
     length = r.headers.get("Content-Length", "")
-    total = int(span[2]) if r.status_code == 206 and span[2] != "*" else int(length) if r.status_code == 200 and length.isdigit() else 0
-    if want.size and total and total != want.size and not want.checked: raise Refused(f"offers {total:,} bytes, expected {want.size:,}")
-    return (offset if r.status_code == 206 else 0), total
+    total = (whole or 0) if code == 206 else int(length) if length.isdigit() else 0
+    if want.size and total and total != want.size and not want.checked:
+        raise Refused(f"offers {total:,} bytes, expected {want.size:,}")
+    return (offset if code == 206 else 0), total
 
 # %% ../nbs/02_download.ipynb #347327ef
 class Meter:
@@ -201,7 +212,8 @@ class Meter:
     def __init__(self, name: str, total: int, done: int, say: Callable[[str], None]):
         self.name, self.total, self.done, self.said, self.say = name, total, done, done, say
         self.step = max(total / 10, 16e6) if total else 100e6
-        self.bar = tqdm(total=total or None, initial=done, desc=name, unit="B", unit_scale=True, disable=None, leave=False)
+        self.bar = tqdm(total=total or None, initial=done, desc=name, unit="B", unit_scale=True, disable=None,
+                        leave=False)
     def __call__(self, n: int) -> None:
         self.done += n; self.bar.update(n)
         if self.bar.disable and self.done - self.said >= self.step:
@@ -217,7 +229,8 @@ def room(folder: Path,  # where the bytes will go
     "Refuse to begin what cannot end."
     free = shutil.disk_usage(folder).free
     if need <= free: return
-    error = OSError(f"{what} needs {amount(need)} in {folder}, where {amount(free)} are free: free some space or choose another folder")
+    error = OSError(f"{what} needs {amount(need)} in {folder}, where {amount(free)} are free: "
+                    "free some space or choose another folder")
     error.errno = errno.ENOSPC
     raise error
 
@@ -236,7 +249,8 @@ def receive(r: requests.Response, want: Wanted, offset: int, total: int, url: st
     finally: meter.close()
 
 # %% ../nbs/02_download.ipynb #9f1ec172
-def ask(url: str, want: Wanted, patience: Patience, say: Callable[[str], None]) -> int:  # how many bytes were there before
+def ask(url: str, want: Wanted, patience: Patience, say: Callable[[str], None],
+        ) -> int:  # how many bytes were there before
     "One request: the rest of the file, or all of it."
     offset, name = resume_point(want, url)
     if offset and offset == want.size: return offset
@@ -256,7 +270,9 @@ def attempt(url: str, want: Wanted, patience: Patience, say: Callable[[str], Non
     except (requests.exceptions.InvalidURL, requests.exceptions.MissingSchema, requests.exceptions.InvalidSchema):
         raise Refused("is not a web address") from None
     except (requests.RequestException, urllib3.exceptions.HTTPError) as e:
-        raise (Silent if isinstance(e, requests.ConnectTimeout) or "reached" in failure(e, 0) else Later)(failure(e, patience.timeout)) from e
+        why = failure(e, patience.timeout)
+        silent = isinstance(e, requests.ConnectTimeout) or "reached" in why
+        raise (Silent if silent else Later)(why) from e
 
 # %% ../nbs/02_download.ipynb #3a631e7f
 def from_mirror(url: str, want: Wanted, patience: Patience, say: Callable[[str], None]) -> None:
@@ -270,15 +286,29 @@ def from_mirror(url: str, want: Wanted, patience: Patience, say: Callable[[str],
             want.drop(); wrong += 1
             if not resumed or wrong > 1: raise Refused(f"sent a file that {why}")
         except Later as e:
-            best, failures = max(best, want.here()), 0 if want.here() > best else failures + 1
-            if failures >= (min(2, patience.tries) if isinstance(e, Silent) and want.here() <= begun else patience.tries):
-                raise Refused(f"{e}" + (f" ({amount(want.here())} are kept for the next time)" if want.here() else "")) from e
+            here = want.here()
+            best, failures = max(best, here), 0 if here > best else failures + 1
+            once = isinstance(e, Silent) and here <= begun
+            if failures >= (min(2, patience.tries) if once else patience.tries):
+                raise Refused(f"{e}" + f" ({amount(here)} are kept for the next time)" * bool(here)) from e
             wait = patience.pause * 2 ** failures if e.wait is None else e.wait
             if wait > patience.longest: raise Refused(f"{e} and asks to wait {wait:.0f} s") from e
             if failures: say(f"{urlsplit(url).hostname} {e}: trying again in {wait:.3g} s")
             time.sleep(wait)
 
 # %% ../nbs/02_download.ipynb #3ea195f4
+def obtained(url: str, want: Wanted, patience: Patience, say: Callable[[str], None]) -> str:
+    "Fetch a file from one mirror and put it in its place, or say why not."
+    host, here = urlsplit(url).hostname or url, want.here()
+    known = f", {amount(want.size)}" * bool(want.size) + f", {amount(here)} are here" * bool(here)
+    say(f"fetching {want.path.name} from {host}{known}")
+    try: from_mirror(url, want, patience, say)
+    except Refused as e: return f"{host} {e}"
+    except OSError as e: raise (explained(e, want.path) if e.strerror else e) from e
+    os.replace(want.part, want.path); want.note.unlink(missing_ok=True); flush_folder(want.path.parent)
+    return ""
+
+# %% ../nbs/02_download.ipynb #59bcc401
 def download(urls,                              # addresses of the same file, the best first; str or sequence of str
              path: str | os.PathLike,           # where it will stand; its folder is made when missing
              size: int = 0,                     # bytes; 0: not known
@@ -292,19 +322,15 @@ def download(urls,                              # addresses of the same file, th
     want, complaints = Wanted(Path(path), size, md5, sha256), []
     if want.path.is_dir(): raise IsADirectoryError(f"{want.path} is a folder: name the file to be written")
     with locked(want.path, say):
-        for left in want.path.parent.glob(f".{glob.escape(want.note.name[:40])}.*{PART}"): left.unlink()  # a note that was being written at a kill
+        for left in want.path.parent.glob(f".{glob.escape(want.note.name[:40])}.*{PART}"): left.unlink()  # of a kill
         if not want.fault(want.path): return want.path
         for url in [urls] if isinstance(urls, str) else urls:
-            host = urlsplit(url).hostname or url
-            say(f"fetching {want.path.name} from {host}" + f", {amount(size)}" * bool(size) + f", {amount(want.here())} are here" * bool(want.here()))
-            try: from_mirror(url, want, patience, say)
-            except Refused as e: complaints.append(f"{host} {e}"); continue
-            except OSError as e: raise (explained(e, want.path) if e.strerror else e) from e
-            os.replace(want.part, want.path); want.note.unlink(missing_ok=True); flush_folder(want.path.parent)
-            return want.path
+            if why := obtained(url, want, patience, say): complaints.append(why)
+            else: return want.path
     known = [amount(size)] * bool(size) + ([f"MD5 {md5}"] if md5 else [f"SHA-256 {sha256}"] if sha256 else [])
-    raise OSError(f"could not fetch {want.path.name}: {'; '.join(complaints) or 'no address is known'}; try again later, or "
-                  + (remedy or f"put it at {want.path} yourself") + f" ({', '.join(known)})" * bool(known))
+    raise OSError(f"could not fetch {want.path.name}: {'; '.join(complaints) or 'no address is known'}; "
+                  f"try again later, or {remedy or f'put it at {want.path} yourself'}"
+                  + f" ({', '.join(known)})" * bool(known))
 
 # %% ../nbs/02_download.ipynb #246ac7af
 def inside(archive: Path,           # for the sentence
@@ -314,10 +340,11 @@ def inside(archive: Path,           # for the sentence
     "The member's path, if it is a file or a folder that stays below the target on every system."
     path, windows = PurePosixPath(name), PureWindowsPath(name)
     drives = [p for p in map(PureWindowsPath, (name, *path.parts)) if p.drive or p.root]
-    why = "would be written outside the folder" if path.is_absolute() or drives or ".." in path.parts + windows.parts else \
-          f"is a {kind}" if kind not in ("file", "folder") else ""
-    if why: raise ValueError(f"{archive} is refused because its member {name!r} {why}: nothing was unpacked; fetch it from another source")
-    return path
+    outside = path.is_absolute() or drives or ".." in path.parts + windows.parts
+    if not outside and kind in ("file", "folder"): return path
+    why = "would be written outside the folder" if outside else f"is a {kind}"
+    raise ValueError(f"{archive} is refused because its member {name!r} {why}: nothing was unpacked; "
+                     "fetch it from another source")
 
 # %% ../nbs/02_download.ipynb #8244d138
 def in_zip(archive: Path) -> Iterator[tuple[str, str, Callable]]:  # name, kind, how to open it
@@ -325,8 +352,8 @@ def in_zip(archive: Path) -> Iterator[tuple[str, str, Callable]]:  # name, kind,
     with zipfile.ZipFile(archive) as z:
         for m in z.infolist():
             mode = stat.S_IFMT(m.external_attr >> 16)
-            kind = "folder" if m.is_dir() else "file" if mode in (0, stat.S_IFREG) else "link" if mode == stat.S_IFLNK else "device"
-            yield m.filename, kind, partial(z.open, m)
+            other = {0: "file", stat.S_IFREG: "file", stat.S_IFLNK: "link"}.get(mode, "device")
+            yield m.filename, "folder" if m.is_dir() else other, partial(z.open, m)
 
 # %% ../nbs/02_download.ipynb #4fff4d88
 def in_tar(archive: Path) -> Iterator[tuple[str, str, Callable]]:  # name, kind, how to open it
@@ -340,12 +367,14 @@ def in_tar(archive: Path) -> Iterator[tuple[str, str, Callable]]:  # name, kind,
         while t.fileobj.read(1 << 20): pass  # the checksum of a compressed archive stands behind everything
 
 # %% ../nbs/02_download.ipynb #1df54657
-DAMAGE = (tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, UnicodeError, OverflowError)
+DAMAGE = (tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, UnicodeError,
+          OverflowError)
 
 def is_archive(path: Path) -> bool:
     "By its name: a file that is to be unpacked."
     return path.name.endswith((".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz"))
 
+# %% ../nbs/02_download.ipynb #7cce51e9
 def extract(archive: Path,  # .zip, .tar, .tar.gz, ...
             temp: Path,     # an empty folder of our own
             ) -> None:
@@ -358,7 +387,7 @@ def extract(archive: Path,  # .zip, .tar, .tar.gz, ...
             target.parent.mkdir(parents=True, exist_ok=True)
             with content() as source, open(target, "wb") as f:
                 shutil.copyfileobj(source, f, 1 << 20)
-                if f.tell() > 1 << 20: f.flush(); os.fsync(f.fileno())  # the large ones; a hundred thousand small ones would take minutes
+                if f.tell() > 1 << 20: f.flush(); os.fsync(f.fileno())
             bar.update()
 
 # %% ../nbs/02_download.ipynb #3ba666d0
@@ -400,17 +429,17 @@ def chosen(archive: Path, temp: Path, take: dict[str, str] | None) -> dict[Path,
     return {entries[name]: path for name, path in take.items()}
 
 # %% ../nbs/02_download.ipynb #eb9392a9
-def unpack(archive: str | os.PathLike,            # .zip or .tar, compressed or not
-           folder: str | os.PathLike,             # what is taken from it will stand below this folder
-           take: dict[str, str] | None = None,    # {name in the archive: path below the folder}; None: all that stands at its top
-           check: Callable[[Path, str], str] = lambda path, name: "",  # (unpacked entry, its path to be) -> what is wrong with it
-           work: str | os.PathLike | None = None,  # where it is unpacked first, on the same file system; None: a hidden folder below `folder`
+def unpack(archive: str | os.PathLike,  # .zip or .tar, compressed or not
+           folder: str | os.PathLike,   # what is taken from it will stand below this folder
+           take: dict[str, str] | None = None,   # {name in the archive: path below the folder}; None: all at its top
+           check: Callable[[Path, str], str] = lambda path, name: "",  # (entry, its path to be) -> what is wrong
+           work: str | os.PathLike | None = None,  # where it is unpacked first, on the same file system; None: `folder`
            say: Callable[[str], None] = say,
-           ) -> list[Path]:                       # what was put there
+           ) -> list[Path]:             # what was put there
     "Unpack an archive: each entry appears whole, and none if one of them is missing or wrong."
     archive, folder = Path(archive), Path(folder)
     if not archive.is_file(): raise FileNotFoundError(f"no archive at {archive}: name a .zip or .tar file")
-    temp, remedy = Path(work or folder) / f".{archive.name}.unpacking", "delete it and fetch it again"
+    temp = Path(work or folder) / f".{archive.name}.unpacking"
     with locked(temp, say):
         if temp.exists(): shutil.rmtree(temp)  # left by a process that was killed
         try:
@@ -419,6 +448,8 @@ def unpack(archive: str | os.PathLike,            # .zip or .tar, compressed or 
             for path, name in (entries := chosen(archive, temp, take)).items():
                 if why := check(path, name): raise ValueError(f"{archive} is not the data set: {why}")
             return [place(path, folder / name, say) for path, name in entries.items()]
-        except DAMAGE as e: raise ValueError(f"{archive} is damaged ({(str(e) or type(e).__name__).splitlines()[0]}): {remedy}") from e
-        except OSError as e: raise (explained(e, folder) if e.errno else ValueError(f"{archive} is damaged ({e}): {remedy}")) from e
+        except (*DAMAGE, OSError) as e:
+            if isinstance(e, OSError) and e.errno: raise explained(e, folder) from e
+            why = (str(e) or type(e).__name__).splitlines()[0]
+            raise ValueError(f"{archive} is damaged ({why}): delete it and fetch it again") from e
         finally: shutil.rmtree(temp, ignore_errors=True)

@@ -18,39 +18,45 @@ from PIL import Image
 
 from ..core import pick
 from ..files import write_if_changed, write_together
-from .artefact import FIGURE, TABLE, Artefact, catalogue, shows
-from .scale import SCALES, banner
+from .artefacts import ARTEFACTS, PAPERS, Artefact, find
+from .profiles import PROFILES, banner
 
 # %% ../../nbs/repro/83_figures.ipynb #f306e2d8
 COLUMN, PAGE = 3.5, 7.  # widths in inches
-STYLE = {"figure.figsize": (COLUMN, 2.4), "figure.constrained_layout.use": True, "savefig.dpi": 150, "savefig.facecolor": "white",
-         "font.family": "DejaVu Sans", "font.size": 8, "axes.titlesize": 8, "axes.labelsize": 8, "xtick.labelsize": 7, "ytick.labelsize": 7,
-         "legend.fontsize": 7, "legend.frameon": False, "legend.handlelength": 2.8,
-         "axes.spines.top": False, "axes.spines.right": False, "axes.linewidth": .6,
-         "xtick.major.width": .6, "ytick.major.width": .6, "lines.linewidth": 1.3, "lines.markersize": 4.5, "hatch.linewidth": .6,
-         "axes.grid": False, "image.cmap": "gray", "image.interpolation": "nearest", "svg.fonttype": "path", "svg.hashsalt": "mixrepro"}
+STYLE = {"figure.figsize": (COLUMN, 2.4), "figure.constrained_layout.use": True,
+         "font.family": "DejaVu Sans", "font.size": 8, "axes.titlesize": 8, "axes.labelsize": 8,
+         "xtick.labelsize": 7, "ytick.labelsize": 7, "legend.fontsize": 7,
+         "legend.frameon": False, "legend.handlelength": 2.8,
+         "axes.spines.top": False, "axes.spines.right": False, "axes.grid": False,
+         "axes.linewidth": .6, "xtick.major.width": .6, "ytick.major.width": .6, "hatch.linewidth": .6,
+         "lines.linewidth": 1.3, "lines.markersize": 4.5, "image.cmap": "gray", "image.interpolation": "nearest",
+         "savefig.dpi": 150, "savefig.facecolor": "white", "svg.fonttype": "path", "svg.hashsalt": "mixrepro"}
 
 def use_style() -> None:
     "Matplotlib's defaults and this style over them, whatever a user's own configuration says."
     plt.style.use(["default", STYLE])
 
 # %% ../../nbs/repro/83_figures.ipynb #32d6f8d9
-COLOURS = {"black": "#000000", "blue": "#0852A7", "sky": "#3D94FB", "green": "#11884F", "orange": "#E17A00", "vermilion": "#BD3D05",
-           "purple": "#CA68AE", "brown": "#503100", "wine": "#882255"}
+COLOURS = {"black": "#000000", "blue": "#0852A7", "sky": "#3D94FB", "green": "#11884F", "orange": "#E17A00",
+           "vermilion": "#BD3D05", "purple": "#CA68AE", "brown": "#503100", "wine": "#882255"}
 
 # %% ../../nbs/repro/83_figures.ipynb #acbcb880
 MARKERS = "osD^vPX<>"
-LINES, HATCHES = ("-", "--", ":", "-.", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 3))), ("", "///", "...", "xxx", "---", "|||")
+LINES = ("-", "--", ":", "-.", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 3)))
+HATCHES = ("", "///", "...", "xxx", "---", "|||")
 LOOKS = """
-erm ERM black | mixup Mixup blue | mixup-r Mixup-R sky | manifold-mixup Manifold_Mixup green | at AT wine | trades TRADES purple | iat IAT brown
-varmixup VarMixup vermilion | adv-varmixup adv-VarMixup orange
-manifold-mixup-all Manifold_Mixup,_all_layers green | manifold-mixup-blocked Manifold_Mixup,_blocked green | dropout Dropout orange | cutout Cutout purple | weight-decay Weight_decay brown | noise Noise sky
-batch-norm Batch_norm wine | fgsm FGSM_training wine | factor-mixup Factor_mixup vermilion | gan GAN black | gan-mixup GAN_mixup blue
+erm ERM black | mixup Mixup blue | mixup-r Mixup-R sky | manifold-mixup Manifold_Mixup green
+at AT wine | trades TRADES purple | iat IAT brown | varmixup VarMixup vermilion | adv-varmixup adv-VarMixup orange
+manifold-mixup-all Manifold_Mixup,_all_layers green | manifold-mixup-blocked Manifold_Mixup,_blocked green
+dropout Dropout orange | cutout Cutout purple | weight-decay Weight_decay brown | noise Noise sky
+batch-norm Batch_norm wine | fgsm FGSM_training wine | factor-mixup Factor_mixup vermilion
+gan GAN black | gan-mixup GAN_mixup blue
 ssl-baseline Supervised_only black | ssl-mixup Input_Mixup_(SSL) blue | ssl-manifold-mixup Manifold_Mixup_(SSL) green
-stylized Stylized brown | autoaugment AutoAugment black | cutmix CutMix purple | puzzlemix PuzzleMix green | nfm NFM orange | augmix AugMix sky
-augmax AugMax blue | noisymix NoisyMix vermilion
-no-intrusion Mixup,_no_intrusion sky | logistic Mixup,_logistic_labels blue | adamixup AdaMixup wine | gm Generative_classifier brown
-genlabel GenLabel vermilion | genlabel-gm GenLabel_(GM) orange | genlabel-kde GenLabel_(KDE) purple | genlabel-latent GenLabel,_latent sky
+stylized Stylized brown | autoaugment AutoAugment black | cutmix CutMix purple | puzzlemix PuzzleMix green
+nfm NFM orange | augmix AugMix sky | augmax AugMax blue | noisymix NoisyMix vermilion
+no-intrusion Mixup,_no_intrusion sky | logistic Mixup,_logistic_labels blue | adamixup AdaMixup wine
+gm Generative_classifier brown | genlabel GenLabel vermilion | genlabel-gm GenLabel_(GM) orange
+genlabel-kde GenLabel_(KDE) purple | genlabel-latent GenLabel,_latent sky
 genlabel-manifold-mixup GenLabel_+_Manifold_Mixup green | genmix-gm GenMix_(GM) purple | genmix-gan GenMix_(GAN) orange
 """
 
@@ -63,7 +69,8 @@ def read_looks(text: str,   # "id Label colour", entries between bars or line en
         id, label, colour = entry.split()
         nth, start = taken[colour], list(COLOURS).index(colour)
         if id in looks: raise ValueError(f"the method {id!r} has two looks: keep the first")
-        looks[id] = dict(label=label.replace("_", " "), color=COLOURS[colour], marker=MARKERS[(start + 4 * nth) % len(MARKERS)],
+        looks[id] = dict(label=label.replace("_", " "), color=COLOURS[colour],
+                         marker=MARKERS[(start + 4 * nth) % len(MARKERS)],
                          linestyle=LINES[nth % len(LINES)], hatch=HATCHES[nth % len(HATCHES)])
         taken[colour] += 1
     return looks
@@ -72,10 +79,11 @@ LOOK = read_looks(LOOKS)
 
 # %% ../../nbs/repro/83_figures.ipynb #d88d12a5
 DATA_LABELS = {"cifar10": "CIFAR-10", "cifar10-c": "CIFAR-10-C", "cifar100": "CIFAR-100", "cifar100-c": "CIFAR-100-C",
-               "tiny-imagenet": "Tiny-ImageNet", "tiny-imagenet-c": "Tiny-ImageNet-C", "imagenet": "ImageNet", "svhn": "SVHN", "mnist": "MNIST",
-               "digits": "digits", "digits-c": "digits-C"}
+               "tiny-imagenet": "Tiny-ImageNet", "tiny-imagenet-c": "Tiny-ImageNet-C", "imagenet": "ImageNet",
+               "svhn": "SVHN", "mnist": "MNIST", "digits": "digits", "digits-c": "digits-C"}
 LABELS = {id: look["label"] for id, look in LOOK.items()} | DATA_LABELS  # names to show, for tables as for figures
 
+# %% ../../nbs/repro/83_figures.ipynb #2b0a4d28
 def line(method: str,  # a key of LOOK
          ) -> dict:    # color, marker, linestyle, label
     "How a method's curve is drawn: `ax.plot(x, y, **line('mixup'))`."
@@ -114,13 +122,16 @@ def save(fig,                    # a matplotlib figure; None for a table
          markdown: str,          # what the gallery shows under the picture: a table, a caption
          folder: str | Path,     # figures/<profile>/<paper>
          id: str,                # the artefact
-         outputs: tuple[str, ...],  # suffixes
+         outputs: tuple[str, ...] | None = None,  # suffixes; None: the catalogue's
          ) -> list[Path]:        # the files written
     "Write an artefact's files, all of them or none."
+    outputs = find(id).outputs if outputs is None else outputs
     for suffix in outputs: pick("kind of output", suffix, ("svg", "png", "csv", "md"))
-    if not isinstance(data, pd.DataFrame): raise TypeError(f"{id} needs its numbers as a DataFrame, got {type(data).__name__}")
+    if not isinstance(data, pd.DataFrame):
+        raise TypeError(f"{id} needs its numbers as a DataFrame, got {type(data).__name__}")
     if data.empty: raise ValueError(f"{id} has no numbers: pass the data that the picture or table shows")
-    if fig is None and {"svg", "png"} & set(outputs): raise ValueError(f"{id} leaves {', '.join(outputs)}: pass a figure, or outputs without pictures")
+    if fig is None and {"svg", "png"} & set(outputs):
+        raise ValueError(f"{id} leaves {', '.join(outputs)}: pass a figure, or outputs without pictures")
     def content(suffix):
         if suffix == "csv": return data.to_csv(index=False, lineterminator="\n", float_format="%.6g")
         return markdown.strip() + "\n" if suffix == "md" else picture(fig, suffix)
@@ -133,7 +144,8 @@ def entry(a: Artefact,   # one of the catalogue
     "Picture, text and files of one artefact."
     there = {f.suffix[1:]: f for f in a.files(folder) if f.is_file()}
     if not there: return ""
-    links = [f"[{s}]({f.relative_to(folder).as_posix()})" for s, f in there.items()] + [f"[notebook](../../{a.notebook})"]
+    links = [f"[{s}]({f.relative_to(folder).as_posix()})" for s, f in there.items()]
+    links.append(f"[notebook](../../{a.notebook})")
     missing = [s for s in a.outputs if s not in there]
     shown = next((there[s].relative_to(folder).as_posix() for s in ("svg", "png") if s in there), "")
     parts = [f"### {a.id}: {a.title}", f"![{a.title}]({shown})" if shown else "",
@@ -143,18 +155,17 @@ def entry(a: Artefact,   # one of the catalogue
 
 # %% ../../nbs/repro/83_figures.ipynb #4870e444
 def gallery(folder: str | Path,  # figures/<profile>
-            artefacts,           # those that could be there, in the order to show
-            papers: dict,        # folder of a paper -> its name to show
             ) -> Path:           # the page, README.md in it
     "Write the page of everything that a profile has regenerated, paper by paper."
     folder = Path(folder)
     if not folder.is_dir(): raise FileNotFoundError(f"no folder {folder}: reproduce an artefact at this profile first")
-    entries = {a: entry(a, folder) for a in artefacts}
-    def of(paper): return [text for a, text in entries.items() if a.paper == paper]
-    counts = [f"| {name} | {sum(map(bool, of(paper)))} | {len(of(paper))} |" for paper, name in papers.items()]
+    entries = {a.id: entry(a, folder) for a in ARTEFACTS.values()}
+    def of(paper): return [entries[a.id] for a in ARTEFACTS.values() if a.paper == paper]
+    counts = [f"| {name} | {sum(map(bool, of(paper)))} | {len(of(paper))} |" for paper, name in PAPERS.items()]
     head = ["| Paper | Here | Artefacts |", "| --- | --- | --- |", *counts]
-    sections = ["\n\n".join([f"## {name}", *filter(None, of(paper))]) for paper, name in papers.items() if any(of(paper))]
-    intro = (f"Everything that the profile `{folder.name}` has regenerated so far: pictures, tables, the numbers behind them, "
-             "and the notebooks that made them.")
-    above = [f"# Gallery: {folder.name}", banner(folder.name) if folder.name in SCALES else "", intro]
+    sections = ["\n\n".join([f"## {name}", *filter(None, of(paper))])
+                for paper, name in PAPERS.items() if any(of(paper))]
+    intro = (f"Everything that the profile `{folder.name}` has regenerated so far: pictures, tables, "
+             "the numbers behind them, and the notebooks that made them.")
+    above = [f"# Gallery: {folder.name}", banner(folder.name) if folder.name in PROFILES else "", intro]
     return write_if_changed(folder/"README.md", "\n\n".join(filter(None, [*above, "\n".join(head), *sections])) + "\n")

@@ -92,4 +92,5 @@ def said(words: str,  # a verdict: a word, or a sentence with its full stop
 def banner(at: str) -> str:  # Markdown; "" at a scale whose numbers are results
     "What stands above every page of a scale that only checks the code."
     if scale(at).verdicts: return ""
-    return f"**A check of code, not a result**: at the scale `{at}` networks train for seconds, and verdicts on them are withheld."
+    why = f"at the scale `{at}` networks train for seconds, and verdicts on them are withheld"
+    return f"**A check of code, not a result**: {why}."

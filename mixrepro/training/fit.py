@@ -23,12 +23,12 @@ def fit(net,                   # trained in place
     if steps < 1: raise ValueError(f"steps must be at least 1, got {steps}")
     opt = torch.optim.Adam(net.parameters(), lr=lr)
     fall = torch.optim.lr_scheduler.CosineAnnealingLR(opt, steps)
-    losses = []
-    net.train()
-    for _ in range(steps):
+    def step():
         i = torch.randint(len(x), (batch,), generator=rng, device=x.device)
         loss = method.loss(net, x[i], y[i], rng)
         opt.zero_grad(); loss.backward(); opt.step(); fall.step()
-        losses.append(loss.item())
+        return loss.item()
+    net.train()
+    losses = [step() for _ in range(steps)]
     net.eval()
     return losses
