@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['BANDS', 'TWO', 'DEPTHS', 'GREYS', 'POINTS', 'COLUMNS', 'QUANTITIES', 'shade', 'scatter_classes', 'draw_input',
            'draw_hidden', 'by_model', 'factor', 'difference', 'model_table', 'effect', 'judged', 'amount', 'sentence',
-           'against', 'alike']
+           'against', 'alike', 'beside']
 
 # %% ../../../nbs/manifold_mixup/01_planes.ipynb #c2a49791
 import matplotlib.pyplot as plt
@@ -176,3 +176,12 @@ def alike(measured: pd.DataFrame, models: list[str], base: str, claims: dict,  #
           *, at: str) -> list[str]:
     "The models for which all claims hold."
     return [m for m in models if all(judged(measured, m, base, c, s, at=at).word == "holds" for c, s in claims.items())]
+
+def beside(measured: pd.DataFrame, models: list[str], base: str,
+           claims: dict,  # what is claimed -> (quantity, sign)
+           *, at: str, labels: dict = LABELS) -> pd.DataFrame:
+    "Models against one: each quantity's quotient or difference, and what becomes of the claim."
+    def row(m):
+        verdicts = {words: judged(measured, m, base, c, s, at=at) for words, (c, s) in claims.items()}
+        return {k: v for words, found in verdicts.items() for k, v in ((words, found.word), (f"{words}, by", found.effect))}
+    return pd.DataFrame({labels[m]: row(m) for m in models}).T
