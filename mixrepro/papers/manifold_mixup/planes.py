@@ -183,5 +183,6 @@ def beside(measured: pd.DataFrame, models: list[str], base: str,
     "Models against one: each quantity's quotient or difference, and what becomes of the claim."
     def row(m):
         verdicts = {words: judged(measured, m, base, c, s, at=at) for words, (c, s) in claims.items()}
-        return {k: v for words, found in verdicts.items() for k, v in ((words, found.word), (f"{words}, by", found.effect))}
+        pairs = [((words, v.word), (f"{words}, by", v.effect)) for words, v in verdicts.items()]
+        return dict(pair for both in pairs for pair in both)
     return pd.DataFrame({labels[m]: row(m) for m in models}).T
