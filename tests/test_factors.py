@@ -15,8 +15,9 @@ from mixrepro.methods.factor_mixup import mix_factors
 from mixrepro.methods.vicinal import Mix, draw_mix, one_hot
 from mixrepro.networks.staged import count
 from mixrepro.networks.zoo import build
-from mixrepro.repro.manifold_plans import manifold_factors
-from mixrepro.repro.profiles import PROFILES, profile
+from mixrepro.papers.catalogue import find
+from mixrepro.repro.artefact import cells, papers_cells
+from mixrepro.repro.scale import SCALES
 
 
 def by_pillow(row, size, reducing_gap=None):
@@ -213,12 +214,12 @@ def test_the_network_is_the_codes(size, inputs):
 
 
 def test_the_plan_is_the_papers():
-    full = manifold_factors(profile("paper"), 1)
+    full = [c.spec for c in papers_cells(find("mm-table4"))]
     assert len(full) == 9 and {(s.epochs, s.n_train, s.batch, s.lr, s.optimizer, s.augment) for s in full} == {(1, 0, 128, 1e-4, "adam", "none")}
     assert {(s.dataset, s.method) for s in full} == {(f"factors-{t}", m) for t in "abc" for m in ("erm", "mixup", "factor-mixup")}
     assert all(s.method_args == dict(alpha=1., per="example") for s in full if s.method == "mixup")
-    for p in PROFILES.values():
-        for s in manifold_factors(p, 1): assert s.n_train % 128 == 0 and s.n_train <= ROWS["train"] and (not p.drawings) == (not p.drawings_schedule)
+    for name in SCALES:
+        for c in cells(find("mm-table4"), name, 1): assert c.spec.n_train % 128 == 0 and c.spec.n_train <= ROWS["train"]
 
 
 @pytest.mark.parametrize("call, says", [

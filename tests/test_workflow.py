@@ -17,8 +17,9 @@ import pytest
 
 from conftest import COMMAND, make_project, mixrepro
 from mixrepro.repro import workflow
-from mixrepro.repro.plans import plan
-from mixrepro.repro.profiles import banner
+from mixrepro.papers.catalogue import find
+from mixrepro.repro.artefact import cells
+from mixrepro.repro.scale import banner
 from mixrepro.training.spec import name_of
 
 SMOKE = ("--profile", "smoke")
@@ -71,7 +72,7 @@ def test_the_table_holds_what_the_runs_say(reproduced):
     project, _ = reproduced
     data = pd.read_csv(project / "figures/smoke/varmixup/vm-table1.csv")
     row = data[(data.method == "mixup") & (data["column"] == "cifar10")].iloc[0]
-    values = [100 * json.loads(p.read_text())["value"]["accuracy"] for p in (project / "runs/digits" / name_of(s) / "metrics/clean.json" for s in plan("vm-table1", "smoke") if s.method == "mixup")]
+    values = [100 * json.loads(p.read_text())["value"]["accuracy"] for p in (project / "runs/digits" / name_of(s) / "metrics/clean.json" for s in (c.spec for c in cells(find("vm-table1"), "smoke")) if s.method == "mixup")]
     assert row["our n"] == len(values) == 2 and row["our mean (%)"] == pytest.approx(sum(values) / 2, rel=1e-5)  # the CSV keeps six digits
     assert row["paper mean (%)"] == 95.5 and row["paper sd (%)"] == .35 and row["paper n"] == 10
     assert row["value"] == "stand-in" and row["direction"] == "withheld"
