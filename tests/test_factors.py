@@ -222,6 +222,9 @@ def test_the_plan_is_the_papers():
         for c in cells(find("mm-table4"), name, 1): assert c.spec.n_train % 128 == 0 and c.spec.n_train <= ROWS["train"]
 
 
+BATCH = (None, torch.zeros(4, 1, 64, 64), torch.zeros(4).long(), torch.Generator())  # network, images, labels, generator
+
+
 @pytest.mark.parametrize("call, says", [
     (lambda: render(torch.zeros(2, 6)), r"factors must be \(B, 7\): x, y, slant, slope, length, width, angle; got \(2, 6\)"),
     (lambda: render(torch.zeros(2, 7), 300), "shrunk from 256 px to 1..256, got 300"),
@@ -230,8 +233,8 @@ def test_the_plan_is_the_papers():
     (lambda: FactorSet(torch.zeros(3, 7), torch.zeros(2, dtype=torch.long), ("a", "b"), "x", "train"), r"needs factors \(N, 7\) and N labels"),
     (lambda: method("factor-mixup", alpha=0.).prepare(factors("test"), None).loss(None, torch.zeros(4, 1, 64, 64), torch.zeros(4).long(), torch.Generator(), torch.arange(4)), "alpha must be above 0, got 0"),
     (lambda: method("factor-mixup").prepare(load("digits", "test"), None), "drawings whose factors are known, such as factors-a, got digits"),
-    (lambda: method("factor-mixup").loss(None, None, None, None), "call prepare"),
-    (lambda: method("factor-mixup").prepare(factors("test"), None).loss(None, None, None, None), "pass index"),
+    (lambda: method("factor-mixup").loss(*BATCH), "call prepare"),
+    (lambda: method("factor-mixup").prepare(factors("test"), None).loss(*BATCH), "pass index"),
     (lambda: build("factor-cnn", (1, 28, 28), 2, torch.Generator()), "must be multiples of 16, got 28 x 28"),
 ])
 def test_what_cannot_be_done_is_said_in_a_sentence(call, says):

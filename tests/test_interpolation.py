@@ -26,7 +26,7 @@ from mixrepro.networks.decoder import StateDecoder, doublings, state, state_shap
 from mixrepro.networks.staged import Staged
 from mixrepro.networks.zoo import NETWORKS, build
 from mixrepro.papers.catalogue import find
-from mixrepro.papers.manifold_mixup.settings import Decoders, decoder
+from mixrepro.papers.manifold_mixup.settings import Decoders, decoder as decoder_of
 from mixrepro.repro.artefact import cells
 from mixrepro.training.loop import train_run
 from mixrepro.training.spec import Spec, from_json, name_of, to_json
@@ -156,7 +156,7 @@ CLASSIFIER = Spec("digits", "manifold-mixup", "tiny-cnn", epochs=2, n_train=200,
 
 def test_a_decoder_is_a_run_whose_classifier_is_a_run(tmp_path):
     store = Store(tmp_path)
-    spec = decoder(replace(Decoders.at("smoke"), n_train=200), CLASSIFIER)
+    spec = decoder_of(replace(Decoders.at("smoke"), n_train=200), CLASSIFIER)
     assert spec.needs == {"classifier": CLASSIFIER}
     classifier = train_run(CLASSIFIER, store)
     before = (classifier.folder / "weights.safetensors").read_bytes()
@@ -173,7 +173,7 @@ def test_a_decoder_is_a_run_whose_classifier_is_a_run(tmp_path):
 
 def test_a_decoders_name_follows_its_classifier_and_survives_json():
     s = Decoders.at("embedded")
-    one, two = (decoder(s, c) for c in (CLASSIFIER, replace(CLASSIFIER, epochs=3)))
+    one, two = (decoder_of(s, c) for c in (CLASSIFIER, replace(CLASSIFIER, epochs=3)))
     assert name_of(one) != name_of(two) != name_of(replace(two, seed=1))
     back = from_json(json.loads(json.dumps(to_json(one))))
     assert back == one and name_of(back) == name_of(one) and back.needs["classifier"] == CLASSIFIER
