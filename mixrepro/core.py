@@ -18,7 +18,7 @@ def choice(default,      # the value used when nothing else is asked for
            ) -> dataclasses.Field:
     "A dataclass field whose default carries its provenance."
     if source not in SOURCES: raise ValueError(f"source must be one of {', '.join(SOURCES)}, got {source!r}")
-    if default != default: raise ValueError(f"a default must equal itself, got {default}: take None where there is no number")
+    if default != default: raise ValueError(f"a default must equal itself, got {default}: None says that there is none")
     return dataclasses.field(default=default, metadata={"source": source, "where": where})
 
 # %% ../nbs/00_core.ipynb #feaf6656

@@ -66,7 +66,7 @@ class Spec:
         if not self.lr > 0: raise ValueError(f"lr must be above 0, got {self.lr}")
         rest = dict(momentum=self.momentum, weight_decay=self.weight_decay) | self.method_args | self.network_args
         for name, v in rest.items():
-            if v != v: raise ValueError(f"{name} must be a number, got {v}: a run must be equal to itself to be found again")
+            if v != v: raise ValueError(f"{name} must be a number, got {v}: only what equals itself is found again")
 
     @property
     def needs(self) -> dict[str, "Spec"]:
