@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['PART', 'ADVICE', 'explained', 'flush_folder', 'stage', 'write_together', 'write_atomic', 'sha256', 'home',
-           'write_if_changed']
+           'write_if_changed', 'set_aside']
 
 # %% ../nbs/01_files.ipynb #1ee2fde5
 import contextlib
@@ -14,13 +14,15 @@ import os
 import secrets
 from pathlib import Path
 
-PART = ".part"  # the end of a temporary file's name: one that is left over comes from a killed writer and is never a result
+PART = ".part"  # the end of a temporary file's name: one that is left over comes from a killed writer, no result
 
 # %% ../nbs/01_files.ipynb #97377f76
 ADVICE = {errno.ENOSPC: "free some space and run again", errno.EDQUOT: "free some of the quota and run again",
           errno.EROFS: "choose a folder that can be written", errno.EACCES: "choose a folder that can be written",
-          errno.EPERM: "choose a folder that can be written", errno.ENOTDIR: "a file stands where a folder is needed: move it away",
-          errno.EEXIST: "a file stands where a folder is needed: move it away", errno.EISDIR: "a folder stands where the file should go: move it away"}
+          errno.EPERM: "choose a folder that can be written",
+          errno.ENOTDIR: "a file stands where a folder is needed: move it away",
+          errno.EEXIST: "a file stands where a folder is needed: move it away",
+          errno.EISDIR: "a folder stands where the file should go: move it away"}
 
 def explained(e: OSError,  # the system's error
               path: Path,  # the file that was to be written
@@ -34,7 +36,7 @@ def explained(e: OSError,  # the system's error
 # %% ../nbs/01_files.ipynb #2dbc8b69
 def flush_folder(folder: Path,  # the folder in which a file was renamed
                  ) -> None:
-    "Flush a folder's entries to the disk; a file system that cannot do it (some network ones) still renames atomically."
+    "Flush a folder's entries to the disk; a file system that cannot do it still renames atomically."
     with contextlib.suppress(OSError):
         fd = os.open(folder, os.O_RDONLY)
         try: os.fsync(fd)
@@ -88,7 +90,8 @@ def sha256(what: bytes | str | os.PathLike,  # content as bytes, or the path of 
            ) -> str:                         # 64 hexadecimal digits
     "SHA-256 of some bytes or of a file's content, read in pieces."
     if isinstance(what, (bytes, bytearray, memoryview)): return hashlib.sha256(what).hexdigest()
-    if not os.path.isfile(what): raise FileNotFoundError(f"no file at {os.fspath(what)}: sha256 wants bytes or the path of a file")
+    if not os.path.isfile(what):
+        raise FileNotFoundError(f"no file at {os.fspath(what)}: sha256 wants bytes or the path of a file")
     with open(what, "rb") as f: return hashlib.file_digest(f, "sha256").hexdigest()
 
 # %% ../nbs/01_files.ipynb #7f9b0e5d
@@ -106,3 +109,14 @@ def write_if_changed(path: str | os.PathLike,  # the file to write
     path = Path(path)
     if path.is_file() and path.read_bytes() == text.encode(): return path
     return write_atomic(path, text)
+
+# %% ../nbs/01_files.ipynb #5e5156ae
+def set_aside(path: str | os.PathLike,  # a file or a folder
+              ending: str,              # why it goes, in a word
+              ) -> Path:                # where it is now
+    "Rename what stands somewhere, so that nothing is lost."
+    path = Path(path)
+    aside = (path.with_name(f"{path.name}.{ending}-{k}") for k in range(1, 10_000))
+    new = next(p for p in aside if not os.path.lexists(p))
+    os.replace(path, new)
+    return new
