@@ -1,6 +1,7 @@
 """What all tests share: where the project is, one thread, and a copy of the project to work in."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -12,8 +13,12 @@ sys.path.insert(0, STARTUP)
 os.environ["PYTHONPATH"] = os.pathsep.join([STARTUP, *filter(None, [os.environ.get("PYTHONPATH")])])  # for the processes that tests start
 
 import deprecations
+import numpy as np
 import pytest
 import torch
+from PIL import Image
+
+from helpers import SHARED, write_tiny_imagenet
 
 ROOT = Path(__file__).resolve().parents[1]
 COMMAND = Path(sys.executable).with_name("mixrepro")
@@ -57,3 +62,54 @@ def mixrepro(*args, cwd: Path, timeout=400, **env) -> subprocess.CompletedProces
     "The command line, as a person would call it in a folder."
     env = {k: v for k, v in os.environ.items() if k != "MIXREPRO_HOME"} | env
     return subprocess.run([COMMAND, *map(str, args)], cwd=cwd, env=env, text=True, capture_output=True, timeout=timeout)
+
+
+def python_blocks(markdown: str) -> list[str]:
+    "The Python of a page's code blocks."
+    return re.findall(r"^```python\n(.*?)^```$", markdown, re.M | re.S)
+
+
+# ---- real data, where a copy is at hand, and miniatures -------------------------------------------------------------
+
+def sheets(split):
+    "The lossless source: sheets of 40 x 25 tiles."
+    tiles = [np.asarray(Image.open(f).convert("RGB")) for f in sorted((SHARED / "cifar10").glob(f"{split}_*.webp"))]
+    return np.concatenate([a.reshape(40, 32, 25, 32, 3).transpose(0, 2, 4, 1, 3).reshape(-1, 3, 32, 32) for a in tiles])
+
+
+@pytest.fixture(scope="session")
+def cifar(tmp_path_factory):
+    "CIFAR-10 in its binary version, written from the source; (root, {split: (x, y)})."
+    if not (SHARED / "cifar10" / "labels.npz").is_file():
+        pytest.skip("no copy of CIFAR-10 at hand: set MIXREPRO_SHARED_DATA to a folder that holds cifar10/")
+    from mixrepro.data.readers import CIFAR10
+    labels = np.load(SHARED / "cifar10" / "labels.npz")
+    source = {s: (sheets(s), labels[s].astype(np.int64)) for s in ("train", "test")}
+    folder = (root := tmp_path_factory.mktemp("data")) / "cifar-10-batches-bin"
+    folder.mkdir()
+    for split, (x, y) in source.items():
+        table = np.concatenate([y.astype(np.uint8)[:, None], x.reshape(len(x), -1)], 1)
+        for file, part in zip(CIFAR10[0].files[split], np.split(table, len(x) // 10_000)): (folder / file).write_bytes(part.tobytes())
+    return root, source
+
+
+@pytest.fixture(scope="session")
+def digits_of_mnist(tmp_path_factory):
+    "The four official files, rebuilt; (root, {split: (x, y)})."
+    from mixrepro.data.readers import MNIST
+    if not (SHARED / "mnist" / "mnist.npz").is_file(): pytest.skip("no copy of MNIST at hand: set MIXREPRO_SHARED_DATA to a folder that holds mnist/")
+    z, truth = np.load(SHARED / "mnist" / "mnist.npz"), {}
+    (folder := (root := tmp_path_factory.mktemp("data")) / "MNIST" / "raw").mkdir(parents=True)
+    for split in ("train", "test"):
+        truth[split] = z[f"x_{split}"], z[f"y_{split}"]
+        for (file, (shape, _)), a in zip(MNIST[split].items(), truth[split]):
+            head = bytes([0, 0, 8, len(shape)]) + np.array(shape, ">i4").tobytes()
+            (folder / file).write_bytes(head + a.tobytes())
+    return root, truth
+
+
+@pytest.fixture(scope="session")
+def small_tiny(tmp_path_factory):
+    "Tiny-ImageNet with two classes of flat images, complete; its folder must not be changed."
+    write_tiny_imagenet(root := tmp_path_factory.mktemp("tiny"))
+    return root

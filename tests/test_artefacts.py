@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 from hypothesis import given, strategies as st
 
-from mixrepro.repro.artefacts import ARTEFACTS, FIGURE, PAPERS, TABLE, Artefact, catalogue, find, state
+from mixrepro.papers.catalogue import ARTEFACTS, PAPERS, find
+from mixrepro.repro.artefact import FIGURE, TABLE, Artefact, catalogue, no_runs, shows, state
 
 
 def test_every_paper_has_its_number_of_artefacts():
@@ -40,15 +41,17 @@ def test_a_typo_is_refused_with_a_near_name(id, cut):
     assert str(e.value).split("did you mean '")[1].split("'")[0] in ARTEFACTS
 
 
-def test_only_the_notebook_makes_it_ready(tmp_path):
-    a = find("gl-toy")
+def test_a_plan_and_a_notebook_make_it_ready(tmp_path):
+    a, draft = find("vm-fig1"), find("gl-toy")
+    (tmp_path/draft.notebook).parent.mkdir(parents=True); (tmp_path/draft.notebook).touch()
+    assert state(draft, tmp_path) == "planned"  # a draft without a plan stops nothing
     (tmp_path/a.notebook).mkdir(parents=True)
     assert state(a, tmp_path) == "planned"  # a folder of that name is no notebook
     (tmp_path/a.notebook).rmdir(); (tmp_path/a.notebook).touch()
-    assert [i for i in ARTEFACTS if state(ARTEFACTS[i], tmp_path) == "ready"] == ["gl-toy"]
+    assert [i for i in ARTEFACTS if state(ARTEFACTS[i], tmp_path) == "ready"] == ["vm-fig1"]
 
 
 def test_frozen_and_no_id_twice():
     with pytest.raises(AttributeError): find("vm-fig1").title = "other"
-    with pytest.raises(ValueError, match="across lists x-a more than once"): catalogue("across", ("x-a", "one"), ("x-a", "two", FIGURE))
-    assert catalogue("across", ("x-a", "one", FIGURE)) == {"x-a": Artefact("x-a", "across", "one", FIGURE)}
+    with pytest.raises(ValueError, match="across lists x-a more than once"): catalogue("across", shows("x-a", "one"), shows("x-a", "two", outputs=FIGURE))
+    assert catalogue("across", shows("x-a", "one", no_runs, outputs=FIGURE)) == {"x-a": Artefact("x-a", "across", "one", FIGURE, no_runs)}

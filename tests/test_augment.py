@@ -5,10 +5,8 @@ from hypothesis import given, settings, strategies as st
 from scipy.stats import chi2
 from torchvision.transforms.v2 import functional as TV
 
+from helpers import seeded
 from mixrepro.data.augment import AUGMENTS, Crop, crop_flip, draw_crop
-
-
-def seeded(s=0, device="cpu"): return torch.Generator(device).manual_seed(s)
 
 
 def unlikely(count, expected):

@@ -9,7 +9,8 @@ from scipy import stats
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from torch import nn
 
-from mixrepro.data.datasets import DATASETS, STATS, ImageSet, load
+from mixrepro.data.datasets import DATASETS, STATS, load
+from mixrepro.data.images import ImageSet
 from mixrepro.data.spirals import PointSet, as_images, as_points, draw_spirals, plane, spirals
 from mixrepro.methods.erm import ERM
 from mixrepro.methods.manifold_mixup import ManifoldMixup, check_stages

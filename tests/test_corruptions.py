@@ -9,8 +9,8 @@ import torch
 from hypothesis import given, settings, strategies as st
 from PIL import Image
 from scipy import fft, ndimage, stats
-from sklearn.datasets import load_sample_images
 
+from helpers import photographs
 from mixrepro.data import corruptions
 from mixrepro.data.corruptions import CATEGORIES, CORRUPTIONS, EXTRA, SMALLEST, TABLES, benchmark, corrupt
 from mixrepro.data.frost import PHOTOGRAPHS, frost_textures, photographs as frost_photographs, reduced
@@ -20,16 +20,6 @@ RANDOM = ("gaussian_noise", "shot_noise", "impulse_noise", "glass_blur", "motion
 ALL = CORRUPTIONS + EXTRA
 FIXED = tuple(k for k in ALL if k not in RANDOM)
 ALPHA = 1e-4
-
-
-def photographs(n, side):
-    "Crops of the two photographs of scikit-learn, uint8 (n, 3, side, side)."
-    rng, images = np.random.default_rng(0), load_sample_images().images
-    def crop(k):
-        s, a = rng.integers(100, 400), images[k % 2]
-        y, x = rng.integers(0, a.shape[0] - s), rng.integers(0, a.shape[1] - s)
-        return np.asarray(Image.fromarray(a[y:y + s, x:x + s]).resize((side, side), Image.LANCZOS))
-    return torch.from_numpy(np.stack([crop(k) for k in range(n)])).permute(0, 3, 1, 2).contiguous()
 
 
 PHOTOS = photographs(64, 32)

@@ -9,7 +9,7 @@ from PIL import Image
 
 from mixrepro.data import corruptions
 from mixrepro.data.corruptions import CORRUPTIONS, TABLES, corrupt
-from mixrepro.data.fidelity import averages, compare, power
+from mixrepro.data.fidelity import averages, beside, power
 
 RANDOM = ("gaussian_noise", "shot_noise", "impulse_noise", "glass_blur", "motion_blur", "snow", "frost", "fog", "elastic_transform")
 FIXED = tuple(k for k in CORRUPTIONS if k not in RANDOM)
@@ -111,7 +111,7 @@ def test_the_notebooks_table_holds(kind, reference):
 
 def test_a_wrong_constant_shows():
     x = torch.randint(0, 256, (64, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)) // 2 + 64
-    def gap(kind, s): return compare(x, corrupt(x, kind, 3, seed=9), kind, s)
+    def gap(kind, s): return beside(x, corrupt(x, kind, 3, seed=9), kind, s)
     assert abs(gap("gaussian_noise", 3)["power 2"] - 1) < .02 < abs(gap("gaussian_noise", 4)["power 2"] - 1)
     assert gap("brightness", 3)["difference"] == 0 and gap("brightness", 2)["difference"] > 5 and gap("brightness", 2)["bytes off"] > .9
     assert abs(gap("impulse_noise", 3)["sd"] / gap("impulse_noise", 3)["sd of theirs"] - 1) < .03

@@ -8,6 +8,7 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
+from helpers import seeded
 from mixrepro.data.datasets import load
 from mixrepro.methods.attacks import cross_entropy, slope
 from mixrepro.methods.catalogue import method
@@ -17,9 +18,6 @@ from mixrepro.training.loop import batches
 from mixrepro.training.spec import Spec, name_of
 
 VAE = dict(vae_network="vae-small", vae_epochs=3)
-
-
-def seeded(s=0): return torch.Generator().manual_seed(s)
 
 
 def spec(name, **kw):

@@ -8,15 +8,13 @@ import torch
 from hypothesis import given, settings, strategies as st
 from scipy import ndimage
 
+from helpers import seeded
 from mixrepro.data.datasets import STATS, load
-from mixrepro.data.deformations import CENTRES, DEFORMATIONS, about, deform, draw_matrices, places, rotation, shearing, warp, zoom
+from mixrepro.data.deformations import CENTRES, DEFORMATIONS, about_centre, deform, draw_matrices, places, rotation, shearing, warp, zoom
 from mixrepro.metrics.deformed import FILLED, deformed, fill_of
 from mixrepro.repro.ledger import reported
 
 SEEDS = st.integers(0, 2 ** 32)
-
-
-def seeded(seed=0): return torch.Generator().manual_seed(seed)
 
 
 def scipy_warp(x, matrix, offset, fill):
@@ -29,7 +27,7 @@ def scipy_warp(x, matrix, offset, fill):
 def test_each_row_of_table_5_is_scipys_to_the_last_bit(seed, name, centre, h, w, fill):
     x = torch.rand(6, 2, h, w, dtype=torch.float64, generator=seeded(seed))
     matrix = draw_matrices(name, 6, seeded(seed))
-    want = scipy_warp(x, matrix, about(matrix, (h, w), centre), fill)
+    want = scipy_warp(x, matrix, about_centre(matrix, (h, w), centre), fill)
     assert np.array_equal(deform(x, name, seeded(seed), fill, centre).numpy(), want)
 
 
@@ -70,7 +68,7 @@ def test_a_quarter_turn_about_the_middle_is_a_rotation_of_the_array():
     quarter = torch.tensor([[[0., 1.], [-1., 0.]]], dtype=torch.float64)
     for n in (5, 6):
         x = torch.rand(1, 2, n, n, generator=seeded())
-        assert torch.equal(warp(x, quarter, about(quarter, (n, n), "middle")), torch.rot90(x, 1, (2, 3)))
+        assert torch.equal(warp(x, quarter, about_centre(quarter, (n, n), "middle")), torch.rot90(x, 1, (2, 3)))
 
 
 def test_a_zoom_shows_the_share_of_the_image_that_it_says():

@@ -14,6 +14,7 @@ from torchmetrics.image.fid import FrechetInceptionDistance
 from torchmetrics.image.kid import KernelInceptionDistance
 from torchvision.models.inception import Inception3, InceptionA, InceptionE
 
+from helpers import seeded
 from mixrepro.data.datasets import load
 from mixrepro.metrics import features as features_module
 from mixrepro.metrics.distances import Moments, Reservoir, compare, describe, distances, frechet, kid, mmd2
@@ -21,9 +22,6 @@ from mixrepro.metrics.features import FILES, Extractor, Inside, MaxMixed, find_i
 from mixrepro.training.loop import train_run
 from mixrepro.training.spec import Spec
 from mixrepro.training.store import Store
-
-
-def seeded(s=0): return torch.Generator().manual_seed(s)
 
 
 def normal(n, d, s=0): return torch.randn(n, d, dtype=torch.float64, generator=seeded(s))
@@ -57,7 +55,7 @@ def test_diagonal_gaussians_have_a_closed_form(d, seed):
 def test_full_gaussians_agree_with_scipy(d, seed):
     (m1, m2), a, b = normal(2, d, seed), normal(d + 2, d, seed + 1), normal(d + 2, d, seed + 2)
     s1, s2 = a.T @ a, b.T @ b
-    want = ((m1 - m2) ** 2).sum().item() + np.trace(s1 + s2 - 2 * scipy.linalg.sqrtm((s1 @ s2).numpy()).real)
+    want = ((m1 - m2) ** 2).sum().item() + np.trace((s1 + s2).numpy() - 2 * scipy.linalg.sqrtm((s1 @ s2).numpy()).real)
     got = frechet(exactly(m1, s1), exactly(m2, s2))
     assert got == pytest.approx(want, rel=1e-7) and got == pytest.approx(frechet(exactly(m2, s2), exactly(m1, s1)), rel=1e-9)
 

@@ -9,14 +9,15 @@ from PIL import Image, ImageDraw
 from torch.nn import functional as F
 
 from mixrepro.data.datasets import DATASETS, STATS, load
-from mixrepro.data.factors import CANVAS, FACTORS, LONG, RANGES, ROWS, SHORT, STEM, TASKS, FactorSet, apart, both, draw_factors, factors, render, slab, weights
+from mixrepro.data.factors import CANVAS, FACTORS, LONG, RANGES, ROWS, SHORT, STEM, TASKS, FactorSet, both, disjoint, draw_factors, factors, render, slab, weights
 from mixrepro.methods.catalogue import method
 from mixrepro.methods.factor_mixup import mix_factors
 from mixrepro.methods.vicinal import Mix, draw_mix, one_hot
 from mixrepro.networks.staged import count
 from mixrepro.networks.zoo import build
-from mixrepro.repro.manifold_plans import manifold_factors
-from mixrepro.repro.profiles import PROFILES, profile
+from mixrepro.papers.catalogue import find
+from mixrepro.repro.artefact import cells, papers_cells
+from mixrepro.repro.scale import SCALES
 
 
 def by_pillow(row, size, reducing_gap=None):
@@ -93,7 +94,7 @@ ends = st.tuples(st.integers(0, 20), st.integers(0, 20)).map(sorted)
 def test_spans_meet_and_come_apart(p, q):
     def cover(*spans): return sorted(i for a, b in spans for i in range(int(a), int(b)))
     one, two = (tuple(torch.tensor(v) for v in span) for span in (p, q))
-    assert cover(*apart(one, two)) == sorted({*cover(p), *cover(q)})
+    assert cover(*disjoint(one, two)) == sorted({*cover(p), *cover(q)})
     assert cover(both(one, two)) == sorted({*cover(p)} & {*cover(q)})
 
 
@@ -213,12 +214,15 @@ def test_the_network_is_the_codes(size, inputs):
 
 
 def test_the_plan_is_the_papers():
-    full = manifold_factors(profile("paper"), 1)
+    full = [c.spec for c in papers_cells(find("mm-table4"))]
     assert len(full) == 9 and {(s.epochs, s.n_train, s.batch, s.lr, s.optimizer, s.augment) for s in full} == {(1, 0, 128, 1e-4, "adam", "none")}
     assert {(s.dataset, s.method) for s in full} == {(f"factors-{t}", m) for t in "abc" for m in ("erm", "mixup", "factor-mixup")}
     assert all(s.method_args == dict(alpha=1., per="example") for s in full if s.method == "mixup")
-    for p in PROFILES.values():
-        for s in manifold_factors(p, 1): assert s.n_train % 128 == 0 and s.n_train <= ROWS["train"] and (not p.drawings) == (not p.drawings_schedule)
+    for name in SCALES:
+        for c in cells(find("mm-table4"), name, 1): assert c.spec.n_train % 128 == 0 and c.spec.n_train <= ROWS["train"]
+
+
+BATCH = (None, torch.zeros(4, 1, 64, 64), torch.zeros(4).long(), torch.Generator())  # network, images, labels, generator
 
 
 @pytest.mark.parametrize("call, says", [
@@ -229,8 +233,8 @@ def test_the_plan_is_the_papers():
     (lambda: FactorSet(torch.zeros(3, 7), torch.zeros(2, dtype=torch.long), ("a", "b"), "x", "train"), r"needs factors \(N, 7\) and N labels"),
     (lambda: method("factor-mixup", alpha=0.).prepare(factors("test"), None).loss(None, torch.zeros(4, 1, 64, 64), torch.zeros(4).long(), torch.Generator(), torch.arange(4)), "alpha must be above 0, got 0"),
     (lambda: method("factor-mixup").prepare(load("digits", "test"), None), "drawings whose factors are known, such as factors-a, got digits"),
-    (lambda: method("factor-mixup").loss(None, None, None, None), "call prepare"),
-    (lambda: method("factor-mixup").prepare(factors("test"), None).loss(None, None, None, None), "pass index"),
+    (lambda: method("factor-mixup").loss(*BATCH), "call prepare"),
+    (lambda: method("factor-mixup").prepare(factors("test"), None).loss(*BATCH), "pass index"),
     (lambda: build("factor-cnn", (1, 28, 28), 2, torch.Generator()), "must be multiples of 16, got 28 x 28"),
 ])
 def test_what_cannot_be_done_is_said_in_a_sentence(call, says):

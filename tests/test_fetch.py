@@ -22,13 +22,13 @@ import torchvision
 from PIL import Image
 
 from conftest import ROOT
-from mixrepro.data import datasets, fetch as F
+from helpers import SHARED
+from mixrepro.data import datasets, fetch as F, readers
 from mixrepro.data.fetch import DataSet, Part, Remote, data_list, fetch, verify
 from mixrepro.download import Patience
 from webserver import Web, without_proxy
 
 without_proxy()
-SHARED = Path(os.environ.get("MIXREPRO_SHARED_DATA") or ROOT.parent / "shared" / "data")
 QUICK = Patience(timeout=.3, tries=2, pause=.005)
 md5 = lambda b: hashlib.md5(b).hexdigest()
 quiet = lambda line: None
@@ -268,7 +268,7 @@ def test_verify_names_the_file_that_is_wrong(web, sets, tmp_path, name, file):
 
 def test_mnist_is_known_packed_or_not_and_where_torchvision_puts_it(tmp_path, monkeypatch):
     import gzip
-    files = {f: (s, random.Random(f).randbytes(500)) for s in ("train", "test") for f in datasets.MNIST[s]}
+    files = {f: (s, random.Random(f).randbytes(500)) for s in ("train", "test") for f in readers.MNIST[s]}
     packed = {f"{f}.gz": gzip.compress(c, mtime=0) for f, (_, c) in files.items()}
     parts = tuple(Remote(k, ("http://127.0.0.1:9/",) * 2, (Part("mnist", {k: md5(files[k[:-3]][1])}),), md5=md5(v)) for k, v in packed.items())
     plain = {f: md5(c) for f, (_, c) in files.items()}
@@ -286,22 +286,14 @@ def test_mnist_is_known_packed_or_not_and_where_torchvision_puts_it(tmp_path, mo
 
 # ---- the real thing -------------------------------------------------------------------------------------------------
 
-@pytest.fixture(scope="session")
-def cifar(tmp_path_factory):
+@pytest.fixture
+def official(cifar):
     "CIFAR-10 in its official binary layout, rebuilt from the lossless copy."
-    if not (SHARED / "cifar10" / "labels.npz").is_file(): pytest.skip("no copy of CIFAR-10 at hand: set MIXREPRO_SHARED_DATA to a folder that holds cifar10/")
-    labels, folder = np.load(SHARED / "cifar10" / "labels.npz"), tmp_path_factory.mktemp("official") / "cifar-10-batches-bin"
-    folder.mkdir()
-    for split, files in datasets.CIFAR10[0].files.items():
-        tiles = [np.asarray(Image.open(f).convert("RGB")) for f in sorted((SHARED / "cifar10").glob(f"{split}_*.webp"))]
-        x = np.concatenate([a.reshape(40, 32, 25, 32, 3).transpose(0, 2, 4, 1, 3).reshape(-1, 3072) for a in tiles])
-        table = np.concatenate([labels[split].astype(np.uint8)[:, None], x], 1)
-        for file, part in zip(files, np.split(table, len(x) // 10_000)): (folder / file).write_bytes(part.tobytes())
-    return folder
+    return cifar[0] / "cifar-10-batches-bin"
 
 
-def test_cifar10_from_a_folder_loads(cifar, tmp_path):
-    assert fetch("cifar10", tmp_path, cifar.parent, say=quiet) == [tmp_path / "cifar-10-batches-bin"] and verify("cifar10", tmp_path) == []
+def test_cifar10_from_a_folder_loads(official, tmp_path):
+    assert fetch("cifar10", tmp_path, official.parent, say=quiet) == [tmp_path / "cifar-10-batches-bin"] and verify("cifar10", tmp_path) == []
     known = json.loads((SHARED / "cifar10" / "checksums.json").read_text())["binary_version_checks"]
     assert {f: md5((tmp_path / "cifar-10-batches-bin" / f).read_bytes()) for f in known} == {f: v["md5"] for f, v in known.items()}
     test = datasets.load("cifar10", "test", tmp_path)
@@ -309,8 +301,8 @@ def test_cifar10_from_a_folder_loads(cifar, tmp_path):
     assert fetch("cifar10", tmp_path, say=quiet) == [tmp_path / "cifar-10-batches-bin"]
 
 
-def test_cifar10_from_an_archive_of_ones_own_loads(cifar, tmp_path):
-    with tarfile.open(tmp_path / "ours.tar", "w") as t: t.add(cifar, "cifar-10-batches-bin")
+def test_cifar10_from_an_archive_of_ones_own_loads(official, tmp_path):
+    with tarfile.open(tmp_path / "ours.tar", "w") as t: t.add(official, "cifar-10-batches-bin")
     fetch("cifar10", tmp_path / "data", tmp_path / "ours.tar", say=quiet)
     assert len(datasets.load("cifar10", "test", tmp_path / "data")) == 10_000
     with open(tmp_path / "data" / "cifar-10-batches-bin" / "test_batch.bin", "r+b") as f: f.seek(12_345); f.write(b"\1\2\3")
@@ -322,7 +314,7 @@ def test_cifar10_from_an_archive_of_ones_own_loads(cifar, tmp_path):
 
 def test_imagenet_is_checked_and_indexed_where_it_lies(tmp_path, monkeypatch):
     monkeypatch.setattr(F, "IMAGENET", {"train": 2000, "val": 1000})
-    for split, n in F.IMAGENET.items():
+    for split, n in F.IMAGENET_ROWS.items():
         for c in range(1000):
             (folder := tmp_path / "there" / split / f"n{c:08d}").mkdir(parents=True)
             for i in range(n // 1000): (folder / f"{i}.JPEG").touch()
@@ -430,14 +422,14 @@ def test_the_list_says_what_is_on_disk(web, sets, tmp_path):
         "arrays": "yes", "films": "yes", "photos": "in part", "cifar10-c": "made here"}
 
 
-def test_the_commands(cifar, tmp_path, capsys, monkeypatch):
+def test_the_commands(official, tmp_path, capsys, monkeypatch):
     from mixrepro.repro import cli
 
     def run(*args):
         monkeypatch.setattr(sys, "argv", ["mixrepro", "data", *map(str, args)])
         try: cli.main()
         except SystemExit as e: return e.code or 0, *capsys.readouterr()
-    code, out, err = run("get", "cifar10", "--root", tmp_path / "d", "--from", cifar)
+    code, out, err = run("get", "cifar10", "--root", tmp_path / "d", "--from", official)
     assert code == 0 and out == f"{tmp_path / 'd' / 'cifar-10-batches-bin'}\n" and "Please cite: Krizhevsky (2009)" in err
     assert [r["name"] for r in json.loads(run("list", "--root", tmp_path / "d", "--json")[1]) if r["on_disk"] == "yes"] == ["cifar10"]
     (tmp_path / "d" / "cifar-10-batches-bin" / "data_batch_3.bin").unlink()

@@ -15,7 +15,8 @@ import pytest
 from hypothesis import given, settings, strategies as st
 from PIL import Image
 
-from mixrepro.repro.artefacts import ARTEFACTS, PAPERS, find
+from mixrepro.papers.catalogue import ARTEFACTS, PAPERS, find
+from mixrepro.repro.artefact import FIGURE, TABLE
 from mixrepro.repro.figures import COLOURS, COLUMN, LABELS, LOOK, PAGE, STYLE, bar, gallery, line, picture, save, use_style
 
 mpl.use("agg")
@@ -114,14 +115,14 @@ def test_no_colour_vanishes_into_the_white():
 
 
 def test_csv_reads_back(tmp_path):
-    save(None, DATA, "x", tmp_path, "vm-table1")
+    save(None, DATA, "x", tmp_path, "vm-table1", TABLE)
     pd.testing.assert_frame_equal(pd.read_csv(tmp_path/"vm-table1.csv"), DATA, rtol=1e-5)
     assert (tmp_path/"vm-table1.csv").read_bytes() == b"method,loss,n\nerm,0.333333,3\nmixup,0.25,5\n"
 
 
 @pytest.mark.parametrize("at", [1, 4])
 def test_a_full_disk_leaves_the_old_set(tmp_path, monkeypatch, at):
-    files = save(drawn(), DATA, "old", tmp_path, "vm-fig1")
+    files = save(drawn(), DATA, "old", tmp_path, "vm-fig1", FIGURE)
     before, real, calls = [f.read_bytes() for f in files], os.fsync, []
     def full(fd):
         calls.append(fd)
@@ -129,22 +130,22 @@ def test_a_full_disk_leaves_the_old_set(tmp_path, monkeypatch, at):
         real(fd)
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(OSError, match="could not write .*vm-fig1.*: no space left on device; free some space and run again"):
-        save(drawn(), DATA.assign(n=0), "new", tmp_path, "vm-fig1")
+        save(drawn(), DATA.assign(n=0), "new", tmp_path, "vm-fig1", FIGURE)
     assert [f.read_bytes() for f in files] == before and len(os.listdir(tmp_path)) == 4
 
 
 def test_a_figure_that_cannot_be_drawn_touches_nothing(tmp_path):
-    files = save(drawn(), DATA, "old", tmp_path, "vm-fig1")
+    files = save(drawn(), DATA, "old", tmp_path, "vm-fig1", FIGURE)
     before = [f.read_bytes() for f in files]
     fig = drawn()
     fig.axes[0].set_title(r"$\nosuchsymbol$")
-    with pytest.raises(ValueError): save(fig, DATA.assign(n=0), "new", tmp_path, "vm-fig1")
+    with pytest.raises(ValueError): save(fig, DATA.assign(n=0), "new", tmp_path, "vm-fig1", FIGURE)
     assert [f.read_bytes() for f in files] == before and len(os.listdir(tmp_path)) == 4
 
 
 @pytest.mark.skipif(not Path("/proc/self").is_dir(), reason="needs a file system that nobody can write to")
 def test_a_folder_nobody_can_write_to():
-    with pytest.raises(OSError, match="could not write /proc/self/fdinfo/vm-table1.csv: .*; ") as e: save(None, DATA, "x", "/proc/self/fdinfo", "vm-table1")
+    with pytest.raises(OSError, match="could not write /proc/self/fdinfo/vm-table1.csv: .*; ") as e: save(None, DATA, "x", "/proc/self/fdinfo", "vm-table1", TABLE)
     assert "\n" not in str(e.value)
 
 
@@ -161,7 +162,7 @@ def test_gallery_shows_exactly_what_is_there(tmp_path_factory, ids, dropped):
     folder.mkdir(parents=True)
     for id in ids:
         for f in find(id).files(folder)[dropped % len(find(id).outputs):]: f.parent.mkdir(exist_ok=True); f.write_text(f"text of {id}")
-    text = gallery(folder).read_text()
+    text = gallery(folder, ARTEFACTS.values(), PAPERS).read_text()
     assert {h.split(":")[0][4:] for h in text.splitlines() if h.startswith("### ")} == ids
     assert {h[3:] for h in text.splitlines() if h.startswith("## ")} == {PAPERS[find(i).paper] for i in ids}
     links = [part.split(")")[0] for part in text.split("](")[1:]]
@@ -169,7 +170,7 @@ def test_gallery_shows_exactly_what_is_there(tmp_path_factory, ids, dropped):
     assert text.count("(missing: ") == sum(dropped % len(find(i).outputs) > 0 for i in ids)
     shown = [l for l in text.splitlines() if l.startswith("![")]
     assert len(shown) == sum(any(f.suffix in (".svg", ".png") for f in find(i).files(folder) if f.is_file()) for i in ids)
-    assert gallery(folder).read_text() == text and [p.name for p in folder.iterdir() if p.is_file()] == ["README.md"]
+    assert gallery(folder, ARTEFACTS.values(), PAPERS).read_text() == text and [p.name for p in folder.iterdir() if p.is_file()] == ["README.md"]
 
 
 def test_style_is_complete_and_legible():

@@ -9,6 +9,7 @@ from hypothesis import given, settings, strategies as st
 from torch import nn
 from torch.nn import functional as F
 
+from helpers import seeded
 from mixrepro.data.datasets import load
 from mixrepro.methods.catalogue import method
 from mixrepro.methods.gan_mixup import PAIRS, GAN, GANMixup, Between, bce
@@ -18,17 +19,16 @@ from mixrepro.metrics.inception_score import generator_scores, inception_score, 
 from mixrepro.networks.sngan import SNGAN
 from mixrepro.networks.staged import count
 from mixrepro.networks.zoo import build
-from mixrepro.repro.manifold_plans import GAN_LAYERS, gan_run, manifold_gans
-from mixrepro.repro.profiles import profile
+from mixrepro.papers.catalogue import find
+from mixrepro.papers.manifold_mixup.settings import GAN_LAYERS, GANs, gan
+from mixrepro.repro.artefact import cells
+from mixrepro.repro.scale import scale
 from mixrepro.training import loop
 from mixrepro.training.loop import train_run
 from mixrepro.training.spec import Spec, canonical
 from mixrepro.training.store import Store, history, open_net
 
 SPEC = Spec("digits", "gan-mixup", "sngan-small", epochs=3, n_train=100, batch=20, lr=2e-3, beta1=0., augment="none", method_args=dict(every=2))
-
-
-def seeded(n=0): return torch.Generator().manual_seed(n)
 
 
 def small(seed=0): return build("sngan-small", (1, 32, 32), 10, seeded(seed))
@@ -233,14 +233,14 @@ def test_a_run_that_was_stopped_ends_with_the_same_weights(tmp_path, monkeypatch
 
 
 def test_plans():
-    specs = manifold_gans(profile("paper"), 3)
+    specs, full = [c.spec for c in cells(find("mm-fig9"), "paper")], (GANs(), scale("paper"), 0)
     assert len(specs) == 1 + 17 * 3 and specs[0].method == "erm" and specs[1].method == "gan"
-    s = gan_run(0, profile("paper"), "h1,h2", .2)
+    s = gan(*full, "h1,h2", .2)
     assert (s.network, s.epochs, s.batch, s.lr, s.beta1, s.beta2, s.augment) == ("sngan", 500, 64, 2e-4, 0., .999, "none")
-    assert canonical(s)["method_args"]["stages"] in ((1, 2), [1, 2]) and s.method_args["every"] == 5 and gan_run(0, profile("paper"), "pixel").epochs == 600
+    assert canonical(s)["method_args"]["stages"] in ((1, 2), [1, 2]) and s.method_args["every"] == 5 and gan(*full, "pixel").epochs == 600
     for name in ("smoke", "embedded", "gpu"):
-        cells = {(s.method_args.get("stages"), s.method_args.get("alpha")) for s in manifold_gans(profile(name), 2)[1:]}
-        assert (None, None) in cells and {c[0] for c in cells} - {None} <= set(GAN_LAYERS.values()) and any(a == .5 for _, a in cells)
+        found = {(c.spec.method_args.get("stages"), c.spec.method_args.get("alpha")) for c in cells(find("mm-fig9"), name, 2)[1:]}
+        assert (None, None) in found and {c[0] for c in found} - {None} <= set(GAN_LAYERS.values()) and any(a == .5 for _, a in found)
 
 
 @pytest.mark.parametrize("args, message", [

@@ -79,7 +79,7 @@ def test_settings_and_pyproject_agree():
     import mixrepro
     assert s["version"] == mixrepro.__version__ and "version" in project["dynamic"]
     assert s["lib_name"] == project["name"] and s["description"] == project["description"]
-    assert project["requires-python"] == f">={s['min_python']}" and s["keywords"].split() == project["keywords"]
+    assert project["requires-python"] == f">={s['min_python']},<3.14" and s["keywords"].split() == project["keywords"]
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: str(p.relative_to(ROOT)))

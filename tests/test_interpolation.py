@@ -12,7 +12,9 @@ from sklearn.neighbors import KNeighborsClassifier
 from torch import nn
 from torch.nn import functional as F
 
-from mixrepro.data.datasets import ImageSet, load
+from helpers import seeded
+from mixrepro.data.datasets import load
+from mixrepro.data.images import ImageSet
 from mixrepro.methods.attacks import ascend
 from mixrepro.methods.decoder import Decoder
 from mixrepro.metrics.accuracy import nll, predict
@@ -23,17 +25,14 @@ from mixrepro.metrics.neighbours import nearest, neighbours, vote
 from mixrepro.networks.decoder import StateDecoder, doublings, state, state_shape
 from mixrepro.networks.staged import Staged
 from mixrepro.networks.zoo import NETWORKS, build
-from mixrepro.repro.manifold_plans import decoder_run, manifold_grid
-from mixrepro.repro.plans import plan
-from mixrepro.repro.profiles import profile
+from mixrepro.papers.catalogue import find
+from mixrepro.papers.manifold_mixup.settings import Decoders, decoder as decoder_of
+from mixrepro.repro.artefact import cells
 from mixrepro.training.loop import train_run
 from mixrepro.training.spec import Spec, from_json, name_of, to_json
 from mixrepro.training.store import Store, history, open_net
 
 SEEDS = st.integers(0, 2 ** 32)
-
-
-def seeded(seed=0): return torch.Generator().manual_seed(seed)
 
 
 @pytest.fixture(scope="module")
@@ -156,8 +155,8 @@ CLASSIFIER = Spec("digits", "manifold-mixup", "tiny-cnn", epochs=2, n_train=200,
 
 
 def test_a_decoder_is_a_run_whose_classifier_is_a_run(tmp_path):
-    store, p = Store(tmp_path), replace(profile("smoke"), n_train=200)
-    spec = decoder_run(CLASSIFIER, p)
+    store = Store(tmp_path)
+    spec = decoder_of(replace(Decoders.at("smoke"), n_train=200), CLASSIFIER)
     assert spec.needs == {"classifier": CLASSIFIER}
     classifier = train_run(CLASSIFIER, store)
     before = (classifier.folder / "weights.safetensors").read_bytes()
@@ -173,8 +172,8 @@ def test_a_decoder_is_a_run_whose_classifier_is_a_run(tmp_path):
 
 
 def test_a_decoders_name_follows_its_classifier_and_survives_json():
-    p = profile("embedded")
-    one, two = (decoder_run(c, p) for c in (CLASSIFIER, replace(CLASSIFIER, epochs=3)))
+    s = Decoders.at("embedded")
+    one, two = (decoder_of(s, c) for c in (CLASSIFIER, replace(CLASSIFIER, epochs=3)))
     assert name_of(one) != name_of(two) != name_of(replace(two, seed=1))
     back = from_json(json.loads(json.dumps(to_json(one))))
     assert back == one and name_of(back) == name_of(one) and back.needs["classifier"] == CLASSIFIER
@@ -182,11 +181,13 @@ def test_a_decoders_name_follows_its_classifier_and_survives_json():
 
 @pytest.mark.parametrize("scale", ["smoke", "embedded", "gpu", "paper"])
 def test_all_analyses_read_the_same_classifiers(scale):
-    grid = manifold_grid(profile(scale), 2)
-    assert plan("mm-fig2", scale, 2) == plan("mm-knn", scale, 2) == plan("mm-unbounded-pgd", scale, 2) == grid
-    assert [s.needs["classifier"] for s in plan("mm-fig4", scale, 2)] == grid[::2]
-    assert plan("mm-table3", scale, 2)[:len(grid)] == grid
-    assert {s.dataset for s in plan("mm-table3", scale, 2)} == {"smoke": {"digits"}, "embedded": {"digits"}, "gpu": {"cifar10", "svhn"}, "paper": {"cifar10", "cifar100", "svhn"}}[scale]
+    def plan(id): return [c.spec for c in cells(find(id), scale, 2)]
+    grid = plan("mm-fig2")
+    assert len(grid) == 3 * 2
+    assert plan("mm-knn") == plan("mm-unbounded-pgd") == grid
+    assert [s.needs["classifier"] for s in plan("mm-fig4")] == grid[::2]
+    assert plan("mm-table3")[:len(grid)] == grid
+    assert {s.dataset for s in plan("mm-table3")} == {"smoke": {"digits"}, "embedded": {"digits"}, "gpu": {"cifar10", "svhn"}, "paper": {"cifar10", "cifar100", "svhn"}}[scale]
 
 
 # Nearest neighbours

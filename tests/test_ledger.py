@@ -9,10 +9,10 @@ import pytest
 from hypothesis import assume, given, settings, strategies as st
 from scipy import stats
 
-from mixrepro.repro.artefacts import ARTEFACTS
+from mixrepro.papers.catalogue import ARTEFACTS
 from mixrepro.repro import ledger
 from mixrepro.repro.ledger import KEYS, Measured, Published, Verdict, checked, d2, gain_verdict, paired, reported, rows, value_verdict
-from mixrepro.repro.profiles import PROFILES, banner
+from mixrepro.repro.scale import SCALES, banner
 
 table = partial(ledger.table, at="paper")
 values = st.lists(st.floats(0, 100).map(lambda v: round(v, 3)), min_size=2, max_size=12)
@@ -128,7 +128,7 @@ def test_the_tables_of_manifold_mixup_are_tidy_and_whole():
 def test_table_1_on_a_stand_in():
     cells = {(m, "digits", k): around(50 + i + (k == "clean") * 30, 1 + i, 5, np.random.default_rng(i))
              for i, m in enumerate(("erm", "mixup", "varmixup")) for k in ("corrupted", "clean")}
-    data, text = table(reported("varmixup", "vm-table1"), long(cells), DIGITS, standins={"digits": "in place of CIFAR-10", "mnist": "never used"})
+    data, text = table(reported("varmixup", "vm-table1"), long(cells), DIGITS, reasons={(m, "digits"): "stand-in" for m in ("erm", "mixup", "varmixup")})
     assert len(data) == 52 and data["our n"].sum() == 30
     assert set(data[data["our n"] > 0]["value"]) == {"stand-in"} and set(data[data["our n"] == 0]["value"]) == {"not run"}
     row = data[(data.method == "varmixup") & (data.column == "cifar10-c")].iloc[0]
@@ -137,7 +137,6 @@ def test_table_1_on_a_stand_in():
     assert np.allclose([row["gain low (points)"], row["gain high (points)"]], stats.ttest_rel(a, b).confidence_interval(.95))
     assert np.allclose([row["paper gain (points)"], row["our gain (points)"]], [13.28, 2])
     assert "82.57 ± 0.42 (n = 10) | 52.00 ± 3.00 (n = 5) | +13.28 | +2.00 [" in text
-    assert "Stand-ins: digits in place of CIFAR-10." in text and "mnist" not in text
     assert text.count("\n| --- |") == 6 and "**tiny-imagenet-c**, not run" in text and "nan" not in text and "None" not in text
 
 
@@ -167,10 +166,10 @@ def test_scale_and_sign(scale):
 def test_the_papers_own_data_on_its_own_and_on_another_schedule():
     own = long({("erm", "cifar10", "corrupted"): [69.2, 69.4, 69.3], ("mixup", "cifar10", "corrupted"): [70.1, 70.4, 70.2]})
     columns = {"cifar10-c": ("cifar10", "corrupted")}
-    verdicts = {s: table(reported("varmixup", "vm-table1"), own, columns, schedule=s) for s in ("", "three tenths of the epochs")}
+    verdicts = {s: table(reported("varmixup", "vm-table1"), own, columns, reasons={("erm", "cifar10"): s, ("mixup", "cifar10"): s}) for s in ("", "other schedule")}
     assert list(verdicts[""][0].query("`our n` > 0")["value"]) == ["agrees", "lower"]
-    data, text = verdicts["three tenths of the epochs"]
-    assert set(data.query("`our n` > 0")["value"]) == {"other schedule"} and "Schedule: three tenths of the epochs." in text
+    data, text = verdicts["other schedule"]
+    assert set(data.query("`our n` > 0")["value"]) == {"other schedule"}
     assert set(data.query("`our n` > 0")["direction"]) == {"baseline", "same direction"}
 
 
@@ -234,7 +233,7 @@ def test_nan_is_no_number(make):
     with pytest.raises(ValueError, match="is nan: leave it at None where there is no number"): make()
 
 
-@pytest.mark.parametrize("at", PROFILES)
+@pytest.mark.parametrize("at", SCALES)
 def test_verdicts_are_withheld_where_the_scale_says_so_and_numbers_are_not(at):
     measured = long({("erm", "digits", "clean"): [90, 91, 92.], ("mixup", "digits", "clean"): [94, 95, 96.5], ("varmixup", "digits", "clean"): [91, 90, 93.]})
     paper = reported("varmixup", "vm-table1").query("column == 'cifar10'")
@@ -243,5 +242,5 @@ def test_verdicts_are_withheld_where_the_scale_says_so_and_numbers_are_not(at):
     same = [c for c in data if c not in ("direction", "value")]
     pd.testing.assert_frame_equal(data[same], plain[same])
     said = {w for c in ("direction", "value") for w in data[data["our n"] > 0][c]}
-    if PROFILES[at].verdicts: assert (text, said) == (words, {"baseline", "same direction", "undecided", "lower", "agrees"}) and not banner(at)
+    if SCALES[at].verdicts: assert (text, said) == (words, {"baseline", "same direction", "undecided", "lower", "agrees"}) and not banner(at)
     else: assert said == {"baseline", "withheld"} and text.startswith(banner(at) + "\n\n") and not any(w in text for w in ("same direction", "undecided", "lower", "agrees"))

@@ -8,7 +8,9 @@ from hypothesis import given, settings, strategies as st
 from torch import nn
 from torch.nn import functional as F
 
-from mixrepro.data.datasets import blobs, load
+from helpers import seeded
+from mixrepro.data.datasets import load
+from mixrepro.data.digits import blobs
 from mixrepro.methods.attacks import cross_entropy, slope
 from mixrepro.metrics import catalogue, linearity as module
 from mixrepro.metrics.linearity import RADII, departure, linearity, linearity_errors, search
@@ -16,9 +18,6 @@ from mixrepro.networks.zoo import build
 from mixrepro.training.loop import train_run
 from mixrepro.training.spec import Spec
 from mixrepro.training.store import Store
-
-
-def seeded(s=0): return torch.Generator().manual_seed(s)
 
 
 def small(seed=0): return build("tiny-cnn", (1, 32, 32), 10, seeded(seed))

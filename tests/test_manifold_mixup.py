@@ -10,6 +10,7 @@ import torch
 from hypothesis import given, settings, strategies as st
 from torch.nn import functional as F
 
+from helpers import seeded
 from mixrepro.methods.catalogue import method
 from mixrepro.methods.manifold_mixup import ManifoldMixup, draw_stage, on_host
 from mixrepro.methods.mixup import Mixup
@@ -20,9 +21,6 @@ from mixrepro.training.spec import Spec, from_json, name_of, to_json
 from mixrepro.training.store import Store
 
 NETWORKS = ("tiny-cnn", "small-cnn", "mlp", "resnet18", "preactresnet18", "wrn28-2")
-
-
-def seeded(seed=0): return torch.Generator().manual_seed(seed)
 
 
 def network(name="tiny-cnn", side=8, classes=5): return build(name, (1, side, side), classes, seeded()).eval()
@@ -100,7 +98,7 @@ def test_labels_and_states_share_one_draw():
     class Spy(torch.nn.Module):
         stages = [0, 1, 2]
         def forward(self, x, at, through):
-            self.at, self.mix = at, through
+            self.at, self.mix = at, through.mix
             return x.new_zeros(len(x), 5).requires_grad_()
     spy, (x, y), stages = Spy(), batch(8), []
     for seed in range(40):

@@ -9,14 +9,15 @@ from hypothesis import given, settings, strategies as st
 from torch import nn
 from torchmetrics.classification import MulticlassCalibrationError
 
+from helpers import seeded
+from mixrepro.data import corrupted
 from mixrepro.data.corruptions import CATEGORIES, CORRUPTIONS, corrupt
-from mixrepro.data.datasets import ImageSet, blobs, load
+from mixrepro.data.datasets import load
+from mixrepro.data.digits import blobs
+from mixrepro.data.images import ImageSet
 from mixrepro.metrics import robustness as R
 from mixrepro.metrics.accuracy import accuracy, evaluating, nll, predict
 from mixrepro.metrics.calibration import confidence, ece, reliability
-
-
-def seeded(s=0): return torch.Generator().manual_seed(s)
 
 
 @st.composite
@@ -91,6 +92,13 @@ def test_a_sure_mistake_costs_its_margin():
     (torch.tensor([[0., math.nan], [0., 1.]]), torch.tensor([0, 0]), "1 of 2 rows of logits hold NaN")])
 def test_what_cannot_be_measured_is_refused(metric, logits, y, sentence):
     with pytest.raises(ValueError, match=sentence): metric(logits, y)
+
+
+@pytest.mark.parametrize("name", ["factors-b-32", "spirals"])
+def test_predict_takes_sets_that_are_no_stored_images(name):
+    s = load(name, "test").subset(30)
+    assert torch.equal(predict(lambda x: x.flatten(1)[:, :2], s, batch=7), s.floats().flatten(1)[:, :2])
+    with pytest.raises(ValueError, match="images must be uint8"): predict(lambda x: x, s.floats())
 
 
 # ---- calibration ----------------------------------------------------------------------------------------------------
@@ -197,7 +205,7 @@ def test_the_constants_follow_the_size_of_the_images(counted):
 
 def test_generated_cells_are_those_of_corrupt():
     test = load("digits", "test").subset(20)
-    for kind in ("shot_noise", "fog", "pixelate"): assert torch.equal(R.damaged(test, kind, 5, seed=1), corrupt(test.x, kind, 5, seed=1))
+    for kind in ("shot_noise", "fog", "pixelate"): assert torch.equal(R.damaged(test, kind, 5, seed=1).x, corrupt(test.x, kind, 5, seed=1))
 
 
 def test_every_real_corruption_gives_a_number_on_grey_and_on_colour():
@@ -222,8 +230,9 @@ def test_means():
 
 
 @pytest.fixture
-def arrays(tmp_path):
+def arrays(tmp_path, monkeypatch):
     "A released-style folder over six images, and the clean set it belongs to."
+    monkeypatch.setattr(corrupted, "ROWS_OF_C", 30)
     (folder := tmp_path / "CIFAR-10-C").mkdir()
     clean = blobs("test", n=6)
     test = ImageSet(clean.x, clean.y, clean.classes, "cifar10", "test")
@@ -237,8 +246,8 @@ def arrays(tmp_path):
 def test_released_arrays_are_read_by_block(arrays):
     root, test = arrays
     for s in range(1, 6):
-        x, y = R.released("cifar10", "fog", s, root)
-        assert torch.equal(x, test.x // s) and torch.equal(y, test.y) and x.is_contiguous()
+        cell = R.damaged(test, "fog", s, "released", root)
+        assert torch.equal(cell.x, test.x // s) and torch.equal(cell.y, test.y)
     net = Probe()
     r = R.robustness(net, test, source="released", root=root)
     assert r["corruptions"] == "released" and r["accuracy"]["snow"][0] == accuracy(predict(net, test), test.y)
@@ -257,18 +266,20 @@ def test_released_arrays_of_other_images_are_refused(arrays):
 
 
 def test_broken_released_arrays_are_named(arrays):
-    root, _ = arrays
+    root, test = arrays
     fog = root / "CIFAR-10-C" / "fog.npy"
     whole = fog.read_bytes()
     for data in (whole[:-1], whole[:50], b"", b"not an array", pickle_array()):
         fog.write_bytes(data)
-        with pytest.raises(ValueError, match=r"fog.npy is not a whole array .*: run `mixrepro data get cifar10-c --root"):
-            R.released("cifar10", "fog", 1, root)
+        with pytest.raises(ValueError, match=r"fog.npy is not a whole .npy file .*: run `mixrepro data get cifar10-c --root"):
+            R.damaged(test, "fog", 1, "released", root)
     np.save(fog, np.zeros((30, 32, 32, 3), np.float32))
-    with pytest.raises(ValueError, match=r"fog.npy holds float32 \(30, 32, 32, 3\), expected uint8"): R.released("cifar10", "fog", 1, root)
+    with pytest.raises(ValueError, match=r"fog.npy holds float32 \(30, 32, 32, 3\), expected 4 axes of uint8"):
+        R.damaged(test, "fog", 1, "released", root)
     fog.unlink()
-    with pytest.raises(FileNotFoundError, match="fog.npy is missing: run `mixrepro data get cifar10-c"): R.released("cifar10", "fog", 1, root)
-    with pytest.raises(ValueError, match="severity must be 1..5, got 6"): R.released("cifar10", "snow", 6, root)
+    with pytest.raises(FileNotFoundError, match="fog.npy is missing: run `mixrepro data get cifar10-c"):
+        R.damaged(test, "fog", 1, "released", root)
+    with pytest.raises(ValueError, match="severity must be 1, 2, 3, 4 or 5, got 6"): R.damaged(test, "snow", 6, "released", root)
 
 
 def pickle_array():

@@ -8,9 +8,9 @@ import torch
 from hypothesis import given, settings, strategies as st
 from PIL import Image
 from scipy import ndimage, sparse, stats
-from sklearn.datasets import load_sample_images
 from torchvision.transforms import InterpolationMode, functional as tv
 
+from helpers import photographs
 from mixrepro.data import corruptions, perturbations, water
 from mixrepro.data.perturbations import EXTRA_PERTURBATIONS, HARDER, PERTURBATIONS, SEQUENCES, frames, perturb
 from mixrepro.data.streams import image_keys, normal
@@ -20,17 +20,7 @@ RANDOM = tuple(k for k in ALL if "noise" in k or k in ("spatter", "snow"))
 SHORT = PERTURBATIONS + EXTRA_PERTURBATIONS  # the harder noises go through the same code
 
 
-def photographs(n, side):
-    "Crops of the two photographs of scikit-learn, uint8 (n, 3, side, side)."
-    rng, images = np.random.default_rng(1), load_sample_images().images
-    def crop(k):
-        s, a = rng.integers(100, 400), images[k % 2]
-        y, x = rng.integers(0, a.shape[0] - s), rng.integers(0, a.shape[1] - s)
-        return np.asarray(Image.fromarray(a[y:y + s, x:x + s]).resize((side, side), Image.LANCZOS))
-    return torch.from_numpy(np.stack([crop(k) for k in range(n)])).permute(0, 3, 1, 2).contiguous()
-
-
-PHOTOS = photographs(8, 32)
+PHOTOS = photographs(8, 32, seed=1)
 def as_pil(x): return Image.fromarray(x.permute(1, 2, 0).numpy())
 def as_tensor(im): return torch.from_numpy(np.array(im)).permute(2, 0, 1)
 
@@ -41,7 +31,7 @@ def test_the_lists_are_the_reference_ones():
     assert PERTURBATIONS == ("gaussian_noise", "shot_noise", "motion_blur", "zoom_blur", "spatter", "brightness", "translate", "rotate", "tilt",
                              "scale")
     assert set(EXTRA_PERTURBATIONS) == {"speckle_noise", "gaussian_blur", "snow", "shear"} and len(set(ALL)) == 20
-    assert all(set(t) == set(ALL) == set(perturbations.KINDS) for t in SEQUENCES.values())
+    assert all(set(t) == set(ALL) == set(perturbations.FILMS) for t in SEQUENCES.values())
     assert {k: frames(k) for k in ALL if frames(k) != 31} == {"motion_blur": 21, "translate": 16}
     assert {k: frames(k, "imagenet") for k in ALL if frames(k, "imagenet") != 31} == {"translate": 41}
 
@@ -370,7 +360,7 @@ def test_the_liquid_falls_as_numpys_convolution_has_it():
     keys, x = image_keys(0, "x", torch.arange(1)), torch.zeros(1, 1, 40, 40, dtype=torch.uint8)
     field = ndimage.gaussian_filter(normal(keys, (40, 40))[0].mul(sd).add(mean).double().numpy(), sigma, mode="nearest")
     field[field < threshold] = 0
-    for frame in perturbations.spatter(x, keys, 4, mean, sd, sigma, threshold, fall):
+    for frame in perturbations.spatter_film(x, keys, 4, mean, sd, sigma, threshold, fall):
         byte = (field * 255).astype(np.uint8)
         drops = byte * water.relief(torch.from_numpy(byte)[None])[0].numpy()
         grey = np.dot((175, 238, 238), (.299, .587, .114))

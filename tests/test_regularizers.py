@@ -7,6 +7,7 @@ from hypothesis import given, settings, strategies as st
 from scipy import stats
 from torch.nn import functional as F
 
+from helpers import seeded
 from mixrepro.methods.cutout import Cutout, holes
 from mixrepro.methods.dropout import Dropout, drop
 from mixrepro.methods.erm import ERM
@@ -14,9 +15,6 @@ from mixrepro.methods.manifold_mixup import BlockedManifoldMixup, ManifoldMixup,
 from mixrepro.methods.mixup import Mixup
 from mixrepro.networks.zoo import build
 from mixrepro.training.spec import Spec, name_of
-
-
-def seeded(seed=0): return torch.Generator().manual_seed(seed)
 
 
 def network(name="tiny-cnn"): return build(name, (1, 16, 16), 5, seeded())
@@ -68,7 +66,7 @@ def test_no_regulariser_is_erm_to_the_last_bit():
     assert torch.equal(Dropout(p=0.).loss(net, x, y, seeded()), erm)
     assert not torch.equal(Cutout().loss(net, x, y, seeded()), erm)
     bce = F.binary_cross_entropy(net(x).softmax(1), F.one_hot(y, 5).float())
-    for method in (ERM("bce"), Dropout(p=0., criterion="bce")): assert torch.allclose(method.loss(net, x, y, seeded()), bce)
+    for method in (ERM(criterion="bce"), Dropout(p=0., criterion="bce")): assert torch.allclose(method.loss(net, x, y, seeded()), bce)
     assert torch.equal(Mixup(criterion="bce").loss(net, x, y, seeded()), ManifoldMixup(alpha=1., stages=(0,), criterion="bce").loss(net, x, y, seeded()))
 
 
@@ -108,6 +106,6 @@ def test_fields_that_came_later_change_no_name_at_their_defaults():
 @pytest.mark.parametrize("make, message", [
     (lambda: Dropout(p=-.1), r"p must be in \[0, 1\), got -0.1"), (lambda: Dropout(criterion="cee"), "unknown criterion 'cee': did you mean 'ce'"),
     (lambda: Cutout(side=-2), "side must be a number of pixels"), (lambda: Cutout(per="images"), "unknown scope of the hole 'images'"),
-    (lambda: ERM("nll"), "unknown criterion 'nll'"), (lambda: Mixup(criterion="bec"), "did you mean 'bce'")])
+    (lambda: ERM(criterion="nll"), "unknown criterion 'nll'"), (lambda: Mixup(criterion="bec"), "did you mean 'bce'")])
 def test_bad_fields_are_refused(make, message):
     with pytest.raises(ValueError, match=message): make()

@@ -14,10 +14,11 @@ from PIL import Image
 from sklearn.decomposition import PCA
 from torch.nn import functional as F
 
+from helpers import seeded
 from mixrepro.data.augment import AUGMENTS
 from mixrepro.data.datasets import load
-from mixrepro.data.make import split, write_split
-from mixrepro.data.whitening import WHITENINGS, Whiten, Whitening, fit, zca
+from mixrepro.data.splits import split, write_split
+from mixrepro.data.whitening import WHITENINGS, Whiten, Whitening, fit_whitening, zca
 from mixrepro.methods.catalogue import method
 from mixrepro.methods.manifold_mixup import draw_stage
 from mixrepro.methods.semi_supervised import FewLabels, SSLManifoldMixup, SSLMixup
@@ -41,7 +42,6 @@ class Images:
     def floats(self, index=slice(None)): return self.x[index]
 
 
-def seeded(s=0): return torch.Generator().manual_seed(s)
 def covariance(h): return np.cov(h.flatten(1).double().numpy(), rowvar=False, bias=True)
 def weights(run: Run) -> bytes: return (run.folder / "weights.safetensors").read_bytes()
 
@@ -84,7 +84,7 @@ def test_directions_without_variance_are_silent_and_counted(how):
 
 def test_fewer_images_than_pixels_is_said():
     layer = Whiten(Normalize((.5,), (.25,)), (1, 6, 6))
-    with pytest.warns(UserWarning, match="17 of 36 directions do not vary in these 20 images"): fit(layer, Images(torch.rand(20, 1, 6, 6, generator=seeded())))
+    with pytest.warns(UserWarning, match="17 of 36 directions do not vary in these 20 images"): fit_whitening(layer, Images(torch.rand(20, 1, 6, 6, generator=seeded())))
 
 
 @pytest.fixture(scope="module")
@@ -97,7 +97,7 @@ def cifar() -> Images:
 
 
 def test_photographs_are_whitened_to_a_thousandth(cifar):
-    layer = fit(Whiten(Normalize((.49, .48, .45), (.25, .24, .26)), (3, 8, 8)), cifar, batch=700)
+    layer = fit_whitening(Whiten(Normalize((.49, .48, .45), (.25, .24, .26)), (3, 8, 8)), cifar, batch=700)
     h = layer(cifar.x)
     assert abs(covariance(h) - np.eye(192)).max() < 1e-3 and h.mean(0).abs().max() < 1e-3
     flat = layer.norm(cifar.x).double().flatten(1).numpy()
@@ -107,7 +107,7 @@ def test_photographs_are_whitened_to_a_thousandth(cifar):
 
 
 def test_the_order_of_the_released_code_does_not_whiten(cifar):
-    layer = fit(Whiten(Normalize((.5,) * 3, (.25,) * 3), (3, 8, 8), WHITENINGS["zca-code"]), cifar)
+    layer = fit_whitening(Whiten(Normalize((.5,) * 3, (.25,) * 3), (3, 8, 8), WHITENINGS["zca-code"]), cifar)
     x = layer.norm(cifar.x).double()
     hwc = x.permute(0, 2, 3, 1).flatten(1).numpy()
     u, s, _ = np.linalg.svd(np.cov(hwc, rowvar=False, bias=True))

@@ -21,11 +21,11 @@ from sklearn import datasets as bundled
 from sklearn.model_selection import train_test_split
 from sklearn.preprocessing import StandardScaler
 
+from helpers import SHARED
 from mixrepro.data import tabular as T
 from mixrepro.data.tabular import COLLECTIONS, EMBEDDED, NOTE, Table, fetch_openml, tabular, to_numbers, verify_openml
 from mixrepro.files import sha256
 
-SHARED = Path(os.environ.get("MIXREPRO_SHARED_DATA") or Path(__file__).resolve().parents[2] / "shared" / "data")
 
 
 @pytest.fixture(scope="module")

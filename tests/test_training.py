@@ -190,7 +190,7 @@ def test_every_field_of_a_spec_changes_its_name():
 
 def test_a_run_on_a_label_split(tmp_path, monkeypatch):
     from mixrepro.data.datasets import load
-    from mixrepro.data.make import read_split, write_split
+    from mixrepro.data.splits import read_split, write_split
     from mixrepro.training.loop import start
     monkeypatch.setenv("MIXREPRO_DATA", str(tmp_path / "data"))
     train = load("digits", "train")
@@ -205,3 +205,42 @@ def test_a_run_on_a_label_split(tmp_path, monkeypatch):
     path.write_text(path.read_text().replace('"labelled": [', '"labelled": [1, '))
     with pytest.raises(ValueError, match="is not a whole split file"): train_run(Spec("digits", "mixup", "tiny-cnn", epochs=1, split=path.stem), store)
     with pytest.raises(ValueError, match="is not one of digits"): Spec("digits", "erm", "tiny-cnn", split="cifar10-l40-v0-s0")
+
+
+# ---- the commit of a run ------------------------------------------------------------------------------------------
+
+@pytest.fixture
+def repository(tmp_path) -> Path:
+    "A repository of one commit."
+    def git(*args): subprocess.run(["git", "-c", "user.name=a", "-c", "user.email=a@b", "-C", tmp_path, *args], check=True, capture_output=True)
+    git("init", "-q"); git("commit", "-q", "--allow-empty", "-m", "one")
+    return tmp_path
+
+
+def test_commit_of_a_clone(repository, tmp_path_factory):
+    head = subprocess.run(["git", "-C", repository, "log", "-1", "--format=%H"], capture_output=True, text=True).stdout.strip()
+    assert loop.commit(repository) == head and len(head) == 40
+    empty = tmp_path_factory.mktemp("empty")
+    assert loop.commit(empty) == ""
+    subprocess.run(["git", "-C", empty, "init", "-q"], check=True)
+    assert loop.commit(empty) == ""  # no commit yet
+    shallow = tmp_path_factory.mktemp("worktree")
+    (shallow / ".git").write_text("gitdir: nowhere")
+    assert loop.commit(shallow) == ""
+
+
+@pytest.mark.parametrize("git", [None, "exit 128", "echo fatal: dubious ownership >&2; exit 128", "exec nowhere", "echo half; kill -9 $$"], ids=str)
+def test_commit_where_git_is_missing_or_refuses(repository, tmp_path_factory, monkeypatch, git):
+    path = tmp_path_factory.mktemp("bin")
+    if git: (path / "git").write_text(f"#!/bin/sh\n{git}\n"); (path / "git").chmod(0o755)
+    monkeypatch.setenv("PATH", str(path))
+    assert loop.commit(repository) == ""
+
+
+def test_a_run_ends_well_without_git(repository, tmp_path_factory):
+    "No program at all is on the path, in a folder that is a clone."
+    env = os.environ | dict(PATH=str(tmp_path_factory.mktemp("no programs")), MIXREPRO_HOME=str(repository))
+    done = subprocess.run([sys.executable, "-c", TRAIN, json.dumps(to_json(replace(SPEC, epochs=1))), repository / "runs"], env=env, capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0, done.stderr
+    run = Store(repository / "runs").run(replace(SPEC, epochs=1))
+    assert run.done and json.loads((run.folder / "environment.json").read_text())["commit"] == ""

@@ -2,7 +2,7 @@
 
 import copy
 import warnings
-from dataclasses import fields, replace
+from dataclasses import FrozenInstanceError, fields, replace
 
 import numpy as np
 import pytest
@@ -10,9 +10,11 @@ import torch
 from hypothesis import given, settings, strategies as st
 from torch import nn
 
+from helpers import seeded
 from mixrepro.data import datasets
 from mixrepro.data.augment import AUGMENTS
-from mixrepro.data.datasets import ImageSet, load
+from mixrepro.data.datasets import load
+from mixrepro.data.images import ImageSet
 from mixrepro.methods.adv_mmd_vae import AdvMMDVAE, unrecorded
 from mixrepro.methods.adv_varmixup import AdvVarMixup
 from mixrepro.methods.catalogue import method
@@ -29,9 +31,6 @@ from mixrepro.training.store import Store
 
 ON_VAE = (VarMixup, MixupR, AdvVarMixup)
 SHAPE = (1, 8, 8)
-
-
-def seeded(seed=0): return torch.Generator().manual_seed(seed)
 
 
 def images(n=12, shape=SHAPE, classes=4, seed=0) -> ImageSet:
@@ -131,7 +130,8 @@ def test_looked_up_is_computed(kind, order, size, seed):
 def test_reconstructions_at_rest_are_half_precision_and_right():
     train, ae = images(), vae()
     ready = MixupR().prepare(train, seeded(), vae=ae)
-    assert ready.images.dtype == torch.float16 and (ready.images.double() - ae(train.floats()).double()).abs().max() <= 2 ** -12
+    kept = ready.made.images
+    assert kept.dtype == torch.float16 and (kept.double() - ae(train.floats()).double()).abs().max() <= 2 ** -12
     assert ready.reconstruction(train.floats(), torch.arange(12)).dtype == torch.float32
 
 
@@ -197,14 +197,16 @@ def test_the_vae_is_used_and_not_changed(kind):
         ready.loss(net, train.floats(), train.y, seeded(), index).backward()
     assert all(p.grad is None for p in ae.parameters()) and all(torch.equal(v, before[k]) for k, v in ae.state_dict().items())
     assert all(p.grad is not None for p in net.parameters())
-    assert not ready.codes.requires_grad
+    assert not ready.made.codes.requires_grad
 
 
 @pytest.mark.parametrize("kind", ON_VAE)
 def test_prepare_returns_a_ready_copy(kind):
     m = kind()
     ready = m.prepare(images(), seeded(), vae=vae())
-    assert ready is not m and m.vae is None and ready == m and ready.codes.shape == (12, 5)
+    assert ready is not m and ready == m and ready.made.codes.shape == (12, 5)
+    with pytest.raises(ValueError, match="is not ready"): m.made
+    with pytest.raises(FrozenInstanceError): ready.kernel = "gaussian-d"
     assert {f.name for f in fields(kind)} >= {f.name for f in fields(WithVAE)}
 
 

@@ -1,7 +1,9 @@
 """The main job, end to end and at smoke scale: the real Snakemake, papermill, Jupyter kernel and scikit-learn, and everything that can go wrong on the way."""
 
+import contextlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -10,10 +12,14 @@ from pathlib import Path
 
 import nbformat
 import pandas as pd
+import psutil
 import pytest
 
 from conftest import COMMAND, make_project, mixrepro
-from mixrepro.repro.plans import plan
+from mixrepro.repro import workflow
+from mixrepro.papers.catalogue import find
+from mixrepro.repro.artefact import cells
+from mixrepro.repro.scale import banner
 from mixrepro.training.spec import name_of
 
 SMOKE = ("--profile", "smoke")
@@ -66,12 +72,33 @@ def test_the_table_holds_what_the_runs_say(reproduced):
     project, _ = reproduced
     data = pd.read_csv(project / "figures/smoke/varmixup/vm-table1.csv")
     row = data[(data.method == "mixup") & (data["column"] == "cifar10")].iloc[0]
-    values = [100 * json.loads(p.read_text())["value"]["accuracy"] for p in (project / "runs/digits" / name_of(s) / "metrics/clean.json" for s in plan("vm-table1", "smoke") if s.method == "mixup")]
+    values = [100 * json.loads(p.read_text())["value"]["accuracy"] for p in (project / "runs/digits" / name_of(s) / "metrics/clean.json" for s in (c.spec for c in cells(find("vm-table1"), "smoke")) if s.method == "mixup")]
     assert row["our n"] == len(values) == 2 and row["our mean (%)"] == pytest.approx(sum(values) / 2, rel=1e-5)  # the CSV keeps six digits
     assert row["paper mean (%)"] == 95.5 and row["paper sd (%)"] == .35 and row["paper n"] == 10
-    assert row["value"] == "stand-in"
+    assert row["value"] == "stand-in" and row["direction"] == "withheld"
     text = (project / "figures/smoke/varmixup/vm-table1.md").read_text()
     assert "95.50" in text and "tand-in" in text
+
+
+VERDICTS = re.compile(r"same direction|opposite direction|undecided|is contradicted|\bholds\b|no difference resolved|masked gradient|ahead of|is found for|are resolved for|by the 95% interval")
+
+
+def test_every_page_says_that_it_is_a_check_and_none_holds_a_verdict(reproduced):
+    "The errata stand on the texts and on computations that are the same at every scale, so theirs stay."
+    project, _ = reproduced
+    above, pages = banner("smoke"), project / "figures/smoke"
+    assert above and (pages / "README.md").read_text().splitlines()[2] == above
+    for a in ready(project):
+        text = (pages / a["paper"] / f"{a['id']}.md").read_text()
+        assert text.startswith(above + "\n\n") and text.count(above) == 1, a["id"]
+        cells = nbformat.read(project / f"runs/.workflow/notebooks/smoke-{a['id']}.ipynb", as_version=4).cells
+        shown = [str(o.get("text", "")) + "".join(map(str, o.get("data", {}).values())) for c in cells for o in c.get("outputs", [])]
+        assert any(above in s for s in shown), a["id"]
+        if a["id"] == "x-errata": continue
+        assert not [m for s in (text, *shown) for m in VERDICTS.findall(s)], a["id"]
+        data = pd.read_csv(pages / a["paper"] / f"{a['id']}.csv")
+        if "direction" in data: assert set(data.direction.dropna()) <= {"withheld", "baseline", "not run"}, a["id"]
+        if "value" in data and not pd.api.types.is_numeric_dtype(data.value): assert set(data.value) <= {"withheld", "stand-in", "other schedule", "not run", "not in the paper", "the paper gives a figure only"}, a["id"]
 
 
 def test_a_second_call_recomputes_nothing(reproduced):
@@ -133,6 +160,94 @@ def test_opened_alone_it_finds_the_project_from_its_own_folder(reproduced):
 def test_refusals(project, args, message): assert message in sentence(mixrepro(*args, cwd=project))
 
 
+def quick(project: Path) -> Path:
+    "A project where mm-theorem1 and vm-fig1 only write down what they were given: the way there is what is looked at."
+    for paper, id in (("manifold_mixup", "mm-theorem1"), ("varmixup", "vm-fig1")):
+        cells = [nbformat.v4.new_code_cell('profile: str = "smoke"  # scale\nword: str = ""  # any text\nother: str = "x"  # another\nn: int = 0  # a number'),
+                 nbformat.v4.new_code_cell(f"""import json, os
+from pathlib import Path
+from mixrepro.files import home, write_together
+files = [home() / "figures" / profile / "{paper}" / f"{id}.{{end}}" for end in ("svg", "png", "csv", "md")]
+write_together(dict.fromkeys(files, json.dumps(dict(word=word, other=other, n=n, data=os.environ.get("MIXREPRO_DATA")))))""")]
+        cells[0].metadata["tags"] = ["parameters"]
+        kernel = dict(kernelspec=dict(name="python3", language="python", display_name="python3"))
+        nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata=kernel), project / f"nbs/{paper}/{id}.ipynb")
+    return project
+
+
+ODD = ("a b'c é", "$(touch X)", "x{y}z", 'a;b"c', "-n $HOME *?[ab] #%d")  # names of folders, and texts for a notebook
+
+
+@pytest.mark.parametrize("name", ["/".join(ODD), ODD[1]], ids=["all", "$"])
+def test_folders_with_odd_names(tmp_path, name):
+    "The clone and the data lie in such folders, and the notebook is given such texts: nothing is run as shell code, nothing is taken for a wildcard."
+    project = quick(make_project(tmp_path / name / "clone"))
+    word = "-x " + " ".join(ODD)
+    done = mixrepro("reproduce", "mm-theorem1", *SMOKE, "-p", f"word={word}", "-p", "other=", "-p", "n=-3", cwd=tmp_path, MIXREPRO_HOME=str(project), MIXREPRO_DATA="my {data}")
+    assert done.returncode == 0, done.stdout + done.stderr + (project / "runs/.workflow/snakemake.log").read_text()[-3000:]
+    said = json.loads((project / "figures/smoke/manifold_mixup/mm-theorem1.md").read_text())
+    assert said == dict(word=word, other="", n=-3, data=str(tmp_path / "my {data}"))
+    assert (project / "figures/smoke/report.html").stat().st_size > 100_000
+    assert not list(tmp_path.rglob("X"))
+    assert "nothing to do" in mixrepro("reproduce", "mm-theorem1", *SMOKE, "-p", f"word={word}", "-p", "other=", "-p", "n=-3", cwd=project).stdout
+
+
+def test_a_text_stays_a_text(project):
+    given = ("-p", "word=1e5", "-p", "other=None")
+    done = mixrepro("reproduce", "mm-theorem1", *SMOKE, *given, cwd=quick(project))
+    assert done.returncode == 0, done.stderr
+    assert json.loads((project / "figures/smoke/manifold_mixup/mm-theorem1.md").read_text()) == dict(word="1e5", other="None", n=0, data=os.environ.get("MIXREPRO_DATA"))
+
+
+@pytest.fixture(scope="module")
+def untouched(tmp_path_factory) -> Path: return quick(make_project(tmp_path_factory.mktemp("untouched") / "project"))
+
+
+@pytest.mark.parametrize("args, said", [
+    (("mm-theorem1", *SMOKE, "--", "-n", "-p"), r"papermill nbs/manifold_mixup/mm-theorem1\.ipynb [\s\S]*dry-run"),
+    ((*SMOKE, "mm-theorem1", "--cores", "1", "--", "--dry-run", "--cores", "2", "--forceall", "--set-threads=train=2", "--", "mm-theorem1"), r"total +1\n[\s\S]*dry-run"),
+    (("--profile=smoke", "mm-theorem1", "--", "--list-rules"), r"\Aall\nmm-theorem1\ntrain\n\Z"),
+    ((*SMOKE, "mm-theorem1", "--", "--dag"), r"\Adigraph [\s\S]*mm-theorem1[\s\S]*\}"),
+    ((*SMOKE, "mm-theorem1", "--", "--version"), r"\A\d+\.\d+\.\d+\n\Z"),
+])
+def test_what_follows_the_dashes_is_answered_by_snakemake(untouched, args, said):
+    "Only that on the standard output, and no report of nothing."
+    done = mixrepro("reproduce", *args, cwd=untouched)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert re.search(said, done.stdout), done.stdout
+    assert "reproducing mm-theorem1" in done.stderr and not (untouched / "figures").exists()
+
+
+def test_what_snakemake_says_on_its_error_stream_is_shown(untouched):
+    assert "Unlocked working directory" in mixrepro("reproduce", "mm-theorem1", *SMOKE, "--", "--unlock", cwd=untouched).stderr
+
+
+@pytest.mark.parametrize("args, message", [
+    (("--frobnicate", "vm-fig2"), "unrecognized arguments: --frobnicate"),  # vm-fig2 is a target of Snakemake's here
+    (("--executor", "nope"), "invalid choice: 'nope'"),
+    (("--until", "vm-table1"), "No rule to produce vm-table1"),
+])
+def test_what_snakemake_refuses(untouched, args, message):
+    said = sentence(mixrepro("reproduce", "mm-theorem1", *SMOKE, "--", *args, cwd=untouched))
+    assert message in said and "snakemake.log" in said and not (untouched / "figures").exists()
+
+
+def test_one_notebook_at_a_time_has_the_gpu(tmp_path):
+    "The limit is no option of the command line, where a user's --resources would take its place; a user's own limit goes first."
+    project = quick(make_project(tmp_path / "project"))
+    todo = workflow.jobs(["mm-theorem1", "vm-fig1"], "smoke", {}, project)
+    (project / "runs/.workflow").mkdir(parents=True)
+    def side_by_side(gpu: bool, *args) -> tuple[set, list]:
+        (project / "runs/.workflow/jobs.json").write_text(json.dumps(todo | dict(gpu=gpu)))
+        process = workflow.snakemake(project, "--cores", "2", "--forceall", *args)
+        said = process.communicate()[1]
+        assert process.returncode == 0, said
+        return {m.split("=")[0] for m in re.findall(r"(\w+)=Resource", said)}, re.findall(r"Execute (\d) jobs", said)[:2]
+    assert side_by_side(True, "--resources", "mem_mb=500") == ({"device", "mem_mb"}, ["1", "1"])
+    assert side_by_side(True, "--resources", "device=2")[1] == ["2", "1"]  # both, then `all`
+    assert side_by_side(False)[1] == ["2", "1"]
+
+
 def test_outside_a_clone(tmp_path): assert "no notebooks under" in sentence(mixrepro("reproduce", *SMOKE, cwd=tmp_path))
 
 
@@ -164,7 +279,9 @@ def test_killed_and_called_again(project):
     deadline = time.time() + 200
     while not list((project / "runs").glob("digits/*/done.json")) and time.time() < deadline: time.sleep(.05)
     os.killpg(one.pid, signal.SIGKILL); one.wait()
-    subprocess.run(["pkill", "-KILL", "-f", str(project)])  # Snakemake gives jobs sessions of their own
+    for p in psutil.process_iter():  # Snakemake gives jobs sessions of their own
+        with contextlib.suppress(psutil.Error):
+            if p.cwd() == str(project) or str(project) in " ".join(p.cmdline()): p.kill()
     done = {p: p.stat().st_mtime_ns for p in (project / "runs").glob("digits/*/weights.safetensors") if (p.parent / "done.json").is_file()}
     assert done
     again = mixrepro("reproduce", "vm-fig2", *SMOKE, cwd=project)

@@ -25,12 +25,13 @@ class Crop:
     def __call__(self,
                  x: Tensor,    # images of any dtype (B, C, H, W)
                  ) -> Tensor:  # the windows, same shape and dtype
-        if x.dim() != 4 or len(x) != len(self.top): raise ValueError(f"this draw is for images ({len(self.top)}, C, H, W), got {tuple(x.shape)}")
+        if x.dim() != 4 or len(x) != len(self.top):
+            raise ValueError(f"this draw is for images ({len(self.top)}, C, H, W), got {tuple(x.shape)}")
         h, w = x.shape[2:]
         row, col = torch.arange(h, device=x.device), torch.arange(w, device=x.device)
         row, col = self.top[:, None] + row, self.left[:, None] + torch.where(self.mirror[:, None], w - 1 - col, col)
-        padded = F.pad(x, (self.pad,) * 4)
-        return padded.gather(2, row[:, None, :, None].expand(*x.shape[:3], w + 2 * self.pad)).gather(3, col[:, None, None, :].expand_as(x))
+        row = row[:, None, :, None].expand(*x.shape[:3], w + 2 * self.pad)
+        return F.pad(x, (self.pad,) * 4).gather(2, row).gather(3, col[:, None, None, :].expand_as(x))
 
 # %% ../../nbs/data/02_augment.ipynb #03d1d6fe
 def draw_crop(n: int,                # images in the batch
@@ -52,9 +53,11 @@ def crop_flip(x: Tensor,             # images, uint8 or float (B, C, H, W)
               ) -> Tensor:           # same shape, dtype and device
     "Random crop with zero padding, then random horizontal flip, drawn for each image by itself."
     if rng.device.type != x.device.type:
-        raise ValueError(f"images are on {x.device} but the generator on {rng.device}: make one with torch.Generator({x.device.type!r})")
+        raise ValueError(f"images are on {x.device} but the generator on {rng.device}: "
+                         f"make one with torch.Generator({x.device.type!r})")
     return draw_crop(len(x), rng, pad, flip)(x)
 
 # %% ../../nbs/data/02_augment.ipynb #c6282aa6
 AUGMENTS = {"none": lambda x, rng: x, "crop": partial(crop_flip, pad=4, flip=False),
-            "crop-flip": crop_flip, "crop2": partial(crop_flip, pad=2, flip=False), "crop2-flip": partial(crop_flip, pad=2)}
+            "crop-flip": crop_flip, "crop2": partial(crop_flip, pad=2, flip=False),
+            "crop2-flip": partial(crop_flip, pad=2)}

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['CANVAS', 'STEM', 'SHORT', 'LONG', 'RANGES', 'FACTORS', 'SEEN', 'TASKS', 'ROWS', 'slab', 'both', 'rows_of', 'stroke',
-           'apart', 'weights', 'shrink', 'render', 'Task', 'draw_factors', 'FactorSet', 'factors']
+           'disjoint', 'weights', 'shrink', 'render', 'Task', 'draw_factors', 'FactorSet', 'factors']
 
 # %% ../../nbs/data/05b_factors.ipynb #d5d69806
 from dataclasses import dataclass
@@ -16,12 +16,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..core import pick
-from .datasets import SPLITS, ImageSet
+from .images import SPLITS, ImageSet
 
 # %% ../../nbs/data/05b_factors.ipynb #06fa9951
 CANVAS, STEM = 256, 200  # pixels: side of the canvas, and how far below the bar the stem ends
 SHORT, LONG = (0., 20.), (40., 100.)
-RANGES = {"x": (30., 150.), "y": (20., 50.), "slant": (-30., 5.), "slope": (-10., 10.), "length": (0., 100.), "width": (15., 35.), "angle": (-90., 90.)}
+RANGES = {"x": (30., 150.), "y": (20., 50.), "slant": (-30., 5.), "slope": (-10., 10.), "length": (0., 100.),
+          "width": (15., 35.), "angle": (-90., 90.)}
 FACTORS = tuple(RANGES)  # the columns: pixels of the canvas, and degrees, counterclockwise
 
 # %% ../../nbs/data/05b_factors.ipynb #7be93aee
@@ -59,10 +60,11 @@ def stroke(start: tuple[Tensor, Tensor],  # x, y of its one end, pixels of the c
     n = torch.hypot(x1 - x0, y1 - y0)
     dx, dy = (x1 - x0) / n.clamp_min(1e-6), (y1 - y0) / n.clamp_min(1e-6)
     u, v = u - x0 - .5, v - y0 - .5  # from the centre of the first pixel
-    return both(slab(-.5, n + .5, dx * c + dy * s, dx * u + dy * v), slab(-width / 2, width / 2, dx * s - dy * c, dx * v - dy * u))
+    return both(slab(-.5, n + .5, dx * c + dy * s, dx * u + dy * v),
+                slab(-width / 2, width / 2, dx * s - dy * c, dx * v - dy * u))
 
 # %% ../../nbs/data/05b_factors.ipynb #991a840d
-def apart(p: tuple, q: tuple) -> tuple[tuple, tuple]:
+def disjoint(p: tuple, q: tuple) -> tuple[tuple, tuple]:
     "Two spans that cover what these two cover, without overlap."
     swap = q[0] < p[0]
     (p0, q0), (p1, q1) = ((torch.where(swap, b, a), torch.where(swap, a, b)) for a, b in zip(p, q))
@@ -90,9 +92,22 @@ def shrink(spans: list[tuple],   # spans in each row, (B, 256), in whole pixels
     "The sum of spans as a small picture, rounded after each direction as Pillow does."
     ends = torch.stack([t for span in spans for t in span], -1)
     w, cumulative = weights(size, ends.device)
-    sign = torch.tensor([255 * s for one in signs for s in (-one, one)], device=ends.device).expand(ends[..., 0].numel(), -1)
-    across = F.embedding_bag(ends.flatten(0, 1), cumulative, mode="sum", per_sample_weights=sign.contiguous()).view(*ends.shape[:2], size)
-    with torch.autocast(w.device.type, enabled=False): return (w @ across.round_().clamp_(0, 255)).round_().clamp_(0, 255)  # 8 bits do not fit into bfloat16
+    sign = torch.tensor([255 * s for one in signs for s in (-one, one)], device=ends.device)
+    sign = sign.expand(ends[..., 0].numel(), -1).contiguous()
+    across = F.embedding_bag(ends.flatten(0, 1), cumulative, mode="sum", per_sample_weights=sign)
+    across = across.view(*ends.shape[:2], size)
+    with torch.autocast(w.device.type, enabled=False):
+        return (w @ across.round_().clamp_(0, 255)).round_().clamp_(0, 255)  # 8 bits do not fit into bfloat16
+
+# %% ../../nbs/data/05b_factors.ipynb #842467a6
+def _spans(factors: Tensor) -> tuple[tuple, tuple, tuple]:
+    "The turned canvas and the two strokes on it, as spans of whole pixels in each row."
+    x, y, slant, slope, length, width, angle = factors[:, :, None].unbind(1)
+    rows, corner, foot = rows_of(angle), (x + length, y + slope), (x + length + slant, y + STEM)
+    def whole(span): return tuple(t.clamp(0, CANVAS).round().long() for t in span)
+    paper = both(slab(0., CANVAS, rows[0], rows[2]), slab(0., CANVAS, rows[1], rows[3]))
+    bar, stem = (whole(both(paper, stroke(*ends, width, rows))) for ends in (((x, y), corner), (corner, foot)))
+    return whole(paper), *disjoint(bar, stem)
 
 # %% ../../nbs/data/05b_factors.ipynb #dacac9ce
 @torch.no_grad()
@@ -100,16 +115,14 @@ def render(factors: Tensor,   # float (B, 7), the columns of FACTORS
            size: int = 64,    # pixels
            ) -> Tensor:       # grey, float (B, 1, size, size) in [0, 1]
     "Drawings of a one or a seven (code of Manifold Mixup, synthetic tasks)."
-    if factors.dim() != 2 or factors.shape[1] != len(FACTORS): raise ValueError(f"factors must be (B, {len(FACTORS)}): {', '.join(FACTORS)}; got {tuple(factors.shape)}")
+    if factors.dim() != 2 or factors.shape[1] != len(FACTORS):
+        raise ValueError(f"factors must be (B, {len(FACTORS)}): {', '.join(FACTORS)}; got {tuple(factors.shape)}")
     if not factors.is_floating_point(): raise TypeError(f"factors must be float, got {factors.dtype}")
-    x, y, slant, slope, length, width, angle = factors[:, :, None].unbind(1)
-    rows, corner, foot = rows_of(angle), (x + length, y + slope), (x + length + slant, y + STEM)
-    def whole(span): return tuple(t.clamp(0, CANVAS).round().long() for t in span)
-    paper = both(slab(0., CANVAS, rows[0], rows[2]), slab(0., CANVAS, rows[1], rows[3]))
-    strokes = apart(*(whole(both(paper, stroke(*ends, width, rows))) for ends in (((x, y), corner), (corner, foot))))
-    opacity, green = (shrink(spans, signs, size) for spans, signs in (([whole(paper)], [1.]), ([whole(paper), *strokes], [1., -1., -1.])))
+    paper, *strokes = _spans(factors)
+    opacity, green = shrink([paper], [1.], size), shrink([paper, *strokes], [1., -1., -1.], size)
     green = (255 * green / opacity.clamp_min(1)).floor().clamp(max=255)
-    grey = ((19595 * 255 + (38470 + 7471) * green + 2**15) / 2**16).floor()  # ITU-R 601 luma, as Pillow has it; red is full everywhere
+    # ITU-R 601 luma, as Pillow has it; red is full everywhere
+    grey = ((19595 * 255 + (38470 + 7471) * green + 2**15) / 2**16).floor()
     return (grey * (opacity > 0))[:, None] / 255
 
 # %% ../../nbs/data/05b_factors.ipynb #f1b9d2b2
@@ -131,14 +144,16 @@ def draw_factors(task: Task,
                  split: str,            # "train" or "test"
                  n: int,                # images
                  rng: torch.Generator,  # the only source of randomness
-                 tied: bool = False,    # whether the bar is short in the first class and long in the second, also where the label is the angle
+                 tied: bool = False,    # whether the bar's length goes with the label, also where that is the angle
                  ) -> tuple[Tensor, Tensor]:  # factors, float (n, 7), labels, int64 (n,)
     "Rows of factors and their labels (paper, appendix A; ranges: code)."
     coins, where = torch.rand(2, n, generator=rng) < .5, torch.rand(n, len(FACTORS), generator=rng)
     label = coins[0 if task.label == "angle" else 1]
     low, high = (torch.tensor([RANGES[f][i] for f in FACTORS]).repeat(n, 1) for i in (0, 1))
-    for name, coin, ranges in (("angle", coins[0], getattr(task, split)), ("length", label if tied else coins[1], (SHORT, LONG))):
-        for bound, i in ((low, 0), (high, 1)): bound[:, FACTORS.index(name)] = torch.where(coin, ranges[1][i], ranges[0][i])
+    for name, coin, ranges in (("angle", coins[0], getattr(task, split)),
+                               ("length", label if tied else coins[1], (SHORT, LONG))):
+        for bound, i in ((low, 0), (high, 1)):
+            bound[:, FACTORS.index(name)] = torch.where(coin, ranges[1][i], ranges[0][i])
     high[:, FACTORS.index("width")] += 1  # whole widths, both ends included
     factors = torch.lerp(low, high, where)
     factors[:, FACTORS.index("width")] = factors[:, FACTORS.index("width")].floor().clamp(max=RANGES["width"][1])
@@ -152,7 +167,8 @@ class FactorSet(ImageSet):
 
     def __post_init__(self):
         if self.x.dim() != 2 or self.x.shape[1] != len(FACTORS) or len(self.x) != len(self.y) or not len(self.y):
-            raise ValueError(f"a set of drawings needs factors (N, {len(FACTORS)}) and N labels, N at least 1, got {tuple(self.x.shape)} and {tuple(self.y.shape)}")
+            raise ValueError(f"a set of drawings needs factors (N, {len(FACTORS)}) and N labels, N at least 1, "
+                             f"got {tuple(self.x.shape)} and {tuple(self.y.shape)}")
 
     @property
     def shape(self) -> tuple[int, int, int]: return 1, self.size, self.size
@@ -172,4 +188,5 @@ def factors(split: str,                # "train" or "test"
     chosen = pick("task", task, TASKS)
     rng = torch.Generator().manual_seed(20 + 2 * list(TASKS).index(task) + SPLITS.index(split))
     x, y = draw_factors(chosen, split, ROWS[split], rng, tied)
-    return FactorSet(x, y, chosen.classes, f"factors-{task}" + "-tied" * tied + f"-{size}" * (size != 64), split, size=size)
+    name = f"factors-{task}" + "-tied" * tied + f"-{size}" * (size != 64)
+    return FactorSet(x, y, chosen.classes, name, split, size=size)

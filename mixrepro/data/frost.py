@@ -16,19 +16,24 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-# %% ../../nbs/data/03b_frost.ipynb #d442361e
+# %% ../../nbs/data/03b_frost.ipynb #f97f02bc
 FROST_LOOK = (((76, 148, 165), 14), ((198, 202, 211), 8), ((198, 202, 211), 8), ((143, 158, 171), 6),
               ((102, 114, 125), 9))  # mean red, green, blue; length of a fern in pixels at .2
-FROST_POWER = {  # scale of the photograph: frequencies in cycles per 32 pixels, and the power there, a row for each photograph
-    .2: ((.4, 1.5, 3, 6, 10, 17), ((90000, 6000, 700, 170, 110, 96), (80000, 6000, 900, 400, 285, 201), (80000, 6000, 900, 400, 285, 201),
-                                   (90000, 8000, 1300, 740, 631, 511), (240000, 14000, 4200, 1700, 943, 710))),
-    .3: ((.4, .8, 1.5, 3, 6, 10, 17), ((148000, 14300, 1790, 325, 87, 62, 58), (114000, 6500, 2510, 880, 465, 204, 129),
-                                       (114000, 6500, 2510, 880, 465, 204, 129), (119000, 6100, 3370, 1460, 709, 470, 388),
-                                       (300000, 20200, 11600, 3860, 1110, 544, 361))),
-    1.: ((.2, .4, .8, 1.5, 3, 6, 10, 17), ((427000, 26800, 4590, 888, 347, 207, 100, 25), (293000, 32900, 11600, 6020, 1690, 471, 160, 31),
-                                           (293000, 32900, 11600, 6020, 1690, 471, 160, 31), (246000, 24600, 14700, 8460, 3240, 1390, 511, 116),
-                                           (620000, 133000, 52100, 15200, 4280, 1150, 453, 243)))}
+# scale of the photograph: frequencies in cycles per 32 pixels; the power there, a row for each photograph
+FROST_POWER = {
+    .2: ((.4, 1.5, 3, 6, 10, 17), (
+        (90000, 6000, 700, 170, 110, 96), (80000, 6000, 900, 400, 285, 201), (80000, 6000, 900, 400, 285, 201),
+        (90000, 8000, 1300, 740, 631, 511), (240000, 14000, 4200, 1700, 943, 710))),
+    .3: ((.4, .8, 1.5, 3, 6, 10, 17), (
+        (148000, 14300, 1790, 325, 87, 62, 58), (114000, 6500, 2510, 880, 465, 204, 129),
+        (114000, 6500, 2510, 880, 465, 204, 129), (119000, 6100, 3370, 1460, 709, 470, 388),
+        (300000, 20200, 11600, 3860, 1110, 544, 361))),
+    1.: ((.2, .4, .8, 1.5, 3, 6, 10, 17), (
+        (427000, 26800, 4590, 888, 347, 207, 100, 25), (293000, 32900, 11600, 6020, 1690, 471, 160, 31),
+        (293000, 32900, 11600, 6020, 1690, 471, 160, 31), (246000, 24600, 14700, 8460, 3240, 1390, 511, 116),
+        (620000, 133000, 52100, 15200, 4280, 1150, 453, 243)))}
 
+# %% ../../nbs/data/03b_frost.ipynb #d442361e
 def _needles(side: int, length: float, rng: torch.Generator) -> Tensor:
     "Row, column, direction, length and brightness of the needles of many ferns, float (5, K)."
     ferns, branches = int(2.2 * (side / length)**2), 9
@@ -44,8 +49,9 @@ def _needles(side: int, length: float, rng: torch.Generator) -> Tensor:
 def _drawn(canvas: Tensor, needles: Tensor, side: int, m: int, width: float) -> None:
     "Draw needles on a torus, float (side * side,), each in a square of 2 m + 1 pixels; the brighter one shows."
     y, x, turn, reach, light = needles[..., None, None]
-    square, middle = torch.arange(-float(m), m + 1), [torch.floor(a + f * reach / 2) for a, f in ((y, turn.sin()), (x, turn.cos()))]
-    rows, columns = middle[0] + square[:, None], middle[1] + square
+    square = torch.arange(-float(m), m + 1)
+    down, right = (torch.floor(a + f * reach / 2) for a, f in ((y, turn.sin()), (x, turn.cos())))
+    rows, columns = down + square[:, None], right + square
     t = ((rows - y) * turn.sin() + (columns - x) * turn.cos()).clamp_(min=torch.zeros(()), max=reach)
     away = (rows - y - t * turn.sin()).square_().add_((columns - x - t * turn.cos()).square_())
     needle = away.mul_(-2 / width**2).exp_().mul_(light * (1 - .6 * t / (reach + 1e-3)))
@@ -75,9 +81,11 @@ def frost_textures(side: int = 160,   # height and width of a texture, in pixels
                    ) -> Tensor:       # uint8 (5, 3, side, side)
     "Five drawn frost textures with the colour and the spectrum of the photographs they stand for."
     bands, powers = FROST_POWER[min(FROST_POWER, key=lambda s: abs(math.log(s / scale)))]
-    ices = (_ice(side, length * scale / .2, scale / .2, torch.Generator().manual_seed(k)) for k, (_, length) in enumerate(FROST_LOOK))
-    return torch.stack([torch.tensor(colour).view(3, 1, 1) + _with_spectrum(ice, bands, power)
-                        for ice, (colour, _), power in zip(ices, FROST_LOOK, powers)]).clamp_(0, 255).to(torch.uint8)
+    textures = []
+    for k, ((colour, length), power) in enumerate(zip(FROST_LOOK, powers)):
+        ice = _ice(side, length * scale / .2, scale / .2, torch.Generator().manual_seed(k))
+        textures.append(torch.tensor(colour).view(3, 1, 1) + _with_spectrum(ice, bands, power))
+    return torch.stack(textures).clamp_(0, 255).to(torch.uint8)
 
 # %% ../../nbs/data/03b_frost.ipynb #5cd339ad
 def reduced(x: Tensor,      # float (C, H, W)
@@ -93,11 +101,13 @@ def reduced(x: Tensor,      # float (C, H, W)
     return x
 
 # %% ../../nbs/data/03b_frost.ipynb #25e6505e
-PHOTOGRAPHS = ("frost1.png", "frost2.png", "frost3.png", "frost4.jpg", "frost5.jpg")  # of the generator; its sixth is never drawn
+# of the generator; its sixth is never drawn
+PHOTOGRAPHS = ("frost1.png", "frost2.png", "frost3.png", "frost4.jpg", "frost5.jpg")
 
 @lru_cache(maxsize=8)
 def _photographs(folder: Path, scale: float) -> tuple[Tensor, ...]:
-    images = [torch.from_numpy(np.array(Image.open(folder / name).convert("RGB"))).permute(2, 0, 1) for name in PHOTOGRAPHS]
+    images = [torch.from_numpy(np.array(Image.open(folder / name).convert("RGB"))).permute(2, 0, 1)
+              for name in PHOTOGRAPHS]
     return tuple(reduced(im.float(), scale).add_(.5).to(torch.uint8) for im in images)
 
 def photographs(folder: str | Path,  # holds frost1.png to frost5.jpg of the generator's repository
@@ -106,6 +116,6 @@ def photographs(folder: str | Path,  # holds frost1.png to frost5.jpg of the gen
     "The photographs of the original generator, reduced."
     missing = [name for name in PHOTOGRAPHS if not (Path(folder) / name).is_file()]
     if missing:
-        raise FileNotFoundError(f"{folder} lacks {', '.join(missing)}: give the folder with the frost photographs of hendrycks/robustness, "
-                                "or leave out frost=")
+        raise FileNotFoundError(f"{folder} lacks {', '.join(missing)}: give the folder with the frost photographs "
+                                "of hendrycks/robustness, or leave out frost=")
     return _photographs(Path(folder).resolve(), scale)

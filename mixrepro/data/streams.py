@@ -24,7 +24,7 @@ GOLDEN, ROUNDS = _signed(0x9E3779B9), ((16, _signed(0x21F0AAAD)), (15, _signed(0
 
 def mix_(h: Tensor,     # int32, any shape; overwritten
          ) -> Tensor:   # h
-    "A bijection of the 32-bit words in which every input bit reaches every output bit (constants: Wellons, hash-prospector)."
+    "A bijection of the 32-bit words in which every input bit reaches every output bit (Wellons, hash-prospector)."
     shifted = torch.empty_like(h)
     for shift, factor in ROUNDS:
         torch.bitwise_right_shift(h, shift, out=shifted)
@@ -40,7 +40,8 @@ def image_keys(seed: int,      # any integer
     "One key for each image, a function of seed, name and index only."
     if index.dim() != 1 or index.is_floating_point():
         raise ValueError(f"index must be integers of shape (N,), got {index.dtype} {tuple(index.shape)}")
-    if len(index) and (index.min() < 0 or index.max() >= 2**31): raise ValueError("index must lie in [0, 2**31): give positions in the data set")
+    if len(index) and (index.min() < 0 or index.max() >= 2**31):
+        raise ValueError("index must lie in [0, 2**31): give positions in the data set")
     digest = hashlib.blake2b(f"{int(seed)}/{name}".encode(), digest_size=8).digest()
     one, two = (_signed(int.from_bytes(digest[k:k + 4], "little")) for k in (0, 4))
     i = index.to(torch.int32)
@@ -91,7 +92,8 @@ def _horner(x: Tensor, coefficients) -> Tensor:
 
 def _log(u: Tensor) -> Tensor:
     "Natural logarithm of positive normal float32 numbers, the same bits everywhere."
-    word = u.view(torch.int32) - 0x3F3504F3                      # from the bits of sqrt(1/2), so that m lies in [sqrt(1/2), sqrt(2))
+    # from the bits of sqrt(1/2), so that m lies in [sqrt(1/2), sqrt(2))
+    word = u.view(torch.int32) - 0x3F3504F3
     exponent = (word >> 23).float()
     m = (word.bitwise_and_(0x7FFFFF) + 0x3F3504F3).view(torch.float32)
     s = (m - 1).div_(m + 1)
@@ -110,7 +112,8 @@ def normal(keys: Tensor,           # int32 (2, N)
     square = theta * theta
     sine = _horner(square, [(-1)**k / math.factorial(2 * k + 1) for k in range(6)]).mul_(theta)
     cosine = _horner(square, [(-1)**k / math.factorial(2 * k) for k in range(7)])
-    cosine.view(torch.int32).bitwise_xor_(h[:, 0].bitwise_and_(_signed(0x80000000)))  # the sign: a bit that u left unused
+    # the sign: a bit that u left unused
+    cosine.view(torch.int32).bitwise_xor_(h[:, 0].bitwise_and_(_signed(0x80000000)))
     return torch.cat([cosine.mul_(r), sine.mul_(r)], 1)[:, :n].reshape(-1, *shape)
 
 # %% ../../nbs/data/03_streams.ipynb #f8a1bc1f
@@ -121,7 +124,8 @@ def alias_table(p: np.ndarray,   # probabilities, (R, K), rows sum to 1; K up to
         raise ValueError("p must be (R, K), without negatives, rows summing to 1")
     b = max(1, (p.shape[1] - 1).bit_length())
     left = np.pad(p, ((0, 0), (0, 2**b - p.shape[1]))) / p.sum(1, keepdims=True) * 2**b
-    share, alias, rows, open_ = np.ones_like(left), np.tile(np.arange(2**b), (len(p), 1)), np.arange(len(p)), np.ones(left.shape, bool)
+    share, alias = np.ones_like(left), np.tile(np.arange(2**b), (len(p), 1))
+    rows, open_ = np.arange(len(p)), np.ones(left.shape, bool)
     for _ in range(2**b):  # the poorest open column is filled up by the richest and closed
         poor, rich = np.where(open_, left, np.inf).argmin(1), np.where(open_, left, -np.inf).argmax(1)
         share[rows, poor], alias[rows, poor], open_[rows, poor] = left[rows, poor].clip(0, 1), rich, False
@@ -140,8 +144,10 @@ def draw(keys: Tensor,   # int32 (2, N)
     h, upper = bits(keys, tuple(row.shape[1:])), (1 << 32 - b) - 1
     column = h & (table.shape[1] - 1)
     entry = table.view(-1).index_select(0, (row.to(torch.int32) << b).bitwise_or_(column).view(-1)).view(h.shape)
-    stays = (h >> b).bitwise_and_(upper).sub_((entry >> b).bitwise_and_(upper)) >> 31  # all ones where the word is below the threshold
-    return (column ^ entry).bitwise_and_(stays.bitwise_and_(table.shape[1] - 1)).bitwise_xor_(entry).bitwise_and_(table.shape[1] - 1)
+    # all ones where the word is below the threshold
+    stays = (h >> b).bitwise_and_(upper).sub_((entry >> b).bitwise_and_(upper)) >> 31
+    low = table.shape[1] - 1
+    return (column ^ entry).bitwise_and_(stays.bitwise_and_(low)).bitwise_xor_(entry).bitwise_and_(low)
 
 # %% ../../nbs/data/03_streams.ipynb #3b97280a
 @lru_cache(maxsize=8)
@@ -157,5 +163,6 @@ def poisson(keys: Tensor,               # int32 (2, N)
             which: Tensor,              # which rate each number has, integers (N, ...) into rates
             ) -> Tensor:                # int32, shape of which
     "Poisson counts, the exact law to 2**-32."
-    if not all(0 <= r <= 3000 for r in rates): raise ValueError(f"rates must lie in [0, 3000], got {min(rates)} to {max(rates)}")
+    if not all(0 <= r <= 3000 for r in rates):
+        raise ValueError(f"rates must lie in [0, 3000], got {min(rates)} to {max(rates)}")
     return draw(keys, _poisson_table(tuple(map(float, rates))).to(keys.device), which)

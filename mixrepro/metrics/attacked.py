@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ..core import choice, pick
-from ..data.datasets import ImageSet
+from ..data.images import ImageSet
 from ..methods.attacks import check_budget, check_range, in_mode, slope
 from ..methods.vicinal import LOSSES, one_hot
 

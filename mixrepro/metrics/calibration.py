@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .accuracy import checked
+from .accuracy import checked_logits
 
 # %% ../../nbs/metrics/61_calibration.ipynb #345b2051
 def confidence(scores: Tensor,       # logits, or probabilities, float (N, K)
@@ -18,7 +18,7 @@ def confidence(scores: Tensor,       # logits, or probabilities, float (N, K)
                probs: bool = False,  # the scores are probabilities already
                ) -> tuple[Tensor, Tensor]:  # confidence, float64 (N,); whether right, float64 (N,)
     "How sure each prediction is, and whether it is right."
-    scores, y = checked(scores, y)
+    scores, y = checked_logits(scores, y)
     if probs and ((scores < 0).any() or (scores.sum(1) - 1).abs().max() > 1e-3):
         raise ValueError("with probs=True every row must be a distribution, but some are negative or do not sum to 1: "
                          "pass logits with probs=False")

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from ..core import pick
-from ..data.datasets import STATS, ImageSet
+from ..data.datasets import STATS
+from ..data.images import ImageSet
 from ..data.deformations import DEFORMATIONS, deform
 from .accuracy import evaluating
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..data.datasets import ImageSet
+from ..data.images import ImageSet
 from ..methods.vicinal import one_hot
 from .accuracy import evaluating
 

@@ -12,7 +12,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from ..data.datasets import ImageSet
+from ..data.images import ImageSet
 from ..methods.attacks import ascend, check_budget, check_range, cross_entropy, in_mode, slope
 
 # %% ../../nbs/metrics/63_linearity.ipynb #c289c95b

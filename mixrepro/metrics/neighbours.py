@@ -9,7 +9,8 @@ __all__ = ['KS', 'nearest', 'vote', 'features_of', 'neighbours']
 import torch
 from torch import Tensor
 
-from ..data.datasets import ImageSet, load
+from ..data.datasets import load
+from ..data.images import ImageSet
 from .accuracy import evaluating
 
 # %% ../../nbs/metrics/74_neighbours.ipynb #0aaea975

@@ -18,8 +18,8 @@ from PIL import Image
 
 from ..core import pick
 from ..files import write_if_changed, write_together
-from .artefacts import ARTEFACTS, PAPERS, Artefact, find
-from .profiles import PROFILES, banner
+from .artefact import FIGURE, TABLE, Artefact, catalogue, shows
+from .scale import SCALES, banner
 
 # %% ../../nbs/repro/83_figures.ipynb #f306e2d8
 COLUMN, PAGE = 3.5, 7.  # widths in inches
@@ -122,10 +122,9 @@ def save(fig,                    # a matplotlib figure; None for a table
          markdown: str,          # what the gallery shows under the picture: a table, a caption
          folder: str | Path,     # figures/<profile>/<paper>
          id: str,                # the artefact
-         outputs: tuple[str, ...] | None = None,  # suffixes; None: the catalogue's
+         outputs: tuple[str, ...],  # suffixes
          ) -> list[Path]:        # the files written
     "Write an artefact's files, all of them or none."
-    outputs = find(id).outputs if outputs is None else outputs
     for suffix in outputs: pick("kind of output", suffix, ("svg", "png", "csv", "md"))
     if not isinstance(data, pd.DataFrame):
         raise TypeError(f"{id} needs its numbers as a DataFrame, got {type(data).__name__}")
@@ -155,17 +154,19 @@ def entry(a: Artefact,   # one of the catalogue
 
 # %% ../../nbs/repro/83_figures.ipynb #4870e444
 def gallery(folder: str | Path,  # figures/<profile>
+            artefacts,           # those that could be there, in the order to show
+            papers: dict,        # folder of a paper -> its name to show
             ) -> Path:           # the page, README.md in it
     "Write the page of everything that a profile has regenerated, paper by paper."
     folder = Path(folder)
     if not folder.is_dir(): raise FileNotFoundError(f"no folder {folder}: reproduce an artefact at this profile first")
-    entries = {a.id: entry(a, folder) for a in ARTEFACTS.values()}
-    def of(paper): return [entries[a.id] for a in ARTEFACTS.values() if a.paper == paper]
-    counts = [f"| {name} | {sum(map(bool, of(paper)))} | {len(of(paper))} |" for paper, name in PAPERS.items()]
+    entries = {a: entry(a, folder) for a in artefacts}
+    def of(paper): return [text for a, text in entries.items() if a.paper == paper]
+    counts = [f"| {name} | {sum(map(bool, of(paper)))} | {len(of(paper))} |" for paper, name in papers.items()]
     head = ["| Paper | Here | Artefacts |", "| --- | --- | --- |", *counts]
     sections = ["\n\n".join([f"## {name}", *filter(None, of(paper))])
-                for paper, name in PAPERS.items() if any(of(paper))]
+                for paper, name in papers.items() if any(of(paper))]
     intro = (f"Everything that the profile `{folder.name}` has regenerated so far: pictures, tables, "
              "the numbers behind them, and the notebooks that made them.")
-    above = [f"# Gallery: {folder.name}", banner(folder.name) if folder.name in PROFILES else "", intro]
+    above = [f"# Gallery: {folder.name}", banner(folder.name) if folder.name in SCALES else "", intro]
     return write_if_changed(folder/"README.md", "\n\n".join(filter(None, [*above, "\n".join(head), *sections])) + "\n")

@@ -9,8 +9,6 @@ __all__ = ['REAL', 'SCALES', 'Scale', 'scale', 'setting', 'Settings', 'shortened
 import dataclasses
 from dataclasses import dataclass, field
 
-import pandas as pd
-
 from ..core import SOURCES, pick
 
 # %% ../../nbs/repro/80_scale.ipynb #4efbddf7
@@ -66,14 +64,15 @@ class Settings:
         return cls(**{f.name: f.metadata["at"][own] for f in dataclasses.fields(cls) if own in f.metadata["at"]})
 
     @classmethod
-    def look(cls) -> pd.DataFrame:
+    def look(cls) -> "pandas.DataFrame":
         "The paper's value, its source, and each scale's own beside it; empty where it is the paper's."
+        import pandas  # plans are made without it
         every = dataclasses.fields(cls)
         used = [s for s in SCALES if any(s in f.metadata["at"] for f in every)]
         def row(f):
             source = f"{f.metadata['source']}: {f.metadata['where']}"
             return {"paper": getattr(cls(), f.name), "source": source} | {s: f.metadata["at"].get(s, "") for s in used}
-        return pd.DataFrame({f.name: row(f) for f in every}).T
+        return pandas.DataFrame({f.name: row(f) for f in every}).T
 
 # %% ../../nbs/repro/80_scale.ipynb #86bc4e86
 def shortened(epochs: int,   # the paper's

@@ -7,7 +7,7 @@ __all__ = ['Trained', 'Measured', 'Page', 'Study']
 
 # %% ../../nbs/workflow/91_study.ipynb #2133123d
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import pandas as pd
@@ -18,8 +18,8 @@ from ..metrics import catalogue as metrics
 from ..papers.catalogue import find
 from ..repro import ledger
 from ..repro.artefact import Cell, cells, papers_cells
-from ..repro.departures import Departures, departures
-from ..repro.figures import LABELS, save
+from ..repro.departures import Departures, departures, stood_for
+from ..repro.figures import LABELS, save, use_style
 from ..repro.scale import banner, scale
 from ..training.loop import train_run
 from ..training.store import Run, Store, history
@@ -38,6 +38,7 @@ class Trained:
         self.artefact, self.scale, self.store = find(id), scale(profile), store
         self.settings, self.cells = self.artefact.settings.at(profile), cells(self.artefact, profile, seeds)
         self.labels = LABELS | labels
+        use_style()
 
     @cached_property
     def runs(self) -> list[Run]:
@@ -58,6 +59,14 @@ class Trained:
     def departures(self) -> Departures:
         "How its runs differ from the paper's."
         return departures(papers_cells(self.artefact), self.cells, self.labels)
+
+    def reads(self, paper: str) -> str:
+        "Our data set for one of the paper's that is looked at without a run; a stand-in is named in the caption."
+        ours = self.scale.dataset(paper)
+        if ours != paper:
+            words = stood_for([("dataset", (paper, ours))], self.labels)
+            self.departures = replace(self.departures, standins=words | self.departures.standins)
+        return ours
 
 # %% ../../nbs/workflow/91_study.ipynb #2b2800cb
 class Measured(Trained):

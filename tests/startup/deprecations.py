@@ -1,9 +1,11 @@
 """A call of ours to what is deprecated is an error; what libraries call of each other is their affair.
 
-Most libraries warn from a line of their own, so that the module a warning is attributed to does not tell who called. These filters look up the stack instead:
-past the library that warns and past Python's own modules, the first frame is the caller's. Ours are the package, the tests, the cells of a notebook, `python -c`.
+Most libraries warn from a line of their own, so the module that a warning is attributed to does not tell who called.
+These filters look up the stack instead: past Python's own modules and past the library that warns, the first frame is
+the caller's. Ours are the package, the tests, the cells of a notebook, `python -c`.
 """
 
+import linecache
 import os
 import re
 import sys
@@ -11,30 +13,44 @@ import warnings
 
 
 def owner(frame) -> str:
-    "Whose code a frame runs: 'ours', the name of an installed package, or '' for Python's own and for code that was generated."
+    "Whose code a frame runs: 'ours', the name of an installed package, or '' for Python's own and what was generated."
     name = frame.f_globals.get("__name__") or ""
     root, file = name.partition(".")[0], frame.f_globals.get("__file__") or getattr(sys.modules.get(name), "__file__", None)
     if root == "mixrepro": return "ours"
     if not root or root in sys.stdlib_module_names: return ""
     if not file: return "ours" if root == "__main__" else root
-    return root if file.startswith(sys.prefix + os.sep) or {"site-packages", "dist-packages"} & set(file.split(os.sep)) else "ours"
+    installed = file.startswith(sys.prefix + os.sep) or {"site-packages", "dist-packages"} & set(file.split(os.sep))
+    return root if installed else "ours"
+
+
+def warns(frame) -> bool:
+    "Whether the line that a frame is at warns by itself, and not something that it calls, such as a function in C."
+    line = linecache.getline(frame.f_code.co_filename, frame.f_lineno)
+    return "warn" in line or not line
 
 
 class Caller:
     "Stands where a filter has the name of a module: matches where the deprecated thing is called by us."
+
+    pattern = r"mixrepro(\.|$)"  # as a filter of text, which is what scikit-learn makes of it for what it runs in parallel
+
     def match(self, module: str) -> bool:
-        if module.partition(".")[0] == "mixrepro": return True
+        if re.match(self.pattern, module): return True
         frame, library = sys._getframe(1), ""
         while frame:
             who = owner(frame)
             if who == "ours": return True
-            if library and who and who != library: return False
-            library, frame = library or who, frame.f_back
+            if who and library != who:
+                if library or not warns(frame): return False
+                library = who
+            frame = frame.f_back
         return False
 
 
-KINDS = ((None, DeprecationWarning), (None, PendingDeprecationWarning), (None, FutureWarning), (re.compile("(?is).*deprecat"), Warning))
-FILTERS = [("error", message, category, Caller(), 0) for message, category in KINDS]
+KINDS = (DeprecationWarning, PendingDeprecationWarning, FutureWarning)
+FILTERS = [("ignore", re.compile("(?s).*multi-threaded, use of fork"), DeprecationWarning, None, 0),  # tests fork on purpose
+           *(("error", None, kind, Caller(), 0) for kind in KINDS),
+           ("error", re.compile("(?is).*deprecat"), Warning, Caller(), 0)]
 
 
 def install():

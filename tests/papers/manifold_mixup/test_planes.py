@@ -25,13 +25,6 @@ def ax():
     plt.close(fig)
 
 
-@pytest.mark.parametrize("effect, sign, neutral, word", [
-    ((.5, .3, .8), -1, 1., "holds"), ((.5, .3, 1.2), -1, 1., "is undecided"), ((2., 1.5, 3.), -1, 1., "is contradicted"),
-    ((.1, .05, .2), 1, 0., "holds"), ((-.1, -.2, -.05), 1, 0., "is contradicted"), ((.1, math.nan, math.nan), 1, 0., "undecided (n = 1)")])
-def test_a_claim_is_judged_by_its_interval(effect, sign, neutral, word):
-    assert P.found(effect, sign, neutral, at="embedded") == word and P.found(effect, sign, neutral, at="smoke") == "withheld"
-
-
 def test_both_planes_can_be_drawn_also_where_one_class_takes_all():
     data, ten = load("spirals", "test"), load("digits", "test")
     for classes, s in ((2, data), (10, ten)):
@@ -91,3 +84,26 @@ def test_the_table_shows_geometric_means_and_the_columns_that_are_there(measured
     for name, line in (("erm", erm), ("mixup", mixup)): assert f"| {stats.gmean(at[name]):.2g} |" in line
     share = P.factor(measured, "mixup", "erm")
     assert "Entropy" not in head and erm.endswith("|  |") and f"{share[0]:.2g} [{share[1]:.2g}, {share[2]:.2g}]" in mixup
+
+
+def test_a_claim_is_judged_by_a_quotient_or_a_difference(measured):
+    at = measured.pivot(index="seed", columns="model")
+    for column, sign, alternative in (("scatter", -1, "less"), ("low_hidden", 1, "greater")):
+        a, b = (at[column, m] if column == "low_hidden" else np.log(at[column, m]) for m in ("mixup", "erm"))
+        inside = stats.ttest_rel(a, b).confidence_interval(.95)
+        clear = inside.high < 0 if alternative == "less" else inside.low > 0
+        word = P.judged(measured, "mixup", "erm", column, sign, at="embedded").word
+        assert word == ("holds" if clear else "undecided")
+        assert P.judged(measured, "mixup", "erm", column, -sign, at="embedded").word == ("does not hold" if clear else "undecided")
+        assert P.judged(measured[measured.seed == 0], "mixup", "erm", column, sign, at="embedded").word == "undecided (n = 1)"
+        assert P.judged(measured, "mixup", "erm", column, sign, at="smoke").word == "withheld"
+
+
+def test_a_claim_in_a_sentence_names_its_numbers_and_its_verdict(measured):
+    more = pd.concat([measured, measured[measured.model == "mixup"].assign(model="noise")])
+    text = P.sentence("It is tighter", more, "mixup", "erm", "scatter", -1, at="embedded")
+    assert text.startswith("It is tighter: holds (") and f"{P.factor(more, 'mixup', 'erm')[0]:.2g}, 95% interval" in text
+    both = P.against("It is tighter", more, "mixup", ["noise", "erm"], "scatter", -1, at="embedded")
+    assert both == "It is tighter: holds against ERM; undecided against Noise."
+    assert P.alike(more, ["mixup", "noise"], "erm", {"scatter": -1}, at="embedded") == ["mixup", "noise"]
+    assert P.alike(more, ["mixup", "noise"], "erm", {"scatter": -1}, at="smoke") == P.alike(more, ["noise"], "erm", {"scatter": 1}, at="gpu") == []

@@ -1,0 +1,62 @@
+"""What several test files need: seeded generators, crops of photographs, and where real data lies if it is at hand."""
+import os
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+SHARED = Path(os.environ.get("MIXREPRO_SHARED_DATA") or Path(__file__).resolve().parents[2] / "shared" / "data")
+
+
+def seeded(seed=0, device="cpu") -> torch.Generator:
+    "A generator with a seed."
+    return torch.Generator(device).manual_seed(seed)
+
+
+def photographs(n, side, seed=0):
+    "Crops of the two photographs of scikit-learn, uint8 (n, 3, side, side)."
+    from sklearn.datasets import load_sample_images
+    rng, images = np.random.default_rng(seed), load_sample_images().images
+    def crop(k):
+        s, a = rng.integers(100, 400), images[k % 2]
+        y, x = rng.integers(0, a.shape[0] - s), rng.integers(0, a.shape[1] - s)
+        return np.asarray(Image.fromarray(a[y:y + s, x:x + s]).resize((side, side), Image.LANCZOS))
+    return torch.from_numpy(np.stack([crop(k) for k in range(n)])).permute(0, 3, 1, 2).contiguous()
+
+
+def moments(x):
+    "Mean and deviation of grey levels in [0, 1], exact: from their counts."
+    count, level = np.bincount(x.ravel(), minlength=256), np.arange(256) / 255
+    mean = np.average(level, weights=count)
+    return mean, np.average((level - mean) ** 2, weights=count) ** .5
+
+
+def write_tiny_imagenet(root):
+    "Tiny-ImageNet with two classes of flat images, complete."
+    folder = root / "tiny-imagenet-200"
+    (folder / "val" / "images").mkdir(parents=True)
+    (folder / "wnids.txt").write_text("n02\nn01\n")
+    (folder / "words.txt").write_text("n01\tgoldfish, Carassius auratus\nn02\ttree frog\nn03\tabsent\n")
+    lines = []
+    for c, w in enumerate(("n01", "n02")):
+        (images := folder / "train" / w / "images").mkdir(parents=True)
+        for i in range(500):
+            mode, level = ("L", i % 256) if i % 7 == 0 else ("RGB", (i % 256, 100 * c, 9))
+            Image.new(mode, (64, 64), level).save(images / f"{w}_{i}.JPEG")
+        for i in range(50):
+            Image.new("RGB", (64, 64), (4 * i, 100 * c, 50)).save(folder / "val" / "images" / f"val_{2 * i + c}.JPEG")
+            lines.append(f"val_{2 * i + c}.JPEG\t{w}\t0\t0\t63\t63\n")
+    (folder / "val" / "val_annotations.txt").write_text("".join(lines))
+
+
+def write_c(folder, kind="fog", n=10_000, k=10, size=32, made=False):
+    "A set in the layout of CIFAR-10-C, full of holes on the disk: a few images of each block begin with its number and their own."
+    import json
+    folder.mkdir(parents=True, exist_ok=True)
+    x = np.lib.format.open_memmap(folder / f"{kind}.npy", "w+", np.uint8, (5 * n, size, size, 3))
+    for i in (0, 7, n - 1):
+        for block in range(5): x[block * n + i, 0, 0] = 1 + block, i % 251, 9
+    x.flush()
+    np.save(folder / "labels.npy", np.tile(np.arange(n) % k, 5).astype(np.uint8))
+    if made: (folder / "made.json").write_text(json.dumps(dict(made="here", same={}, files={kind: ""})))

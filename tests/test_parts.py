@@ -1,0 +1,426 @@
+"""Methods are made of parts: losses are the formulas' to the last bit, parts go together, one that learns is kept."""
+
+import io
+import json
+import signal
+import subprocess
+import sys
+from dataclasses import FrozenInstanceError, dataclass, fields, replace
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings, strategies as st
+from torch import nn
+from torch.nn import functional as F
+
+from mixrepro.core import choice, provenance, spelled
+from mixrepro.data.datasets import load
+from mixrepro.methods import catalogue
+from mixrepro.methods.base import Method, MethodPart, Supervised, altered, parts_of, restore, state_of
+from mixrepro.methods.catalogue import METHODS, PARTS, method
+from mixrepro.methods.erm import ERM
+from mixrepro.methods.labels import Labels, LinearLabels, LogisticLabels
+from mixrepro.methods.manifold_mixup import ManifoldMixup
+from mixrepro.methods.mixup import Mixup
+from mixrepro.methods.mixup_r import MixupR
+from mixrepro.methods.noise import FeatureNoise, MixNoise
+from mixrepro.methods.varmixup import VarMixup
+from mixrepro.methods.vicinal import LOSSES, Mix, draw_mix
+from mixrepro.networks.autoencoders import ConvVAE
+from mixrepro.networks.zoo import build
+from mixrepro.training import loop
+from mixrepro.training.loop import train_run
+from mixrepro.training.spec import Spec, canonical, from_json, name_of, provenance_of, to_json
+from mixrepro.training.store import Store
+
+
+def seeded(seed=0): return torch.Generator().manual_seed(seed)
+
+
+def batch(n=10, shape=(1, 16, 16), classes=5, seed=0, dtype=torch.float32):
+    rng = seeded(seed)
+    return torch.rand(n, *shape, generator=rng).to(dtype), torch.randint(classes, (n,), generator=rng)
+
+
+def network(name="tiny-cnn", dtype=torch.float32): return build(name, (1, 16, 16), 5, seeded()).to(dtype).eval()
+
+
+# the mixture, bit for bit ---------------------------------------------------------------------------------------------
+
+def laid_out(x, how):
+    "The same numbers, lying otherwise."
+    if how == "channels_last": return x.to(memory_format=torch.channels_last)
+    if how == "transposed": return x.transpose(1, 3).contiguous().transpose(1, 3)
+    if how == "sliced": return torch.cat([x, x], 3)[..., :x.shape[3]]
+    if how == "expanded": return x[:1].expand_as(x)
+    return x
+
+
+@given(n=st.integers(1, 9), shape=st.tuples(st.integers(1, 5), st.integers(1, 9), st.integers(1, 9)),
+       seed=st.integers(0, 2**32), how=st.sampled_from(["contiguous", "channels_last", "transposed", "sliced", "expanded"]),
+       dtype=st.sampled_from([torch.float32, torch.float64, torch.bfloat16, torch.float16]), each=st.booleans(),
+       lam=st.sampled_from([None, 0., 1., .5, 1e-30, .49999997]))
+@settings(max_examples=120, deadline=None)
+def test_a_mixture_and_its_gradient_are_lerps_to_the_last_bit(n, shape, seed, how, dtype, each, lam):
+    rng = seeded(seed)
+    x = laid_out(torch.randn(n, *shape, generator=rng).to(dtype), how)
+    lam = torch.full((n,) if each else (), lam) if lam is not None else torch.rand((n,) if each else (), generator=rng)
+    partner, g = torch.randperm(n, generator=rng), torch.randn(n, *shape, generator=rng).to(dtype)
+    a, b, before = (x.detach().requires_grad_(), x.detach().requires_grad_(), x.clone())
+    w = lam.to(dtype).view(-1, 1, 1, 1) if each else lam.to(dtype)
+    ours, plain = Mix(lam, partner)(a), torch.lerp(b[partner], b, w)
+    assert torch.equal(ours, plain) and torch.equal(x, before), "equal, and the batch is as it was"
+    assert torch.equal(torch.autograd.grad(ours, a, g)[0], torch.autograd.grad(plain, b, g)[0])
+    if how in ("contiguous", "channels_last", "sliced"): assert ours.stride() == plain.stride()
+
+
+def test_a_coefficient_that_is_learned_gets_its_gradient():
+    lam, x = (t.double().requires_grad_() for t in (torch.tensor(.3), torch.randn(4, 3, generator=seeded())))
+    assert torch.autograd.gradcheck(lambda l, a: Mix(l, torch.tensor([2, 0, 3, 1]))(a), (lam, x))
+
+
+# losses, bit for bit --------------------------------------------------------------------------------------------------
+
+def lerped(lam, partner, a):
+    "The mixture as it was first written."
+    return torch.lerp(a[partner], a, lam.to(a.dtype).view(-1, *[1] * (a.dim() - 1)) if lam.dim() else lam.to(a.dtype))
+
+
+def criterion(name, logits, target):
+    return F.cross_entropy(logits, target) if name == "ce" else F.binary_cross_entropy(logits.softmax(1), target)
+
+
+def by_formula(net, x, y, rng, place, alpha=1., per="batch", name="ce"):
+    "Mixing as each method once wrote it for itself: draw, mix at the place, label linearly."
+    shape = (2,) if per == "batch" else (2, len(x))
+    g = torch._standard_gamma(torch.full(shape, alpha + 1., dtype=torch.float64), generator=rng)
+    u = torch.rand(g.shape, dtype=torch.float64, generator=rng)
+    lam, partner = torch.softmax(g.log() + u.log() / alpha, 0)[0].float(), torch.randperm(len(x), generator=rng)
+    logits = place(net, x, lambda a: lerped(lam, partner, a), rng)
+    return criterion(name, logits, lerped(lam, partner, F.one_hot(y, logits.shape[1]).to(logits.dtype)))
+
+
+def same(method, net, x, y, seed, place, **how):
+    "Whether a method's loss and its gradients are those of the formula."
+    losses = [method.loss(net, x, y, seeded(seed)), by_formula(net, x, y, seeded(seed), place, **how)]
+    grads = [torch.autograd.grad(loss, list(net.parameters()), allow_unused=True) for loss in losses]
+    alike = [a is b if a is None or b is None else torch.equal(a, b) for a, b in zip(*grads)]
+    return torch.equal(*losses) and all(alike)
+
+
+@given(seed=st.integers(0, 2**32), alpha=st.floats(.05, 8), per=st.sampled_from(["batch", "example"]),
+       name=st.sampled_from(["ce", "bce"]), net=st.sampled_from(["tiny-cnn", "mlp"]),
+       dtype=st.sampled_from([torch.float32, torch.float64]))
+@settings(max_examples=25, deadline=None)
+def test_mixup_to_the_last_bit(seed, alpha, per, name, net, dtype):
+    x, y = batch(seed=seed % 97, dtype=dtype)
+    place = lambda net, x, mix, rng: net(mix(x))
+    kind = Mixup(alpha=alpha, per=per, criterion=name)
+    assert same(kind, network(net, dtype), x, y, seed, place, alpha=alpha, per=per, name=name)
+
+
+@given(seed=st.integers(0, 2**32), alpha=st.floats(.05, 8), name=st.sampled_from(["ce", "bce"]), blocked=st.booleans(),
+       net=st.sampled_from(["tiny-cnn", "small-cnn"]), stages=st.lists(st.integers(0, 3), min_size=1, unique=True))
+@settings(max_examples=25, deadline=None)
+def test_manifold_mixup_to_the_last_bit(seed, alpha, name, net, stages, blocked):
+    x, y = batch(seed=seed % 97)
+    def place(net, x, mix, rng):
+        k = stages[torch.randint(len(stages), (), generator=rng).item()] if len(stages) > 1 else stages[0]
+        return net(x, at=k, through=lambda h: mix(h.detach() if blocked else h))
+    kind = ManifoldMixup(alpha=alpha, stages=stages, blocked=blocked, criterion=name)
+    assert same(kind, network(net), x, y, seed, place, alpha=alpha, name=name)
+
+
+@given(seed=st.integers(0, 2**32), eta=st.floats(.05, 8), per=st.sampled_from(["batch", "example"]))
+@settings(max_examples=20, deadline=None)
+def test_varmixup_and_mixup_r_to_the_last_bit(seed, eta, per):
+    train = load("digits", "train").subset(20)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        vae = ConvVAE(train.shape, latent=5, width=4, depth=2).eval().requires_grad_(False)
+    net, x, y = build("tiny-cnn", train.shape, 10, seeded()).eval(), train.floats(), train.y
+    coded = lambda net, x, mix, rng: net(vae.decode(mix(vae.encode(x))))
+    ready = [m.prepare(train, seeded(), vae=vae) for m in (VarMixup(eta=eta, per=per), MixupR(alpha=eta, per=per))]
+    assert same(ready[0], net, x, y, seed, coded, alpha=eta, per=per)
+    rebuilt = lambda net, x, mix, rng: net(mix(vae.decode(vae.encode(x))))
+    assert same(ready[1], net, x, y, seed, rebuilt, alpha=eta, per=per)
+
+
+# parts go together ----------------------------------------------------------------------------------------------------
+
+@dataclass(frozen=True, kw_only=True)
+class ByDensity(Labels):
+    "What GenLabel does: of the parents' classes, what a density says of the mixture, and the rest linear."
+    name = "by-density"
+    density: object = None
+    gamma: float = 1.
+
+    def __call__(self, y, place):
+        pair = (y + y[place.mix.partner]).bool()
+        made = self.density(place.after).masked_fill(~pair, -torch.inf).softmax(1).to(y.dtype)
+        return self.gamma * made + (1 - self.gamma) * place.mix(y)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Views(Method):
+    "What AugMix and NoisyMix do round another method: one pass over views of a batch, whose predictions are compared."
+    inner: Supervised = ERM()
+    views: object = None
+    gamma: float = 12.
+
+    def loss(self, net, x, y, rng, index=None):
+        views = [x, *self.views(x, rng)]
+        draw, k = self.inner.draw(net, x, y, rng), len(views)
+        logits, target = self.inner.terms(net, torch.cat(views), y.repeat(k), draw and repeated(draw, k), rng)
+        parts = logits.chunk(k)
+        return LOSSES[self.inner.criterion](parts[0], target.chunk(k)[0]) + self.gamma * js(parts)
+
+
+def js(logits):
+    p = [z.softmax(1) for z in logits]
+    m = (sum(p) / len(p)).clamp(1e-7, 1).log()
+    return sum(F.kl_div(m, q, reduction="batchmean") for q in p) / len(p)
+
+
+def repeated(mix, k):
+    "The same partners in each of k views that lie one after the other."
+    b = len(mix.partner)
+    return Mix(mix.lam.repeat(k) if mix.lam.dim() else mix.lam, torch.cat([mix.partner + v * b for v in range(k)]))
+
+
+def noisy(x, rng): return [x + .1 * torch.randn(x.shape, generator=rng) for _ in range(2)]
+
+
+MU = torch.randn(5, 256, generator=seeded(9))
+DENSITY = ByDensity(density=lambda z: -.5 * (z.flatten(1)[:, None] - MU).square().sum(2))
+
+
+@pytest.mark.parametrize("kind", [ERM(), Mixup(), ManifoldMixup(), Mixup(labels=DENSITY),
+                                  ManifoldMixup(labels=LogisticLabels())], ids=repr)
+def test_views_round_any_of_them_and_none_is_itself_to_the_last_bit(kind):
+    net, (x, y) = network(), batch()
+    plain = kind.loss(net, x, y, seeded(3))
+    assert torch.equal(Views(inner=kind, views=lambda x, rng: [], gamma=0.).loss(net, x, y, seeded(3)), plain)
+    compared = Views(inner=kind, views=noisy).loss(net, x, y, seeded(3))
+    assert compared.isfinite() and compared.requires_grad and not torch.equal(compared, plain)
+
+
+def test_every_labelling_goes_with_every_noise_at_every_place():
+    net, (x, y), losses = network(), batch(), set()
+    for kind in (Mixup, ManifoldMixup):
+        for labels in (LinearLabels(), LogisticLabels(), *([DENSITY] if kind is Mixup else [])):
+            for noise in (MixNoise(), FeatureNoise()):
+                losses.add(kind(alpha=1., labels=labels, noise=noise).loss(net, x, y, seeded(4)).item())
+    assert len(losses) == 10
+
+
+def test_labels_see_both_ends_of_the_place():
+    class Spy(LinearLabels):
+        seen = []
+        def __call__(self, y, place):
+            self.seen.append((place.before, place.after))
+            return super().__call__(y, place)
+    net, (x, y), spy = network(), batch(), Spy()
+    Mixup(labels=spy).loss(net, x, y, seeded(1))
+    mix = draw_mix(10, 1., seeded(1))
+    assert spy.seen[0][0] is x and torch.equal(spy.seen[0][1], mix(x))
+    ManifoldMixup(alpha=1., stages=(1,), labels=spy).loss(net, x, y, seeded(1))
+    state = net.stages[0](net.norm(x))
+    assert torch.equal(spy.seen[1][0], state) and torch.equal(spy.seen[1][1], mix(state))
+
+
+def test_the_noise_is_drawn_after_everything_else_and_from_the_generator_only():
+    net, (x, y) = network(), batch()
+    rng, noise = seeded(5), FeatureNoise(add=.3, mult=.1, sparse=.4)
+    mix = draw_mix(10, 1., rng)
+    xi = torch.empty_like(x).uniform_(-1, 1, generator=rng)
+    def level(s):
+        g = torch._standard_gamma(torch.tensor([2., 5.]), generator=rng)
+        return s * (g[0] / g.sum())
+    times = level(.1); times = times * (xi * (torch.rand(x.shape, generator=rng) >= .4))
+    xi = torch.empty_like(x).normal_(generator=rng)
+    plus = level(.3); plus = plus * (xi * (torch.rand(x.shape, generator=rng) >= .4))
+    by_hand = F.cross_entropy(net((1 + times) * mix(x) + plus), mix(F.one_hot(y, 5).float()))
+    before = torch.get_rng_state()
+    assert torch.allclose(Mixup(noise=noise).loss(net, x, y, seeded(5)), by_hand, atol=1e-6)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+# one style ------------------------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_method_is_frozen_and_says_its_name_itself(name):
+    kind = METHODS[name]
+    assert vars(kind)["name"] == name and kind.__dataclass_params__.frozen
+    m = method(name)
+    with pytest.raises(FrozenInstanceError): setattr(m, fields(kind)[0].name, 0)
+    assert all(row["where"] and row["source"] in ("paper", "code", "default") for row in provenance(m).values())
+    assert method(name, **json.loads(json.dumps(spelled(m)))) == m
+    with pytest.raises(ValueError, match=f"{kind.__name__} is not ready: call prepare"): m.made
+
+
+@pytest.mark.parametrize("name", PARTS)
+def test_every_part_too(name):
+    kind = PARTS[name]
+    assert vars(kind)["name"] == name and kind.__dataclass_params__.frozen and issubclass(kind, MethodPart)
+    assert all(row["where"] for row in provenance(kind()).values())
+
+
+def test_traits_are_those_that_the_plans_typed():
+    having = lambda trait, value=True: {n for n, kind in METHODS.items() if getattr(kind, trait) == value}
+    assert having("on_vae") == having("raw") == {"mixup-r", "varmixup", "adv-varmixup"}
+    assert having("attacks", "classifier") == {"at", "trades", "iat"}
+    assert having("attacks", "vae") == {"adv-varmixup", "adv-mmd-vae"}
+    assert having("unlabelled") == {"ssl-baseline", "ssl-mixup", "ssl-manifold-mixup"}
+    for kind in METHODS.values():  # what a trait says is so
+        assert ("vae" in kind().needs()) == kind.on_vae
+        assert bool(kind.attacks) == ({"eps", "step", "steps"} <= {f.name for f in fields(kind)})
+
+
+# specs ----------------------------------------------------------------------------------------------------------------
+
+SPEC = Spec("digits", "manifold-mixup", "tiny-cnn", epochs=3)
+CURVED = replace(SPEC, method_args=dict(labels=LogisticLabels(s=.2), noise=FeatureNoise(sparse=.65)))
+
+
+def test_a_part_is_plain_in_a_spec_and_survives_json():
+    assert CURVED.method_args["labels"] == {"name": "logistic", "s": .2}
+    assert CURVED.method_args["noise"]["name"] == "feature-noise"
+    back = from_json(json.loads(json.dumps(to_json(CURVED))))
+    assert back == CURVED and name_of(back) == name_of(CURVED)
+    built = method(back.method, **back.method_args)
+    assert built == ManifoldMixup(labels=LogisticLabels(s=.2), noise=FeatureNoise(sparse=.65))
+    rows = provenance_of(CURVED)["method"]
+    assert rows["labels"]["source"] == rows["noise.sparse"]["source"] == "set" and rows["noise.add"]["source"] == "code"
+    json.dumps(rows)
+
+
+def test_a_part_changes_the_name_only_where_it_is_not_the_default():
+    of = lambda **args: name_of(replace(SPEC, method_args=args))
+    assert of() == of(labels=LinearLabels()) == of(noise={"name": "none"}) == of(labels={"name": "linear"}, alpha=2.)
+    curved, noised = dict(name="logistic"), dict(name="feature-noise")
+    others = [of(labels=curved), of(labels=curved | dict(s=.2)), of(noise=noised), of(noise=noised | dict(factor="none")),
+              of(labels=curved, noise=noised)]
+    assert len({of(), *others}) == 6 and of(labels=curved) == of(labels=LogisticLabels(s=.1))
+    assert "labels" not in canonical(SPEC)["method_args"] and "criterion" in canonical(SPEC)["method_args"]
+
+
+@pytest.mark.parametrize("args, message", [
+    (dict(labels=dict(name="logistik")), "unknown part for labels 'logistik': did you mean 'logistic'"),
+    (dict(labels=dict(name="logistic", S=1.)), "unknown field of 'logistic' 'S'"),
+    (dict(labels=dict(name="feature-noise")), "unknown part for labels"),
+    (dict(labels="logistic"), "labels must be a part with its name and fields, such as .*, got 'logistic'"),
+    (dict(noise=dict(add=1.)), "noise must be a part with its name and fields"),
+    (dict(noise=.5), "noise must be a part .*, got 0.5"), (dict(noise=LogisticLabels()), "unknown part for noise 'logistic'"),
+    (dict(noise=dict(name="feature-noise", add=-1.)), "add must be 0 or more, got -1"),
+    (dict(lables=1), "unknown hyper-parameter of 'manifold-mixup' 'lables': did you mean 'labels'")])
+def test_parts_that_cannot_be(args, message):
+    with pytest.raises(ValueError, match=message): replace(SPEC, method_args=args)
+
+
+@given(s=st.floats(.01, 5), add=st.floats(0, 3), mult=st.floats(0, 3), sparse=st.floats(0, .99),
+       kind=st.sampled_from(["mixup", "manifold-mixup", "varmixup", "iat"]))
+@settings(max_examples=30, deadline=None)
+def test_any_combination_is_the_same_after_json(s, add, mult, sparse, kind):
+    m = method(kind, labels=LogisticLabels(s=s), noise=FeatureNoise(add=add, mult=mult, sparse=sparse))
+    assert method(kind, **json.loads(json.dumps(spelled(m)))) == m
+
+
+# a part that learns ---------------------------------------------------------------------------------------------------
+
+class Means(nn.Module):
+    "Running means of the classes; one that is absent from a batch stays."
+    def __init__(self, k, d):
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(k, d)); self.register_buffer("seen", torch.zeros(k))
+
+    def see(self, z, y, memory):
+        n = y.sum(0)[:, None]
+        keep = torch.where(self.seen[:, None] > 0, memory, 0.)
+        self.mean.copy_(torch.where(n > 0, keep * self.mean + (1 - keep) * (y.T @ z) / n.clamp_min(1), self.mean))
+        self.seen += n[:, 0]
+
+
+@dataclass(frozen=True, kw_only=True)
+class LearnedLabels(Labels):
+    "Labels by the nearest running mean; what GenLabel's third algorithm does, with one variance for all. It warms up."
+    name, learns, now = "learned", ("means",), 0.
+    gamma: float = choice(.5, "default", "a test")
+    memory: float = choice(.9, "default", "a test")
+
+    def prepare(self, train, rng, augment=None, **nets): return self.ready(means=Means(train.k, train.x[0].numel()))
+    def at(self, t): return altered(self, now=t)
+
+    def __call__(self, y, place):
+        with torch.no_grad():
+            self.made.means.see(place.before.flatten(1), y, self.memory)
+            made = (-torch.cdist(place.after.flatten(1), self.made.means.mean)).softmax(1)
+        gamma = self.gamma if self.now > .2 else 0.
+        return gamma * made + (1 - gamma) * place.mix(y)
+
+
+@pytest.fixture
+def learned(monkeypatch):
+    monkeypatch.setitem(catalogue.PARTS, "learned", LearnedLabels)
+    how = dict(epochs=4, n_train=100, batch=50, lr=5e-3, augment="crop")
+    return Spec("digits", "mixup", "tiny-cnn", **how, method_args=dict(labels=LearnedLabels()))
+
+
+def weights(run): return (run.folder / "weights.safetensors").read_bytes()
+
+
+def test_what_a_part_learned_is_kept_and_taken_up():
+    train = load("digits", "train").subset(100)
+    m, other = (Mixup(labels=LearnedLabels()).prepare(train, seeded()) for _ in range(2))
+    net, x, y = build("tiny-cnn", train.shape, 10, seeded()).eval(), train.floats(), train.y
+    for s in range(3): m.at(.5).loss(net, x, y, seeded(s))
+    assert set(state_of(m)) == {"labels"} and m.labels.made.means.seen.sum() == 300
+    assert torch.allclose(m.labels.made.means.mean[3], x[y == 3].flatten(1).mean(0), atol=1e-5)
+    assert not torch.equal(other.at(.5).loss(net, x, y, seeded(7)), m.at(.5).loss(net, x, y, seeded(7)))
+    restore(other, torch.load(io_of(state_of(m)), weights_only=True))
+    assert torch.equal(other.at(.5).loss(net, x, y, seeded(8)), m.at(.5).loss(net, x, y, seeded(8)))
+    assert m == Mixup(labels=LearnedLabels()) and parts_of(m)["labels"].made.means is m.labels.made.means
+    assert torch.equal(m.at(.1).loss(net, x, y, seeded(1)), Mixup().loss(net, x, y, seeded(1))), "linear at first"
+
+
+def io_of(state):
+    buffer = io.BytesIO()
+    torch.save(state, buffer); buffer.seek(0)
+    return buffer
+
+
+@pytest.mark.parametrize("stop, remembers", [(0, True), (2, True), (2, False)])
+def test_a_run_with_a_learning_part_that_was_cut_off_ends_the_same(learned, tmp_path, monkeypatch, stop, remembers):
+    whole, store, real = train_run(learned, Store(tmp_path / "whole"), "cpu"), Store(tmp_path / "cut"), loop.train_epoch
+    def cut(*args):
+        loss = real(*args)
+        if args[-1] == stop + 1: raise RuntimeError("cut")
+        return loss
+    monkeypatch.setattr(loop, "train_epoch", cut)
+    with pytest.raises(RuntimeError, match="cut"): train_run(learned, store, "cpu")
+    monkeypatch.setattr(loop, "train_epoch", real)
+    if not remembers: monkeypatch.setattr(loop, "restore", lambda *_: None)  # and then it ends elsewhere
+    assert (weights(train_run(learned, store, "cpu")) == weights(whole)) == remembers
+
+
+def test_a_run_with_a_learning_part_that_is_killed_ends_the_same(learned, tmp_path):
+    spec = replace(learned, epochs=10, n_train=200)
+    program = ("import json, sys; sys.path.insert(0, sys.argv[3])\n"
+               "import test_parts as t; t.catalogue.PARTS['learned'] = t.LearnedLabels; t.torch.set_num_threads(1)\n"
+               "t.train_run(t.from_json(json.loads(sys.argv[1])), t.Store(sys.argv[2]), 'cpu')")
+    args = [sys.executable, "-c", program, json.dumps(to_json(spec)), str(tmp_path / "a"), str(Path(__file__).parent)]
+    def start(): return subprocess.Popen(args, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    process = start()
+    for line in process.stdout:
+        if "epoch   4/" in line: break
+    process.send_signal(signal.SIGKILL); process.wait()
+    assert not Store(tmp_path / "a").run(spec).done
+    said = start().communicate(timeout=300)[0]
+    assert "going on after epoch" in said
+    assert weights(Store(tmp_path / "a").run(spec)) == weights(train_run(spec, Store(tmp_path / "b"), "cpu"))
+
+
+def test_a_method_that_learns_nothing_has_no_state():
+    assert state_of(Mixup()) == state_of(method("varmixup")) == {}
+    restore(Mixup(), {})  # what an older checkpoint says
