@@ -27,7 +27,9 @@ class Noise(Dropout):
 
     def forward(self, h: Tensor) -> Tensor:
         if not self.training or self.scale == 0: return h
-        if self.rng is None: raise ValueError("this network has noise: before training, give it a generator on its device with net.draw_from(rng)")
+        if self.rng is None:
+            raise ValueError("this network has noise: before training, give it a generator on its device "
+                             "with net.draw_from(rng)")
         return h + self.scale * torch.empty_like(h).normal_(generator=self.rng)
 
     def extra_repr(self) -> str: return f"scale={self.scale}"
@@ -36,19 +38,21 @@ class Noise(Dropout):
 @dataclass(frozen=True)
 class BottleneckChoices:
     "What is open in a `bottleneck`."
-    width: int = choice(128, "default", "units of a wide layer; the paper gives 1024 for MNIST and nothing for the spirals")
+    width: int = choice(128, "default",
+        "units of a wide layer; the paper gives 1024 for MNIST and nothing for the spirals")
     before: int = choice(4, "paper", "figure 1: wide layers before the bottleneck, of nine layers in all")
     after: int = choice(3, "paper", "figure 1: wide layers after it; the logits are one more")
     code: int = choice(2, "paper", "figure 1: dimensions of the bottleneck, dim(H)")
     dropout: float = choice(0., "paper", "figure 6: .5 where it is studied, in all layers except the bottleneck")
     noise: float = choice(0., "default", "figure 6 adds Gaussian noise to the bottleneck, of a size it does not give")
     batch_norm: bool = choice(False, "paper", "figure 6: in all layers where it is studied")
-    code_norm: bool = choice(False, "paper", "appendix B names none; the code of the MNIST experiment has batch norm on the bottleneck")
+    code_norm: bool = choice(False, "paper",
+        "appendix B names none; the code of the MNIST experiment has batch norm on the bottleneck")
     slope: float = choice(.01, "default", "of the leaky ReLU below 0; PyTorch's default")
 
     def __post_init__(self):
         for name, least in (("width", 1), ("before", 0), ("after", 0), ("code", 1)):
-            if getattr(self, name) < least: raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}")
+            if (value := getattr(self, name)) < least: raise ValueError(f"{name} must be at least {least}, got {value}")
 
 # %% ../../nbs/networks/16b_bottleneck.ipynb #7151b51c
 def wide(i: int,                # inputs
@@ -56,7 +60,8 @@ def wide(i: int,                # inputs
          c: BottleneckChoices,
          ) -> list[nn.Module]:
     "One wide layer: linear, batch norm if asked for, leaky ReLU, dropout."
-    return [nn.Linear(i, o), *[nn.BatchNorm1d(o)] * c.batch_norm, nn.LeakyReLU(c.slope), *[Dropout(c.dropout)] * (c.dropout > 0)]
+    norm, drop = [nn.BatchNorm1d(o)] * c.batch_norm, [Dropout(c.dropout)] * (c.dropout > 0)
+    return [nn.Linear(i, o), *norm, nn.LeakyReLU(c.slope), *drop]
 
 # %% ../../nbs/networks/16b_bottleneck.ipynb #125797f3
 def bottleneck(shape: tuple[int, int, int],  # one image, (C, H, W)
@@ -70,4 +75,5 @@ def bottleneck(shape: tuple[int, int, int],  # one image, (C, H, W)
     encoder = [nn.Flatten(), *(m for pair in zip(up, up[1:]) for m in wide(*pair, c)), nn.Linear(up[-1], c.code),
                *[nn.BatchNorm1d(c.code)] * (c.batch_norm or c.code_norm), *[Noise(c.noise)] * (c.noise > 0)]
     decoder = [m for pair in zip(down, down[1:]) for m in wide(*pair, c)]
-    return Staged(shape, [nn.Sequential(*encoder), nn.Sequential(*decoder)], nn.Linear(down[-1], classes), nn.Identity(), mean, std, fixed=True, choices=c)
+    stages, head = [nn.Sequential(*encoder), nn.Sequential(*decoder)], nn.Linear(down[-1], classes)
+    return Staged(shape, stages, head, nn.Identity(), mean, std, fixed=True, choices=c)

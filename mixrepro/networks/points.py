@@ -15,6 +15,7 @@ def layers(*widths: int) -> nn.Sequential:
     parts = [m for i, o in zip(widths, widths[1:]) for m in (nn.Linear(i, o), nn.Tanh())]
     return nn.Sequential(*parts[:-1])
 
+# %% ../../nbs/networks/16_points.ipynb #9922c275
 class PointVAE(nn.Module):
     "An autoencoder between points (B, d) and codes, with the interface of `ConvVAE`: its posterior is deterministic."
     def __init__(self,
@@ -23,7 +24,8 @@ class PointVAE(nn.Module):
                  widths=(64, 64),       # hidden layers of the encoder; the decoder mirrors them
                  ):
         super().__init__()
-        if min(inputs, latent, *widths) < 1: raise ValueError(f"inputs, latent and widths must be at least 1, got {inputs}, {latent}, {tuple(widths)}")
+        if min(inputs, latent, *widths) < 1:
+            raise ValueError(f"inputs, latent and widths must be at least 1, got {inputs}, {latent}, {tuple(widths)}")
         self.encoder, self.decoder = layers(inputs, *widths, latent), layers(latent, *reversed(widths), inputs)
 
     def encode(self, x: Tensor) -> Tensor: return self.encoder(x)

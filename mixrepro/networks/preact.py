@@ -21,12 +21,14 @@ IDENTITIES = ("raw", "activated")
 @dataclass(frozen=True)
 class PreActChoices:
     "What is open in a `preact_resnet`."
-    identity: str = choice("raw", "code", "Manifold Mixup (and He et al.): raw; mixup-cifar10, NFM and NoisyMix: activated")
+    identity: str = choice("raw", "code",
+        "Manifold Mixup (and He et al.): raw; mixup-cifar10, NFM and NoisyMix: activated")
     stem_stride: int = choice(1, "code", "all: 1; Manifold Mixup and PuzzleMix on Tiny-ImageNet, 64 px: 2")
     width: int = choice(64, "code", "all: 64; NFM's preactwideresnet18: 128")
 
     def __post_init__(self):
-        if self.identity not in IDENTITIES: raise ValueError(f"identity must be one of {', '.join(IDENTITIES)}, got {self.identity!r}")
+        if self.identity not in IDENTITIES:
+            raise ValueError(f"identity must be one of {', '.join(IDENTITIES)}, got {self.identity!r}")
 
 # %% ../../nbs/networks/11_preact.ipynb #0742f5ac
 def bn_relu(channels: int) -> nn.Sequential:
@@ -50,8 +52,9 @@ class PreActBlock(nn.Module):
         super().__init__()
         out = 4 * o if bottleneck else o
         self.raw, self.act = identity == "raw", bn_relu(i)
-        self.body = (nn.Sequential(conv(i, o, 1), bn_relu(o), conv(o, o, 3, stride), bn_relu(o), conv(o, out, 1)) if bottleneck
-                     else nn.Sequential(conv(i, o, 3, stride), bn_relu(o), conv(o, o, 3)))
+        if bottleneck: body = conv(i, o, 1), bn_relu(o), conv(o, o, 3, stride), bn_relu(o), conv(o, out, 1)
+        else: body = conv(i, o, 3, stride), bn_relu(o), conv(o, o, 3)
+        self.body = nn.Sequential(*body)
         self.shortcut = conv(i, out, 1, stride) if stride != 1 or i != out else None
 
     def forward(self, h: Tensor) -> Tensor:
@@ -60,15 +63,15 @@ class PreActBlock(nn.Module):
         return self.body(a) + (h if self.raw else a)
 
 # %% ../../nbs/networks/11_preact.ipynb #bcee1ed9
-def preact_resnet(shape: tuple[int, int, int],                # one image, (C, H, W)
-                  classes: int,                               # K
-                  blocks: Sequence[int] = (2, 2, 2, 2),       # in each of the stages; channels double and the size halves between them
-                  bottleneck: bool = False,                   # the block of the 50 and 152
-                  mean: Sequence[float] | None = None,        # of the images, per channel
-                  std: Sequence[float] | None = None,         # likewise
-                  **choices,                                  # fields of `PreActChoices`
+def preact_resnet(shape: tuple[int, int, int],           # one image, (C, H, W)
+                  classes: int,                          # K
+                  blocks: Sequence[int] = (2, 2, 2, 2),  # in each stage; channels double, the size halves between them
+                  bottleneck: bool = False,              # the block of the 50 and 152
+                  mean: Sequence[float] | None = None,   # of the images, per channel
+                  std: Sequence[float] | None = None,    # likewise
+                  **choices,                             # fields of `PreActChoices`
                   ) -> Staged:
-    "A PreActResNet for images of 32 or 64 px (He et al., 2016b; layers as in the code of Manifold Mixup, NFM and NoisyMix)."
+    "A PreActResNet for 32 or 64 px (He et al., 2016b; layers as in the code of Manifold Mixup, NFM and NoisyMix)."
     c, wide = PreActChoices(**choices), 4 if bottleneck else 1
     i, stages = c.width, []
     for k, n in enumerate(blocks):

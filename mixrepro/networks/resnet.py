@@ -19,7 +19,8 @@ from .staged import Staged
 @dataclass(frozen=True)
 class ResNetChoices:
     "What is open in a `resnet`."
-    stem_stride: int = choice(1, "default", "VarMixup is silent: 1 at 32 px; 2 at 64 px, as Manifold Mixup's code does for Tiny-ImageNet")
+    stem_stride: int = choice(1, "default",
+        "VarMixup is silent: 1 at 32 px; 2 at 64 px, as Manifold Mixup's code does for Tiny-ImageNet")
     width: int = choice(64, "paper", "He et al. (2016a)")
 
 # %% ../../nbs/networks/12_resnet.ipynb #3c68cdfb
@@ -42,12 +43,12 @@ class BasicBlock(nn.Module):
     def forward(self, h: Tensor) -> Tensor: return torch.relu(self.body(h) + self.shortcut(h))
 
 # %% ../../nbs/networks/12_resnet.ipynb #da6a8df3
-def resnet(shape: tuple[int, int, int],            # one image, (C, H, W)
-           classes: int,                           # K
-           blocks: Sequence[int] = (3, 4, 6, 3),   # in each of the stages; channels double and the size halves between them
-           mean: Sequence[float] | None = None,    # of the images, per channel
-           std: Sequence[float] | None = None,     # likewise
-           **choices,                              # fields of `ResNetChoices`
+def resnet(shape: tuple[int, int, int],           # one image, (C, H, W)
+           classes: int,                          # K
+           blocks: Sequence[int] = (3, 4, 6, 3),  # in each stage; channels double, the size halves between them
+           mean: Sequence[float] | None = None,   # of the images, per channel
+           std: Sequence[float] | None = None,    # likewise
+           **choices,                             # fields of `ResNetChoices`
            ) -> Staged:
     "A ResNet of basic blocks for images of 32 or 64 px (He et al., 2016a)."
     c = ResNetChoices(**choices)

@@ -42,5 +42,6 @@ def mlp(shape: tuple[int, int, int],            # one image, (C, H, W)
         ) -> Staged:
     "A multi-layer perceptron with batch norm; each hidden layer is a stage."
     sizes = [prod(shape), *widths]
-    layer = lambda i, o: nn.Sequential(nn.Flatten(), nn.Linear(i, o, bias=False), nn.BatchNorm1d(o), nn.ReLU(inplace=True))
-    return Staged(shape, [layer(i, o) for i, o in zip(sizes, sizes[1:])], nn.Linear(sizes[-1], classes), pool=nn.Identity(), fixed=True, **norm)
+    def layer(i, o): return nn.Flatten(), nn.Linear(i, o, bias=False), nn.BatchNorm1d(o), nn.ReLU(inplace=True)
+    stages = [nn.Sequential(*layer(i, o)) for i, o in zip(sizes, sizes[1:])]
+    return Staged(shape, stages, nn.Linear(sizes[-1], classes), pool=nn.Identity(), fixed=True, **norm)

@@ -19,7 +19,8 @@ class Normalize(nn.Module):
                  std: Sequence[float],   # one per channel, above 0
                  ):
         super().__init__()
-        if len(mean) != len(std): raise ValueError(f"mean and std need one value per channel each, got {len(mean)} and {len(std)}")
+        if len(mean) != len(std):
+            raise ValueError(f"mean and std need one value per channel each, got {len(mean)} and {len(std)}")
         if min(std) <= 0: raise ValueError(f"every std must be above 0, got {tuple(std)}")
         for name, values in (("mean", mean), ("std", std)):
             self.register_buffer(name, torch.tensor(values, dtype=torch.float32).view(1, -1, 1, 1))
@@ -35,6 +36,7 @@ def drop(h: Tensor,             # a state, (B, ...)
     "Set entries to zero at random, and scale the others so that the mean stays."
     return h * torch.empty_like(h).bernoulli_(1 - p, generator=rng) / (1 - p)
 
+# %% ../../nbs/networks/10_staged.ipynb #d81e8515
 class Dropout(nn.Module):
     "Dropout that draws from `rng`, which `Staged.draw_from` sets; a copy of the network has its own."
     def __init__(self,
@@ -46,7 +48,9 @@ class Dropout(nn.Module):
 
     def forward(self, h: Tensor) -> Tensor:
         if not self.training or self.p == 0: return h
-        if self.rng is None: raise ValueError("this network has dropout: before training, give it a generator on its device with net.draw_from(rng)")
+        if self.rng is None:
+            raise ValueError("this network has dropout: before training, give it a generator on its device "
+                             "with net.draw_from(rng)")
         return drop(h, self.p, self.rng)
 
     def extra_repr(self) -> str: return f"p={self.p}"
@@ -58,7 +62,8 @@ def check_images(x,               # what was handed to a network
                  ):
     "Refuse anything that is not a batch of float images of the right channels."
     wanted = "(B, {}, {}, {})".format(*shape) if fixed else f"(B, {shape[0]}, H, W)"
-    if not x.is_floating_point(): raise TypeError(f"images must be float in [0, 1], shape {wanted}, got {x.dtype}: divide uint8 images by 255")
+    if not x.is_floating_point():
+        raise TypeError(f"images must be float in [0, 1], shape {wanted}, got {x.dtype}: divide uint8 images by 255")
     if x.dim() != 4 or x.shape[1] != shape[0] or (fixed and tuple(x.shape[2:]) != tuple(shape[1:])):
         raise ValueError(f"images must have shape {wanted}, got {tuple(x.shape)}")
 
@@ -68,7 +73,8 @@ def check_stage(at,       # a stage, or None
                 last: int,  # the network's last stage
                 ):
     "Refuse half a request, and a stage that the network lacks."
-    if (at is None) != (through is None): raise ValueError(f"`at` and `through` go together, got at={at}, through={through}")
+    if (at is None) != (through is None):
+        raise ValueError(f"`at` and `through` go together, got at={at}, through={through}")
     if at is not None and not (isinstance(at, int) and 0 <= at <= last):
         raise ValueError(f"this network has stages 0 (the input) to {last}, got at={at}")
 
@@ -76,20 +82,21 @@ def check_stage(at,       # a stage, or None
 class Staged(nn.Module):
     "A classifier in stages: `net(x)`, or `net(x, at=k, through=f)` with `f` applied to the state after stage `k`."
     def __init__(self,
-                 shape: tuple[int, int, int],             # one image, (C, H, W)
-                 stages: Sequence[nn.Module],             # g_1 .. g_S; the first receives normalised images
-                 head: nn.Module,                         # features (B, d) -> logits (B, K)
-                 pool: nn.Module | None = None,           # last state -> features (B, d); global average if None
-                 mean: Sequence[float] | None = None,     # of the training images in [0, 1], per channel; .5 if None
-                 std: Sequence[float] | None = None,      # likewise; .5 if None
-                 fixed: bool = False,                     # whether other image sizes than H x W are refused
-                 choices=None,                            # the dataclass of choices it was built from, kept for the record
+                 shape: tuple[int, int, int],          # one image, (C, H, W)
+                 stages: Sequence[nn.Module],          # g_1 .. g_S; the first receives normalised images
+                 head: nn.Module,                      # features (B, d) -> logits (B, K)
+                 pool: nn.Module | None = None,        # last state -> features (B, d); global average if None
+                 mean: Sequence[float] | None = None,  # of the training images in [0, 1], per channel; .5 if None
+                 std: Sequence[float] | None = None,   # likewise; .5 if None
+                 fixed: bool = False,                  # whether other image sizes than H x W are refused
+                 choices=None,                         # the dataclass of choices it was built from, for the record
                  ):
         super().__init__()
         half = (.5,) * shape[0]
         self.shape, self.fixed, self.choices = tuple(shape), fixed, choices
         self.norm = Normalize(half if mean is None else mean, half if std is None else std)
-        if (n := self.norm.mean.shape[1]) != shape[0]: raise ValueError(f"images have {shape[0]} channels, but mean and std have {n}")
+        if (n := self.norm.mean.shape[1]) != shape[0]:
+            raise ValueError(f"images have {shape[0]} channels, but mean and std have {n}")
         self.stages = nn.ModuleList(stages)
         self.pool = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten()) if pool is None else pool
         self.head = head
@@ -136,7 +143,8 @@ def stage_table(net: Staged,                       # any network here, on any de
     for k in range(len(net.stages) + 1): net(x, at=k, through=lambda s: shapes.append(tuple(s.shape[1:])) or s)
     d = net.features(x).shape[1:]
     net.train(training)
-    parts = [("0 input", shapes[0], 0), *((f"{k}", s, count(g)) for k, (s, g) in enumerate(zip(shapes[1:], net.stages), 1)),
-             ("features", tuple(d), count(net.pool)), ("logits", (net.head.out_features,), count(net.head))]
+    parts = [("0 input", shapes[0], 0)]
+    parts += [(f"{k}", s, count(g)) for k, (s, g) in enumerate(zip(shapes[1:], net.stages), 1)]
+    parts += [("features", tuple(d), count(net.pool)), ("logits", (net.head.out_features,), count(net.head))]
     rows = [f"| {n} | {' x '.join(map(str, s))} | {p:,} |" for n, s, p in parts]
     return "\n".join(["| stage | state | parameters |", "|---|---|---:|", *rows, f"| all | | {count(net):,} |"])

@@ -19,10 +19,12 @@ from .staged import Dropout, Staged
 @dataclass(frozen=True)
 class WideChoices:
     "What is open in a `wide_resnet`."
-    dropout: float = choice(0., "code", "Manifold Mixup: none; NoisyMix: .1; NFM's WRN-28-10 and semi-supervised Manifold Mixup: .3")
+    dropout: float = choice(0., "code",
+        "Manifold Mixup: none; NoisyMix: .1; NFM's WRN-28-10 and semi-supervised Manifold Mixup: .3")
     slope: float = choice(0., "code", "ReLU; semi-supervised Manifold Mixup: leaky ReLU .01")
     last_momentum: float = choice(.9, "code", "Manifold Mixup, NFM, NoisyMix; PyTorch's default is .1")
-    stem_stride: int = choice(1, "code", "all at 32 px: 1; use 2 at 64 px to end in an 8 x 8 map, as Manifold Mixup does for PreActResNet")
+    stem_stride: int = choice(1, "code",
+        "all at 32 px: 1; use 2 at 64 px to end in an 8 x 8 map, as Manifold Mixup does for PreActResNet")
 
 # %% ../../nbs/networks/13_wideresnet.ipynb #bd0bfab8
 def activation(slope: float) -> nn.Module:
@@ -56,11 +58,14 @@ def wide_resnet(shape: tuple[int, int, int],           # one image, (C, H, W)
                 **choices,                             # fields of `WideChoices`
                 ) -> Staged:
     "WRN-depth-widen (Zagoruyko & Komodakis, 2016; layers as in the code of Manifold Mixup, NFM and NoisyMix)."
-    if depth < 10 or depth % 6 != 4: raise ValueError(f"depth must be 6 n + 4 with n at least 1 (10, 16, 22, 28, ...), got {depth}")
+    if depth < 10 or depth % 6 != 4:
+        raise ValueError(f"depth must be 6 n + 4 with n at least 1 (10, 16, 22, 28, ...), got {depth}")
     c, n = WideChoices(**choices), (depth - 4) // 6
     widths = [16, 16 * widen, 32 * widen, 64 * widen]
     stages = [[WideBlock(i if j == 0 else o, o, 2 if k and j == 0 else 1, c.dropout, c.slope) for j in range(n)]
               for k, (i, o) in enumerate(zip(widths, widths[1:]))]
     stages[0].insert(0, nn.Conv2d(shape[0], 16, 3, c.stem_stride, 1))
-    pool = nn.Sequential(nn.BatchNorm2d(widths[-1], momentum=c.last_momentum), activation(c.slope), nn.AdaptiveAvgPool2d(1), nn.Flatten())
-    return Staged(shape, [nn.Sequential(*s) for s in stages], nn.Linear(widths[-1], classes), pool, mean, std, choices=c)
+    pool = nn.Sequential(nn.BatchNorm2d(widths[-1], momentum=c.last_momentum), activation(c.slope),
+                         nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    head = nn.Linear(widths[-1], classes)
+    return Staged(shape, [nn.Sequential(*s) for s in stages], head, pool, mean, std, choices=c)

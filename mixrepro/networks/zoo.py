@@ -85,7 +85,8 @@ def build(name: str,                     # one of NETWORKS
           ) -> nn.Module:
     "A network on the CPU, its weights drawn from `rng` alone; the global random state is left as it was."
     builder = pick("network", name, NETWORKS)
-    if classes is None and not name.startswith("vae"): raise ValueError(f"{name} is a classifier: say how many classes it has, got None")
+    if classes is None and not name.startswith("vae"):
+        raise ValueError(f"{name} is a classifier: say how many classes it has, got None")
     seed = torch.randint(2**62, (), generator=rng, device=rng.device).item()
     with torch.random.fork_rng(devices=[]), torch.device("cpu"):
         torch.default_generator.manual_seed(seed)

@@ -151,6 +151,11 @@ def test_fig9():
         assert (given["stages"], given["alpha"], given["every"], given["law"]) == (LISTS[name], alpha, 5, "uniform")
 
 
+def test_fig9s_scores():
+    "50,000 images are scored, from code: that of the Inception score."
+    assert find("mm-fig9").settings.at("paper").samples == 50_000
+
+
 def test_fig9s_judge():
     "Where Inception is not there, the classifier of table 1 looks."
     assert planned("mm-fig9")["judge", "cifar10"] == planned("mm-knn")["erm", "cifar10"][:1]
