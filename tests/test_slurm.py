@@ -104,10 +104,12 @@ def printed() -> list[str]:
 
 
 def reproduce(ids: list[str], project: Path, *more) -> subprocess.CompletedProcess:
-    """The command as it is printed, for a few artefacts. A node without accounting needs another question for its jobs than `sacct`, as the README says; and the plugin's first look at
-    its jobs comes after 5 s instead of 40."""
-    command = [COMMAND, "reproduce", *ids, *printed(), "--slurm-status-command", "squeue", "--slurm-init-seconds-before-status-checks", "5", *more]
-    env = {k: v for k, v in os.environ.items() if k != "MIXREPRO_HOME"}
+    "The command as it is printed, for a few artefacts; what this node needs otherwise stands in a profile, as a site's own settings do."
+    command = [COMMAND, "reproduce", *ids, *printed(), *more]
+    site = project.parent / "site"
+    site.mkdir(exist_ok=True)
+    (site / "config.yaml").write_text("slurm-status-command: squeue\nslurm-init-seconds-before-status-checks: 5\n")  # no accounting here; no wait of 40 s
+    env = {k: v for k, v in os.environ.items() if k != "MIXREPRO_HOME"} | dict(SNAKEMAKE_PROFILE=str(site))
     process = subprocess.Popen(list(map(str, command)), cwd=project, env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True)
     try: out, err = process.communicate(timeout=900)
     except BaseException:

@@ -132,7 +132,7 @@ def follow(process, base: Path) -> tuple[list[tuple[Path, str]], bool]:  # of ea
             if m := re.match(r"(\d+) of (\d+) steps", line): print(f"  [{m[1]}/{m[2]}] after {time.monotonic() - begin:.0f} s", flush=True)
             elif m := re.match(r"Job \d+: (train .+|draw .+)", line): print(f"  {m[1]}", flush=True)
             elif line.startswith("Nothing to be done"): idle = True; print("  nothing to do: all of it is there", flush=True)
-            elif m := re.match(r"    message: (.+?)(?:\. |$)", line): message = m[1].replace("None", "")
+            elif m := re.match(r"    message: (?:None|(.+?)\.?(?:For further error|$))", line): message = m[1] or ""
             elif m := re.search(re.escape(f"{workflow.WORK}/logs/") + r"([^\s,]+\.log)\b.* \(check log file", line): failed.append((base / workflow.WORK / "logs" / m[1], message))
             else: continue
             worked = True
