@@ -268,6 +268,3 @@ def test_the_rate_drops_at_the_same_shares_everywhere(at):
 def test_blocked_has_its_peers_at_both_lengths(): assert {row for row, column in planned("mm-blocked") if column == "400 epochs"} >= set(THREE)
 
 
-@pytest.mark.xfail(strict=True, reason="adversarial training is quoted, not run")
-def test_table3_has_adversarial_training_with_seven_steps():
-    assert {args(specs)["steps"] for (row, _), specs in planned("mm-table3").items() if row == "at"} == {7}
