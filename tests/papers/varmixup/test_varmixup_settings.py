@@ -30,10 +30,6 @@ def test_table1():
     for (row, column), specs in plan.items(): agree(specs, dataset=column, method=row, epochs=EPOCHS[row], **ALWAYS)
 
 
-@pytest.mark.xfail(strict=True, reason="the scale 'paper' has no Tiny-ImageNet yet")
-def test_table1_has_three_data_sets(): assert {column for _, column in planned("vm-table1")} == {"cifar10", "cifar100", "tiny-imagenet"}
-
-
 def test_table1s_hyper_parameters():
     "Beta(1, 1), but Beta(2, 2) for Manifold Mixup; radius 8/255, step 2/255; steps are not given: ten, IAT seven; TRADES 6."
     plan = {row: args(specs) for (row, column), specs in planned("vm-table1").items() if column == "cifar100"}
