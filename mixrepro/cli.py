@@ -15,7 +15,6 @@ import os
 import re
 import shlex
 import shutil
-import signal
 import sys
 import time
 import tomllib
@@ -157,7 +156,7 @@ def handed(todo: dict, base: Path, args: list[str]) -> bool:  # whether there is
         process.communicate()
         raise Interrupted("interrupted: what is trained is kept, the same command goes on") from None
     except BaseException:  # nobody reads on: `mixrepro reproduce | head`
-        process.send_signal(signal.SIGINT); process.communicate()
+        process.terminate(); process.communicate()  # what is under way is finished
         raise
     if process.returncode: raise RuntimeError(complaint(failed, todo, base))
     complete = any(all((base / f).is_file() for f in a["outputs"]) for a in todo["artefacts"].values())

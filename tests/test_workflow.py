@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -15,7 +16,7 @@ import pandas as pd
 import psutil
 import pytest
 
-from conftest import COMMAND, make_project, mixrepro
+from conftest import COMMAND, ROOT, make_project, mixrepro
 from mixrepro.repro import workflow
 from mixrepro.papers.catalogue import find
 from mixrepro.repro.artefact import cells
@@ -332,3 +333,56 @@ def test_doctor(project):
     done = mixrepro("doctor", cwd=project)
     assert done.returncode == 0 and "torch" in done.stdout and "WRONG" not in done.stdout, done.stdout
     assert "checks failed" in sentence(mixrepro("doctor", cwd=project.parent))
+
+
+@pytest.mark.parametrize("args, message", [
+    (("reproduce", "--profil", "smoke"), "No such option: --profil"),
+    (("reproduce", "--cores", "two"), "Invalid value for '--cores'"),
+    (("lst",), "No such command 'lst'"),
+    (("show",), "Missing argument 'id'"),
+    (("data", "get"), "Missing argument 'names'"),
+])
+def test_a_wrong_usage_is_one_sentence(tmp_path, args, message):
+    done = mixrepro(*args, cwd=tmp_path)
+    said = sentence(done)
+    assert message in said and re.search(r"see 'mixrepro( \w+)* --help'$", said) and done.returncode == 2 and done.stderr.count("\n") == 1
+
+
+def test_the_module_is_the_command(tmp_path):
+    done = subprocess.run([sys.executable, "-m", "mixrepro", "show", "vm-tabl1"], cwd=ROOT, capture_output=True, text=True)
+    assert "did you mean 'vm-table1'" in sentence(done)
+
+
+def test_nobody_reads_on(project):
+    "The reader goes after the first line, or before it: no word about it, and no success."
+    command = f"set -o pipefail; {{ {shlex.quote(str(COMMAND))} list; echo \"rc $?\" >&2; }} | head -c 1 > /dev/null"
+    done = subprocess.run(["bash", "-c", command], cwd=project, capture_output=True, text=True)
+    assert done.stderr in ("rc 1\n", "rc 0\n"), done.stderr  # 0 where the pipe took it all before the reader went
+    done = subprocess.run(["bash", "-c", f"{shlex.quote(str(COMMAND))} list > /dev/full"], cwd=project, capture_output=True, text=True)
+    assert "No space left" in sentence(done)
+    read, write = os.pipe()
+    os.close(read)
+    done = subprocess.run([COMMAND, "list"], cwd=project, stdout=write, stderr=subprocess.PIPE, text=True)
+    os.close(write)
+    assert (done.returncode, done.stderr) == (1, "")
+
+
+def test_interrupted_it_says_how_to_go_on(project):
+    "Ctrl-C reaches every process of the terminal."
+    one = subprocess.Popen([COMMAND, "reproduce", "vm-fig2", *SMOKE], cwd=project, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
+                           env={k: v for k, v in os.environ.items() if k != "MIXREPRO_HOME"})
+    for line in one.stdout:
+        if "train " in line and "to train" not in line: break
+    time.sleep(1)
+    os.killpg(one.pid, signal.SIGINT)
+    _, said = one.communicate(timeout=200)
+    assert one.returncode == 130 and said.splitlines()[-1] == "mixrepro: interrupted: what is trained is kept, the same command goes on", said
+
+
+def test_no_reader_of_a_reproduction(project):
+    "Snakemake ends what is under way, begins nothing more, and no process stays behind."
+    command = f"{shlex.quote(str(COMMAND))} reproduce vm-fig2 --profile smoke | head -1"
+    done = subprocess.run(["bash", "-c", command], cwd=project, capture_output=True, text=True, timeout=300)
+    assert done.stdout.startswith("reproducing vm-fig2") and done.stderr == ""
+    assert not (project / "figures").exists() and len(list((project / "runs/.workflow/plans").iterdir())) == 2
+    assert not [p for p in psutil.process_iter(["cwd"]) if p.info["cwd"] == str(project)]
