@@ -122,9 +122,9 @@ def announce(todo: dict, base: Path):
     sys.stdout.flush()
 
 # %% ../nbs/workflow/93_cli.ipynb #5783c42f
-def follow(process, todo: dict, base: Path) -> tuple[list[Path], bool]:  # the logs of the jobs that failed; whether all was there already
+def follow(process, base: Path) -> tuple[list[tuple[Path, str]], bool]:  # of each job that failed the log and what the cluster said; whether all was there already
     "Print a line for each step of Snakemake as it starts and ends; keep all it says in a log."
-    failed, idle, worked, begin = [], False, False, time.monotonic()
+    failed, idle, worked, message, begin = [], False, False, "", time.monotonic()
     path = base / workflow.WORK / "snakemake.log"
     with open(path, "w", encoding="utf-8") as log:
         for line in process.stderr:
@@ -132,7 +132,8 @@ def follow(process, todo: dict, base: Path) -> tuple[list[Path], bool]:  # the l
             if m := re.match(r"(\d+) of (\d+) steps", line): print(f"  [{m[1]}/{m[2]}] after {time.monotonic() - begin:.0f} s", flush=True)
             elif m := re.match(r"Job \d+: (train .+|draw .+)", line): print(f"  {m[1]}", flush=True)
             elif line.startswith("Nothing to be done"): idle = True; print("  nothing to do: all of it is there", flush=True)
-            elif m := re.search(re.escape(f"{workflow.WORK}/logs/") + r"(\S+\.log) \(check log file", line): failed.append(base / workflow.WORK / "logs" / m[1])
+            elif m := re.match(r"    message: (?:None|(.+?)\.?(?:For further error|$))", line): message = m[1] or ""
+            elif m := re.search(re.escape(f"{workflow.WORK}/logs/") + r"([^\s,]+\.log)\b.* \(check log file", line): failed.append((base / workflow.WORK / "logs" / m[1], message))
             else: continue
             worked = True
     process.wait()
@@ -151,7 +152,7 @@ class Interrupted(RuntimeError):
 def handed(todo: dict, base: Path, args: list[str]) -> bool:  # whether there is news to report
     "Have Snakemake do what there is to do; a failure is one sentence."
     before, process = drawn(todo, base), workflow.snakemake(base, *args)
-    try: failed, idle = follow(process, todo, base)
+    try: failed, idle = follow(process, base)
     except KeyboardInterrupt:
         process.communicate()
         raise Interrupted("interrupted: what is trained is kept, the same command goes on") from None
@@ -195,12 +196,15 @@ def reproduce(context: typer.Context,
         if handed(todo, base, [*args, *extra]): make_report(profile, base)
 
 # %% ../nbs/workflow/93_cli.ipynb #1963a379
-def complaint(failed: list[Path], todo: dict, base: Path) -> str:
+def complaint(failed: list[tuple[Path, str]], todo: dict, base: Path) -> str:
     "Why a reproduction failed, in one sentence."
-    log = base / workflow.WORK / "snakemake.log"
-    if not failed: return f"Snakemake failed before any notebook did{(why := workflow.told(log)) and f' ({why})'}: the whole log is {log}"
-    name, own = failed[0].stem, failed[0].stem.removeprefix(f"{todo['profile']}-")
-    return f"{own if own in todo['artefacts'] else name} failed ({workflow.reason(failed[0])}); what was computed before is kept; the whole log is {failed[0]}"
+    whole = base / workflow.WORK / "snakemake.log"
+    if not failed: return f"Snakemake failed before any notebook did{(why := workflow.told(whole)) and f' ({why})'}: the whole log is {whole}"
+    (log, said), kept = failed[0], "what was computed before is kept"
+    name, own = log.stem, log.stem.removeprefix(f"{todo['profile']}-")
+    why = workflow.reason(log)
+    if said and why == workflow.UNKNOWN: log, why = whole, said  # the cluster ended the job: it names its own log there
+    return f"{own if own in todo['artefacts'] else name} failed ({why}); {kept}; the whole log is {log}"
 
 # %% ../nbs/workflow/93_cli.ipynb #03ccc1f8
 @app.command()

@@ -10,7 +10,7 @@ from pathlib import Path
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # threads of two processes that wait for each other are slower than one
 STARTUP = str(Path(__file__).resolve().parent / "startup")
 sys.path.insert(0, STARTUP)
-os.environ["PYTHONPATH"] = os.pathsep.join([STARTUP, *filter(None, [os.environ.get("PYTHONPATH")])])  # for the processes that tests start
+os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [STARTUP, os.environ.get("PYTHONPATH")]))  # of what tests start
 
 import deprecations
 import numpy as np

@@ -51,7 +51,7 @@ def write_tiny_imagenet(root):
 
 
 def write_c(folder, kind="fog", n=10_000, k=10, size=32, made=False):
-    "A set in the layout of CIFAR-10-C, full of holes on the disk: a few images of each block begin with its number and their own."
+    "A set in the layout of CIFAR-10-C, full of holes on the disk: a few images of each block hold its number and theirs."
     import json
     folder.mkdir(parents=True, exist_ok=True)
     x = np.lib.format.open_memmap(folder / f"{kind}.npy", "w+", np.uint8, (5 * n, size, size, 3))

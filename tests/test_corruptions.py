@@ -270,16 +270,18 @@ def test_pixelate_is_pillows_to_the_bit(side, severity, seed):
         assert torch.equal(corrupt(x, "pixelate", severity, table=name)[0], as_tensor(theirs))
 
 
-LUMINANCE = np.array([[16, 11, 10, 16, 24, 40, 51, 61], [12, 12, 14, 19, 26, 58, 60, 55], [14, 13, 16, 24, 40, 57, 69, 56], [14, 17, 22, 29, 51, 87, 80, 62],
-                      [18, 22, 37, 56, 68, 109, 103, 77], [24, 35, 55, 64, 81, 104, 113, 92], [49, 64, 78, 87, 103, 121, 120, 101], [72, 92, 95, 98, 112, 100, 103, 99]])
+LUMINANCE = np.array([[16, 11, 10, 16, 24, 40, 51, 61], [12, 12, 14, 19, 26, 58, 60, 55], [14, 13, 16, 24, 40, 57, 69, 56],
+                      [14, 17, 22, 29, 51, 87, 80, 62], [18, 22, 37, 56, 68, 109, 103, 77], [24, 35, 55, 64, 81, 104, 113, 92],
+                      [49, 64, 78, 87, 103, 121, 120, 101], [72, 92, 95, 98, 112, 100, 103, 99]])
 
 
 def standard(grey, quality):
-    "Cosines of 8 x 8 blocks in steps of the table in annex K of the standard, scaled by the quality as the IJG's software does."
+    "Cosines of 8 x 8 blocks in steps of the standard's table (annex K), scaled by the quality as the IJG's software does."
     steps = np.clip((LUMINANCE * (5000 // quality if quality < 50 else 200 - 2 * quality) + 50) // 100, 1, 255)
     share = fft.dctn((grey - 128).reshape(-1, 4, 8, 4, 8).swapaxes(2, 3), axes=(3, 4), norm="ortho") / steps
     coarse = np.sign(share) * np.floor(np.abs(share) + .5 + 1e-9) * steps  # halves go away from zero
-    return np.clip(np.round(fft.idctn(coarse, axes=(3, 4), norm="ortho") + 128), 0, 255).swapaxes(2, 3).reshape(grey.shape)
+    back = np.clip(np.round(fft.idctn(coarse, axes=(3, 4), norm="ortho") + 128), 0, 255)
+    return back.swapaxes(2, 3).reshape(grey.shape)
 
 
 @pytest.mark.parametrize("quality", sorted({row[0] for table in TABLES.values() for row in table["jpeg_compression"]}))
@@ -298,7 +300,8 @@ def test_jpeg_keeps_brightness_and_halves_the_resolution_of_colour():
     grey = torch.tensor([.299, .587, .114])[:, None, None]
     assert ((y - x.float()) * grey).sum(1).abs().max() < 30 and (y - x.float())[:, 0].abs().mean() > 30
     wide = x.repeat_interleave(8, 3)  # eight columns of each: apart from the seams each has its own colour
-    assert (corruptions.jpeg_compression(wide, None, 95).float() - wide.float()).view(3, 32, 32, 8)[..., 2:-2].abs().mean() < 3
+    off = corruptions.jpeg_compression(wide, None, 95).float() - wide.float()
+    assert off.view(3, 32, 32, 8)[..., 2:-2].abs().mean() < 3
 
 
 @pytest.mark.parametrize("severity", range(1, 6))
@@ -306,9 +309,10 @@ def test_jpeg_is_torchvisions_to_the_bit(severity):
     "Where torchvision still has its own."
     try: from torchvision.io import decode_jpeg, encode_jpeg
     except ImportError: pytest.skip("this torchvision has no JPEG of its own")
+    quality, = TABLES["cifar"]["jpeg_compression"][severity - 1]
     for x in (PHOTOS, PHOTOS[:, :1], photographs(3, 41)):
         with warnings.catch_warnings(action="ignore"):  # deprecated, which is why it is only a test
-            theirs = torch.stack([decode_jpeg(encode_jpeg(image, TABLES["cifar"]["jpeg_compression"][severity - 1][0])) for image in x])
+            theirs = torch.stack([decode_jpeg(encode_jpeg(image, quality)) for image in x])
         assert torch.equal(corrupt(x, "jpeg_compression", severity), theirs)
 
 

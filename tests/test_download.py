@@ -109,7 +109,7 @@ def test_a_part_that_is_complete_already_needs_no_bytes(web, tmp_path):
 
 def test_a_stalled_server_is_left_and_asked_again(web, tmp_path):
     web.moods["/set.bin"] = ["stall:50000"]
-    assert get(web, tmp_path).read_bytes() == DATA and 50_000 - D.CHUNK <= web.asked[1][1] <= 50_000
+    assert get(web, tmp_path).read_bytes() == DATA and 50_000 - D.AT_ONCE <= web.asked[1][1] <= 50_000
 
 
 @pytest.mark.parametrize("mood", [429, 503, 500, (503, "0"), (429, "Thu, 01 Jan 2015 00:00:00 GMT")])

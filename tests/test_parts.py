@@ -48,6 +48,9 @@ def network(name="tiny-cnn", dtype=torch.float32): return build(name, (1, 16, 16
 
 # the mixture, bit for bit ---------------------------------------------------------------------------------------------
 
+LAYOUTS = ("contiguous", "channels_last", "transposed", "sliced", "expanded")
+
+
 def laid_out(x, how):
     "The same numbers, lying otherwise."
     if how == "channels_last": return x.to(memory_format=torch.channels_last)
@@ -58,7 +61,7 @@ def laid_out(x, how):
 
 
 @given(n=st.integers(1, 9), shape=st.tuples(st.integers(1, 5), st.integers(1, 9), st.integers(1, 9)),
-       seed=st.integers(0, 2**32), how=st.sampled_from(["contiguous", "channels_last", "transposed", "sliced", "expanded"]),
+       seed=st.integers(0, 2**32), how=st.sampled_from(LAYOUTS),
        dtype=st.sampled_from([torch.float32, torch.float64, torch.bfloat16, torch.float16]), each=st.booleans(),
        lam=st.sampled_from([None, 0., 1., .5, 1e-30, .49999997]))
 @settings(max_examples=120, deadline=None)
@@ -300,8 +303,8 @@ def test_a_part_changes_the_name_only_where_it_is_not_the_default():
     of = lambda **args: name_of(replace(SPEC, method_args=args))
     assert of() == of(labels=LinearLabels()) == of(noise={"name": "none"}) == of(labels={"name": "linear"}, alpha=2.)
     curved, noised = dict(name="logistic"), dict(name="feature-noise")
-    others = [of(labels=curved), of(labels=curved | dict(s=.2)), of(noise=noised), of(noise=noised | dict(factor="none")),
-              of(labels=curved, noise=noised)]
+    others = [of(labels=curved), of(labels=curved | dict(s=.2)), of(noise=noised), of(labels=curved, noise=noised),
+              of(noise=noised | dict(factor="none"))]
     assert len({of(), *others}) == 6 and of(labels=curved) == of(labels=LogisticLabels(s=.1))
     assert "labels" not in canonical(SPEC)["method_args"] and "criterion" in canonical(SPEC)["method_args"]
 
@@ -312,7 +315,8 @@ def test_a_part_changes_the_name_only_where_it_is_not_the_default():
     (dict(labels=dict(name="feature-noise")), "unknown part for labels"),
     (dict(labels="logistic"), "labels must be a part with its name and fields, such as .*, got 'logistic'"),
     (dict(noise=dict(add=1.)), "noise must be a part with its name and fields"),
-    (dict(noise=.5), "noise must be a part .*, got 0.5"), (dict(noise=LogisticLabels()), "unknown part for noise 'logistic'"),
+    (dict(noise=.5), "noise must be a part .*, got 0.5"),
+    (dict(noise=LogisticLabels()), "unknown part for noise 'logistic'"),
     (dict(noise=dict(name="feature-noise", add=-1.)), "add must be 0 or more, got -1"),
     (dict(lables=1), "unknown hyper-parameter of 'manifold-mixup' 'lables': did you mean 'labels'")])
 def test_parts_that_cannot_be(args, message):

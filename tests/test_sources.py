@@ -1,4 +1,4 @@
-"""Whose corruptions a metric rests on: released arrays in the official layout, whole or spoilt; keys of kept values; one source for one number."""
+"""Whose corruptions a metric rests on: released arrays in the official layout, whole or spoilt; keys of kept values."""
 import hashlib
 import os
 import re
@@ -32,9 +32,11 @@ def md5(path): return hashlib.md5(path.read_bytes()).hexdigest()
 
 @pytest.fixture
 def disk(tmp_path, monkeypatch):
-    """A data root with twelve images of each split as CIFAR-10 in its binary layout, and CIFAR-10-C of them: block s of each kind is the
-    images divided by s. The tables of rows and checksums are made to fit; everything else is the package's own."""
-    layout = replace(datasets.CIFAR10[0], rows={"train": N, "test": N}, files={"train": {"data_batch_1.bin": ""}, "test": {"test_batch.bin": ""}})
+    """A data root with twelve images of each split as CIFAR-10 in its binary layout, and CIFAR-10-C of them: block s of
+    each kind is the images divided by s. The tables of rows and checksums are made to fit; everything else is the
+    package's own."""
+    layout = replace(datasets.CIFAR10[0], rows={"train": N, "test": N},
+                     files={"train": {"data_batch_1.bin": ""}, "test": {"test_batch.bin": ""}})
     (root := tmp_path / "data", home := root / layout.folder)[1].mkdir(parents=True)
     sets = {s: blobs(s, n=N) for s in ("train", "test")}
     for split, files in layout.files.items():
@@ -45,9 +47,12 @@ def disk(tmp_path, monkeypatch):
     for kind in CORRUPTIONS:
         np.save(folder / f"{kind}.npy", torch.cat([x // s for s in range(1, 6)]).permute(0, 2, 3, 1).numpy())
     np.save(folder / "labels.npy", np.tile(y, 5).astype(np.uint8))
-    part = fetch.Part("CIFAR-10-C", {f.name: md5(f) for f in folder.iterdir()} | {"saturate.npy": "0" * 32})  # an extra kind may be missing
-    monkeypatch.setitem(fetch.DATA, "cifar10-c", replace(fetch.DATA["cifar10-c"], editions=((fetch.Remote("CIFAR-10-C.tar", (), (part,)),),)))
-    monkeypatch.setitem(datasets.DATASETS, "cifar10", partial(published, name="cifar10", layouts=(layout,), classes=datasets.CIFAR10_CLASSES))
+    # an extra kind may be missing
+    part = fetch.Part("CIFAR-10-C", {f.name: md5(f) for f in folder.iterdir()} | {"saturate.npy": "0" * 32})
+    monkeypatch.setitem(fetch.DATA, "cifar10-c",
+                        replace(fetch.DATA["cifar10-c"], editions=((fetch.Remote("CIFAR-10-C.tar", (), (part,)),),)))
+    monkeypatch.setitem(datasets.DATASETS, "cifar10",
+                        partial(published, name="cifar10", layouts=(layout,), classes=datasets.CIFAR10_CLASSES))
     monkeypatch.setattr(corrupted, "ROWS_OF_C", 5 * N)
     monkeypatch.setenv("MIXREPRO_DATA", str(root))
     return root
@@ -56,7 +61,8 @@ def disk(tmp_path, monkeypatch):
 @pytest.fixture
 def runs(disk, tmp_path):
     store = Store(tmp_path / "runs")
-    return [train_run(Spec("cifar10", "erm", "tiny-cnn", seed=s, epochs=1, batch=6, augment="none"), store, "cpu") for s in (0, 1)]
+    return [train_run(Spec("cifar10", "erm", "tiny-cnn", seed=s, epochs=1, batch=6, augment="none"), store, "cpu")
+            for s in (0, 1)]
 
 
 def by_hand(run, divided: bool) -> list[float]:
@@ -70,9 +76,11 @@ def by_hand(run, divided: bool) -> list[float]:
 
 def test_the_metric_reads_the_released_arrays(runs, capsys):
     found = catalogue.measure(runs, "corruptions", "cpu")
-    assert one_source(found) == "released" and [r["accuracy"]["fog"] for r in found] == [by_hand(run, True) for run in runs]
+    assert one_source(found) == "released"
+    assert [r["accuracy"]["fog"] for r in found] == [by_hand(run, True) for run in runs]
     assert all("seed" not in r and r["images"] == N for r in found)
-    assert all(kept(run, "corruptions") is None and kept(run, "corruptions-released") == r for run, r in zip(runs, found))
+    assert all(kept(run, "corruptions") is None and kept(run, "corruptions-released") == r for run,
+               r in zip(runs, found))
     assert capsys.readouterr().err == ""
 
 
@@ -88,8 +96,10 @@ def test_one_spoilt_file_and_all_kinds_are_made_here(runs, disk, capsys, harm, w
     assert said.count("\n") == 1 and "CIFAR-10-C is not whole, so cifar10 is corrupted here instead: " in said
     assert f"run `mixrepro data get cifar10-c --root {disk}`" in said
     assert re.search(why, said)
-    assert one_source(found) == "generated" and [r["accuracy"]["fog"] for r in found] == [by_hand(run, False) for run in runs]
-    assert all(len(v) == 5 for r in found for v in r["accuracy"].values()) and corruption_mean(found[0]["accuracy"]) >= 0
+    assert one_source(found) == "generated"
+    assert [r["accuracy"]["fog"] for r in found] == [by_hand(run, False) for run in runs]
+    assert all(len(v) == 5 for r in found for v in r["accuracy"].values())
+    assert corruption_mean(found[0]["accuracy"]) >= 0
     assert [kept(run, "corruptions") for run in runs] == found and kept(runs[0], "corruptions-released") is None
 
 
@@ -121,15 +131,20 @@ def test_half_measured_runs_get_one_source(runs, disk):
 
 
 def test_other_metrics_and_other_sets_keep_their_names(disk):
-    assert [catalogue.key_of(m, "cifar10") for m in catalogue.METRICS if "corruptions" not in m] == [m for m in catalogue.METRICS if "corruptions" not in m]
+    assert [catalogue.key_of(m, "cifar10")
+            for m in catalogue.METRICS if "corruptions" not in m] == [m
+                                                                      for m in catalogue.METRICS
+                                                                      if "corruptions" not in m]
     assert catalogue.key_of("corruptions", "cifar10") == "corruptions-released"
-    for name in ("digits", "cifar100", "tiny-imagenet", "synthetic-blobs", "svhn"): assert catalogue.key_of("corruptions", name) == "corruptions"
+    for name in ("digits", "cifar100", "tiny-imagenet", "synthetic-blobs", "svhn"):
+        assert catalogue.key_of("corruptions", name) == "corruptions"
 
 
 def test_what_was_kept_for_made_corruptions_is_found_again(tmp_path, monkeypatch):
     "A store of before this module: its file is `corruptions.json`."
     monkeypatch.setenv("MIXREPRO_DATA", str(tmp_path / "data"))
-    run = train_run(Spec("digits", "erm", "tiny-cnn", epochs=1, n_train=40, batch=20, augment="none"), Store(tmp_path / "runs"), "cpu")
+    run = train_run(Spec("digits", "erm", "tiny-cnn", epochs=1, n_train=40, batch=20, augment="none"),
+                    Store(tmp_path / "runs"), "cpu")
     catalogue.keep(run, "corruptions", dict(corruptions="generated", old=True))
     assert catalogue.measure([run], "corruptions", "cpu") == [dict(corruptions="generated", old=True)]
     assert [p.name for p in (run.folder / "metrics").iterdir()] == ["corruptions.json"]
@@ -139,10 +154,12 @@ def test_what_was_kept_for_made_corruptions_is_found_again(tmp_path, monkeypatch
 
 def test_a_caption_can_say_it(disk, capsys):
     assert corruption_source("cifar10") == Source("released", "those of the released CIFAR-10-C")
-    assert corruption_source("digits").words == MADE and corruption_source("tiny-imagenet").words == MADE.replace("CIFAR-10", "Tiny-ImageNet")
+    assert corruption_source("digits").words == MADE
+    assert corruption_source("tiny-imagenet").words == MADE.replace("CIFAR-10", "Tiny-ImageNet")
     (disk / "CIFAR-10-C" / "frost.npy").unlink(); (disk / "CIFAR-10-C" / "snow.npy").unlink()
     source = corruption_source("cifar10")
-    assert source.words == MADE and source.why.endswith("snow.npy is missing") or source.why.endswith("frost.npy is missing")
+    assert (source.words == MADE and source.why.endswith("snow.npy is missing")
+            or source.why.endswith("frost.npy is missing"))
     assert ", and 1 more; run `mixrepro data get" in capsys.readouterr().err
 
 
@@ -172,13 +189,15 @@ def test_a_folder_made_here_is_no_released_one(disk):
     shutil.rmtree(disk / "CIFAR-10-C")
     write_c(disk / "CIFAR-10-C", n=N, made=True)
     assert corruption_source("cifar10") == Source("generated", MADE)
-    with pytest.raises(FileNotFoundError, match="CIFAR-10-C was made here, so the released set has no room: move that folder away"):
+    with pytest.raises(FileNotFoundError,
+                       match="CIFAR-10-C was made here, so the released set has no room: move that folder away"):
         corrupted.load_c("cifar10", "fog", 1, disk, "released")
 
 
 def test_tiny_imagenet_c_is_counted(tmp_path, monkeypatch):
     parts = tuple(fetch.Part(f"Tiny-ImageNet-C/{kind}", count={"": 1}) for kind in (*CORRUPTIONS, "saturate"))
-    monkeypatch.setitem(fetch.DATA, "tiny-imagenet-c", replace(fetch.DATA["tiny-imagenet-c"], editions=((fetch.Remote("t", (), parts),),)))
+    monkeypatch.setitem(fetch.DATA, "tiny-imagenet-c",
+                        replace(fetch.DATA["tiny-imagenet-c"], editions=((fetch.Remote("t", (), parts),),)))
     for kind in CORRUPTIONS:
         (at := tmp_path / "Tiny-ImageNet-C" / kind / "1" / "n01").mkdir(parents=True)
         (at / "a.JPEG").write_bytes(b"x")

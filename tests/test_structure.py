@@ -1,6 +1,8 @@
-"""Imports go one way and never in a circle; a public name has one home. Imports inside functions count like all others."""
+"""Imports go one way and never in a circle, those inside functions among them; a public name has one home."""
 import ast
+import json
 from collections import defaultdict
+from functools import cache
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
@@ -8,10 +10,12 @@ import pytest
 
 from conftest import ROOT
 
-LAYERS = (("core", "files", "download"), ("data",), ("networks",), ("methods",), ("training",), ("metrics",), ("repro",),
+LAYERS = (("core", "files", "download"), ("data",), ("networks",), ("methods",), ("training",), ("metrics",),
+          ("repro",),
           ("papers",), ("workflow", "cli"))  # each may import those before it
 AGAINST = {}  # module -> why it imports from a later layer
-MODULES = {".".join(p.relative_to(ROOT).with_suffix("").parts): p for p in (ROOT / "mixrepro").rglob("*.py") if p.name not in ("_modidx.py", "__init__.py")}
+MODULES = {".".join(p.relative_to(ROOT).with_suffix("").parts): p
+           for p in (ROOT / "mixrepro").rglob("*.py") if p.name not in ("_modidx.py", "__init__.py")}
 ONE_HOME = ("core", "files", "download", "data", "training", "metrics")
 SHARED_NAMES = {}  # name -> why two modules have it
 
@@ -54,7 +58,8 @@ def test_no_circle(): assert circle(GRAPH) == []
 
 
 def test_a_circle_inside_functions_would_be_found(tmp_path):
-    (tmp_path / "streams.py").write_text("def late():\n    from mixrepro.data.corruptions import corrupt\n    return corrupt")
+    (tmp_path / "streams.py").write_text("def late():\n    from mixrepro.data.corruptions import corrupt\n    return "
+                                         "corrupt")
     new = imports("mixrepro.data.streams", tmp_path / "streams.py")
     assert new == {"mixrepro.data.corruptions"} and circle(GRAPH | {"mixrepro.data.streams": new})
 
@@ -74,3 +79,35 @@ def test_a_public_name_has_one_home():
                 for public in ast.literal_eval(node.value): homes[public].add(name)
     twice = {public: sorted(at) for public, at in homes.items() if len(at) > 1 and public not in SHARED_NAMES}
     assert not twice
+
+
+@cache
+def names_of(path: Path) -> set[str]:
+    "What a module defines or imports at its top."
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, (ast.FunctionDef, ast.ClassDef)): found.add(node.name)
+        if isinstance(node, (ast.Import, ast.ImportFrom)):
+            found |= {a.asname or a.name.split(".")[0] for a in node.names}
+        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store): found.add(node.id)
+    return found
+
+
+READERS = [p for at in ("nbs", "tests", "data_scripts") for p in sorted((ROOT / at).rglob("*.*"))
+           if p.suffix in (".ipynb", ".py") and ".ipynb_checkpoints" not in p.parts]
+
+
+@pytest.mark.parametrize("path", READERS, ids=lambda p: str(p.relative_to(ROOT)))
+def test_what_is_imported_from_the_package_is_there(path):
+    "A name that moved is found by reading, not by running an hour of notebooks."
+    if path.suffix == ".py": sources = [path.read_text()]
+    else: sources = ["".join(c["source"]) for c in json.loads(path.read_text())["cells"] if c["cell_type"] == "code"]
+    for source in (s for s in sources if "mixrepro" in s):
+        code = "\n".join(line for line in source.splitlines() if not line.lstrip().startswith(("%", "!")))
+        for node in ast.walk(ast.parse(code)):
+            if not isinstance(node, ast.ImportFrom) or not (node.module or "").startswith("mixrepro"): continue
+            for a in node.names:
+                whole = f"{node.module}.{a.name}"
+                module = whole in MODULES or (ROOT / whole.replace(".", "/")).is_dir()
+                name = node.module in MODULES and a.name in names_of(MODULES[node.module])
+                assert module or name, f"{node.module} has no {a.name}"

@@ -27,7 +27,7 @@ from ..core import pick
 from .corruptions import CORRUPTIONS, EXTRA
 from .images import data_root
 from .readers import CIFAR10, CIFAR100, MNIST
-from ..download import Patience, amount, download, fault, is_archive, locked, place, say, set_aside, unpack
+from ..download import Patience, amount, download, fault, is_archive, locked, make_way, place, say, unpack
 from ..files import explained, write_atomic
 
 IMAGES = (".JPEG", ".jpeg", ".jpg", ".png", ".mp4")  # what is counted in a folder; other files may lie beside them
@@ -546,7 +546,7 @@ def fetch_files(name: str, root: Path, source: str, patience: Patience, say: Cal
         edition = bring_edition(name, root, source, patience, say)
         earlier = {at for e in d.editions[:d.editions.index(edition)] for at in _paths(e)}
         for at in earlier - {*_paths(edition)}:
-            if (root / at).exists(): set_aside(root / at, say)
+            if (root / at).exists(): make_way(root / at, say)
         say(_complete(name, d))
     for left in _left(name, root): shutil.rmtree(left) if left.is_dir() else left.unlink()
     return root / _paths(edition)[0]

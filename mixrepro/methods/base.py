@@ -62,7 +62,7 @@ class Piece(Frozen):
     def at(self, t: float) -> "Piece":  # t: share of the run's updates that are done, in [0, 1)
         "The piece as it is at this moment; called before each step."
         now = {k: part.at(t) for k, part in parts_of(self).items()}
-        return altered(self, **now) if any(now[k] is not part for k, part in parts_of(self).items()) else self
+        return self if all(now[k] is part for k, part in parts_of(self).items()) else altered(self, **now)
 
 @dataclass(frozen=True)
 class MethodPart(Piece):

@@ -124,8 +124,7 @@ class GANMixing(GAN):
         for name in ("stages", "pairs"):  # lists when they come from JSON
             object.__setattr__(self, name, tuple(getattr(self, name)))
         if not self.stages or not set(self.stages) <= {0, 1, 2} or len(set(self.stages)) < len(self.stages):
-            raise ValueError("stages must be different ones of 0 (the image), 1 and 2 (after the first and second "
-                             f"block), got {self.stages}")
+            raise ValueError(f"stages must be different ones of 0 (the image), 1, 2 (after a block), got {self.stages}")
         if not self.pairs:
             raise ValueError("pairs must name one kind of mixture at least: for no mixing use the method 'gan'")
         for kind in self.pairs: pick("kind of mixture", kind, PAIRS)
@@ -147,6 +146,7 @@ class GANMixup(GANMixing):
         return real, fake, bce(between, draw.labels)
 
     def judge(self, D, x: Tensor, fake: Tensor, rng: torch.Generator) -> Tensor:
+        check_stages(D, self.stages)
         real, fake, between = self.mixed(D, x, fake, rng)
         return bce(real, 1) + bce(fake, 0) + between
 
@@ -154,7 +154,3 @@ class GANMixup(GANMixing):
         if not self.against: return super().fool(D, x, fake, rng)
         _, fake, between = self.mixed(D, x, fake, rng)
         return bce(fake, 1) - between
-
-    def loss(self, net, x: Tensor, y: Tensor, rng: torch.Generator, index: Tensor = None) -> Tensor:
-        if hasattr(net, "D"): check_stages(net.D, self.stages)
-        return super().loss(net, x, y, rng, index)

@@ -24,13 +24,10 @@ class IAT(Mixup):
     eps: float = choice(8 / 255, "paper", "VarMixup paper, section 4, baseline 6: radius in [0, 1]")
     step: float = choice(2 / 255, "paper", "VarMixup paper, section 4, baseline 6: change of a pixel in one step")
     steps: int = choice(7, "code", "unofficial implementation (ndb796); the VarMixup paper is silent")
-    shared: bool = choice(False, "code", "unofficial implementation (ndb796) draws the halves apart; "
-                                         "another (shivamsaboo17) shares the draw")
-    per: str = choice("batch", "code", "unofficial implementation (ndb796): one lambda for the batch; "
-                                       "'example' draws one each")
+    shared: bool = choice(False, "code", "unofficial implementation (ndb796) draws apart; shivamsaboo17's shares it")
+    per: str = choice("batch", "code", "unofficial implementation (ndb796): for the batch; 'example' draws one each")
     start: str = choice("uniform", "code", "unofficial implementation (ndb796): a point of the ball")
-    mode: str = choice("train", "code", "unofficial implementation (ndb796) attacks with batch statistics; "
-                                        "'eval' uses the running ones")
+    mode: str = choice("train", "code", "unofficial implementation (ndb796): batch statistics; 'eval': running ones")
 
     def __post_init__(self):
         super().__post_init__()

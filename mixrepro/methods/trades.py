@@ -33,8 +33,7 @@ class TRADES(Method):
     "TRADES (Zhang et al., 2019, eq. 5; VarMixup paper, section 4, baseline 5)."
     name, attacks = "trades", "classifier"
     beta: float = choice(6., "code", "Zhang et al.; the VarMixup paper is silent")
-    eps: float = choice(8 / 255, "paper", "VarMixup paper, section 4, baseline 5: radius in [0, 1]; "
-                                          "Zhang et al. take .031")
+    eps: float = choice(8 / 255, "paper", "VarMixup paper, section 4, baseline 5: radius; Zhang et al. take .031")
     step: float = choice(2 / 255, "paper", "VarMixup paper, section 4, baseline 5; Zhang et al. take .007")
     steps: int = choice(10, "code", "Zhang et al.; the VarMixup paper is silent")
     start: str = choice("normal", "code", "Zhang et al.: the image and a little normal noise, standard deviation .001")
@@ -44,11 +43,9 @@ class TRADES(Method):
         check_budget(self.eps, self.step, self.steps)
         pick("mode", self.mode, MODES)
         if not self.beta >= 0:
-            raise ValueError(f"beta must be 0 or above, got {self.beta}: "
-                             "it weighs a divergence that is to become small")
+            raise ValueError(f"beta must be 0 or above, got {self.beta}: it weighs a divergence that is to fall")
         if self.start == "image":
-            raise ValueError("TRADES cannot start at the image: the divergence has no gradient there; "
-                             "use 'normal' or 'uniform'")
+            raise ValueError("TRADES cannot start at the image: its gradient is 0 there; use 'normal' or 'uniform'")
 
     def loss(self, net, x: Tensor, y: Tensor, rng: torch.Generator, index: Tensor = None) -> Tensor:
         moved = trades_attack(net, x, rng, self.eps, self.step, self.steps, self.start, self.mode)

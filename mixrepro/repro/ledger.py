@@ -102,7 +102,8 @@ class Published:
     def of(cls, row):
         "From a row of `reported`."
         spread = () if pd.isna(row["spread"]) else tuple(map(float, str(row["spread"]).split("/")))
-        return cls(None if pd.isna(row["mean"]) else float(row["mean"]), spread, 0 if pd.isna(row["n"]) else int(row["n"]))
+        mean = None if pd.isna(row["mean"]) else float(row["mean"])
+        return cls(mean, spread, 0 if pd.isna(row["n"]) else int(row["n"]))
 
     @property
     def sd(self) -> float | None:
@@ -282,7 +283,8 @@ def frame(found: list[Row],  # from `rows`
                 "paper n": r.paper.n or None,
                 **{f"our {k} ({unit})": v for k, v in ours.items()}, "our n": o.n if o else 0, f"our low ({unit})": low, f"our high ({unit})": high,
                 f"paper gain ({points})": number(r.paper_gain), f"our gain ({points})": number(r.gain.effect),
-                f"gain low ({points})": number(r.gain.low), f"gain high ({points})": number(r.gain.high), "direction": r.gain.word,
+                f"gain low ({points})": number(r.gain.low), f"gain high ({points})": number(r.gain.high),
+                "direction": r.gain.word,
                 f"difference from the paper ({points})": number(r.value.effect), "value": r.value.word}
     return pd.DataFrame(map(flat, found)).astype({"paper n": "Int64"})
 

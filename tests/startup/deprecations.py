@@ -15,7 +15,8 @@ import warnings
 def owner(frame) -> str:
     "Whose code a frame runs: 'ours', the name of an installed package, or '' for Python's own and what was generated."
     name = frame.f_globals.get("__name__") or ""
-    root, file = name.partition(".")[0], frame.f_globals.get("__file__") or getattr(sys.modules.get(name), "__file__", None)
+    root = name.partition(".")[0]
+    file = frame.f_globals.get("__file__") or getattr(sys.modules.get(name), "__file__", None)
     if root == "mixrepro": return "ours"
     if not root or root in sys.stdlib_module_names: return ""
     if not file: return "ours" if root == "__main__" else root
@@ -32,7 +33,7 @@ def warns(frame) -> bool:
 class Caller:
     "Stands where a filter has the name of a module: matches where the deprecated thing is called by us."
 
-    pattern = r"mixrepro(\.|$)"  # as a filter of text, which is what scikit-learn makes of it for what it runs in parallel
+    pattern = r"mixrepro(\.|$)"  # as a filter of text: scikit-learn builds such for what it runs in parallel
 
     def match(self, module: str) -> bool:
         if re.match(self.pattern, module): return True
@@ -48,7 +49,8 @@ class Caller:
 
 
 KINDS = (DeprecationWarning, PendingDeprecationWarning, FutureWarning)
-FILTERS = [("ignore", re.compile("(?s).*multi-threaded, use of fork"), DeprecationWarning, None, 0),  # tests fork on purpose
+FORK = re.compile("(?s).*multi-threaded, use of fork")  # tests fork on purpose
+FILTERS = [("ignore", FORK, DeprecationWarning, None, 0),
            *(("error", None, kind, Caller(), 0) for kind in KINDS),
            ("error", re.compile("(?is).*deprecat"), Warning, Caller(), 0)]
 

@@ -1,4 +1,4 @@
-"Python imports this as it starts: so the processes that tests start, kernels among them, have the same filters as the tests. conftest.py puts the folder on their path."
+"Python imports this as it starts: conftest.py puts the folder on the path of all that tests start, kernels among them."
 import deprecations
 
 deprecations.install()

@@ -1,0 +1,47 @@
+"Selection by validation, and columns as rows, against pandas and scipy."
+import math
+
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats
+
+from mixrepro.papers.manifold_mixup.pages import choosing, chosen, compact, first_in
+from mixrepro.repro.ledger import table
+from mixrepro.training.spec import Spec
+from mixrepro.training.store import Run
+
+share = st.integers(0, 20).map(lambda n: n / 20)  # coarse, so that equals occur
+
+@given(st.lists(st.tuples(share, share), min_size=1, max_size=8))
+def test_the_first_of_the_best_epochs_is_chosen(tmp_path_factory, epochs):
+    rows = pd.DataFrame(epochs, columns=["accuracy", "valid_accuracy"]).assign(epoch=range(1, len(epochs) + 1))
+    run = Run(Spec("digits", "erm", "tiny-cnn"), tmp_path_factory.mktemp("run"))
+    rows.assign(accuracy_best=rows.accuracy.cummax()).to_csv(run.folder / "history.csv", index=False)
+    best = rows.loc[rows.valid_accuracy.idxmax()]
+    expected = dict(epoch=best.epoch, chosen=100 - 100 * best.accuracy, last=100 - 100 * rows.accuracy.iloc[-1],
+                    least=100 - 100 * rows.accuracy.max())
+    assert chosen(run) == pytest.approx(expected)
+
+def test_what_choosing_gains_is_scipys_interval():
+    last, there = [11., 14., 12.5], [10., 10.5, 12.]
+    rows = pd.DataFrame(dict(way="code", seed=range(3), epoch=4, chosen=there, last=last, least=9.))
+    low, high = stats.ttest_rel(last, there).confidence_interval(.95)
+    assert choosing(rows, ["way"])["gained by choosing"].item() == f"+1.67 [{low:+.2f}, {high:+.2f}]"
+
+@pytest.mark.parametrize("seeds", [1, 3])
+def test_a_table_of_the_ledger_as_rows(seeds):
+    values = {("erm", "a"): [50., 52., 51.], ("mixup", "a"): [55., 58., 56.],
+              ("erm", "b"): [70., 71., 70.], ("mixup", "b"): [60., 66., 61.]}
+    measured = pd.DataFrame([dict(method=m, dataset="digits", metric=c, seed=s, value=v)
+                             for (m, c), vs in values.items() for s, v in enumerate(vs[:seeds])])
+    printed = [(m, c, v, math.nan, pd.NA) for m, v in (("erm", 40.), ("mixup", 45.)) for c in "ab"]
+    paper = pd.DataFrame(printed, columns=["row", "column", "mean", "spread", "n"])
+    data, _ = table(paper, measured, {c: ("digits", c) for c in "ab"}, at="embedded")
+    rows = compact(data, "mixup", {"erm": "ERM", "mixup": "Mixup"})
+    assert rows[""].tolist() == ["a", "b"] and rows["Gain of Mixup, paper"].tolist() == ["+5.00", "+5.00"]
+    directions = ["undecided (n = 1)"] * 2 if seeds == 1 else ["same direction", "opposite direction"]
+    assert rows["Direction"].tolist() == directions
+    assert all(("±" in cell) == (seeds > 1) for cell in rows["ERM, ours"])
+    assert [first_in(data, m, "our mean (%)") for m in ("erm", "mixup")] == [1, 1]
