@@ -19,7 +19,8 @@ def choice(default,              # the value used when nothing else is asked for
            later: bool = False,  # the field is younger than runs that have names: at its default it is part of none
            ) -> dataclasses.Field:
     "A dataclass field whose default carries its provenance."
-    if default != default: raise ValueError(f"a default must equal itself, got {default}: take None where there is no number")
+    if default != default:
+        raise ValueError(f"a default must equal itself, got {default}: take None where there is no number")
     if source not in SOURCES: raise ValueError(f"source must be one of {', '.join(SOURCES)}, got {source!r}")
     about = {"source": source, "where": where, "later": later}
     if not isinstance(default, (dict, list)): return dataclasses.field(default=default, metadata=about)

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['AT_ONCE', 'BUSY', 'DAMAGE', 'say', 'amount', 'Wanted', 'fault', 'locked', 'Refused', 'Later', 'Silent', 'Patience',
-           'retry_after', 'validator', 'failure', 'resume_point', 'refuse_page', 'judge', 'Meter', 'room', 'receive',
-           'ask', 'attempt', 'from_mirror', 'download', 'inside', 'in_zip', 'in_tar', 'is_archive', 'write_members',
-           'make_way', 'place', 'locate', 'chosen', 'unpack']
+           'retry_after', 'validator', 'failure', 'resume_point', 'refuse_page', 'span_of', 'judge', 'Meter', 'room',
+           'receive', 'ask', 'attempt', 'from_mirror', 'obtained', 'download', 'inside', 'in_zip', 'in_tar',
+           'is_archive', 'write_members', 'make_way', 'place', 'locate', 'chosen', 'unpack']
 
 # %% ../nbs/02_download.ipynb #38569631
 import contextlib
@@ -37,6 +37,7 @@ from tqdm import tqdm
 
 from .files import PART, explained, flush_folder, set_aside, write_atomic
 
+# %% ../nbs/02_download.ipynb #89d07d9e
 AT_ONCE = 1 << 14                            # bytes read at once: what a kill can lose
 BUSY = {408, 425, 429, 500, 502, 503, 504}   # answers that may be another one later
 
@@ -179,28 +180,33 @@ def refuse_page(r: requests.Response, want: Wanted, start: bytes = b"") -> None:
         raise Refused("sent a web page instead of the file (a login, a notice, or an address that is gone)")
 
 # %% ../nbs/02_download.ipynb #1e274259
+def span_of(r: requests.Response) -> tuple[int | None, int | None]:  # its first byte, the whole size; None: not said
+    "What `Content-Range` says (RFC 9110, section 14.4)."
+    span = re.match(r"bytes (?:(\d+)-\d+|\*)/(\d+|\*)", r.headers.get("Content-Range", ""))
+    first, whole = span.groups() if span else (None, None)
+    return int(first) if first else None, int(whole) if whole and whole != "*" else None
+
+# %% ../nbs/02_download.ipynb #b1c8dfd6
 def judge(r: requests.Response,  # the answer, its body unread
           want: Wanted,          # the file
           offset: int,           # the byte that was asked for
           ) -> tuple[int, int]:  # the byte that the body begins with, and the whole size (0: not said)
     "Read the head of an answer: refuse it, ask for patience, or say where its bytes belong."
-    if r.status_code in BUSY:
-        raise Later(f"answered {r.status_code} {r.reason}", retry_after(r.headers.get("Retry-After")))
-    span = re.match(r"bytes (?:(\d+)-\d+|\*)/(\d+|\*)", r.headers.get("Content-Range", ""))
-    if r.status_code == 416 and span and span[2] == str(offset): return offset, offset  # nothing is missing
-    # same name, another length
-    other = span and span[2].isdigit() and int(span[2]) != want.noted().get("size", int(span[2]))
-    if r.status_code == 416 or r.status_code == 206 and (not span or span[1] != str(offset) or other):
+    code, answer = r.status_code, f"answered {r.status_code} {r.reason}"
+    if code in BUSY: raise Later(answer, retry_after(r.headers.get("Retry-After")))
+    first, whole = span_of(r)
+    if code == 416 and whole == offset: return offset, offset  # nothing is missing
+    other = whole is not None and whole != want.noted().get("size", whole)  # same name, another length
+    if code == 416 or code == 206 and (first != offset or other):
         want.drop()
         raise Later("has other bytes than those that are here", 0.)
-    if r.status_code not in (200, 206): raise Refused(f"answered {r.status_code} {r.reason}")
+    if code not in (200, 206): raise Refused(answer)
     refuse_page(r, want)
     length = r.headers.get("Content-Length", "")
-    total = span[2] if r.status_code == 206 else length
-    total = int(total) if total.isdigit() else 0  # an asterisk: not said
+    total = (whole or 0) if code == 206 else int(length) if length.isdigit() else 0
     if want.size and total and total != want.size and not want.checked:
         raise Refused(f"offers {total:,} bytes, expected {want.size:,}")
-    return (offset if r.status_code == 206 else 0), total
+    return (offset if code == 206 else 0), total
 
 # %% ../nbs/02_download.ipynb #347327ef
 class Meter:
@@ -291,6 +297,18 @@ def from_mirror(url: str, want: Wanted, patience: Patience, say: Callable[[str],
             time.sleep(wait)
 
 # %% ../nbs/02_download.ipynb #3ea195f4
+def obtained(url: str, want: Wanted, patience: Patience, say: Callable[[str], None]) -> str:
+    "Fetch a file from one mirror and put it in its place, or say why not."
+    host, here = urlsplit(url).hostname or url, want.here()
+    known = f", {amount(want.size)}" * bool(want.size) + f", {amount(here)} are here" * bool(here)
+    say(f"fetching {want.path.name} from {host}{known}")
+    try: from_mirror(url, want, patience, say)
+    except Refused as e: return f"{host} {e}"
+    except OSError as e: raise (explained(e, want.path) if e.strerror else e) from e
+    os.replace(want.part, want.path); want.note.unlink(missing_ok=True); flush_folder(want.path.parent)
+    return ""
+
+# %% ../nbs/02_download.ipynb #5d7c3bbc
 def download(urls,                              # addresses of the same file, the best first; str or sequence of str
              path: str | os.PathLike,           # where it will stand; its folder is made when missing
              size: int = 0,                     # bytes; 0: not known
@@ -308,14 +326,8 @@ def download(urls,                              # addresses of the same file, th
         for left in want.path.parent.glob(f".{glob.escape(want.note.name[:40])}.*{PART}"): left.unlink()
         if not want.fault(want.path): return want.path
         for url in [urls] if isinstance(urls, str) else urls:
-            host = urlsplit(url).hostname or url
-            say(f"fetching {want.path.name} from {host}" + f", {amount(size)}" * bool(size)
-                + f", {amount(want.here())} are here" * bool(want.here()))
-            try: from_mirror(url, want, patience, say)
-            except Refused as e: complaints.append(f"{host} {e}"); continue
-            except OSError as e: raise (explained(e, want.path) if e.strerror else e) from e
-            os.replace(want.part, want.path); want.note.unlink(missing_ok=True); flush_folder(want.path.parent)
-            return want.path
+            if why := obtained(url, want, patience, say): complaints.append(why)
+            else: return want.path
     known = [amount(size)] * bool(size) + ([f"MD5 {md5}"] if md5 else [f"SHA-256 {sha256}"] if sha256 else [])
     why = "; ".join(complaints) or "no address is known"
     raise OSError(f"could not fetch {want.path.name}: {why}; try again later, or "
@@ -419,19 +431,17 @@ def chosen(archive: Path, temp: Path, take: dict[str, str] | None) -> dict[Path,
     return {entries[name]: path for name, path in take.items()}
 
 # %% ../nbs/02_download.ipynb #eb9392a9
-def unpack(archive: str | os.PathLike,            # .zip or .tar, compressed or not
-           folder: str | os.PathLike,             # what is taken from it will stand below this folder
-           take: dict[str, str] | None = None,    # {name in the archive: path below the folder}; None: all at its top
-           check: Callable[[Path, str], str] = lambda path,
-           name: "",  # (unpacked entry, its path to be) -> what is wrong
-           work: str | os.PathLike
-           | None = None, # where it is unpacked first, on the same file system; None: in `folder`
+def unpack(archive: str | os.PathLike,  # .zip or .tar, compressed or not
+           folder: str | os.PathLike,   # what is taken from it will stand below this folder
+           take: dict[str, str] | None = None,   # {name in the archive: path below the folder}; None: all at its top
+           check: Callable[[Path, str], str] = lambda path, name: "",  # (entry, its path to be) -> what is wrong
+           work: str | os.PathLike | None = None,  # where it is unpacked first, on the same file system; None: `folder`
            say: Callable[[str], None] = say,
-           ) -> list[Path]:                       # what was put there
+           ) -> list[Path]:             # what was put there
     "Unpack an archive: each entry appears whole, and none if one of them is missing or wrong."
     archive, folder = Path(archive), Path(folder)
     if not archive.is_file(): raise FileNotFoundError(f"no archive at {archive}: name a .zip or .tar file")
-    temp, remedy = Path(work or folder) / f".{archive.name}.unpacking", "delete it and fetch it again"
+    temp = Path(work or folder) / f".{archive.name}.unpacking"
     with locked(temp, say):
         if temp.exists(): shutil.rmtree(temp)  # left by a process that was killed
         try:
@@ -440,9 +450,8 @@ def unpack(archive: str | os.PathLike,            # .zip or .tar, compressed or 
             for path, name in (entries := chosen(archive, temp, take)).items():
                 if why := check(path, name): raise ValueError(f"{archive} is not the data set: {why}")
             return [place(path, folder / name, say) for path, name in entries.items()]
-        except DAMAGE as e:
+        except (*DAMAGE, OSError) as e:
+            if isinstance(e, OSError) and e.errno: raise explained(e, folder) from e
             why = (str(e) or type(e).__name__).splitlines()[0]
-            raise ValueError(f"{archive} is damaged ({why}): {remedy}") from e
-        except OSError as e:
-            raise (explained(e, folder) if e.errno else ValueError(f"{archive} is damaged ({e}): {remedy}")) from e
+            raise ValueError(f"{archive} is damaged ({why}): delete it and fetch it again") from e
         finally: shutil.rmtree(temp, ignore_errors=True)

@@ -94,3 +94,36 @@ def test_notebook_is_small_and_says_nothing_of_a_machine(path):
 def test_parameters_are_tagged(path):
     cells = [c for c in nbformat.read(path, as_version=4).cells if "parameters" in c.metadata.get("tags", [])]
     assert len(cells) == 1 and all(re.match(r"\w+: \w+ = .+  # .+", line) for line in cells[0].source.splitlines()), "name: type = default  # help"
+
+
+WIDTH = 120  # characters: JupyterLab cuts what is longer
+
+
+def too_long(lines) -> list[str]:
+    "The lines that are longer than a notebook shows."
+    return [line for line in lines if len(line) > WIDTH]
+
+
+def code_lines(path: Path) -> list[str]:
+    "The lines of code of a notebook, or of a module from its first cell on: above it nbdev writes title and names."
+    if path.suffix == ".ipynb":
+        cells = nbformat.read(path, as_version=4).cells
+        return [line for c in cells if c.cell_type == "code" for line in c.source.splitlines()]
+    return path.read_text().split("# %% ../", 1)[-1].splitlines()
+
+
+def test_a_long_line_is_noticed(tmp_path):
+    names, line = f'"""{"Title " * 30}"""\n\n__all__ = [{"1, " * 50}]\n\n# %% ../nbs/a.ipynb #1\n', "x = " + "1" * 117
+    (tmp_path / "a.py").write_text(f"{names}{line}\n{line[1:]}\n")
+    cells = [nbformat.v4.new_markdown_cell("word " * 50), nbformat.v4.new_code_cell(f"a = 1\n{line}")]
+    nbformat.write(nbformat.v4.new_notebook(cells=cells), tmp_path / "a.ipynb")
+    for name in ("a.py", "a.ipynb"): assert too_long(code_lines(tmp_path / name)) == [line]
+
+
+MODULES = sorted(p for p in (ROOT / "mixrepro").rglob("*.py") if p.name != "_modidx.py")
+
+
+@pytest.mark.parametrize("path", [*NOTEBOOKS, *MODULES], ids=lambda p: str(p.relative_to(ROOT)))
+def test_no_code_line_is_over_120_characters(path):
+    found = too_long(code_lines(path))
+    assert not found, f"wrap {len(found)} lines by their meaning, the first is: {found[0]}"

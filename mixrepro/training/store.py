@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['WRITTEN', 'Corrupt', 'seal', 'unseal', 'distrust', 'Run', 'network_of', 'open_net', 'history', 'selected', 'to_csv',
-           'finish', 'save_checkpoint', 'load_checkpoint', 'keep', 'kept', 'Store']
+           'finish', 'save_checkpoint', 'load_checkpoint', 'keep', 'kept', 'working_on', 'Store']
 
 # %% ../../nbs/training/51_store.ipynb #5ad082c6
 import csv
@@ -36,7 +36,8 @@ def seal(payload: bytes) -> bytes:
 
 def unseal(data: bytes) -> bytes:
     "The payload, if it is the one that was sealed."
-    if len(data) < 32 or hashlib.sha256(data[32:]).digest() != data[:32]: raise Corrupt("its checksum does not match its content")
+    if len(data) < 32 or hashlib.sha256(data[32:]).digest() != data[:32]:
+        raise Corrupt("its checksum does not match its content")
     return data[32:]
 
 # %% ../../nbs/training/51_store.ipynb #38a15afe
@@ -73,7 +74,9 @@ def network_of(spec: Spec, shape, classes: int, device="cpu"):
     "The untrained network of a run: its weights depend on the seed alone."
     mean, std = STATS[spec.dataset]
     net = build(spec.network, shape, classes, generator(spec, "weights"), mean=mean, std=std, **spec.network_args)
-    if spec.whiten and not hasattr(net, "norm"): raise ValueError(f"{spec.network} does not normalise its images, so there is nothing to whiten: leave `whiten` empty")
+    if spec.whiten and not hasattr(net, "norm"):
+        raise ValueError(f"{spec.network} does not normalise its images, so there is nothing to whiten: "
+                         "leave `whiten` empty")
     if spec.whiten: net.norm = Whiten(net.norm, shape, WHITENINGS[spec.whiten])
     return net.to(device, memory_format=torch.channels_last)
 
@@ -84,16 +87,20 @@ def open_net(run: Run, device="cpu"):
     net.load_state_dict(safetensors.torch.load_file(run.folder / "weights.safetensors"))
     return net.to(device).eval()
 
+# %% ../../nbs/training/51_store.ipynb #6e8f85cd
 def history(run: Run) -> list[dict[str, float]]:
     "One row per epoch."
-    with open(run.folder / "history.csv", newline="") as f: return [{k: float(v) for k, v in row.items()} for row in csv.DictReader(f)]
+    with open(run.folder / "history.csv", newline="") as f:
+        return [{k: float(v) for k, v in row.items()} for row in csv.DictReader(f)]
 
 def selected(run: Run,
              by: str = "valid_accuracy",  # or "valid_nll"
              ) -> dict[str, float]:       # a row of the history
     "The epoch that the validation images choose; of equals the first (code of Manifold Mixup, semi-supervised)."
     rows = history(run)
-    if by not in rows[0]: raise ValueError(f"{run} has no {by}: give it a split with validation images, such as '{run.spec.dataset}-l100-v200'")
+    if by not in rows[0]:
+        raise ValueError(f"{run} has no {by}: give it a split with validation images, "
+                         f"such as '{run.spec.dataset}-l100-v200'")
     return (max if by == "valid_accuracy" else min)(rows, key=lambda row: row[by])
 
 # %% ../../nbs/training/51_store.ipynb #711ac772
@@ -108,7 +115,9 @@ def finish(run: Run, net, rows: list[dict], environment: dict):
     "Write a finished run."
     weights = {k: v.detach().cpu().contiguous() for k, v in net.state_dict().items()}
     content = {"spec.json": json.dumps(dict(spec=to_json(run.spec), provenance=provenance_of(run.spec)), indent=1),
-               "history.csv": to_csv(rows), "weights.safetensors": safetensors.torch.save(weights), "environment.json": json.dumps(environment, indent=1)}
+               "history.csv": to_csv(rows),
+               "weights.safetensors": safetensors.torch.save(weights),
+               "environment.json": json.dumps(environment, indent=1)}
     for name, data in content.items(): write_atomic(run.folder / name, data)
     write_atomic(run.folder / "done.json", json.dumps({f: sha256(run.folder / f) for f in WRITTEN}, indent=1))
     (run.folder / "checkpoint.pt").unlink(missing_ok=True)
@@ -130,8 +139,8 @@ def load_checkpoint(run: Run) -> dict | None:
 # %% ../../nbs/training/51_store.ipynb #2f56d5fa
 def keep(run: Run, name: str, value):
     "Keep a metric of a run, a plain JSON value, with its checksum."
-    text = json.dumps(value, sort_keys=True)
-    write_atomic(run.folder / "metrics" / f"{name}.json", json.dumps(dict(sha256=sha256(text.encode()), value=value), sort_keys=True))
+    sealed = dict(sha256=sha256(json.dumps(value, sort_keys=True).encode()), value=value)
+    write_atomic(run.folder / "metrics" / f"{name}.json", json.dumps(sealed, sort_keys=True))
 
 def kept(run: Run, name: str):
     "A metric that was kept, or None; a corrupt one is set aside."
@@ -139,10 +148,30 @@ def kept(run: Run, name: str):
     try: d = json.loads(path.read_text())
     except FileNotFoundError: return None
     except ValueError: return distrust(path, "it is not JSON")
-    if not isinstance(d, dict) or sha256(json.dumps(d.get("value"), sort_keys=True).encode()) != d.get("sha256"): return distrust(path, "its checksum does not match")
+    if not isinstance(d, dict) or sha256(json.dumps(d.get("value"), sort_keys=True).encode()) != d.get("sha256"):
+        return distrust(path, "its checksum does not match")
     return d["value"]
 
 # %% ../../nbs/training/51_store.ipynb #de7dee5e
+@contextmanager
+def working_on(run: Run,
+               root: Path,  # of the store
+               ):
+    "A lock that goes when its holder does, however it ends."
+    path = root / ".locks" / f"{run.spec.dataset}-{run.folder.name}.lock"
+    try: path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as e:
+        raise OSError(f"cannot write to the store {root} ({e.strerror}): "
+                      "free or change the folder, or set MIXREPRO_HOME") from e
+    lock = filelock.FileLock(path)
+    try: lock.acquire(timeout=0)
+    except filelock.Timeout:
+        print(f"another process is working on {run}: waiting for it", flush=True)
+        lock.acquire()
+    try: yield
+    finally: lock.release()
+
+# %% ../../nbs/training/51_store.ipynb #d11c815f
 @dataclass(frozen=True)
 class Store:
     "All runs under one folder."
@@ -159,19 +188,9 @@ class Store:
         found = []
         for done in sorted(self.root.glob("*/*/done.json")):
             try: found.append(Run(from_json(json.loads((done.parent / "spec.json").read_text())["spec"]), done.parent))
-            except (OSError, ValueError, KeyError, TypeError): continue  # a run of another version, or one that is being repaired
+            except (OSError, ValueError, KeyError, TypeError): continue  # of another version, or being repaired
         return found
 
-    @contextmanager
     def lock(self, run: Run):
-        "One process at a time works on a run; the lock goes when its holder does, however it ends."
-        path = self.root / ".locks" / f"{run.spec.dataset}-{run.folder.name}.lock"
-        try: path.parent.mkdir(parents=True, exist_ok=True)
-        except OSError as e: raise OSError(f"cannot write to the store {self.root} ({e.strerror}): free or change the folder, or set MIXREPRO_HOME") from e
-        lock = filelock.FileLock(path)
-        try: lock.acquire(timeout=0)
-        except filelock.Timeout:
-            print(f"another process is working on {run}: waiting for it", flush=True)
-            lock.acquire()
-        try: yield
-        finally: lock.release()
+        "One process at a time works on a run."
+        return working_on(run, self.root)

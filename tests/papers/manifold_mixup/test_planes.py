@@ -13,9 +13,7 @@ from scipy import stats
 from mixrepro.data.datasets import load
 from mixrepro.networks.zoo import build
 from mixrepro.papers.manifold_mixup import planes as P
-
-
-def seeded(s=0): return torch.Generator().manual_seed(s)
+from helpers import seeded
 
 
 @pytest.fixture
