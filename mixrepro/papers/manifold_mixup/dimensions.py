@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['tidy', 'flat', 'beyond', 'summary', 'width', 'fewer', 'ticks', 'draw_spectra', 'draw_dimensions']
 
-# %% ../../../nbs/manifold_mixup/06_dimensions.ipynb #6480374d
+# %% ../../../nbs/manifold_mixup/06_dimensions.ipynb #88f2b70f
 import numpy as np
 import pandas as pd
 
@@ -14,7 +14,7 @@ from .planes import amount, difference, factor
 from ...repro.figures import LABELS, line
 from ...repro.ledger import Measured, claim
 
-# %% ../../../nbs/manifold_mixup/06_dimensions.ipynb #4d6abd70
+# %% ../../../nbs/manifold_mixup/06_dimensions.ipynb #0af2c7a8
 def tidy(found: pd.DataFrame,  # the metric "dimensions" of each run, with method and seed
          ) -> pd.DataFrame:
     "What is told of a run, its spectrum included."
@@ -25,10 +25,11 @@ def tidy(found: pd.DataFrame,  # the metric "dimensions" of each run, with metho
 def flat(rows: pd.DataFrame,  # from `tidy`
          ) -> pd.DataFrame:
     "The same with a column for each direction; empty where a layer has fewer."
-    spectra = pd.DataFrame(rows.spectrum.tolist(), index=rows.index)
-    return rows.drop(columns="spectrum").join(spectra.rename(columns=lambda i: f"s{i + 1}"))
+    spectra = [{f"s{i}": v for i, v in enumerate(spectrum, 1)} for spectrum in rows.spectrum]
+    widest = max(spectra, key=len)
+    return rows.drop(columns="spectrum").join(pd.DataFrame(spectra, index=rows.index, columns=list(widest)))
 
-# %% ../../../nbs/manifold_mixup/06_dimensions.ipynb #5a3b9271
+# %% ../../../nbs/manifold_mixup/06_dimensions.ipynb #1ecaf776
 def beyond(spectrum: list[float],  # of one run
            d: int,                 # classes
            ) -> float:             # percent of the variance; nan where nothing is allowed or said
@@ -53,7 +54,7 @@ def summary(rows: pd.DataFrame,  # from `tidy`
                 "test accuracy (%)": f"{g['test accuracy (%)'].mean():.1f}"}
     return pd.DataFrame([row(k, m, g) for (k, m), g in rows.groupby(["dim(H)", "model"], sort=False)])
 
-# %% ../../../nbs/manifold_mixup/06_dimensions.ipynb #9bc68902
+# %% ../../../nbs/manifold_mixup/06_dimensions.ipynb #00360dff
 def width(rows: pd.DataFrame,  # from `tidy`, of one width
           d: int,              # classes
           ) -> str:
@@ -75,7 +76,7 @@ def fewer(rows: pd.DataFrame,  # from `tidy`
     parts = [f"{claim(e, -1, at=at).word} at dim(H) = {k} ({e[0]:+.1f})" for k, e in effects.items()]
     return f"A class spreads along fewer directions with Manifold Mixup than without: {'; '.join(parts)}."
 
-# %% ../../../nbs/manifold_mixup/06_dimensions.ipynb #a9210d6d
+# %% ../../../nbs/manifold_mixup/06_dimensions.ipynb #2645c150
 def ticks(k: int) -> list[int]:
     "Directions that are named on an axis of k."
     if k <= 9: return list(range(1, k + 1, 1 if k == 2 else 2))

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['SHORT', 'Picture', 'photograph', 'pictures', 'described', 'short', 'strongest', 'severities', 'moved']
 
-# %% ../../../nbs/noisymix/01_gallery.ipynb #271e26b5
+# %% ../../../nbs/noisymix/01_gallery.ipynb #3cf290d0
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,9 +16,9 @@ from sklearn.datasets import load_sample_image
 from torch import Tensor
 
 from ...data.corruptions import CATEGORIES, CORRUPTIONS, corrupt
-from ...repro.charts import tile, tiles
+from ...repro.charts import tile
 
-# %% ../../../nbs/noisymix/01_gallery.ipynb #bcd815d9
+# %% ../../../nbs/noisymix/01_gallery.ipynb #45bbf00e
 @dataclass(frozen=True)
 class Picture:
     "A picture to corrupt."
@@ -51,7 +51,7 @@ def described(shown: list[Picture]) -> str:
             "the paper's photograph of ImageNet. Right: the same at 32 x 32 pixels with the constants of CIFAR-10-C. "
             f"Lower left: a test image of {lower.name.removesuffix('-C')}, with these constants too.")
 
-# %% ../../../nbs/noisymix/01_gallery.ipynb #f95d80e6
+# %% ../../../nbs/noisymix/01_gallery.ipynb #19705434
 SHORT = {"elastic_transform": "elastic", "jpeg_compression": "JPEG", "gaussian_noise": "Gaussian noise"}
 
 def short(kind: str) -> str:
@@ -67,11 +67,13 @@ def strongest(figure, p: Picture, seed: int):
 
 def severities(figure, p: Picture, seed: int):
     "A row for each kind, a column for each severity."
-    rows = [[corrupt(p.image, k, s, seed, table=p.table)[0] for s in range(1, 6)] for k in CORRUPTIONS]
     figure.suptitle(f"{p.name}, severities 1 to 5", fontsize=8)
-    tiles(figure, rows, above=[str(s) for s in range(1, 6)], beside=list(map(short, CORRUPTIONS)))
+    for axes, kind in zip(figure.subplots(len(CORRUPTIONS), 5), CORRUPTIONS):
+        for s, ax in enumerate(axes, 1):
+            image = corrupt(p.image, kind, s, seed, table=p.table)[0]
+            tile(ax, image, str(s) * (kind == CORRUPTIONS[0]), short(kind) * (s == 1))
 
-# %% ../../../nbs/noisymix/01_gallery.ipynb #d664488e
+# %% ../../../nbs/noisymix/01_gallery.ipynb #9c008f0c
 def moved(x: Tensor,     # uint8 (N, C, H, W)
           seed: int,
           ) -> pd.DataFrame:  # a row for each corruption and severity
