@@ -423,7 +423,7 @@ def test_the_list_says_what_is_on_disk(web, sets, tmp_path):
 
 
 def test_the_commands(official, tmp_path, capsys, monkeypatch):
-    from mixrepro.repro import cli
+    from mixrepro import cli
 
     def run(*args):
         monkeypatch.setattr(sys, "argv", ["mixrepro", "data", *map(str, args)])

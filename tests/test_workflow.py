@@ -17,7 +17,7 @@ import psutil
 import pytest
 
 from conftest import COMMAND, ROOT, make_project, mixrepro
-from mixrepro.repro import workflow
+from mixrepro.workflow import jobs as workflow
 from mixrepro.papers.catalogue import find
 from mixrepro.repro.artefact import cells
 from mixrepro.repro.scale import banner
