@@ -200,7 +200,8 @@ DENSITY = ByDensity(density=lambda z: -.5 * (z.flatten(1)[:, None] - MU).square(
 
 
 @pytest.mark.parametrize("kind", [ERM(), Mixup(), ManifoldMixup(), Mixup(labels=DENSITY),
-                                  ManifoldMixup(labels=LogisticLabels())], ids=repr)
+                                  ManifoldMixup(labels=LogisticLabels())],
+                         ids=["erm", "mixup", "manifold-mixup", "density", "logistic"])
 def test_views_round_any_of_them_and_none_is_itself_to_the_last_bit(kind):
     net, (x, y) = network(), batch()
     plain = kind.loss(net, x, y, seeded(3))

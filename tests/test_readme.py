@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from conftest import ROOT, make_project, mixrepro, python_blocks
-from test_fetch import cifar  # noqa: F401 (a fixture)
+from test_fetch import official  # noqa: F401 (a fixture)
 from test_workflow import quick
 
 README = (ROOT / "README.md").read_text()
@@ -101,10 +101,10 @@ def test_command(clone, command):
     assert answer in done.stdout + done.stderr and "Traceback" not in done.stderr
 
 
-def test_commands_of_one_data_set_one_after_the_other(clone, cifar, tmp_path):  # noqa: F811
+def test_commands_of_one_data_set_one_after_the_other(clone, official, tmp_path):  # noqa: F811
     for command in OF_CIFAR:
         more, answer = TABLE[command]
-        done = run(f"{command} {more.format(cifar=cifar)}", clone, tmp_path)
+        done = run(f"{command} {more.format(cifar=official)}", clone, tmp_path)
         assert done.returncode == 0 and answer in done.stdout, done.stdout + done.stderr
 
 
