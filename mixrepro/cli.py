@@ -47,12 +47,14 @@ def about():
 # %% ../nbs/workflow/93_cli.ipynb #72e5ff76
 def sources() -> list[Path]:
     "The clones within reach: the one the package lies in, and the project's folder."
-    def ours(toml): return toml.is_file() and tomllib.loads(toml.read_text()).get("project", {}).get("name") == "mixrepro"
+    def ours(toml):
+        return toml.is_file() and tomllib.loads(toml.read_text()).get("project", {}).get("name") == "mixrepro"
     return [p for p in (Path(mixrepro.__file__).resolve().parents[1], home()) if ours(p / "pyproject.toml")]
 
 def named(extra: str) -> list[str]:  # "papermill>=2.7", ...
     "What an extra of the package names."
-    if sources(): return tomllib.loads((sources()[0] / "pyproject.toml").read_text())["project"]["optional-dependencies"][extra]
+    if sources():
+        return tomllib.loads((sources()[0] / "pyproject.toml").read_text())["project"]["optional-dependencies"][extra]
     return [r.split(";")[0].strip() for r in requires("mixrepro") or [] if re.search(rf"extra == ['\"]{extra}['\"]", r)]
 
 def package(requirement: str) -> str:
@@ -83,7 +85,8 @@ def lacking(e: ModuleNotFoundError) -> str:
     "What to do about a module that an extra brings; empty for any other, which is a fault to be seen."
     root = (e.name or "").split(".")[0]
     for extra in ("repro", "cluster", "dev") if root and find_spec(root) is None else ():
-        if root in [package(r).replace("-", "_") for r in named(extra)]: return f"{root} is not installed, and this needs it: {remedy(extra)}"
+        if root in [package(r).replace("-", "_") for r in named(extra)]:
+            return f"{root} is not installed, and this needs it: {remedy(extra)}"
     return ""
 
 def need(*modules: str):
@@ -96,7 +99,8 @@ def rows(profile: str) -> list[dict]:
     "One row per artefact."
     base = home()
     def runs(a): return [f"{s.dataset}/{name_of(s)}" for s in (c.spec for c in cells(a, profile))]
-    return [dict(id=a.id, paper=a.paper, title=a.title, notebook=a.notebook, runs=runs(a), state=state(a, base)) for a in ARTEFACTS.values()]
+    return [dict(id=a.id, paper=a.paper, title=a.title, notebook=a.notebook, runs=runs(a), state=state(a, base))
+            for a in ARTEFACTS.values()]
 
 @app.command("list")
 def list_(as_json: Annotated[bool, typer.Option("--json", help="a list of objects instead of a table")] = False,
@@ -116,23 +120,28 @@ def announce(todo: dict, base: Path):
     for name, g in todo["groups"].items():
         specs = [from_json(d) for d in json.loads((base / workflow.WORK / "plans" / f"{name}.json").read_text())]
         missing, seconds = workflow.expected(specs, store)
-        when = "in the store" if not missing else f"{missing} to train, " + (f"{seconds:.0f} s last time" if seconds is not None else "never timed here")
+        when = ("in the store" if not missing else
+                f"{missing} to train, " + (f"{seconds:.0f} s last time" if seconds is not None else "never timed here"))
         print(f"  {g['title']}: {when}")
     sys.stdout.flush()
 
 # %% ../nbs/workflow/93_cli.ipynb #5783c42f
-def follow(process, base: Path) -> tuple[list[tuple[Path, str]], bool]:  # of each job that failed the log and what the cluster said; whether all was there already
+def follow(process, base: Path,
+           ) -> tuple[list[tuple[Path, str]], bool]:  # of each failed job log and cluster's words; if all was there
     "Print a line for each step of Snakemake as it starts and ends; keep all it says in a log."
     failed, idle, worked, message, begin = [], False, False, "", time.monotonic()
     path = base / workflow.WORK / "snakemake.log"
     with open(path, "w", encoding="utf-8") as log:
         for line in process.stderr:
             log.write(line); log.flush()
-            if m := re.match(r"(\d+) of (\d+) steps", line): print(f"  [{m[1]}/{m[2]}] after {time.monotonic() - begin:.0f} s", flush=True)
+            if m := re.match(r"(\d+) of (\d+) steps", line):
+                print(f"  [{m[1]}/{m[2]}] after {time.monotonic() - begin:.0f} s", flush=True)
             elif m := re.match(r"Job \d+: (train .+|draw .+)", line): print(f"  {m[1]}", flush=True)
-            elif line.startswith("Nothing to be done"): idle = True; print("  nothing to do: all of it is there", flush=True)
+            elif line.startswith("Nothing to be done"):
+                idle = True; print("  nothing to do: all of it is there", flush=True)
             elif m := re.match(r"    message: (?:None|(.+?)\.?(?:For further error|$))", line): message = m[1] or ""
-            elif m := re.search(re.escape(f"{workflow.WORK}/logs/") + r"([^\s,]+\.log)\b.* \(check log file", line): failed.append((base / workflow.WORK / "logs" / m[1], message))
+            elif m := re.search(re.escape(f"{workflow.WORK}/logs/") + r"([^\s,]+\.log)\b.* \(check log file", line):
+                failed.append((base / workflow.WORK / "logs" / m[1], message))
             else: continue
             worked = True
     process.wait()
@@ -178,27 +187,33 @@ class PassOn(TyperCommand):
 def reproduce(context: typer.Context,
               ids: Annotated[list[str], typer.Argument(help="artefacts; all that are ready unless given")] = None,
               profile: Annotated[str, typer.Option("--profile", help=" | ".join(SCALES))] = "embedded",
-              parameter: Annotated[list[str], typer.Option("-p", "--parameter", help="NAME=VALUE for the notebooks")] = [],
+              parameter: Annotated[list[str], typer.Option("-p", "--parameter",
+                                                           help="NAME=VALUE for the notebooks")] = [],
               cores: Annotated[int, typer.Option(help="jobs side by side; all cores unless given")] = 0,
-              force: Annotated[bool, typer.Option("--force", help="execute the notebooks again; trained runs stay")] = False):
+              force: Annotated[bool, typer.Option("--force",
+                                                  help="execute the notebooks again; trained runs stay")] = False):
     "Train what is missing and regenerate figures and tables. What follows -- goes to Snakemake."
     extra, base = context.obj, workflow.clone()
     for p in parameter:
         if "=" not in p: raise ValueError(f"a parameter is written NAME=VALUE, got {p!r}")
     need("snakemake", "papermill", "ipykernel")
     todo = workflow.jobs(ids or [], profile, dict(p.split("=", 1) for p in parameter), base)
-    with workflow.only_one(base), contextlib.redirect_stdout(sys.stderr if extra else sys.stdout):  # `-- --dag | dot`: then it is Snakemake's
+    # In `-- --dag | dot` the output is Snakemake's.
+    with workflow.only_one(base), contextlib.redirect_stdout(sys.stderr if extra else sys.stdout):
         write_if_changed(base / workflow.WORK / "jobs.json", json.dumps(todo, indent=1))
         announce(todo, base)
-        args = ["--cores", str(cores or "all"), "--prioritize", *workflow.first(todo), "--rerun-triggers", "mtime", "params", "input",
-                *(["--forcerun", *todo["artefacts"]] if force else []), "--keep-going", "--rerun-incomplete"]  # a flag last: what follows may be a target
+        args = ["--cores", str(cores or "all"), "--prioritize", *workflow.first(todo),
+                "--rerun-triggers", "mtime", "params", "input", *(["--forcerun", *todo["artefacts"]] if force else []),
+                "--keep-going", "--rerun-incomplete"]  # a flag last: what follows may be a target
         if handed(todo, base, [*args, *extra]): make_report(profile, base)
 
 # %% ../nbs/workflow/93_cli.ipynb #1963a379
 def complaint(failed: list[tuple[Path, str]], todo: dict, base: Path) -> str:
     "Why a reproduction failed, in one sentence."
     whole = base / workflow.WORK / "snakemake.log"
-    if not failed: return f"Snakemake failed before any notebook did{(why := workflow.told(whole)) and f' ({why})'}: the whole log is {whole}"
+    if not failed:
+        return ("Snakemake failed before any notebook did"
+                f"{(why := workflow.told(whole)) and f' ({why})'}: the whole log is {whole}")
     (log, said), kept = failed[0], "what was computed before is kept"
     name, own = log.stem, log.stem.removeprefix(f"{todo['profile']}-")
     why = workflow.reason(log)
@@ -211,7 +226,9 @@ def show(id: str, profile: Annotated[str, typer.Option("--profile", help=" | ".j
     "Show an artefact's table: the paper beside what was measured here."
     base = workflow.clone()
     file = next(f for f in find(id).files(Path("figures") / scale(profile).name) if f.suffix == ".md")
-    if not (base / file).is_file(): raise FileNotFoundError(f"{file} is not there yet: make it with 'mixrepro reproduce {id} --profile {profile}'")
+    if not (base / file).is_file():
+        raise FileNotFoundError(f"{file} is not there yet: "
+                                f"make it with 'mixrepro reproduce {id} --profile {profile}'")
     text = (base / file).read_text(encoding="utf-8")
     if not sys.stdout.isatty(): return print(text)
     from rich.console import Console
@@ -223,22 +240,28 @@ def report(profile: Annotated[str, typer.Option("--profile", help=" | ".join(SCA
     "Write the gallery page and Snakemake's HTML report of a profile."
     base = workflow.clone()
     need("snakemake")
-    if not (base / workflow.WORK / "jobs.json").is_file(): raise FileNotFoundError(f"nothing was reproduced in {base} yet: run 'mixrepro reproduce' first")
+    if not (base / workflow.WORK / "jobs.json").is_file():
+        raise FileNotFoundError(f"nothing was reproduced in {base} yet: run 'mixrepro reproduce' first")
     with workflow.only_one(base): make_report(scale(profile).name, base)
 
 def make_report(profile: str, base: Path):
     "The gallery page, and Snakemake's report of everything that is there at a scale."
     from mixrepro.repro.figures import gallery
     page = gallery(base / "figures" / profile, ARTEFACTS.values(), PAPERS)
-    there = [i for i in workflow.ready(base) if all((base / f).is_file() for f in find(i).files(Path("figures") / profile))]
-    if not there: raise FileNotFoundError(f"no artefact is complete at the {profile} scale: run 'mixrepro reproduce --profile {profile}' first")
+    there = [i for i in workflow.ready(base)
+             if all((base / f).is_file() for f in find(i).files(Path("figures") / profile))]
+    if not there:
+        raise FileNotFoundError(f"no artefact is complete at the {profile} scale: "
+                                f"run 'mixrepro reproduce --profile {profile}' first")
     print(f"gallery: {page}")
     html = base / "figures" / profile / "report.html"
     newest = max((base / f).stat().st_mtime for i in there for f in find(i).files(Path("figures") / profile))
     if html.is_file() and html.stat().st_mtime > newest: return print(f"report:  {html}")
     process = workflow.snakemake(base, "--report", str(html.relative_to(base)), stdout=PIPE)  # it expands a $ in a path
     log = write_atomic(base / workflow.WORK / "report.log", "".join(process.communicate()))
-    if process.returncode: raise RuntimeError(f"Snakemake could not write its report {html} ({workflow.told(log) or 'it does not say why'}): the whole log is {log}")
+    if process.returncode:
+        raise RuntimeError(f"Snakemake could not write its report {html} "
+                           f"({workflow.told(log) or 'it does not say why'}): the whole log is {log}")
     print(f"report:  {html}")
 
 # %% ../nbs/workflow/93_cli.ipynb #26b6f2cd
@@ -247,28 +270,39 @@ def packages() -> list[tuple[bool | None, str]]:  # True: there; False: wanted; 
     found = [(True, f"{name} {version(name)}") for name in ("torch", "torchvision", "numpy", "scikit-learn")]
     for extra, what in dict(repro="to reproduce", cluster="only for a cluster", dev="only to work on the code").items():
         gone, wanted = absent(extra), extra == "repro"
-        found += [(True, f"{name} {version(name)}") for name in map(package, named(extra)) if name in ("papermill", "snakemake", "jupyterlab", "nbdev") and name not in gone]
-        if gone: found.append((False if wanted else None, f"{', '.join(gone)} {'is' if len(gone) == 1 else 'are'} missing ({what}): {remedy(extra)}"))
+        found += [(True, f"{name} {version(name)}") for name in map(package, named(extra))
+                  if name in ("papermill", "snakemake", "jupyterlab", "nbdev") and name not in gone]
+        if gone:
+            found.append((False if wanted else None,
+                          f"{', '.join(gone)} {'is' if len(gone) == 1 else 'are'} missing ({what}): {remedy(extra)}"))
     return found
 
 def kernel() -> tuple[bool, str]:
     "Whether Jupyter knows the kernel that the notebooks name."
     from jupyter_client.kernelspec import KernelSpecManager
     there = "python3" in KernelSpecManager().find_kernel_specs()
-    return there, "Jupyter kernel python3" + ("" if there else f" is missing: {shlex.join([sys.executable, '-m', 'ipykernel', 'install', '--sys-prefix', '--name', 'python3'])}")
+    return there, "Jupyter kernel python3" + (
+        "" if there else
+        " is missing: "
+        f"{shlex.join([sys.executable, '-m', 'ipykernel', 'install', '--sys-prefix', '--name', 'python3'])}")
 
 def checks(base: Path) -> list[tuple[bool | None, str]]:
     "What is in place, and what is not."
     import torch
     found = packages() + ([kernel()] if find_spec("jupyter_client") else [])
     found.append((True, f"device {torch.cuda.get_device_name() if torch.cuda.is_available() else 'cpu'}"))
-    try: found.append((True, f"{len(workflow.ready(workflow.clone(base)))} of {len(ARTEFACTS)} artefacts ready in {base}"))
+    try:
+        found.append((True, f"{len(workflow.ready(workflow.clone(base)))} of {len(ARTEFACTS)} "
+                            f"artefacts ready in {base}"))
     except FileNotFoundError as e: return [*found, (False, str(e))]
     runs = [d.parent for d in (base / "runs").glob("*/*/*") if d.name in ("done.json", "checkpoint.pt")]
     corrupt = list((base / "runs").rglob("*.corrupt-*"))
-    aside = f"; {len(corrupt)} corrupt files were set aside, for example {corrupt[0]}: delete them once looked at" if corrupt else ""
+    aside = (f"; {len(corrupt)} corrupt files were set aside, for example {corrupt[0]}: delete them once looked at"
+             if corrupt else "")
     found.append((not corrupt, f"{len(set(runs))} runs in the store{aside}"))
-    try: write_atomic(base / "runs" / ".probe", "x"); (base / "runs" / ".probe").unlink(); found.append((True, "the store can be written"))
+    try:
+        write_atomic(base / "runs" / ".probe", "x"); (base / "runs" / ".probe").unlink()
+        found.append((True, "the store can be written"))
     except OSError as e: found.append((False, str(e)))
     return found
 
@@ -282,7 +316,8 @@ def doctor():
 
 # %% ../nbs/workflow/93_cli.ipynb #d6b78a8a
 @app.command()
-def bench(n: Annotated[int, typer.Option(help="images")] = 10_000, size: Annotated[int, typer.Option(help="pixels a side")] = 32,
+def bench(n: Annotated[int, typer.Option(help="images")] = 10_000,
+          size: Annotated[int, typer.Option(help="pixels a side")] = 32,
           severity: Annotated[int, typer.Option(help="1 to 5; 0: all five")] = 0):
     "Time the 15 corruptions."
     from mixrepro.data.corruptions import benchmark
@@ -294,8 +329,10 @@ app.add_typer(data_app, name="data")
 Root = Annotated[str, typer.Option("--root", help="folder of the data sets; MIXREPRO_DATA or data unless given")]
 
 @data_app.command("get")
-def data_get(names: Annotated[list[str], typer.Argument(help="see 'mixrepro data list'; also openml:31,37")], root: Root = "",
-             source: Annotated[str, typer.Option("--from", help="looked at first: a folder, an archive or an address")] = ""):
+def data_get(names: Annotated[list[str], typer.Argument(help="see 'mixrepro data list'; also openml:31,37")],
+             root: Root = "",
+             source: Annotated[str, typer.Option("--from",
+                                                 help="looked at first: a folder, an archive or an address")] = ""):
     "Fetch data sets, or find them on disk; what is fetched is checked before it appears."
     from mixrepro.data.fetch import fetch
     for folder in fetch(names, root or None, source or None): print(folder)
@@ -305,13 +342,16 @@ def data_about(): "Fetch, check and make data sets."
 
 # %% ../nbs/workflow/93_cli.ipynb #6e1f0106
 @data_app.command("list")
-def data_rows(root: Root = "", as_json: Annotated[bool, typer.Option("--json", help="a list of objects instead of a table")] = False):
+def data_rows(root: Root = "",
+              as_json: Annotated[bool, typer.Option("--json", help="a list of objects instead of a table")] = False):
     "List the data sets: name, size, whether they are on disk, licence."
     from mixrepro.data.fetch import data_list
     from mixrepro.download import amount
     table = data_list(root or None)
     if as_json: return print(json.dumps(table, indent=1))
-    for r in table: print(f"{r['name']:16s} {amount(r['size']) if r['size'] else '?':>8s}  {r['on_disk']:9s}  {r['title']} ({r['licence']})")
+    for r in table:
+        print(f"{r['name']:16s} {amount(r['size']) if r['size'] else '?':>8s}  {r['on_disk']:9s}  "
+              f"{r['title']} ({r['licence']})")
 
 @data_app.command("verify")
 def data_verify(names: Annotated[list[str], typer.Argument(help="see 'mixrepro data list'")], root: Root = ""):
@@ -319,7 +359,9 @@ def data_verify(names: Annotated[list[str], typer.Argument(help="see 'mixrepro d
     from mixrepro.data.fetch import verify
     wrong = {name: verify(name, root or None) for name in names}
     for name, lines in wrong.items(): print(*(f"{name}: {line}" for line in lines or ["whole"]), sep="\n")
-    if bad := [name for name, lines in wrong.items() if lines]: raise RuntimeError(f"{', '.join(bad)}: not whole, see the lines above; fetch again with 'mixrepro data get {' '.join(bad)}'")
+    if bad := [name for name, lines in wrong.items() if lines]:
+        raise RuntimeError(f"{', '.join(bad)}: not whole, see the lines above; "
+                           f"fetch again with 'mixrepro data get {' '.join(bad)}'")
 
 # %% ../nbs/workflow/93_cli.ipynb #1c997a72
 def every_kind(films: bool) -> tuple[str, ...]:
@@ -329,28 +371,39 @@ def every_kind(films: bool) -> tuple[str, ...]:
     return (*PERTURBATIONS, *EXTRA_PERTURBATIONS) if films else (*CORRUPTIONS, *EXTRA)
 
 @data_app.command("make")
-def data_make(what: Annotated[str, typer.Argument(help="cifar10-c, cifar10-p, ... or the path of a .npy with images (N, H, W, C)")], root: Root = "",
+def data_make(what: Annotated[str, typer.Argument(help="cifar10-c, cifar10-p, ... "
+                                                       "or the path of a .npy with images (N, H, W, C)")],
+              root: Root = "",
               to: Annotated[str, typer.Option(help="the set's own folder; WHAT-made below the root unless given")] = "",
-              kind: Annotated[list[str], typer.Option(help="a corruption or perturbation, may be repeated; all unless given")] = [],
+              kind: Annotated[list[str], typer.Option(help="a corruption or perturbation, may be repeated; "
+                                                           "all unless given")] = [],
               seed: Annotated[int, typer.Option(help="another seed, another draw")] = 0,
-              table: Annotated[str, typer.Option(help="constants: cifar | tiny-imagenet | imagenet; by the images' size unless given")] = "",
-              labels: Annotated[str, typer.Option(help="for a .npy: the path of its labels; labels.npy beside it unless given")] = "",
-              films: Annotated[bool, typer.Option("--films", help="for a .npy: perturbation sequences instead of corruptions")] = False,
-              frost: Annotated[str, typer.Option(help="folder of the released frost photographs; drawn ones unless given")] = ""):
+              table: Annotated[str, typer.Option(help="constants: cifar | tiny-imagenet | imagenet; "
+                                                      "by the images' size unless given")] = "",
+              labels: Annotated[str, typer.Option(help="for a .npy: the path of its labels; "
+                                                       "labels.npy beside it unless given")] = "",
+              films: Annotated[bool, typer.Option("--films", help="for a .npy: perturbation sequences "
+                                                                  "instead of corruptions")] = False,
+              frost: Annotated[str, typer.Option(help="folder of the released frost photographs; "
+                                                      "drawn ones unless given")] = ""):
     "Make the -C or -P version of a data set or of your own images; it says 'made here' wherever it is read."
     from mixrepro.data.make import make
     if what.endswith(".npy"): what = Path(what)
     films = films or str(what).endswith("-p")
-    def progress(kind: str, done: int, total: int): print(f"{kind}: {done:,} images", file=sys.stderr, flush=True) if done == total else None
+    def progress(kind: str, done: int, total: int):
+        print(f"{kind}: {done:,} images", file=sys.stderr, flush=True) if done == total else None
     more = dict(seed=seed, progress=progress) | ({"frost": Path(frost)} if frost else {})
-    print(make(what, root or None, to or None, kind or every_kind(films), table or None, sequences=films, labels=labels or None, **more))
+    print(make(what, root or None, to or None, kind or every_kind(films), table or None,
+               sequences=films, labels=labels or None, **more))
 
 # %% ../nbs/workflow/93_cli.ipynb #96d96f41
 @data_app.command("split")
 def data_split(name: Annotated[str, typer.Argument(help="a data set that mixrepro loads")],
-               labelled: Annotated[int, typer.Option(help="images whose labels are seen, the same number from each class")],
+               labelled: Annotated[int, typer.Option(help="images whose labels are seen, "
+                                                          "the same number from each class")],
                seed: Annotated[int, typer.Option(help="another seed, another choice")] = 0,
-               validation: Annotated[int, typer.Option(help="images held out, the same number from each class")] = 0, root: Root = ""):
+               validation: Annotated[int, typer.Option(help="images held out, the same number from each class")] = 0,
+               root: Root = ""):
     "Choose which labels of a training set may be seen and write the choice down."
     from mixrepro.data.datasets import load
     from mixrepro.data.splits import write_split
@@ -361,9 +414,11 @@ def refused(e: Exception) -> tuple[str | None, int]:  # the sentence, None for a
     "What a person is told of an exception."
     if isinstance(e, ModuleNotFoundError): return lacking(e) or None, 1
     if hasattr(e, "format_message"):  # a usage that Typer refuses; where nothing was asked for it has printed the help
-        command, why = e.ctx.command_path if getattr(e, "ctx", None) else "mixrepro", e.format_message().strip().rstrip(".")
+        command, why = (e.ctx.command_path if getattr(e, "ctx", None) else "mixrepro",
+                        e.format_message().strip().rstrip("."))
         return why and f"{why}: see '{command} --help'", 2
-    if isinstance(e, (ValueError, TypeError, OSError, RuntimeError)): return str(e) or type(e).__name__, 130 if isinstance(e, Interrupted) else 1
+    if isinstance(e, (ValueError, TypeError, OSError, RuntimeError)):
+        return str(e) or type(e).__name__, 130 if isinstance(e, Interrupted) else 1
     return None, 1
 
 def main():

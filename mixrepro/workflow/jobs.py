@@ -35,7 +35,8 @@ def clone(base: Path = None,  # the folder looked at; the project's own unless g
     base = base or home()
     if (base / "nbs" / "training" / "train.ipynb").is_file(): return base
     looked = "which MIXREPRO_HOME names" if os.environ.get("MIXREPRO_HOME") else "or above it"
-    raise FileNotFoundError(f"no notebooks under {base}, {looked}: they come with a clone of the project, not with the package; call this in a clone, or set MIXREPRO_HOME to one")
+    raise FileNotFoundError(f"no notebooks under {base}, {looked}: they come with a clone of the project, "
+                            "not with the package; call this in a clone, or set MIXREPRO_HOME to one")
 
 # %% ../../nbs/workflow/92_jobs.ipynb #b02ef45e
 def parameters(notebook: Path) -> dict:  # name -> default
@@ -53,7 +54,9 @@ def check_parameters(notebook: Path, given: dict) -> dict:  # name -> value, of 
     for name in given: pick(f"parameter of {notebook.stem!r}", name, known)
     def cast(name, value):
         try: return type(known[name])(value)
-        except ValueError: raise ValueError(f"parameter {name!r} of {notebook.stem!r} is of type {type(known[name]).__name__}, got {value!r}") from None
+        except ValueError:
+            raise ValueError(f"parameter {name!r} of {notebook.stem!r} is of type {type(known[name]).__name__}, "
+                             f"got {value!r}") from None
     return {name: cast(name, value) for name, value in given.items()}
 
 # %% ../../nbs/workflow/92_jobs.ipynb #0f50ab63
@@ -79,10 +82,13 @@ def groups(specs: list[Spec],
         kind = (cell[0].dataset, depth(cell[0]))
         if kind not in open_ or len(open_[kind]) + len(cell) > together: open_[kind] = []; filled.append(open_[kind])
         open_[kind] += cell
-    def named(g): return f"{g[0].dataset}-{g[0].method}-{hashlib.sha256(' '.join(sorted(map(name_of, g))).encode()).hexdigest()[:10]}"
+    def named(g):
+        return (f"{g[0].dataset}-{g[0].method}-"
+                f"{hashlib.sha256(' '.join(sorted(map(name_of, g))).encode()).hexdigest()[:10]}")
     filled = {named(g): g for g in filled}
     of = {name_of(s): name for name, g in filled.items() for s in g}
-    return {name: dict(specs=g, needs=sorted({of[name_of(n)] for s in g for n in s.needs.values()})) for name, g in filled.items()}
+    return {name: dict(specs=g, needs=sorted({of[name_of(n)] for s in g for n in s.needs.values()}))
+            for name, g in filled.items()}
 
 # %% ../../nbs/workflow/92_jobs.ipynb #96155379
 WORK = "runs/.workflow"  # plans, logs, executed notebooks and stamps
@@ -101,20 +107,26 @@ def jobs(ids: list[str],     # artefacts; empty: every ready one
     scale(profile)
     base = clone(base)
     for i in ids:
-        if state(find(i), base) != "ready": raise ValueError(f"the artefact {i!r} is planned, not ready: 'mixrepro list' shows which are")
+        if state(find(i), base) != "ready":
+            raise ValueError(f"the artefact {i!r} is planned, not ready: 'mixrepro list' shows which are")
     values = {i: check_parameters(base / find(i).notebook, dict(given, profile=profile)) for i in ids or ready(base)}
     plans = {i: [c.spec for c in cells(find(i), profile, v.get("seeds", 0))] for i, v in values.items()}
-    every = groups([s for specs in plans.values() for s in specs], scale(profile).together)  # over all artefacts: a run is in one group only
+    # Over all artefacts: a run is in one group only.
+    every = groups([s for specs in plans.values() for s in specs], scale(profile).together)
     def reads(specs): return sorted(name for name, g in every.items() if any(s in g["specs"] for s in specs))
-    tasks = {i: dict(notebook=find(i).notebook, paper=find(i).paper, title=find(i).title, groups=reads(plans[i]), parameters=v,
+    tasks = {i: dict(notebook=find(i).notebook, paper=find(i).paper, title=find(i).title,
+                     groups=reads(plans[i]), parameters=v,
                      outputs=[str(f) for f in find(i).files(Path("figures") / profile)]) for i, v in values.items()}
-    for name, g in every.items(): write_if_changed(base / WORK / "plans" / f"{name}.json", json.dumps([to_json(s) for s in g["specs"]], indent=1))
-    return dict(profile=profile, python=sys.executable, gpu=torch.cuda.is_available(), artefacts=tasks, groups={name: dict(needs=g["needs"], title=title(g["specs"])) for name, g in every.items()})
+    for name, g in every.items():
+        write_if_changed(base / WORK / "plans" / f"{name}.json", json.dumps([to_json(s) for s in g["specs"]], indent=1))
+    return dict(profile=profile, python=sys.executable, gpu=torch.cuda.is_available(), artefacts=tasks,
+                groups={name: dict(needs=g["needs"], title=title(g["specs"])) for name, g in every.items()})
 
 def first(todo: dict) -> list[str]:
-    "The files of the artefact that waits for most: for the longest chain of groups, and of equals for most of them. With all it needs done first, no core idles at the end."
+    "The files of the artefact with the longest chain of groups, then the most: done first, no core idles at the end."
     def chain(group): return 1 + max(map(chain, todo["groups"][group]["needs"]), default=0)
-    return max(todo["artefacts"].values(), key=lambda a: (max(map(chain, a["groups"]), default=0), len(a["groups"])))["outputs"]
+    return max(todo["artefacts"].values(),
+               key=lambda a: (max(map(chain, a["groups"]), default=0), len(a["groups"])))["outputs"]
 
 def title(specs: list[Spec]) -> str:
     "A group in words."
@@ -128,7 +140,9 @@ def expected(specs: list[Spec], store: Store) -> tuple[int, float | None]:
     missing = [s for s in specs if not (store.run(s).folder / "done.json").exists()]
     like = lambda s: (s.dataset, s.method, s.network, s.epochs, s.n_train)
     seconds = {}
-    for run in store.runs(): seconds.setdefault(like(run.spec), []).append(json.loads((run.folder / "environment.json").read_text())["wall_seconds"])
+    for run in store.runs():
+        seconds.setdefault(like(run.spec), []).append(
+            json.loads((run.folder / "environment.json").read_text())["wall_seconds"])
     costs = [seconds.get(like(s)) for s in missing]
     return len(missing), sum(sum(c) / len(c) for c in costs) if all(costs) else None
 
@@ -138,20 +152,27 @@ class Busy(RuntimeError):
 
 def snakemake(base: Path, *args: str, stdout=None) -> subprocess.Popen:
     "Start Snakemake on the rules of the package; what it tells comes as a stream of lines."
-    command = [sys.executable, "-m", "snakemake", "--snakefile", str(files("mixrepro") / "workflow" / "Snakefile"), "--directory", str(base), "--nolock",
+    command = [sys.executable, "-m", "snakemake", "--snakefile", str(files("mixrepro") / "workflow" / "Snakefile"),
+               "--directory", str(base), "--nolock",
                "--configfile", str(base / WORK / "jobs.json"), *args]
     env = os.environ | dict(MIXREPRO_HOME=str(base), PYTHONUNBUFFERED="1", OMP_NUM_THREADS="1")
-    if env.get("MIXREPRO_DATA"): env["MIXREPRO_DATA"] = os.path.abspath(env["MIXREPRO_DATA"])  # it is called in another folder than this
-    return subprocess.Popen(command, cwd=base, env=env, text=True, encoding="utf-8", errors="replace", stdout=stdout, stderr=subprocess.PIPE)
+    # It is called in another folder than this.
+    if env.get("MIXREPRO_DATA"): env["MIXREPRO_DATA"] = os.path.abspath(env["MIXREPRO_DATA"])
+    return subprocess.Popen(command, cwd=base, env=env, text=True, encoding="utf-8", errors="replace",
+                            stdout=stdout, stderr=subprocess.PIPE)
 
 def only_one(base: Path) -> filelock.FileLock:
     "The lock of a reproduction; `Busy` if another process holds it."
     path = base / WORK / "lock"
     try: path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as e: raise OSError(f"cannot write to {base / 'runs'} ({e.strerror}): free or change the folder, or set MIXREPRO_HOME") from e
+    except OSError as e:
+        raise OSError(f"cannot write to {base / 'runs'} ({e.strerror}): "
+                      "free or change the folder, or set MIXREPRO_HOME") from e
     lock = filelock.FileLock(path)
     try: lock.acquire(timeout=0)
-    except filelock.Timeout: raise Busy(f"another process is reproducing in {base}: wait until it has ended, then run this again to see what is left") from None
+    except filelock.Timeout:
+        raise Busy(f"another process is reproducing in {base}: "
+                   "wait until it has ended, then run this again to see what is left") from None
     return lock
 
 # %% ../../nbs/workflow/92_jobs.ipynb #f092245d
@@ -170,5 +191,6 @@ def told(log: Path) -> str:
     lines = [l.rstrip() for l in log.read_text(errors="replace").splitlines() if l.strip()] if log.is_file() else []
     for i, line in reversed(list(enumerate(lines))):
         if m := re.match(r"(?:\S+: )?[Ee]rror: (.+)", line): return m[1]
-        if m := re.match(r"\w+(?:Error|Exception)\b(?:: (.+)| in .*:|:)$", line): return m[1] or " ".join(l.strip() for l in lines[i + 1:i + 3]) or line
+        if m := re.match(r"\w+(?:Error|Exception)\b(?:: (.+)| in .*:|:)$", line):
+            return m[1] or " ".join(l.strip() for l in lines[i + 1:i + 3]) or line
     return ""

@@ -74,7 +74,8 @@ class Measured(Trained):
 
     def key(self, cell: Cell) -> dict:
         "What names a row."
-        return dict(method=cell.row, column=cell.column, dataset=cell.spec.dataset, network=cell.spec.network, seed=cell.spec.seed)
+        return dict(method=cell.row, column=cell.column, dataset=cell.spec.dataset, network=cell.spec.network,
+                    seed=cell.spec.seed)
 
     def values(self, metric: str) -> list:
         "A metric of every run, as plain JSON."
@@ -85,7 +86,8 @@ class Measured(Trained):
              ) -> pd.DataFrame:           # method, column, dataset, network, seed, metric, value
         "One row for each run and quantity."
         each = zip(self.cells, quantities, strict=True)
-        return pd.DataFrame([self.key(c) | dict(metric=name, value=v) for c, found in each for name, v in found.items()])
+        return pd.DataFrame([self.key(c) | dict(metric=name, value=v)
+                             for c, found in each for name, v in found.items()])
 
     def measure(self,
                 metric: str,     # a name in METRICS
@@ -159,7 +161,8 @@ class Study(Measured):
         pages = [p for p in parts if isinstance(p, Page)]
         data = pd.concat([p.data for p in pages], ignore_index=True) if data is None else data
         above = banner(self.scale.name)
-        bodies = [str(p).replace(above, "").strip() if above else str(p).strip() for p in (" ".join(answer), *parts, " ".join(self.caption()))]
+        bodies = [str(p).replace(above, "").strip() if above else str(p).strip()
+                  for p in (" ".join(answer), *parts, " ".join(self.caption()))]
         text = "\n\n".join(filter(None, [above, *bodies]))
         folder = home() / "figures" / self.scale.name / self.artefact.paper
         save(fig, data, text, folder, self.artefact.id, self.artefact.outputs)
