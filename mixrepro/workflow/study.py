@@ -13,6 +13,7 @@ from functools import cached_property
 import pandas as pd
 from IPython.display import Markdown
 
+from ..data.sources import corruption_source
 from ..files import home
 from ..metrics import catalogue as metrics
 from ..papers.catalogue import find
@@ -37,7 +38,7 @@ class Trained:
                  ):
         self.artefact, self.scale, self.store = find(id), scale(profile), store
         self.settings, self.cells = self.artefact.settings.at(profile), cells(self.artefact, profile, seeds)
-        self.labels = LABELS | labels
+        self.labels, self.corrupted = LABELS | labels, {}
         use_style()
 
     @cached_property
@@ -78,7 +79,8 @@ class Measured(Trained):
                     seed=cell.spec.seed)
 
     def values(self, metric: str) -> list:
-        "A metric of every run, as plain JSON."
+        "A metric of every run, as plain JSON; whose corruptions they met goes into the caption."
+        if metric == "corruptions": self.corrupted = {d: corruption_source(d).words for d in self.datasets.values()}
         return metrics.measure(self.runs, metric)
 
     def rows(self,
@@ -98,7 +100,8 @@ class Measured(Trained):
 
     def wide(self, metric: str) -> pd.DataFrame:
         "One row for each run, a column for each quantity of a metric."
-        return pd.DataFrame([self.key(c) | v for c, v in zip(self.cells, self.values(metric))])
+        def named(c, v): return self.key(c) | v | self.key(c)  # a metric may have a seed of its own
+        return pd.DataFrame([named(c, v) for c, v in zip(self.cells, self.values(metric))])
 
     def histories(self) -> pd.DataFrame:
         "One row for each run and epoch."
@@ -149,7 +152,8 @@ class Study(Measured):
     def caption(self) -> list[str]:
         "What stands under everything that is published: how many seeds, and what departs from the paper."
         seeds = [f"{self.seeds} seed{'s' * (self.seeds > 1)}."] * bool(self.cells)
-        return [*seeds, *self.departures.sentences(self.labels)]
+        corrupted = [f"Corruptions of {self.labels.get(d, d)}: {words}." for d, words in self.corrupted.items()]
+        return [*seeds, *self.departures.sentences(self.labels), *corrupted]
 
     def publish(self,
                 *parts,                     # tables and paragraphs, in their order
