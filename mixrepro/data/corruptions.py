@@ -42,27 +42,31 @@ EXTRA = ("speckle_noise", "gaussian_blur", "spatter", "saturate")  # not in the 
 
 # %% ../../nbs/data/04_corruptions.ipynb #022cf66d
 CIFAR = {  # code of Hendrycks and Dietterich, make_cifar_c.py (32 px)
-    "gaussian_noise": [(.04,), (.06,), (.08,), (.09,), (.10,)],                                   # sigma
-    "shot_noise": [(500,), (250,), (100,), (75,), (50,)],                                         # photons at white
-    "impulse_noise": [(.01,), (.02,), (.03,), (.05,), (.07,)],                                    # share of values hit
-    "defocus_blur": [(.3, .4), (.4, .5), (.5, .6), (1, .2), (1.5, .1)],                           # disk radius, sigma of its edge
-    "glass_blur": [(.05, 1, 1), (.25, 1, 1), (.4, 1, 1), (.25, 1, 2), (.4, 1, 2)],                # sigma, reach, passes
-    "motion_blur": [(6, 1), (6, 1.5), (6, 2), (8, 2), (9, 2.5)],                                  # radius, sigma
-    "zoom_blur": [(7, .01), (12, .01), (16, .01), (21, .01), (26, .01)],                          # number of factors from 1 on, their step
+    "gaussian_noise": [(.04,), (.06,), (.08,), (.09,), (.10,)],                     # sigma
+    "shot_noise": [(500,), (250,), (100,), (75,), (50,)],                           # photons at white
+    "impulse_noise": [(.01,), (.02,), (.03,), (.05,), (.07,)],                      # share of values hit
+    "defocus_blur": [(.3, .4), (.4, .5), (.5, .6), (1, .2), (1.5, .1)],             # disk radius, sigma of its edge
+    "glass_blur": [(.05, 1, 1), (.25, 1, 1), (.4, 1, 1), (.25, 1, 2), (.4, 1, 2)],  # sigma, reach, passes
+    "motion_blur": [(6, 1), (6, 1.5), (6, 2), (8, 2), (9, 2.5)],                    # radius, sigma
+    "zoom_blur": [(7, .01), (12, .01), (16, .01), (21, .01), (26, .01)],            # factors from 1 on, their step
     "snow": [(.1, .2, 1, .6, 8, 3, .95), (.1, .2, 1, .5, 10, 4, .9), (.15, .3, 1.75, .55, 10, 4, .9),
-             (.25, .3, 2.25, .6, 12, 6, .85), (.3, .3, 1.25, .65, 14, 12, .8)],   # mean, sd, zoom, threshold, radius, sigma, share of image
-    "frost": [(1, .2, .2), (1, .3, .2), (.9, .4, .2), (.85, .4, .2), (.75, .45, .2)],             # weight of image, of frost; scale of the photograph
-    "fog": [(.2, 3), (.5, 3), (.75, 2.5), (1, 2), (1.5, 1.75)],                                   # amount, decay
-    "brightness": [(.05,), (.1,), (.15,), (.2,), (.3,)],                                          # added to V
-    "contrast": [(.75,), (.5,), (.4,), (.3,), (.15,)],                                            # factor about the mean
-    "elastic_transform": [(0, 0, .08), (.05, .2, .07), (.08, .06, .06), (.1, .04, .05), (.1, .03, .03)],  # displacement, its sigma, affine
-    "pixelate": [(.95,), (.9,), (.85,), (.75,), (.65,)],                                          # scale
-    "jpeg_compression": [(80,), (65,), (58,), (50,), (40,)],                                      # quality
-    "speckle_noise": [(.06,), (.1,), (.12,), (.16,), (.2,)],                                      # sigma as a share of the value
-    "gaussian_blur": [(.4,), (.6,), (.7,), (.8,), (1,)],                                          # sigma
+             (.25, .3, 2.25, .6, 12, 6, .85),
+             (.3, .3, 1.25, .65, 14, 12, .8)],  # mean, sd, zoom, threshold, radius, sigma, share of image
+    "frost": [(1, .2, .2), (1, .3, .2), (.9, .4, .2),
+              (.85, .4, .2), (.75, .45, .2)],  # weight of image, of frost; scale of the photograph
+    "fog": [(.2, 3), (.5, 3), (.75, 2.5), (1, 2), (1.5, 1.75)],                     # amount, decay
+    "brightness": [(.05,), (.1,), (.15,), (.2,), (.3,)],                            # added to V
+    "contrast": [(.75,), (.5,), (.4,), (.3,), (.15,)],                              # factor about the mean
+    "elastic_transform": [(0, 0, .08), (.05, .2, .07), (.08, .06, .06),
+                          (.1, .04, .05), (.1, .03, .03)],  # displacement, its sigma, affine
+    "pixelate": [(.95,), (.9,), (.85,), (.75,), (.65,)],                            # scale
+    "jpeg_compression": [(80,), (65,), (58,), (50,), (40,)],                        # quality
+    "speckle_noise": [(.06,), (.1,), (.12,), (.16,), (.2,)],                        # sigma as a share of the value
+    "gaussian_blur": [(.4,), (.6,), (.7,), (.8,), (1,)],                            # sigma
+    # spatter: mean, sd, sigma, threshold; water: amount, mud: sigma of its edge; 1 is mud
     "spatter": [(.62, .1, .7, .7, .5, 0), (.65, .1, .8, .7, .5, 0), (.65, .3, 1, .69, .5, 0),
-                (.65, .1, .7, .69, .6, 1), (.65, .1, .5, .68, .6, 1)],  # mean, sd, sigma, threshold; water: amount, mud: sigma of its edge; 1 is mud
-    "saturate": [(.3, 0), (.1, 0), (1.5, 0), (2, .1), (2.5, .2)],                                 # factor, and what is added to the saturation
+                (.65, .1, .7, .69, .6, 1), (.65, .1, .5, .68, .6, 1)],
+    "saturate": [(.3, 0), (.1, 0), (1.5, 0), (2, .1), (2.5, .2)],                   # factor, added to the saturation
 }
 
 # %% ../../nbs/data/04_corruptions.ipynb #a400e249
@@ -83,13 +87,15 @@ TINY_IMAGENET = CIFAR | {  # code of Hendrycks and Dietterich, make_tinyimagenet
     "jpeg_compression": [(65,), (58,), (50,), (40,), (25,)],
     "speckle_noise": [(.15,), (.2,), (.25,), (.3,), (.35,)],
     "gaussian_blur": [(.5,), (.75,), (1,), (1.25,), (1.5,)],
-    "spatter": [(.62, .1, .7, .7, .6, 0), (.65, .1, .8, .7, .6, 0), (.65, .3, 1, .69, .6, 0), (.65, .1, .7, .68, .6, 1), (.65, .1, .5, .67, .6, 1)],
+    "spatter": [(.62, .1, .7, .7, .6, 0), (.65, .1, .8, .7, .6, 0), (.65, .3, 1, .69, .6, 0),
+                (.65, .1, .7, .68, .6, 1), (.65, .1, .5, .67, .6, 1)],
     "saturate": [(.3, 0), (.1, 0), (2, 0), (5, .1), (30, .2)],
 }
 
 # %% ../../nbs/data/04_corruptions.ipynb #d185a3be
 SLIP = 244 / 224
-IMAGENET = TINY_IMAGENET | {  # code of Hendrycks and Dietterich, make_imagenet_c.py (224 px); brightness and contrast are Tiny-ImageNet's
+# code of Hendrycks and Dietterich, make_imagenet_c.py (224 px); brightness and contrast are Tiny-ImageNet's
+IMAGENET = TINY_IMAGENET | {
     "gaussian_noise": [(.08,), (.12,), (.18,), (.26,), (.38,)],
     "shot_noise": [(60,), (25,), (12,), (5,), (3,)],
     "impulse_noise": [(.03,), (.06,), (.09,), (.17,), (.27,)],
@@ -101,15 +107,18 @@ IMAGENET = TINY_IMAGENET | {  # code of Hendrycks and Dietterich, make_imagenet_
              (.55, .3, 4.5, .85, 12, 8, .65), (.55, .3, 2.5, .85, 12, 12, .55)],
     "frost": [(1, .4, 1), (.8, .6, 1), (.7, .7, 1), (.65, .7, 1), (.6, .75, 1)],
     "fog": [(1.5, 2), (2, 2), (2.5, 1.7), (2.5, 1.5), (3, 1.4)],
-    "elastic_transform": [tuple(SLIP * c for c in row) for row in ((2, .7, .1), (2, .08, .2), (.05, .01, .02), (.07, .01, .02), (.12, .01, .02))],
+    "elastic_transform": [tuple(SLIP * c for c in row) for row in ((2, .7, .1), (2, .08, .2), (.05, .01, .02),
+                                                                   (.07, .01, .02), (.12, .01, .02))],
     "pixelate": [(.6,), (.5,), (.4,), (.3,), (.25,)],
     "jpeg_compression": [(25,), (18,), (15,), (10,), (7,)],
     "speckle_noise": [(.15,), (.2,), (.35,), (.45,), (.6,)],
     "gaussian_blur": [(1,), (2,), (3,), (4,), (6,)],
-    "spatter": [(.65, .3, 4, .69, .6, 0), (.65, .3, 3, .68, .6, 0), (.65, .3, 2, .68, .5, 0), (.65, .3, 1, .65, 1.5, 1), (.67, .4, 1, .65, 1.5, 1)],
+    "spatter": [(.65, .3, 4, .69, .6, 0), (.65, .3, 3, .68, .6, 0), (.65, .3, 2, .68, .5, 0),
+                (.65, .3, 1, .65, 1.5, 1), (.67, .4, 1, .65, 1.5, 1)],
     "saturate": [(.3, 0), (.1, 0), (2, 0), (5, .1), (20, .2)],
 }
-TABLES = {"cifar": CIFAR, "tiny-imagenet": TINY_IMAGENET, "imagenet": IMAGENET}  # one for each size of image the authors published
+# one for each size of image the authors published
+TABLES = {"cifar": CIFAR, "tiny-imagenet": TINY_IMAGENET, "imagenet": IMAGENET}
 
 # %% ../../nbs/data/04_corruptions.ipynb #ed04bbfc
 def _bytes(y: Tensor,           # grey levels, float; overwritten
@@ -168,7 +177,8 @@ def _disk(radius: float, sigma: float) -> dict[float, list[tuple[int, int]]]:
     yy, xx = np.mgrid[-r:r + 1, -r:r + 1]
     kernel, edge = (yy**2 + xx**2 <= radius**2).astype(np.float32), np.exp(-np.arange(-e, e + 1)**2 / (2 * sigma**2))
     kernel = np.pad(kernel / kernel.sum(), e, mode="reflect")
-    for axis in (0, 1): kernel = np.apply_along_axis(np.convolve, axis, kernel, (edge / edge.sum()).astype(np.float32), "valid")
+    for axis in (0, 1):
+        kernel = np.apply_along_axis(np.convolve, axis, kernel, (edge / edge.sum()).astype(np.float32), "valid")
     taps = {}
     for y, x in np.argwhere(kernel > 1e-10): taps.setdefault(float(kernel[y, x]), []).append((int(y) - r, int(x) - r))
     return taps
@@ -273,7 +283,7 @@ def _zoom_matrix(h: int, w: int, count: int, step: float, device) -> Tensor:
     "The mean of an image and `count` enlargements of it: sparse float64 (h w, h w)."
     sources, weights = [np.arange(h * w)], [np.ones(h * w)]
     for k in range(count):
-        factor = 1 + k * (1 + step - 1)  # as numpy's arange has it: 26 rows times a hair over 1.25 are 33, times 1.25 were 32
+        factor = 1 + k * (1 + step - 1)  # as numpy's arange: 26 rows times a hair over 1.25 are 33, times 1.25 were 32
         (y, wy), (x, wx) = _zoom_rows(h, factor), _zoom_rows(w, factor)
         sources.append((y[:, None, :, None] * w + x[None, :, None, :]).reshape(-1))
         weights.append((wy[:, None, :, None] * wx[None, :, None, :]).reshape(-1))
@@ -281,13 +291,15 @@ def _zoom_matrix(h: int, w: int, count: int, step: float, device) -> Tensor:
     where, weight = np.unique(target * h * w + np.concatenate(sources), return_inverse=True)
     value = np.bincount(weight, np.concatenate(weights)) / (count + 1)
     at = torch.from_numpy(np.stack([where // (h * w), where % (h * w)])[:, value > 1e-12])
-    return torch.sparse_coo_tensor(at, torch.from_numpy(value[value > 1e-12]), (h * w, h * w), check_invariants=False, is_coalesced=True).to(device)
+    return torch.sparse_coo_tensor(at, torch.from_numpy(value[value > 1e-12]), (h * w, h * w),
+                                   check_invariants=False, is_coalesced=True).to(device)
 
 # %% ../../nbs/data/04_corruptions.ipynb #117cd702
 def zoom_blur(x: Tensor, keys: Tensor, count: int, step: float) -> Tensor:
     "The mean of the image and its enlargements."
-    columns = x.reshape(-1, x.shape[2] * x.shape[3]).double().t().contiguous()  # a transposed view takes four times as long
-    return _bytes(torch.sparse.mm(_zoom_matrix(*x.shape[2:], count, step, x.device), columns).t(), 1e-6).reshape(x.shape)
+    columns = x.reshape(-1, x.shape[2] * x.shape[3]).double().t().contiguous()  # a view takes four times as long
+    return _bytes(torch.sparse.mm(_zoom_matrix(*x.shape[2:], count, step, x.device), columns).t(),
+                  1e-6).reshape(x.shape)
 
 # %% ../../nbs/data/04_corruptions.ipynb #afb8f8e6
 @lru_cache(maxsize=16)
@@ -302,7 +314,8 @@ def _grey(x: Tensor) -> Tensor:
     return x if x.shape[1] == 1 else (x[:, :1] * 299 + x[:, 1:2] * 587).add_(x[:, 2:] * 114).div_(1000)
 
 # %% ../../nbs/data/04_corruptions.ipynb #9a8ab03c
-def snow(x: Tensor, keys: Tensor, mean: float, sd: float, zoom: float, threshold: float, radius: float, sigma: float, share: float) -> Tensor:
+def snow(x: Tensor, keys: Tensor, mean: float, sd: float, zoom: float, threshold: float,
+         radius: float, sigma: float, share: float) -> Tensor:
     "Smeared flakes over a whitened image."
     h, w = x.shape[2:]
     flakes = normal(fold(keys, 0), (1, h, w)).mul_(sd).add_(mean)
@@ -316,7 +329,7 @@ def snow(x: Tensor, keys: Tensor, mean: float, sd: float, zoom: float, threshold
 
 # %% ../../nbs/data/04_corruptions.ipynb #5116452f
 def _pool(textures, c: int, device) -> tuple[Tensor, Tensor]:
-    "All values of the textures in a row, grey where images are; and channels, height, width, count and start of each, int32 (T, 5)."
+    "All values in a row, grey where images are; and channels, height, width, count and start of each, int32 (T, 5)."
     textures = [_grey(t[None].float())[0] if len(t) > c else t for t in textures]
     size = torch.tensor([(*t.shape, t.numel()) for t in textures], dtype=torch.int32)
     size = torch.cat([size, size[:, 3:].cumsum(0, dtype=torch.int32) - size[:, 3:]], 1)
@@ -333,8 +346,10 @@ def frost(x: Tensor,        # uint8 (n, C, H, W)
     c, h, w = x.shape[1:]
     flat, size = _pool(frost_textures(max(160, 2 * h, 2 * w), scale) if textures is None else textures, c, x.device)
     bands, high, wide, _, start = size[integers(fold(keys, 0), (1, 1), 0, len(size))[..., None]].unbind(-1)
-    top, left = (((bits(fold(keys, k), (1, 1, 1)).long() & 0xFFFFFFFF) * room >> 32).int() for k, room in ((1, high - h), (2, wide - w)))
-    band, down, right = (torch.arange(n, dtype=torch.int32, device=x.device).view(shape) for n, shape in ((c, (-1, 1, 1)), (h, (-1, 1)), (w, (-1,))))
+    top, left = (((bits(fold(keys, k), (1, 1, 1)).long() & 0xFFFFFFFF) * room >> 32).int()
+                 for k, room in ((1, high - h), (2, wide - w)))
+    band, down, right = (torch.arange(n, dtype=torch.int32, device=x.device).view(shape)
+                         for n, shape in ((c, (-1, 1, 1)), (h, (-1, 1)), (w, (-1,))))
     place = start + (band.minimum(bands - 1) * high + top + down) * wide + left + right
     crop = flat.index_select(0, place.view(-1)).view(x.shape).float()
     return _bytes(crop.mul_(ice).add_(x.float().mul_(image)))
@@ -367,7 +382,8 @@ def _plasma(keys: Tensor, size: int, decay: float) -> Tensor:
 def fog(x: Tensor, keys: Tensor, amount: float, decay: float) -> Tensor:
     "A plasma fractal laid over the image, the brightest value kept."
     h, w = x.shape[2:]
-    top, cloud = x.amax((1, 2, 3), keepdim=True).float(), _plasma(keys, 1 << (max(h, w) - 1).bit_length(), decay)[:, None, :h, :w]
+    top, cloud = (x.amax((1, 2, 3), keepdim=True).float(),
+                  _plasma(keys, 1 << (max(h, w) - 1).bit_length(), decay)[:, None, :h, :w])
     return _bytes((x.float() + cloud * (255 * amount)).mul_(top / (top + 255 * amount)))
 
 # %% ../../nbs/data/04_corruptions.ipynb #66a0b4a6
@@ -411,10 +427,12 @@ def _bilinear(x: Tensor,     # float (n, C, H, W)
 def _affine_places(keys: Tensor, h: int, w: int, amount: float) -> tuple[Tensor, Tensor]:
     "Rows and columns to read for the affine map that moves three points by up to `amount` pixels."
     cy, cx, s = h // 2, w // 2, min(h, w) // 3
-    before = torch.tensor([[cx + s, cy + s], [cx + s, cy - s], [cx - s, cy - s]], dtype=torch.float64, device=keys.device)
+    before = torch.tensor([[cx + s, cy + s], [cx + s, cy - s], [cx - s, cy - s]],
+                          dtype=torch.float64, device=keys.device)
     after = before + uniform(keys, (3, 2), -1, 1).double() * amount
     back = torch.linalg.solve(F.pad(after, (0, 1), value=1.), before.expand_as(after))  # rows: x, y, 1
-    y, x = torch.arange(h, device=keys.device, dtype=torch.float64)[:, None], torch.arange(w, device=keys.device, dtype=torch.float64)
+    y, x = (torch.arange(h, device=keys.device, dtype=torch.float64)[:, None],
+            torch.arange(w, device=keys.device, dtype=torch.float64))
     at = [back[:, 0, k, None, None] * x + back[:, 1, k, None, None] * y + back[:, 2, k, None, None] for k in (1, 0)]
     return tuple(torch.floor(a * 32 + .5).div_(32).float() for a in at)
 
@@ -436,7 +454,8 @@ def elastic_transform(x: Tensor, keys: Tensor, alpha: float, sigma: float, affin
     y = _bilinear(x.float(), *_affine_places(fold(keys, 0), h, w, affine * side), 0)
     if alpha:
         wild = uniform(fold(keys, 1), (2, h, w), -1, 1).double()
-        smooth = _smooth_side(h, sigma * side, x.device) @ wild @ _smooth_side(w, sigma * side, x.device).T * (alpha * side)
+        smooth = (_smooth_side(h, sigma * side, x.device) @ wild @ _smooth_side(w, sigma * side, x.device).T
+                  * (alpha * side))
         dy, dx = smooth.float().unbind(1)
         y = _bilinear(y, dy + torch.arange(h, device=x.device)[:, None], dx + torch.arange(w, device=x.device), 1)
     return _bytes(y, 1e-4)
@@ -444,13 +463,16 @@ def elastic_transform(x: Tensor, keys: Tensor, alpha: float, sigma: float, affin
 # %% ../../nbs/data/04_corruptions.ipynb #62ef2214
 @lru_cache(maxsize=32)
 def _boxes(n: int, small: int, device) -> tuple[Tensor, Tensor, Tensor]:
-    "Which of n pixels fall into each of `small` boxes, float (n, small); how many; and which box each of n pixels shows."
+    "Which of n pixels fall into each of `small` boxes, float (n, small); how many; and which box each pixel shows."
     pixel, scale = np.arange(n)[:, None], n / small
     centre = (np.arange(small) + .5) * scale
-    offset = (pixel - centre + .5) * (1 / scale)  # in Pillow's order of operations: a centre on the edge of a window is a matter of the last bit
-    member = (offset > -.5) & (offset <= .5) & (pixel >= (centre - scale / 2 + .5).astype(int)) & (pixel < (centre + scale / 2 + .5).astype(int))
+    # in Pillow's order of operations: a centre on the edge of a window is a matter of the last bit
+    offset = (pixel - centre + .5) * (1 / scale)
+    member = ((offset > -.5) & (offset <= .5) & (pixel >= (centre - scale / 2 + .5).astype(int))
+              & (pixel < (centre + scale / 2 + .5).astype(int)))
     shown = ((np.arange(n) + .5) * (small / n)).astype(int)
-    return tuple(torch.from_numpy(a).to(device) for a in (member.astype(np.float32), member.sum(0).astype(np.float32), shown))
+    return tuple(torch.from_numpy(a).to(device)
+                 for a in (member.astype(np.float32), member.sum(0).astype(np.float32), shown))
 
 def pixelate(x: Tensor, keys: Tensor, scale: float) -> Tensor:
     "Down and up with a box filter."
@@ -489,7 +511,8 @@ def gaussian_blur(x: Tensor, keys: Tensor, sigma: float) -> Tensor:
     return _bytes(_gaussian(x.float(), sigma), 1e-4)
 
 # %% ../../nbs/data/04_corruptions.ipynb #14120a71
-SECTORS = ((0, 1, 2), (3, 0, 2), (2, 0, 1), (2, 3, 0), (1, 2, 0), (0, 2, 3))  # red, green, blue in each sixth: 0 V, 1 rising, 2 least, 3 falling
+# red, green, blue in each sixth: 0 V, 1 rising, 2 least, 3 falling
+SECTORS = ((0, 1, 2), (3, 0, 2), (2, 0, 1), (2, 3, 0), (1, 2, 0), (0, 2, 3))
 
 def _hue(y: Tensor, value: Tensor, spread: Tensor) -> Tensor:
     "Place on the circle of hues, red at 0, green at 2, blue at 4: double (n, H, W) in [0, 6)."
@@ -512,7 +535,8 @@ def saturate(x: Tensor, keys: Tensor, factor: float, added: float) -> Tensor:
 # %% ../../nbs/data/04_corruptions.ipynb #9f12b440
 WATER, MUD = (175, 238, 238), (63, 42, 20)  # pale turquoise and brown, bytes of red, green and blue
 
-def spatter(x: Tensor, keys: Tensor, mean: float, sd: float, sigma: float, threshold: float, amount: float, mud: int) -> Tensor:
+def spatter(x: Tensor, keys: Tensor, mean: float, sd: float, sigma: float, threshold: float,
+            amount: float, mud: int) -> Tensor:
     "Drops of water, or of mud."
     c, y = x.shape[1], x.float()
     colour = torch.tensor(MUD if mud else WATER, dtype=y.dtype, device=x.device).view(1, 3, 1, 1)
@@ -527,33 +551,44 @@ def spatter(x: Tensor, keys: Tensor, mean: float, sd: float, sigma: float, thres
     return _bytes(y.add_(light.div_(light.amax((2, 3), keepdim=True).clamp(min=1)).mul_(amount) * colour))
 
 # %% ../../nbs/data/04_corruptions.ipynb #50aad09a
-KINDS = {f.__name__: f for f in (gaussian_noise, shot_noise, impulse_noise, defocus_blur, glass_blur, motion_blur, zoom_blur, snow, frost, fog,
-                                 brightness, contrast, elastic_transform, pixelate, jpeg_compression, speckle_noise, gaussian_blur, spatter, saturate)}
-SMALLEST = {"cifar": 8, "tiny-imagenet": 8, "imagenet": 16}  # pixels; below, a mirrored border and a zoom have nothing to work with
-CHUNK = 1 << 17 # values worked on at once: the temporaries of a step stay in the cache, and memory does not grow with the batch
+KINDS = {f.__name__: f for f in (gaussian_noise, shot_noise, impulse_noise,
+                                 defocus_blur, glass_blur, motion_blur, zoom_blur, snow, frost, fog,
+                                 brightness, contrast, elastic_transform, pixelate, jpeg_compression,
+                                 speckle_noise, gaussian_blur, spatter, saturate)}
+# pixels; below, a mirrored border and a zoom have nothing to work with
+SMALLEST = {"cifar": 8, "tiny-imagenet": 8, "imagenet": 16}
+# values worked on at once: the temporaries of a step stay in the cache, and memory does not grow with the batch
+CHUNK = 1 << 17
 
 def _checked(x, severity: int, index: Tensor | None, table: str) -> Tensor:
     "The index of each image, after everything that can be wrong has been looked for."
     have = x.dtype if isinstance(x, Tensor) else type(x).__name__
-    if have != torch.uint8: raise TypeError(f"corruptions work on uint8 tensors, got {have}: scale to 0..255, round, and convert")
-    if x.dim() != 4 or x.shape[1] not in (1, 3): raise ValueError(f"images must have shape (N, C, H, W) with C = 1 or 3, got {tuple(x.shape)}")
+    if have != torch.uint8:
+        raise TypeError(f"corruptions work on uint8 tensors, got {have}: scale to 0..255, round, and convert")
+    if x.dim() != 4 or x.shape[1] not in (1, 3):
+        raise ValueError(f"images must have shape (N, C, H, W) with C = 1 or 3, got {tuple(x.shape)}")
     if not len(x): raise ValueError("the batch is empty: give at least one image")
     if min(x.shape[2:]) < (least := SMALLEST[table]):
-        raise ValueError(f"images must be at least {least} x {least} pixels for the constants of {table!r}, got {x.shape[2]} x {x.shape[3]}")
-    if not hasattr(severity, "__index__") or severity not in range(1, 6): raise ValueError(f"severity must be 1, 2, 3, 4 or 5, got {severity!r}")
+        raise ValueError(f"images must be at least {least} x {least} pixels for the constants of {table!r}, "
+                         f"got {x.shape[2]} x {x.shape[3]}")
+    if not hasattr(severity, "__index__") or severity not in range(1, 6):
+        raise ValueError(f"severity must be 1, 2, 3, 4 or 5, got {severity!r}")
     index = torch.arange(len(x)) if index is None else torch.as_tensor(index)
-    if index.shape != (len(x),): raise ValueError(f"index must name the position of each of the {len(x)} images, got shape {tuple(index.shape)}")
+    if index.shape != (len(x),):
+        raise ValueError(f"index must name the position of each of the {len(x)} images, got shape {tuple(index.shape)}")
     return index.to(x.device)
 
 def _textures(x: Tensor, kind: str, given, scale: float):
-    "The textures of frost that were handed in, or read from a folder, after everything that can be wrong has been looked for."
+    "The textures of frost, handed in or read from a folder, after everything that can be wrong has been looked for."
     if kind != "frost": raise ValueError(f"only 'frost' takes textures, not {kind!r}: leave out frost=")
     textures = photographs(given, scale) if isinstance(given, (str, Path)) else given
     for t in textures:
         if t.dtype != torch.uint8 or t.dim() != 3 or len(t) not in (1, 3):
-            raise ValueError(f"frost= must be a folder or textures of uint8 (1 or 3, h, w), got {t.dtype} {tuple(t.shape)}")
+            raise ValueError("frost= must be a folder or textures of uint8 (1 or 3, h, w), "
+                             f"got {t.dtype} {tuple(t.shape)}")
         if t.shape[1] <= x.shape[2] or t.shape[2] <= x.shape[3]:
-            raise ValueError(f"frost textures must be larger than the images, {x.shape[2]} x {x.shape[3]}, got {t.shape[1]} x {t.shape[2]}")
+            raise ValueError(f"frost textures must be larger than the images, {x.shape[2]} x {x.shape[3]}, "
+                             f"got {t.shape[1]} x {t.shape[2]}")
     return textures
 
 # %% ../../nbs/data/04_corruptions.ipynb #bf5df7eb
@@ -561,8 +596,9 @@ def _side_by_side(job, items, threads: int) -> None:
     "Run `job` on each item, on so many threads, torch running each operation on one."
     if threads == 1 or len(items) == 1: return [job(i) for i in items] and None
     try:
-        with ThreadPoolExecutor(min(threads, len(items)), initializer=torch.set_num_threads, initargs=(1,)) as pool: list(pool.map(job, items))
-    finally: torch.set_num_threads(threads)  # for this thread it was never changed, but torch remembers one number for all
+        with ThreadPoolExecutor(min(threads, len(items)), initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            list(pool.map(job, items))
+    finally: torch.set_num_threads(threads)  # never changed for this thread, but torch remembers one number for all
 
 # %% ../../nbs/data/04_corruptions.ipynb #7044b9d8
 def corrupt(x: Tensor,                     # images, uint8 (N, C, H, W), C = 1 or 3, H and W from 8
@@ -570,15 +606,16 @@ def corrupt(x: Tensor,                     # images, uint8 (N, C, H, W), C = 1 o
             severity: int,                 # 1 (mild) to 5 (strong)
             seed: int = 0,                 # another seed, other random damage
             index: Tensor | None = None,   # position of each image in its data set, int64 (N,); default: 0, 1, 2, ...
-            table: str = "cifar",          # constants, a key of TABLES: "cifar" for 32 px, "tiny-imagenet" for 64 px, "imagenet" for 224 px
-            frost=None,                    # for "frost": folder of the photographs, or textures, uint8 (T, 1 or 3, h, w); default: drawn ones
+            table: str = "cifar",          # of TABLES: "cifar" for 32 px, "tiny-imagenet" for 64, "imagenet" for 224
+            frost=None,                    # for "frost": photographs' folder or uint8 (T, 1 or 3, h, w); default: drawn
             ) -> Tensor:                   # uint8, the shape of x
-    "Damage images as CIFAR-10-C does (Hendrycks and Dietterich 2019); each result depends on its image, seed, kind, severity and index only."
+    "Damage images as CIFAR-10-C does; each result depends on its image, seed, kind, severity and index only."
     damage, constants = pick("corruption", kind, KINDS), pick("table of severities", table, TABLES)[kind]
     index = _checked(x, severity, index, table)
     keys = image_keys(seed, f"{kind}/{operator.index(severity)}", index)
     more = {} if frost is None else {"textures": _textures(x, kind, frost, constants[severity - 1][-1])}
-    n, out = max(1, (CHUNK if x.device.type == "cpu" else 32 * CHUNK) // x[0].numel()), torch.empty_like(x, memory_format=torch.contiguous_format)
+    n, out = (max(1, (CHUNK if x.device.type == "cpu" else 32 * CHUNK) // x[0].numel()),
+              torch.empty_like(x, memory_format=torch.contiguous_format))
     def part(k: int): out[k:k + n] = damage(x[k:k + n].contiguous(), keys[:, k:k + n], *constants[severity - 1], **more)
     _side_by_side(part, range(0, len(x), n), torch.get_num_threads() if x.device.type == "cpu" else 1)
     return out
@@ -587,7 +624,7 @@ def corrupt(x: Tensor,                     # images, uint8 (N, C, H, W), C = 1 o
 def _seconds(x: Tensor, kind: str, severity: int, table: str) -> float:
     "How long one corruption of all images takes."
     wait = torch.cuda.synchronize if x.is_cuda else (lambda: None)
-    corrupt(x[:64], kind, severity, table=table); wait()  # what is built once, such as the table of a law, is not what is timed
+    corrupt(x[:64], kind, severity, table=table); wait()  # what is built once, such as a law's table, is not timed
     start = time.perf_counter()
     corrupt(x, kind, severity, table=table); wait()
     return time.perf_counter() - start
@@ -601,16 +638,21 @@ def benchmark(n: int = 10_000,       # images
               table: str = "cifar",  # constants, a key of TABLES
               ) -> dict[str, float]: # seconds for each kind, all its severities together, and their "total"
     "Time corruptions on random images, print a table and return it."
-    if severity not in range(6): raise ValueError(f"severity must be 1, 2, 3, 4 or 5, or 0 for all five, got {severity!r}")
-    x = torch.randint(0, 256, (n, 3, size, size), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)).to(device)
+    if severity not in range(6):
+        raise ValueError(f"severity must be 1, 2, 3, 4 or 5, or 0 for all five, got {severity!r}")
+    x = torch.randint(0, 256, (n, 3, size, size), dtype=torch.uint8,
+                      generator=torch.Generator().manual_seed(0)).to(device)
     before, levels = _peak(x.device), (severity,) if severity else range(1, 6)
     seconds = {kind: [_seconds(x, kind, s, table) for s in levels] for kind in kinds}
-    print(f"{n} images of {size} x {size}, constants of {table}, {x.device}, {torch.get_num_threads()} threads; seconds")
+    print(f"{n} images of {size} x {size}, constants of {table}, {x.device}, "
+          f"{torch.get_num_threads()} threads; seconds")
     print(f"{'severity':<20}{''.join(f'{s:8}' for s in levels)}" + f"{'all':>9}" * (not severity))
-    for kind, row in seconds.items(): print(f"{kind:<20}{''.join(f'{s:8.3f}' for s in row)}" + f"{sum(row):9.3f}" * (not severity))
+    for kind, row in seconds.items():
+        print(f"{kind:<20}{''.join(f'{s:8.3f}' for s in row)}" + f"{sum(row):9.3f}" * (not severity))
     total = {kind: sum(row) for kind, row in seconds.items()}
     total["total"] = sum(total.values())
-    print(f"{'total':<20}{total['total']:8.3f}\npeak memory         {before / 2**20:8.0f} + {(_peak(x.device) - before) / 2**20:.0f} MiB")
+    print(f"{'total':<20}{total['total']:8.3f}\n"
+          f"peak memory         {before / 2**20:8.0f} + {(_peak(x.device) - before) / 2**20:.0f} MiB")
     return total
 
 def _peak(device: torch.device) -> int:

@@ -38,7 +38,8 @@ def rate(spec: Spec,
          t: float,  # epochs done, fractions included
          ) -> float:
     "The learning rate at a moment of the run."
-    if spec.schedule == "cosine": return spec.lr * float(1 + torch.cos(torch.tensor(torch.pi * t / spec.epochs, dtype=torch.float64))) / 2
+    if spec.schedule == "cosine":
+        return spec.lr * float(1 + torch.cos(torch.tensor(torch.pi * t / spec.epochs, dtype=torch.float64))) / 2
     if spec.schedule == "step": return spec.lr / 10 ** sum(t >= m for m in spec.milestones)
     return spec.lr
 
@@ -46,8 +47,10 @@ def rate(spec: Spec,
 def optimizer(spec: Spec, net) -> torch.optim.Optimizer:
     "The optimiser of a run."
     if spec.optimizer == "sgd":
-        return torch.optim.SGD(net.parameters(), lr=spec.lr, momentum=spec.momentum, nesterov=spec.nesterov, weight_decay=spec.weight_decay)
-    return torch.optim.Adam(net.parameters(), lr=spec.lr, betas=(spec.beta1, spec.beta2), weight_decay=spec.weight_decay)
+        return torch.optim.SGD(net.parameters(), lr=spec.lr, momentum=spec.momentum, nesterov=spec.nesterov,
+                               weight_decay=spec.weight_decay)
+    return torch.optim.Adam(net.parameters(), lr=spec.lr, betas=(spec.beta1, spec.beta2),
+                            weight_decay=spec.weight_decay)
 
 # %% ../../nbs/training/52_loop.ipynb #5d0c81c3
 def batches(n: int,                # examples in the training set
@@ -67,7 +70,8 @@ def train_epoch(net, method, train, spec: Spec, opt, rngs: dict, epoch: int) -> 
         x = train.floats(index)
         if not method.raw: x = AUGMENTS[spec.augment](x, rngs["augment"])
         with torch.autocast(x.device.type, torch.bfloat16, enabled=spec.precision == "bfloat16"):
-            loss = method.at((epoch + step / len(parts)) / spec.epochs).loss(net, x, train.y[index], rngs["method"], index)
+            loss = method.at((epoch + step / len(parts)) / spec.epochs).loss(net, x, train.y[index],
+                                                                             rngs["method"], index)
         opt.zero_grad(set_to_none=True)
         loss.backward()
         opt.step()
@@ -82,7 +86,8 @@ def score(net, method, test, spec: Spec, batch: int = 500) -> dict[str, float]:
     sums = {}
     for index in torch.arange(len(test), device=test.x.device).split(batch):
         with torch.autocast(test.x.device.type, torch.bfloat16, enabled=spec.precision == "bfloat16"):
-            for k, v in method.score(net, test.floats(index), test.y[index]).items(): sums[k] = sums.get(k, 0.) + v.double().sum()
+            for k, v in method.score(net, test.floats(index), test.y[index]).items():
+                sums[k] = sums.get(k, 0.) + v.double().sum()
     return {k: float(v) / len(test) for k, v in sums.items()}
 
 # %% ../../nbs/training/52_loop.ipynb #dd35fcb0
@@ -93,7 +98,8 @@ def with_best(rows: list[dict],  # the epochs before
     "A row of the history: each score as it is, the best so far, and the median of the last ten."
     for k, v in scores.items():
         past = [r[k] for r in rows] + [v]
-        row |= {k: v, f"{k}_best": max(past) if k == "accuracy" else min(past), f"{k}_median10": statistics.median(past[-10:])}
+        row |= {k: v, f"{k}_best": max(past) if k == "accuracy" else min(past),
+                f"{k}_median10": statistics.median(past[-10:])}
     return row
 
 # %% ../../nbs/training/52_loop.ipynb #6bbb3673
@@ -106,9 +112,12 @@ def commit(folder: Path) -> str:
 
 def environment(device, seconds: float) -> dict:
     "Versions, device, commit, wall time and peak memory of a run."
-    name = torch.cuda.get_device_name(device) if torch.device(device).type == "cuda" else platform.processor() or platform.machine()
-    peak = torch.cuda.max_memory_allocated(device) if torch.device(device).type == "cuda" else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    return dict(python=platform.python_version(), torch=torch.__version__, mixrepro=mixrepro.__version__, commit=commit(home()), device=str(device), hardware=name,
+    name = (torch.cuda.get_device_name(device) if torch.device(device).type == "cuda"
+            else platform.processor() or platform.machine())
+    peak = (torch.cuda.max_memory_allocated(device) if torch.device(device).type == "cuda"
+            else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+    return dict(python=platform.python_version(), torch=torch.__version__, mixrepro=mixrepro.__version__,
+                commit=commit(home()), device=str(device), hardware=name,
                 threads=torch.get_num_threads(), wall_seconds=round(seconds, 2), peak_memory_mib=round(peak / 2 ** 20))
 
 # %% ../../nbs/training/52_loop.ipynb #a759c8f2
@@ -116,8 +125,10 @@ def progress(run: Run, row: dict, epochs: int, left: float):
     "Print where a run stands."
     epoch = int(row["epoch"])
     if epoch % max(1, -(-epochs // 30)) and epoch != epochs: return
-    scores = "  ".join(f"{k} {row[k]:.2%}" if k == "accuracy" else f"{k} {row[k]:.4f}" for k in row if f"{k}_best" in row)
-    print(f"{run.spec.method} s{run.spec.seed}  epoch {epoch:3d}/{epochs}  loss {row['loss']:.4f}  test {scores}  {row['seconds']:.1f} s  {left:.0f} s left", flush=True)
+    scores = "  ".join(f"{k} {row[k]:.2%}" if k == "accuracy" else f"{k} {row[k]:.4f}"
+                       for k in row if f"{k}_best" in row)
+    print(f"{run.spec.method} s{run.spec.seed}  epoch {epoch:3d}/{epochs}  loss {row['loss']:.4f}  test {scores}  "
+          f"{row['seconds']:.1f} s  {left:.0f} s left", flush=True)
 
 # %% ../../nbs/training/52_loop.ipynb #a454a66d
 STREAMS = ("order", "augment", "method", "network")  # the last one is for layers that draw: dropout, noise
@@ -127,7 +138,7 @@ def auto_device() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 # %% ../../nbs/training/52_loop.ipynb #81029c68
-def split_of(spec: Spec,  # its split: <data set>-l<labelled>-v<validation>, with -s<seed> if that is not the run's, or the name of a file in `splits` below the data root
+def split_of(spec: Spec,  # its split: <data set>-l<labelled>-v<validation>[-s<seed>, else the run's], or a file's name
              y,           # labels of all training images, integers (N,)
              ) -> Split:
     "The split of a run: from its file where there is one, else drawn from what its name says."
@@ -147,12 +158,14 @@ def seen_of(spec: Spec, train) -> dict:
     seen = dict(train=cut(labelled), whiten=rest)
     if len(parts.validation): seen["valid"] = train.subset(parts.validation)
     if not METHODS[spec.method].unlabelled: return seen
-    if len(rest) < spec.batch: raise ValueError(f"{spec.split} leaves {len(rest)} images without labels, fewer than a batch of {spec.batch}: take a smaller batch or fewer for validation")
+    if len(rest) < spec.batch:
+        raise ValueError(f"{spec.split} leaves {len(rest)} images without labels, fewer than a batch of {spec.batch}: "
+                         "take a smaller batch or fewer for validation")
     return seen | dict(train=replace(rest, y=torch.zeros_like(rest.y)), labelled=labelled)
 
 # %% ../../nbs/training/52_loop.ipynb #da643e26
 def start(spec: Spec, store: Store, device: str) -> tuple:
-    "Training set, test set, network, method, what was warned of, and validation set (or None) of a run, before its first batch."
+    "Training set, test set, network, method, warnings, and validation set (or None) of a run, before its first batch."
     nets = {name: open_net(train_run(s, store, device), device) for name, s in spec.needs.items()}
     train, test = (load(spec.dataset, split).to(device) for split in ("train", "test"))
     seen = seen_of(spec, train)
@@ -160,7 +173,8 @@ def start(spec: Spec, store: Store, device: str) -> tuple:
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always", UserWarning)
         if spec.whiten: fit_whitening(net.norm, seen["whiten"])
-        ready = method(spec.method, **spec.method_args).prepare(seen["train"], generator(spec, "prepare", device), augment=AUGMENTS[spec.augment], **few, **nets)
+        ready = method(spec.method, **spec.method_args).prepare(seen["train"], generator(spec, "prepare", device),
+                                                                augment=AUGMENTS[spec.augment], **few, **nets)
     return seen["train"], test, net, ready, [str(w.message) for w in said], seen.get("valid")
 
 # %% ../../nbs/training/52_loop.ipynb #95aa976b
@@ -195,7 +209,9 @@ def _train(run: Run, train, test, net, ready, warned: list[str], valid, device: 
         begin = time.perf_counter()
         loss = train_epoch(net, ready, train, spec, opt, rngs, epoch)
         seconds = time.perf_counter() - begin
-        if loss != loss: raise FloatingPointError(f"the loss of {run} is not a number in epoch {epoch + 1}: lower lr ({spec.lr}) or check the data")
+        if loss != loss:
+            raise FloatingPointError(f"the loss of {run} is not a number in epoch {epoch + 1}: "
+                                     f"lower lr ({spec.lr}) or check the data")
         scores = score(net, ready, test, spec)
         rows.append(with_best(rows, dict(epoch=epoch + 1, lr=rate(spec, epoch), loss=loss, seconds=seconds), scores))
         if valid: rows[-1] |= {f"valid_{k}": v for k, v in score(net, ready, valid, spec).items()}

@@ -58,8 +58,10 @@ def check_numbers(spec):
     for field in ("beta1", "beta2"):
         if not 0 <= (b := getattr(spec, field)) < 1: raise ValueError(f"{field} must be in [0, 1), got {b}")
     if not spec.lr > 0: raise ValueError(f"lr must be above 0, got {spec.lr}")
-    for field, v in (dict(momentum=spec.momentum, weight_decay=spec.weight_decay) | spec.method_args | spec.network_args).items():
-        if v != v: raise ValueError(f"{field} must be a number, got {v}: a run must be equal to itself to be found again")
+    for field, v in (dict(momentum=spec.momentum, weight_decay=spec.weight_decay)
+                     | spec.method_args | spec.network_args).items():
+        if v != v:
+            raise ValueError(f"{field} must be a number, got {v}: a run must be equal to itself to be found again")
 
 # %% ../../nbs/training/50_spec.ipynb #62761644
 def check_split(spec):
