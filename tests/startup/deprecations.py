@@ -57,5 +57,5 @@ FILTERS = [("ignore", FORK, DeprecationWarning, None, 0),
 
 def install():
     "Before all other filters, for this process or until the `catch_warnings` around it ends."
-    warnings.filters[:0] = [f for f in FILTERS if f not in warnings.filters]
+    warnings.filters[:] = FILTERS + [f for f in warnings.filters if f not in FILTERS]  # a child has them already, behind pytest's
     warnings.simplefilter("default", append=True)  # changes nothing, but Python forgets what it has warned of already
