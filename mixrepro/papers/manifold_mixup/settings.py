@@ -35,8 +35,6 @@ class Supervised(Settings):
     augment: str = setting("crop2-flip", "code", "padding 2 and flips; the paper is silent",
         smoke="crop", embedded="crop")
 
-Supervised.look()
-
 # %% ../../../nbs/manifold_mixup/00_settings.ipynb #4081ff69
 def run(s: Supervised,
         scale: Scale,

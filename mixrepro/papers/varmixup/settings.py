@@ -37,8 +37,6 @@ class Grid(Settings):
     vae_share: float = setting(1., "default", "of the VAE's epochs; small data need more of them",
         smoke=.02, embedded=.25, gpu=.3)
 
-Grid.look()
-
 # %% ../../../nbs/varmixup/00_settings.ipynb #88268e25
 def run(s: Grid,
         scale: Scale,
