@@ -54,7 +54,8 @@ def sources() -> list[Path]:
 def named(extra: str) -> list[str]:  # "papermill>=2.7", ...
     "What an extra of the package names."
     if sources():
-        extras = tomllib.loads((sources()[0] / "pyproject.toml").read_text())["project"].get("optional-dependencies", {})
+        extras = tomllib.loads((sources()[0] / "pyproject.toml").read_text())["project"].get("optional-dependencies",
+                                                                                             {})
         return extras.get(extra, [])
     return [r.split(";")[0].strip() for r in requires("mixrepro") or [] if re.search(rf"extra == ['\"]{extra}['\"]", r)]
 

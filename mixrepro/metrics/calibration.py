@@ -56,7 +56,8 @@ def pooled(bins,            # of several networks, each as `reliability` gives t
            least: int = 1,  # predictions that a bin must hold to be shown
            ) -> dict[str, Tensor]:  # "count", "confidence", "accuracy", of the bins that are left
     "Reliability over several networks."
-    every = {k: torch.stack([torch.as_tensor(b[k], dtype=torch.float64) for b in bins]) for k in ("count", "confidence", "accuracy")}
+    every = {k: torch.stack([torch.as_tensor(b[k], dtype=torch.float64) for b in bins])
+             for k in ("count", "confidence", "accuracy")}
     n = every["count"].sum(0)
     means = {k: (every["count"] * every[k]).sum(0) / n.clamp(min=1) for k in ("confidence", "accuracy")}
     return {k: v[n >= least] for k, v in (dict(count=n) | means).items()}

@@ -37,7 +37,8 @@ def curves(ax,                    # a matplotlib axis
         by, style = mine.pivot(index=x, columns="seed", values=y), line(method) | dict(marker="") | look
         ax.plot(by.index, by.mean(axis=1), **style)
         if by.shape[1] == 1: continue
-        low, high = (by.min(axis=1), by.max(axis=1)) if spread == "range" else (by.mean(axis=1) - by.std(axis=1), by.mean(axis=1) + by.std(axis=1))
+        low, high = (by.min(axis=1), by.max(axis=1)) if spread == "range" else (by.mean(axis=1) - by.std(axis=1),
+                                                                                by.mean(axis=1) + by.std(axis=1))
         ax.fill_between(by.index, low, high, color=style["color"], alpha=.18, lw=0)
 
 # %% ../../nbs/repro/83c_charts.ipynb #910308db

@@ -24,7 +24,7 @@ LEVEL = .95  # of every interval
 # %% ../../nbs/repro/82_ledger.ipynb #9db28706
 def reported(paper: str,     # "varmixup", ...
              artefact: str,  # one of its artefacts
-             ) -> pd.DataFrame:  # paper, artefact, row, column, mean, spread, n, where; empty where the paper has a figure only
+             ) -> pd.DataFrame:  # row, column, mean, spread, n, ...; empty where the paper has a figure only
     "The published numbers of one artefact."
     there = {f.name[:-4]: f for f in (resources.files("mixrepro")/"reported").iterdir() if f.name.endswith(".csv")}
     file = pick("paper with transcribed numbers", paper, there)
@@ -65,7 +65,9 @@ class Measured:
     def interval(self) -> tuple[float, float] | None:
         return t_interval(self.mean, self.sd / math.sqrt(self.n), self.n - 1) if self.n > 1 else None
 
-    def __str__(self): return f"{self.mean:.2f} ± {self.sd:.2f} (n = {self.n})" if self.n > 1 else f"{self.mean:.2f} (n = 1, no interval)"
+    def __str__(self):
+        if self.n == 1: return f"{self.mean:.2f} (n = 1, no interval)"
+        return f"{self.mean:.2f} ± {self.sd:.2f} (n = {self.n})"
 
 # %% ../../nbs/repro/82_ledger.ipynb #d07cfd06
 def signed(m: Measured,        # a difference or a gain
@@ -117,7 +119,8 @@ class Published:
         if self.mean is None: return ""
         numbers = [f"{v:.{decimals}f}" for v in self.spread]
         inside = [" to ".join(numbers)] * (len(numbers) == 2) + [f"n = {self.n}"] * bool(self.n)
-        return " ± ".join([f"{self.mean:.{decimals}f}", *numbers * (len(numbers) == 1)]) + (f" ({', '.join(inside)})" if inside else "")
+        return " ± ".join([f"{self.mean:.{decimals}f}",
+                           *numbers * (len(numbers) == 1)]) + (f" ({', '.join(inside)})" if inside else "")
 
 # %% ../../nbs/repro/82_ledger.ipynb #2027ea34
 @dataclass(frozen=True)
@@ -155,7 +158,7 @@ def value_verdict(mean: float | None,  # the paper's mean; None: it has none
 # %% ../../nbs/repro/82_ledger.ipynb #2b216d61
 def gain_verdict(paper_gain: float | None,  # gain in the paper, positive is better; None: it gives none
                  differences: Measured,     # our gains, seed by seed
-                 ) -> Verdict:           # "same direction", "opposite direction", or "undecided (why)"; "gain" or "loss" where the paper has none
+                 ) -> Verdict:  # "same direction", "opposite direction", "undecided (why)"; else "gain" or "loss"
     "Whether our gain over the baseline has the paper's sign, by the paired-t interval."
     effect = differences.mean
     if differences.n < 2: return Verdict("undecided (n = 1)", effect)
@@ -164,7 +167,8 @@ def gain_verdict(paper_gain: float | None,  # gain in the paper, positive is bet
     ours, theirs = (low > 0) - (high < 0), 0 if paper_gain is None else (paper_gain > 0) - (paper_gain < 0)
     if not ours: return Verdict("undecided", effect, low, high)
     if paper_gain is None: return Verdict("gain" if ours > 0 else "loss", effect, low, high)
-    return Verdict({1: "same direction", -1: "opposite direction", 0: "undecided (no gain in the paper)"}[ours * theirs], effect, low, high)
+    return Verdict({1: "same direction", -1: "opposite direction",
+                    0: "undecided (no gain in the paper)"}[ours * theirs], effect, low, high)
 
 # %% ../../nbs/repro/82_ledger.ipynb #0245aa2c
 KEYS = ["method", "dataset", "metric", "seed"]
@@ -174,13 +178,15 @@ def checked(measured: pd.DataFrame,  # columns method, dataset, metric, seed, va
             ) -> dict:               # (dataset, metric) -> method -> seed -> value
     "The measurements by cell; missing columns, repeated rows and values that are not finite are refused."
     missing = [c for c in [*KEYS, "value"] if c not in measured]
-    if missing: raise ValueError(f"measurements need the columns {', '.join([*KEYS, 'value'])}: {', '.join(missing)} missing")
+    if missing:
+        raise ValueError(f"measurements need the columns {', '.join([*KEYS, 'value'])}: {', '.join(missing)} missing")
     cells, seen = {}, set()
     for *key, value in measured[[*KEYS, "value"]].itertuples(index=False):
         method, dataset, metric, seed = key
         name = f"{method} on {dataset}, {metric}, seed {seed}"
         if tuple(key) in seen: raise ValueError(f"measured more than once: {name}: keep one row for each seed")
-        if not math.isfinite(value): raise ValueError(f"not a finite number: {name} is {value}: a run that failed is no measurement")
+        if not math.isfinite(value):
+            raise ValueError(f"not a finite number: {name} is {value}: a run that failed is no measurement")
         seen.add(tuple(key))
         cells.setdefault((dataset, metric), {}).setdefault(method, {})[seed] = scale * float(value)
     return cells
@@ -194,7 +200,8 @@ def paired(ours: dict,      # seed -> value of a method
     "Gains over the baseline at the same seeds; seeds that stand on one side only are refused."
     alone = sorted(set(ours) ^ set(base))
     if alone:
-        raise ValueError(f"{name} and its baseline must share their seeds: {', '.join(map(str, alone))} stand on one side only; run the same for both")
+        raise ValueError(f"{name} and its baseline must share their seeds: {', '.join(map(str, alone))} "
+                         "stand on one side only; run the same for both")
     return Measured([sign * (ours[s] - base[s]) for s in sorted(ours)])
 
 # %% ../../nbs/repro/82_ledger.ipynb #e5209ee7
@@ -230,7 +237,9 @@ def rows(paper: pd.DataFrame,     # from `reported`
          ) -> list[Row]:
     "Every method in every column: those of the paper in its order, then ours."
     twice = paper[paper.duplicated(["row", "column"])]
-    if len(twice): raise ValueError(f"the paper's {twice.row.iloc[0]}, {twice.column.iloc[0]} stands twice: pass the rows of one artefact")
+    if len(twice):
+        raise ValueError(f"the paper's {twice.row.iloc[0]}, {twice.column.iloc[0]} stands twice: "
+                         "pass the rows of one artefact")
     for c in columns if len(paper) else (): pick("column", c, list(dict.fromkeys(paper.column)))
     printed, out = {(r["row"], r["column"]): Published.of(r) for _, r in paper.iterrows()}, []
     cells = checked(measured, scale)
@@ -239,10 +248,13 @@ def rows(paper: pd.DataFrame,     # from `reported`
         where = columns.get(column, ("", ""))
         ran = cells.get(where, {})
         if ran and baseline and baseline not in ran:
-            raise ValueError(f"the baseline {baseline!r} was not measured on {', '.join(where)}: run it, or name another baseline")
+            raise ValueError(f"the baseline {baseline!r} was not measured on {', '.join(where)}: "
+                             "run it, or name another baseline")
         methods = dict.fromkeys([*(r for r, c in printed if c == column), *ran])
-        out += [one_row(m, column, where, printed, ran, baseline, sign, reasons.get((m, where[0]), ""), at) for m in methods]
-    if not out: raise ValueError("nothing to show: neither the paper nor the measurements have a row; run the methods first")
+        out += [one_row(m, column, where, printed, ran, baseline, sign, reasons.get((m, where[0]), ""), at)
+                for m in methods]
+    if not out:
+        raise ValueError("nothing to show: neither the paper nor the measurements have a row; run the methods first")
     return out
 
 # %% ../../nbs/repro/82_ledger.ipynb #76d99f39
@@ -257,7 +269,8 @@ def one_row(method: str, column: str, where: tuple,  # which; where: our (data s
     "A method in a column, with both verdicts."
     p, b = printed.get((method, column), Published()), printed.get((baseline, column), Published())
     paper_gain = sign * (p.mean - b.mean) if method != baseline and None not in (p.mean, b.mean) else None
-    if method not in ran: return Row(method, column, *where, p, None, paper_gain, Verdict("not run"), Verdict("not run"))
+    if method not in ran:
+        return Row(method, column, *where, p, None, paper_gain, Verdict("not run"), Verdict("not run"))
     ours, alone = Measured(ran[method].values()), "not in the paper" if printed else "the paper gives a figure only"
     gain = (Verdict("") if not baseline else Verdict("baseline") if method == baseline
             else withheld(gain_verdict(paper_gain, paired(ran[method], ran[baseline], sign, method)), at))
@@ -277,11 +290,13 @@ def frame(found: list[Row],  # from `rows`
     def flat(r):
         paper = dict(zip(kinds, r.paper.spread or [math.nan] * len(kinds)))
         o, (low, high) = r.ours, (r.ours and r.ours.interval) or (math.nan, math.nan)
-        ours = dict(mean=o.mean, sd=o.sd, min=min(o.values), max=max(o.values)) if o else dict.fromkeys(("mean", "sd", "min", "max"), math.nan)
+        ours = dict(mean=o.mean, sd=o.sd, min=min(o.values),
+                    max=max(o.values)) if o else dict.fromkeys(("mean", "sd", "min", "max"), math.nan)
         return {"method": r.method, "column": r.column, "data set": r.dataset, "metric": r.metric,
                 f"paper mean ({unit})": number(r.paper.mean), **{f"paper {k} ({unit})": v for k, v in paper.items()},
                 "paper n": r.paper.n or None,
-                **{f"our {k} ({unit})": v for k, v in ours.items()}, "our n": o.n if o else 0, f"our low ({unit})": low, f"our high ({unit})": high,
+                **{f"our {k} ({unit})": v for k, v in ours.items()}, "our n": o.n if o else 0,
+                f"our low ({unit})": low, f"our high ({unit})": high,
                 f"paper gain ({points})": number(r.paper_gain), f"our gain ({points})": number(r.gain.effect),
                 f"gain low ({points})": number(r.gain.low), f"gain high ({points})": number(r.gain.high),
                 "direction": r.gain.word,
@@ -308,7 +323,8 @@ def block(found: list[Row],     # the rows of one column
     def gains(r): return [sign(r.paper_gain), gain(r.gain), r.gain.word] if baseline else []
     head = ["Method", f"Paper ({unit})", f"Ours ({unit})", *gained, "Value"]
     lines = [[show(r.method), r.paper.text(decimals), ours(r.ours), *gains(r), value(r.value)] for r in found]
-    title = f"**{show(first.column)}**" + (f", measured on {show(first.dataset)}, {show(first.metric)}" if first.dataset else ", not run")
+    title = f"**{show(first.column)}**" + (f", measured on {show(first.dataset)}, {show(first.metric)}"
+                                           if first.dataset else ", not run")
     return "\n".join([title, "", *("| " + " | ".join(l) + " |" for l in (head, ["---"] * len(head), *lines))])
 
 # %% ../../nbs/repro/82_ledger.ipynb #0a466361
@@ -320,20 +336,22 @@ def page(found: list[Row],       # from `rows`
     groups = {c: [r for r in found if r.column == c] for c in dict.fromkeys(r.column for r in found)}
     trials = {"sd": "mean ± standard deviation", "min/max": "mean (smallest to largest)"}[spread]
     how = [f"Paper: as printed. Ours: {trials} over n seeds."]
-    if baseline: how.append("Gains: positive is better; ours are taken seed by seed, in brackets the 95% interval of the paired t-test, "
+    if baseline: how.append("Gains: positive is better; ours are taken seed by seed, "
+                            "in brackets the 95% interval of the paired t-test, "
                             "each for its own row, uncorrected.")
-    return "\n\n".join([*(block(g, unit, spread, baseline, labels, decimals) for g in groups.values()), " ".join(how)]) + "\n"
+    return "\n\n".join([*(block(g, unit, spread, baseline, labels, decimals) for g in groups.values()),
+                        " ".join(how)]) + "\n"
 
 # %% ../../nbs/repro/82_ledger.ipynb #2184268d
 def table(paper: pd.DataFrame,           # from `reported`; empty where the paper gives a figure only
           measured: pd.DataFrame,        # method, dataset, metric, seed, value
-          columns: dict,                 # the paper's column -> our (data set, metric); columns left out are shown as not run
+          columns: dict,                 # the paper's column -> our (data set, metric); others are shown as not run
           baseline: str | None = "erm",  # the method that gains are taken over; None: no gains
           higher_is_better: bool = True,  # False for errors, losses, hours
           unit: str = "%",               # of the values
           scale: float = 1.,             # our values times this are in that unit: 100 for shares
           spread: str = "sd",            # what the paper prints: "sd" or "min/max"
-          reasons: dict = {},            # (method, our data set) -> why its values are not the paper's: "stand-in", "other schedule"
+          reasons: dict = {},            # (method, our data set) -> "stand-in" or "other schedule"
           labels: dict | None = None,    # id -> name to show
           decimals: int = 2,             # of every number on the page
           *, at: str,                    # the scale that was run, a profile's name
@@ -343,7 +361,9 @@ def table(paper: pd.DataFrame,           # from `reported`; empty where the pape
     labels = labels or {}
     found = rows(paper, measured, columns, baseline, 1 if higher_is_better else -1, reasons, scale, at=at)
     odd = [r for r in found if r.paper.spread and len(r.paper.spread) != len(spread.split("/"))]
-    if odd: raise ValueError(f"the paper's spread of {odd[0].method}, {odd[0].column} is {odd[0].paper}, not {spread}: choose the other kind of spread")
+    if odd:
+        raise ValueError(f"the paper's spread of {odd[0].method}, {odd[0].column} is {odd[0].paper}, not {spread}: "
+                         "choose the other kind of spread")
     below = page(found, unit, spread, baseline, labels, decimals)
     return frame(found, unit, spread), "\n\n".join(filter(None, [banner(at), below]))
 
@@ -360,7 +380,8 @@ def claim(effect: tuple,        # an effect and its interval; nan for no interva
     return withheld(Verdict({sign: "holds", -sign: "does not hold", 0: "undecided"}[side], value, low, high), at)
 
 # %% ../../nbs/repro/82_ledger.ipynb #d5280dcd
-DIRECTIONS = {"same direction": "in the paper's direction", "opposite direction": "in the opposite one", "gain": "above 0", "loss": "below 0"}
+DIRECTIONS = {"same direction": "in the paper's direction", "opposite direction": "in the opposite one",
+              "gain": "above 0", "loss": "below 0"}
 
 def counted(data: pd.DataFrame,  # from `table`, or several below each other
             baseline: str,       # its name to show
@@ -379,4 +400,5 @@ def shares(rows: pd.DataFrame,  # method, seed, value
     "Each method's values as a share of another's, seed by seed."
     cells = rows.pivot(index="seed", columns="method", values="value")
     found = {m: Measured((cells[m] / cells[base]).tolist()) for m in cells if m != base}
-    return {m: f"{v.mean:.2f}" + (f" [{v.interval[0]:.2f}, {v.interval[1]:.2f}]" if v.interval else "") for m, v in found.items()}
+    return {m: f"{v.mean:.2f}" + (f" [{v.interval[0]:.2f}, {v.interval[1]:.2f}]" if v.interval else "")
+            for m, v in found.items()}

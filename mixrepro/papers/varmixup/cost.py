@@ -23,4 +23,5 @@ def beside_hours(rows: pd.DataFrame,  # from `ratios`, indexed by method
     step = {"time": "step_seconds", "FLOPs": "step_flops", "memory": "step_bytes"}
     step = {f"one step: {what}, ERM = 1": rows[f"{k}_ratio"] for what, k in step.items()}
     columns = {"paper (hours)": printed, f"paper, {name} = 1": printed / hours[one], **ours, **base, **step}
-    return pd.DataFrame(columns | {"steps": rows.steps, "one step (ms)": 1e3 * rows.step_seconds}).rename_axis("method").reset_index()
+    return pd.DataFrame(columns | {"steps": rows.steps,
+                                   "one step (ms)": 1e3 * rows.step_seconds}).rename_axis("method").reset_index()

@@ -26,7 +26,8 @@ def made(x: Tensor,     # images (B, C, H, W), in [0, 1]
          vaes: dict,    # "varmixup", "adv-varmixup" -> an autoencoder
          ) -> dict[str, Tensor]:  # method -> images (B, C, H, W)
     "The same mixture in pixels, of reconstructions, and of codes."
-    return {"mixup": mix(x), "mixup-r": mix(vaes["varmixup"](x))} | {m: decode_mix(vaes[v], vaes[v].encode(x), mix) for m, v in OF_CODES.items()}
+    return {"mixup": mix(x), "mixup-r": mix(vaes["varmixup"](x))} | {m: decode_mix(vaes[v], vaes[v].encode(x), mix)
+                                                                     for m, v in OF_CODES.items()}
 
 # %% ../../../nbs/varmixup/02_samples.ipynb #3fac2b5a
 def batches(data, size: int = 500) -> Iterator[Tensor]:
@@ -55,8 +56,10 @@ def distances(dataset: str,
     rng = torch.Generator().manual_seed(seed)
     real = describe(batches(train), extractor, rng)
     sets = {"test": batches(test), "mixup": mixed(train, rng)} | {m: mixed(train, rng, vae) for m, vae in vaes.items()}
-    found = {m: compare(real, describe(images, extractor, rng), rng, size=min(1000, len(test))) for m, images in sets.items()}
-    return pd.DataFrame([dict(method=m, dataset=dataset, metric=name.upper(), seed=seed, value=d[name]) for m, d in found.items() for name in ("fid", "kid")])
+    found = {m: compare(real, describe(images, extractor, rng), rng, size=min(1000, len(test)))
+             for m, images in sets.items()}
+    return pd.DataFrame([dict(method=m, dataset=dataset, metric=name.upper(), seed=seed, value=d[name])
+                         for m, d in found.items() for name in ("fid", "kid")])
 
 # %% ../../../nbs/varmixup/02_samples.ipynb #f0d0a227
 @torch.no_grad()
