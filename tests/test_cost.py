@@ -66,7 +66,7 @@ def test_the_frozen_decoder_is_in_varmixups_step():
     ready = method("varmixup").prepare(train, seeded(), vae=vae)
     x, index = train.floats(), torch.arange(16)
     erm, ours = (flops(lambda: m.loss(net, x, train.y, seeded(), index).backward()) for m in (method("erm"), ready))
-    assert ours - erm == flops(lambda: vae.decode(ready.codes))
+    assert ours - erm == flops(lambda: vae.decode(ready.made.codes))
 
 
 # ---- memory ---------------------------------------------------------------------------------------------------------

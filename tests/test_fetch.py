@@ -313,7 +313,7 @@ def test_cifar10_from_an_archive_of_ones_own_loads(official, tmp_path):
 # ---- ImageNet and OpenML --------------------------------------------------------------------------------------------
 
 def test_imagenet_is_checked_and_indexed_where_it_lies(tmp_path, monkeypatch):
-    monkeypatch.setattr(F, "IMAGENET", {"train": 2000, "val": 1000})
+    monkeypatch.setattr(F, "IMAGENET_ROWS", {"train": 2000, "val": 1000})
     for split, n in F.IMAGENET_ROWS.items():
         for c in range(1000):
             (folder := tmp_path / "there" / split / f"n{c:08d}").mkdir(parents=True)

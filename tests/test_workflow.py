@@ -144,7 +144,10 @@ def test_opened_alone_it_finds_the_project_from_its_own_folder(reproduced):
     project, _ = reproduced
     runs = tree(project / "runs/digits", "*.safetensors")
     env = {k: v for k, v in os.environ.items() if k != "MIXREPRO_HOME"}
-    done = subprocess.run([Path(sys.executable).with_name("jupyter"), "nbconvert", "--to", "notebook", "--execute", "--stdout", "nbs/varmixup/vm-fig2.ipynb"],
+    notebook = project / "nbs/varmixup/at-smoke.ipynb"  # by itself it would open at the embedded scale
+    notebook.write_text((project / "nbs/varmixup/vm-fig2.ipynb").read_text().replace('profile: str = \\"embedded', 'profile: str = \\"smoke'))
+    assert "str = \\\"smoke" in notebook.read_text()
+    done = subprocess.run([Path(sys.executable).with_name("jupyter"), "nbconvert", "--to", "notebook", "--execute", "--stdout", str(notebook)],
                           cwd=project, env=env, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
     assert tree(project / "runs/digits", "*.safetensors") == runs and not (project / "nbs/varmixup/runs").exists()
