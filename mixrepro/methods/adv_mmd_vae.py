@@ -59,8 +59,8 @@ class AdvMMDVAE(AttackedVAE):
     def objective(self, net, at: Tensor, x: Tensor, prior: Tensor, rng: torch.Generator) -> Tensor:  # shape ()
         "J at images `at` in the place of `x`, for one sample of the prior."
         z = net.posterior(at, rng)
-        error = F.mse_loss(net.decode(z), at if self.target == "adversarial" else x)
-        return self.gamma * mmd(z.to(prior.dtype), prior, self.kernel) + error
+        apart = self.gamma * mmd(z.to(prior.dtype), prior, self.kernel)  # first: gradients sum in the order of use
+        return apart + F.mse_loss(net.decode(z), at if self.target == "adversarial" else x)
 
     def worst(self, net, x: Tensor, prior: Tensor, rng: torch.Generator) -> Tensor:  # float (B, C, H, W) in [0, 1]
         "The inner maximisation, jointly over the batch."

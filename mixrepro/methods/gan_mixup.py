@@ -50,8 +50,8 @@ class Between:
         n, (real, fake) = len(self.partner), h.tensor_split(2)
         if len(h) != 2 * n:
             raise ValueError(f"this draw mixes {n} real examples with as many fake ones, but got {len(h)} in all")
-        other = fake[self.partner]
-        ends = {"fake-fake": (fake, other), "real-fake": (real, fake), "fake-real": (other, real)}
+        def other(): return fake[self.partner]  # twice: a shared copy would sum its gradients in another order
+        ends = {"fake-fake": (fake, other()), "real-fake": (real, fake), "fake-real": (other(), real)}
         lam = self.lam.to(h.dtype).view(*self.lam.shape, *[1] * (h.dim() - 1))
         return torch.cat([h, *(torch.lerp(ends[p][1], ends[p][0], l) for p, l in zip(self.pairs, lam))])
 
