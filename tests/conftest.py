@@ -13,6 +13,7 @@ sys.path.insert(0, STARTUP)
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [STARTUP, os.environ.get("PYTHONPATH")]))  # of what tests start
 
 import deprecations
+import nbformat
 import numpy as np
 import pytest
 import torch
@@ -58,6 +59,21 @@ def make_project(folder: Path) -> Path:
     return folder
 
 
+def quick(project: Path) -> Path:
+    "A project where mm-theorem1 and vm-fig1 only write down what they were given: the way there is what is looked at."
+    for paper, id in (("manifold_mixup", "mm-theorem1"), ("varmixup", "vm-fig1")):
+        cells = [nbformat.v4.new_code_cell('profile: str = "smoke"  # scale\nword: str = ""  # any text\nother: str = "x"  # another\nn: int = 0  # a number'),
+                 nbformat.v4.new_code_cell(f"""import json, os
+from pathlib import Path
+from mixrepro.files import home, write_together
+files = [home() / "figures" / profile / "{paper}" / f"{id}.{{end}}" for end in ("svg", "png", "csv", "md")]
+write_together(dict.fromkeys(files, json.dumps(dict(word=word, other=other, n=n, data=os.environ.get("MIXREPRO_DATA")))))""")]
+        cells[0].metadata["tags"] = ["parameters"]
+        kernel = dict(kernelspec=dict(name="python3", language="python", display_name="python3"))
+        nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata=kernel), project / f"nbs/{paper}/{id}.ipynb")
+    return project
+
+
 def mixrepro(*args, cwd: Path, timeout=400, **env) -> subprocess.CompletedProcess:
     "The command line, as a person would call it in a folder."
     env = {k: v for k, v in os.environ.items() if k != "MIXREPRO_HOME"} | env
@@ -91,6 +107,12 @@ def cifar(tmp_path_factory):
         table = np.concatenate([y.astype(np.uint8)[:, None], x.reshape(len(x), -1)], 1)
         for file, part in zip(CIFAR10[0].files[split], np.split(table, len(x) // 10_000)): (folder / file).write_bytes(part.tobytes())
     return root, source
+
+
+@pytest.fixture
+def official(cifar):
+    "CIFAR-10 in its official binary layout, rebuilt from the lossless copy."
+    return cifar[0] / "cifar-10-batches-bin"
 
 
 @pytest.fixture(scope="session")

@@ -10,9 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from conftest import ROOT, make_project, mixrepro, python_blocks
-from test_fetch import official  # noqa: F401 (a fixture)
-from test_workflow import quick
+from conftest import ROOT, make_project, mixrepro, python_blocks, quick
 
 README = (ROOT / "README.md").read_text()
 PROGRAMS = (".venv/bin/", "make", "mixrepro", "papermill", "nbdev_", "jupyter", "pip", "python", "git", "sh", "mkdir", "cd", "export")

@@ -1,9 +1,7 @@
 """Whitening, splits by name, the ramp at every step of a run, and the semi-supervised loss by hand."""
 
 import math
-import os
 from dataclasses import replace
-from pathlib import Path
 from unittest.mock import patch
 
 import numpy as np
@@ -14,7 +12,7 @@ from PIL import Image
 from sklearn.decomposition import PCA
 from torch.nn import functional as F
 
-from helpers import seeded
+from helpers import SHARED, seeded
 from mixrepro.data.augment import AUGMENTS
 from mixrepro.data.datasets import load
 from mixrepro.data.splits import split, write_split
@@ -31,7 +29,6 @@ from mixrepro.training.loop import score, seen_of, split_of, start, train_run
 from mixrepro.training.spec import Spec, canonical, name_of
 from mixrepro.training.store import Run, Store, history, open_net, selected
 
-SHARED = Path(os.environ.get("MIXREPRO_SHARED_DATA") or Path(__file__).resolve().parents[2] / "shared" / "data")
 SPEC = Spec("digits", "ssl-manifold-mixup", "tiny-cnn", epochs=2, augment="crop", batch=100, optimizer="sgd", lr=.05, split="digits-l50-v100-s3")
 
 

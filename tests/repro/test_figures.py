@@ -15,12 +15,12 @@ import pytest
 from hypothesis import given, settings, strategies as st
 from PIL import Image
 
+from conftest import ROOT
 from mixrepro.papers.catalogue import ARTEFACTS, PAPERS, find
 from mixrepro.repro.artefact import FIGURE, TABLE
 from mixrepro.repro.figures import COLOURS, COLUMN, LABELS, LOOK, PAGE, STYLE, bar, gallery, line, picture, save, use_style
 
 mpl.use("agg")
-SOURCE = Path(__file__).resolve().parents[1]
 DATA = pd.DataFrame(dict(method=["erm", "mixup"], loss=[1 / 3, .25], n=[3, 5]))
 CODE = """
 import matplotlib; matplotlib.use("agg")
@@ -44,7 +44,7 @@ def test_the_same_bytes_in_this_process_and_in_others():
     ours = [hashlib.sha256(picture(fig, kind)).hexdigest() for fig in (drawn(),) for kind in ("svg", "png", "svg", "png")]
     assert ours[:2] == ours[2:] and ours[:2] == [hashlib.sha256(picture(drawn(), kind)).hexdigest() for kind in ("svg", "png")]
     code = CODE + "import hashlib\nprint(*(hashlib.sha256(picture(fig, k)).hexdigest() for k in ('svg', 'png')))"
-    env = os.environ | {"PYTHONPATH": str(SOURCE), "PYTHONHASHSEED": "7", "SOURCE_DATE_EPOCH": "1", "TZ": "Asia/Tokyo"}
+    env = os.environ | {"PYTHONPATH": str(ROOT), "PYTHONHASHSEED": "7", "ROOT_DATE_EPOCH": "1", "TZ": "Asia/Tokyo"}
     out = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, timeout=100)
     assert out.stdout.split() == ours[:2], out.stderr
 

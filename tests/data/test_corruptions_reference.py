@@ -1,12 +1,11 @@
 """Our corruptions beside fifty images that went through the original generator, where those are at hand."""
-import os
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
+from helpers import SHARED
 from mixrepro.data import corruptions
 from mixrepro.data.corruptions import CORRUPTIONS, TABLES, corrupt
 from mixrepro.data.fidelity import averages, beside, power
@@ -16,10 +15,9 @@ FIXED = tuple(k for k in CORRUPTIONS if k not in RANDOM)
 
 
 def shared():
-    folder = Path(os.environ.get("MIXREPRO_SHARED_DATA") or Path(__file__).resolve().parents[2] / "shared" / "data")
-    if not (folder / "cifar10c_reference" / "first50_test.npz").exists():
+    if not (SHARED / "cifar10c_reference" / "first50_test.npz").exists():
         pytest.skip("the reference images are not here: set MIXREPRO_SHARED_DATA to the folder that holds cifar10c_reference and cifar10")
-    return folder
+    return SHARED
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,7 @@ import pandas as pd
 import psutil
 import pytest
 
-from conftest import COMMAND, ROOT, make_project, mixrepro
+from conftest import COMMAND, ROOT, make_project, mixrepro, quick
 from mixrepro.workflow import jobs as workflow
 from mixrepro.papers.catalogue import find
 from mixrepro.repro.artefact import cells
@@ -165,21 +165,6 @@ def test_opened_alone_it_finds_the_project_from_its_own_folder(reproduced):
     (("report", *SMOKE), "run 'mixrepro reproduce'"),
 ])
 def test_refusals(project, args, message): assert message in sentence(mixrepro(*args, cwd=project))
-
-
-def quick(project: Path) -> Path:
-    "A project where mm-theorem1 and vm-fig1 only write down what they were given: the way there is what is looked at."
-    for paper, id in (("manifold_mixup", "mm-theorem1"), ("varmixup", "vm-fig1")):
-        cells = [nbformat.v4.new_code_cell('profile: str = "smoke"  # scale\nword: str = ""  # any text\nother: str = "x"  # another\nn: int = 0  # a number'),
-                 nbformat.v4.new_code_cell(f"""import json, os
-from pathlib import Path
-from mixrepro.files import home, write_together
-files = [home() / "figures" / profile / "{paper}" / f"{id}.{{end}}" for end in ("svg", "png", "csv", "md")]
-write_together(dict.fromkeys(files, json.dumps(dict(word=word, other=other, n=n, data=os.environ.get("MIXREPRO_DATA")))))""")]
-        cells[0].metadata["tags"] = ["parameters"]
-        kernel = dict(kernelspec=dict(name="python3", language="python", display_name="python3"))
-        nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata=kernel), project / f"nbs/{paper}/{id}.ipynb")
-    return project
 
 
 ODD = ("a b'c é", "$(touch X)", "x{y}z", 'a;b"c', "-n $HOME *?[ab] #%d")  # names of folders, and texts for a notebook

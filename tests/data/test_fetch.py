@@ -286,12 +286,6 @@ def test_mnist_is_known_packed_or_not_and_where_torchvision_puts_it(tmp_path, mo
 
 # ---- the real thing -------------------------------------------------------------------------------------------------
 
-@pytest.fixture
-def official(cifar):
-    "CIFAR-10 in its official binary layout, rebuilt from the lossless copy."
-    return cifar[0] / "cifar-10-batches-bin"
-
-
 def test_cifar10_from_a_folder_loads(official, tmp_path):
     assert fetch("cifar10", tmp_path, official.parent, say=quiet) == [tmp_path / "cifar-10-batches-bin"] and verify("cifar10", tmp_path) == []
     known = json.loads((SHARED / "cifar10" / "checksums.json").read_text())["binary_version_checks"]

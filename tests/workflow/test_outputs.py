@@ -1,0 +1,46 @@
+"The notebooks of artefacts show what lies in figures/embedded."
+
+import subprocess
+import sys
+
+import nbformat
+import pytest
+
+from conftest import ROOT
+from mixrepro.papers.catalogue import ARTEFACTS
+from mixrepro.repro.artefact import state
+from mixrepro.workflow.outputs import old, published
+
+READY = [a for a in ARTEFACTS.values() if state(a, ROOT) == "ready"]
+
+
+@pytest.mark.parametrize("artefact", READY, ids=lambda a: a.id)
+def test_a_notebook_shows_the_numbers_of_figures_embedded(artefact):
+    assert old(artefact, ROOT) == ""
+
+
+@pytest.mark.parametrize("artefact", READY, ids=lambda a: a.id)
+def test_a_notebook_shows_its_picture_and_its_answer(artefact):
+    outputs = [o for c in nbformat.read(ROOT / artefact.notebook, as_version=4).cells for o in c.get("outputs", [])]
+    kinds = {kind for o in outputs for kind in o.get("data", {})}
+    assert {"image/png"} <= kinds if {"png", "svg"} & set(artefact.outputs) else {"text/markdown"} <= kinds
+    page = (ROOT / "figures/embedded" / artefact.paper / f"{artefact.id}.md").read_text()
+    answers = [o.data["text/markdown"] for o in outputs if "published" in o.metadata.get("text/markdown", {})]
+    assert answers and page.startswith(answers[-1].strip()[:200])
+
+
+def test_a_number_that_changes_is_noticed(tmp_path):
+    a = READY[0]
+    for path in (a.notebook, *map(str, a.files("figures/embedded"))):
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path).write_bytes((ROOT / path).read_bytes())
+    assert old(a, tmp_path) == "" and published(tmp_path / a.notebook).keys() == {"csv", "md"}
+    table = tmp_path / "figures/embedded" / a.paper / f"{a.id}.csv"
+    table.write_text(table.read_text().replace("1", "2", 1))
+    assert old(a, tmp_path).endswith(f"shows other numbers than figures/embedded/{a.paper}/{a.id}.csv")
+
+
+def test_the_command_names_what_it_leaves(project):
+    done = subprocess.run([sys.executable, "-m", "mixrepro", "outputs", READY[0].id], cwd=project, text=True, capture_output=True)
+    assert done.returncode == 1 and f"{READY[0].id} left as it is: it was not reproduced here" in done.stdout
+    assert done.stderr.count("\n") == 1 and done.stderr.startswith("mixrepro: ")
