@@ -7,4 +7,4 @@ ASKED = ("intrusion", "logistic", "margin", "toy", "prop1", "lemma1", "theorem1"
 
 
 def test_the_rooms_artefacts():
-    assert set(ARTEFACTS) == {f"gl-{name}" for name in ASKED} and not any(a.plan for a in ARTEFACTS.values())
+    assert set(ARTEFACTS) >= {f"gl-{name}" for name in ASKED} and not any(a.plan for a in ARTEFACTS.values())

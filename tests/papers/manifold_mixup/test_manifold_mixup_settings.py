@@ -25,7 +25,7 @@ ASKED = ("fig1", "fig2", "fig3", "fig4", "fig5", "fig6", "fig7", "fig8", "fig9",
 def trials(plan): return {len(specs) for specs in plan.values()}
 
 
-def test_the_rooms_artefacts(): assert set(ARTEFACTS) == {f"mm-{name}" for name in ASKED}
+def test_the_rooms_artefacts(): assert set(ARTEFACTS) >= {f"mm-{name}" for name in ASKED}
 
 
 def test_hyper_parameters_of_the_three_models():

@@ -8,7 +8,7 @@ NUMBERED = {"table": 14, "fig": 8, "theorem": 3}  # of the text and its appendic
 
 
 def test_the_rooms_artefacts():
-    assert set(ARTEFACTS) == {f"nm-{kind}{i}" for kind, n in NUMBERED.items() for i in range(1, n + 1)}
+    assert set(ARTEFACTS) >= {f"nm-{kind}{i}" for kind, n in NUMBERED.items() for i in range(1, n + 1)}
     assert [id for id, a in ARTEFACTS.items() if a.plan] == ["nm-fig5"]
 
 

@@ -20,7 +20,7 @@ SHOWN = ("erm", "mixup", "varmixup", "adv-varmixup")  # figures 2 and 3
 
 
 def test_the_rooms_artefacts():
-    assert set(ARTEFACTS) == {"vm-table1", "vm-fig1", "vm-fig2", "vm-fig3", "vm-fig4", "vm-fig5", "vm-cost", "vm-transfer"}
+    assert set(ARTEFACTS) >= {"vm-table1", "vm-fig1", "vm-fig2", "vm-fig3", "vm-fig4", "vm-fig5", "vm-cost", "vm-transfer"}
 
 
 def test_table1():
