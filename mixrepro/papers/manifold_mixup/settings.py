@@ -30,6 +30,7 @@ class Supervised(Settings):
     share: float = setting(1., "paper", "all of its epochs", smoke=1 / 300, embedded=1 / 60, gpu=1 / 20)
     batch: int = setting(100, "code", "the paper is silent", smoke=64, embedded=64)
     lr: float = setting(.1, "code", "Zhang et al. (2017), whom section 5.1 follows")
+    drops: tuple = setting((1 / 3, 2 / 3), "paper", "appendix C: epochs 400 and 800 of 1200; of lr, by a tenth")
     weight_decay: float = setting(1e-4, "paper", "section 5.1")
     n_train: int = setting(0, "paper", "0: all training images", smoke=600)
     augment: str = setting("crop2-flip", "code", "padding 2 and flips; the paper is silent",
@@ -48,7 +49,7 @@ def run(s: Supervised,
     "A supervised run."
     n = shortened(epochs or s.epochs, s.share)
     common = dict(optimizer="sgd", lr=s.lr, nesterov=True, weight_decay=s.weight_decay, schedule="step",
-                  milestones=(round(n / 3), round(2 * n / 3)), batch=s.batch, n_train=s.n_train, augment=s.augment,
+                  milestones=tuple(round(n * f) for f in s.drops), batch=s.batch, n_train=s.n_train, augment=s.augment,
                   precision=scale.precision)
     return Spec(scale.dataset(dataset), method, s.networks.get(network, network), seed, n, **common | changes)
 
@@ -118,7 +119,7 @@ class LowData(Supervised):
 def lowdata(s: LowData, scale: Scale, seed: int) -> list[Cell]:
     "The three models on few labels."
     n = shortened(s.epochs, s.share)
-    drops = tuple(s.longer * round(k * n / 3) for k in (1, 2))
+    drops = tuple(s.longer * round(n * f) for f in s.drops)
     long = dict(network="preactresnet152", milestones=drops)
     specs = {m: run(s, scale, m, seed, **long) for m in THREE}
     return [Cell(m, "cifar10", replace(spec, epochs=s.longer * n)) for m, spec in specs.items()]
@@ -246,6 +247,7 @@ AS_CODE = dict(l1_on="stem", target="logits")  # of ssl-mixup and ssl-manifold-m
 MANY = {"cifar10": ("cifar10", 4000, 5000), "svhn": ("svhn", 1000, 7320)}
 FEW = {"cifar10": ("digits", 100, 200)}
 
+# %% ../../../nbs/manifold_mixup/00_settings.ipynb #b26ec463
 @dataclass(frozen=True)
 class Semi(Settings):
     "Runs with few labels."
@@ -256,13 +258,18 @@ class Semi(Settings):
     network: str = setting("wrn28-2", "paper", "appendix E", smoke="tiny-cnn", embedded="small-cnn")
     epochs: dict = setting({"cifar10": 1000, "svhn": 200}, "paper", "appendix E")
     share: float = setting(1., "paper", "all of its epochs", smoke=1 / 500, embedded=15 / 1000, gpu=1 / 20)
+    batch: int = setting(100, "paper", "appendix E")
+    lr: float = setting(.1, "paper", "appendix E")
+    drops: tuple = setting((.5, .75, .875), "paper", "appendix E: epochs 500, 750, 875 of 1000; of lr, by a tenth")
+    weight_decay: float = setting(5e-4, "paper", "appendix E")
+    consistency: dict = setting({"cifar10": 1., "svhn": 2.}, "code", "the largest weight; the paper is silent")
     dropout: float = setting(.3, "code", "of the wide residual network; the paper is silent")
     slope: float = setting(.01, "code", "of its leaky ReLUs; the paper is silent")
 
 # %% ../../../nbs/manifold_mixup/00_settings.ipynb #ff1ccc1b
-def consistent(method: str, dataset: str, code: bool) -> dict:
+def consistent(s: Semi, method: str, dataset: str, code: bool) -> dict:
     "The hyper-parameters of a method of SEMI that differ from its own."
-    args = dict(AS_CODE if code else {}, **dict(weight=2.) if dataset == "svhn" else {})
+    args = dict(AS_CODE if code else {}, **dict(weight=w) if (w := s.consistency[dataset]) != 1 else {})
     return {k: v for k, v in args.items() if k == "l1_on"} if method == "ssl-baseline" else args
 
 # %% ../../../nbs/manifold_mixup/00_settings.ipynb #20233c05
@@ -275,12 +282,12 @@ def few(s: Semi, scale: Scale,
     "A run with few labels."
     (ours, labelled, validation), code = s.data[dataset], way == WAYS[1]
     n = shortened(s.epochs[dataset], s.share)
-    as_given = dict(batch=100, optimizer="sgd", lr=.1, nesterov=True, weight_decay=5e-4,
-                    schedule="step", milestones=tuple(round(n * f) for f in (.5, .75, .875)))
+    as_given = dict(batch=s.batch, optimizer="sgd", lr=s.lr, nesterov=True, weight_decay=s.weight_decay,
+                    schedule="step", milestones=tuple(round(n * f) for f in s.drops))
     return Spec(ours, method, s.network, seed, n, **as_given, precision=scale.precision,
                 augment={"cifar10": "crop2-flip", "svhn": "crop2"}.get(ours, "crop"),
                 whiten="" if ours != "cifar10" else "zca-code" if code else "gcn-zca",
-                split=f"{ours}-l{labelled}-v{validation}", method_args=consistent(method, dataset, code),
+                split=f"{ours}-l{labelled}-v{validation}", method_args=consistent(s, method, dataset, code),
                 network_args=dict(dropout=s.dropout, slope=s.slope) if s.network == "wrn28-2" else {})
 
 def semi(s: Semi, scale: Scale, seed: int) -> list[Cell]:
