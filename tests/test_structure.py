@@ -1,5 +1,7 @@
 """Imports go one way and never in a circle, those inside functions among them; a public name has one home."""
 import ast
+import subprocess
+import sys
 import json
 from collections import defaultdict
 from functools import cache
@@ -111,3 +113,10 @@ def test_what_is_imported_from_the_package_is_there(path):
                 module = whole in MODULES or (ROOT / whole.replace(".", "/")).is_dir()
                 name = node.module in MODULES and a.name in names_of(MODULES[node.module])
                 assert module or name, f"{node.module} has no {a.name}"
+
+
+def test_what_is_slow_to_import_waits_until_it_is_needed():
+    "A notebook of an artefact and every call of the command line begin without torchvision, which doubles the time of torch."
+    code = "import sys, mixrepro.cli, mixrepro.workflow.study; print([m for m in ('torchvision', 'torchmetrics', 'snakemake') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, text=True, capture_output=True)
+    assert done.stdout == "[]\n", done.stdout + done.stderr

@@ -12,7 +12,6 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from . import fetch
 from .corrupted import CORRUPTED, c_folder, side_of, table_for
 from .corruptions import CORRUPTIONS
 from .images import data_root, remedy
@@ -21,8 +20,9 @@ from ..files import write_atomic
 
 # %% ../../nbs/data/09b_sources.ipynb #e7d8bb22
 def scored(name: str,  # a key of CORRUPTED
-           ) -> list[fetch.Part]:
+           ) -> list:  # of `fetch.Part`
     "The parts of a released set that a score needs: fifteen corruptions, and the labels where they are a file."
+    from mixrepro.data import fetch  # brings torchvision, which is slow to import
     parts = [p for remote in fetch.DATA[f"{name}-c"].editions[0] for p in remote.parts]
     needed = {*CORRUPTIONS, "labels"}
     def cut(p): return replace(p, md5={f: md5 for f, md5 in p.md5.items() if Path(f).stem in needed})
@@ -40,8 +40,9 @@ def _stamp(path: Path, md5: str) -> list | None:
     return [path.stat().st_size, path.stat().st_mtime_ns, md5] if path.is_file() else None
 
 # %% ../../nbs/data/09b_sources.ipynb #820760c9
-def _array_faults(part: fetch.Part, root: Path, note: Path) -> list[str]:
+def _array_faults(part, root: Path, note: Path) -> list[str]:
     "What is wrong with files that have checksums."
+    from mixrepro.data import fetch
     known, whole, wrong = _noted(note), {}, []
     for file, md5 in part.md5.items():
         stamp = _stamp(path := root / part.path / file, md5)
@@ -57,6 +58,7 @@ def released_faults(name: str,  # a key of CORRUPTED
                     root: Path, # the data root
                     ) -> list[str]:  # sentences; [] if all that a score needs is there and whole
     "What is missing or wrong of a released set."
+    from mixrepro.data import fetch
     note, wrong = root / ".fetch" / f"{name}-c" / "scored.checked", []
     for part in scored(name):
         if part.md5: wrong += _array_faults(part, root, note)

@@ -18,7 +18,8 @@ from helpers import seeded
 from mixrepro.data.datasets import load
 from mixrepro.metrics import features as features_module
 from mixrepro.metrics.distances import Moments, Reservoir, compare, describe, distances, frechet, kid, mmd2
-from mixrepro.metrics.features import FILES, Extractor, Inside, MaxMixed, find_inception, inception, learned
+from mixrepro.metrics.features import FILES, Extractor, find_inception, inception, learned
+from mixrepro.networks.inception import Inside, MaxMixed
 from mixrepro.training.loop import train_run
 from mixrepro.training.spec import Spec
 from mixrepro.training.store import Store
