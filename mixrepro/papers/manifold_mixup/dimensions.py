@@ -64,8 +64,9 @@ def width(rows: pd.DataFrame,  # from `tidy`, of one width
     both = (f"{mixed.mean:.1f} directions with Manifold Mixup, {plain.mean:.1f} without; "
             f"scatter as a share of ERM's {amount(factor(rows, 'manifold-mixup', 'erm'), 'scatter')}")
     if free is None: return f"dim(H) = {k}, below d - 1, where nothing is said: {both}."
+    allows = f"{free} direction" + ("s" if free != 1 else "")
     within = [sum(v <= free for v in m.values) for m in (mixed, plain)]
-    return (f"dim(H) = {k}: the corollary allows {free} {'direction' if free == 1 else 'directions'}; Manifold Mixup stays within them in {within[0]} "
+    return (f"dim(H) = {k}: the corollary allows {allows}; Manifold Mixup stays within them in {within[0]} "
             f"of {n} seeds, ERM in {within[1]}. Measured: {both}.")
 
 def fewer(rows: pd.DataFrame,  # from `tidy`
