@@ -126,8 +126,12 @@ class Patience:
     "How long to wait for a server."
     timeout: float = 30.   # seconds without an answer, or without a byte
     tries: int = 5         # without any progress, before the next mirror is asked
-    pause: float = 1.      # seconds before the second try; doubled each time
+    pause: float = 1.      # seconds, doubled with each failure
     longest: float = 120.  # seconds of one pause at most
+
+    def before(self, failures: int) -> float:  # failures: one after the other, 0 after some progress
+        "Seconds to wait before the next try."
+        return self.pause * 2 ** failures
 
 # %% ../nbs/02_download.ipynb #e24d803b
 def retry_after(text: str | None,  # the header's value: seconds, or a date
@@ -291,7 +295,7 @@ def from_mirror(url: str, want: Wanted, patience: Patience, say: Callable[[str],
             if failures >= (min(2, patience.tries) if dead else patience.tries):
                 kept = f" ({amount(want.here())} are kept for the next time)" if want.here() else ""
                 raise Refused(f"{e}{kept}") from e
-            wait = patience.pause * 2 ** failures if e.wait is None else e.wait
+            wait = patience.before(failures) if e.wait is None else e.wait
             if wait > patience.longest: raise Refused(f"{e} and asks to wait {wait:.0f} s") from e
             if failures: say(f"{urlsplit(url).hostname} {e}: trying again in {wait:.3g} s")
             time.sleep(wait)

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['LEVEL', 'KEYS', 'DIRECTIONS', 'reported', 't_interval', 'Measured', 'signed', 'no_nan', 'd2', 'Published', 'Verdict',
-           'value_verdict', 'gain_verdict', 'checked', 'paired', 'withheld', 'Row', 'rows', 'one_row', 'frame', 'block',
-           'page', 'table', 'claim', 'counted', 'shares']
+           'no_spread', 'value_verdict', 'gain_verdict', 'checked', 'paired', 'withheld', 'Row', 'one_row', 'by_cell',
+           'known', 'rows', 'frame', 'block', 'page', 'table', 'claim', 'counted', 'shares']
 
 # %% ../../nbs/repro/82_ledger.ipynb #ba2fa573
 import math
@@ -59,8 +59,6 @@ class Measured:
     def mean(self) -> float: return math.fsum(self.values) / self.n
     @property
     def sd(self) -> float: return float(np.std(self.values, ddof=1)) if self.n > 1 else math.nan
-    @property
-    def constant(self) -> bool: return max(self.values) - min(self.values) <= 1e-9 * max(map(abs, self.values))
     @property
     def interval(self) -> tuple[float, float] | None:
         return t_interval(self.mean, self.sd / math.sqrt(self.n), self.n - 1) if self.n > 1 else None
@@ -137,6 +135,11 @@ class Verdict:
         if self.low is None: return self.word
         return f"{self.word} ({self.effect:+.2f}, 95% interval {self.low:+.2f} to {self.high:+.2f})"
 
+# %% ../../nbs/repro/82_ledger.ipynb #1bc5682c
+def no_spread(low: float, high: float) -> bool:  # ends of an interval
+    "Whether an interval is a point, but for rounding."
+    return high - low <= 1e-8 * max(abs(low), abs(high))
+
 # %% ../../nbs/repro/82_ledger.ipynb #e21434e9
 def value_verdict(mean: float | None,  # the paper's mean; None: it has none
                   sd: float | None,    # its standard deviation; None: not given
@@ -151,8 +154,9 @@ def value_verdict(mean: float | None,  # the paper's mean; None: it has none
     if sd is None or n < 2: return Verdict("undecided (the paper gives no spread)", effect)
     if ours.n < 2: return Verdict("undecided (n = 1)", effect)
     a, b = ours.sd**2 / ours.n, sd**2 / n
-    if a + b == 0: return Verdict("undecided (no spread)", effect)
-    low, high = t_interval(effect, math.sqrt(a + b), (a + b)**2 / (a**2 / (ours.n - 1) + b**2 / (n - 1)))
+    df = (a + b)**2 / (a**2 / (ours.n - 1) + b**2 / (n - 1)) if a or b else 1
+    low, high = t_interval(effect, math.sqrt(a + b), df)
+    if no_spread(low, high): return Verdict("undecided (no spread)", effect)
     return Verdict("agrees" if low <= 0 <= high else "higher" if effect > 0 else "lower", effect, low, high)
 
 # %% ../../nbs/repro/82_ledger.ipynb #2b216d61
@@ -162,8 +166,8 @@ def gain_verdict(paper_gain: float | None,  # gain in the paper, positive is bet
     "Whether our gain over the baseline has the paper's sign, by the paired-t interval."
     effect = differences.mean
     if differences.n < 2: return Verdict("undecided (n = 1)", effect)
-    if differences.constant: return Verdict("undecided (no spread)", effect)
     low, high = differences.interval
+    if no_spread(low, high): return Verdict("undecided (no spread)", effect)
     ours, theirs = (low > 0) - (high < 0), 0 if paper_gain is None else (paper_gain > 0) - (paper_gain < 0)
     if not ours: return Verdict("undecided", effect, low, high)
     if paper_gain is None: return Verdict("gain" if ours > 0 else "loss", effect, low, high)
@@ -225,38 +229,6 @@ class Row:
     gain: Verdict            # of our gain
     value: Verdict           # of our value
 
-# %% ../../nbs/repro/82_ledger.ipynb #637f2c9f
-def rows(paper: pd.DataFrame,     # from `reported`
-         measured: pd.DataFrame,  # method, dataset, metric, seed, value
-         columns: dict,           # the paper's column -> our (data set, metric)
-         baseline: str | None,    # the method that gains are taken over; None: no gains
-         sign: int,               # 1 where higher is better, -1 where lower is
-         reasons: dict,           # (method, our data set) -> why its values are not the paper's
-         scale: float = 1.,       # our values times this are in the paper's unit
-         *, at: str,              # the scale that was run, a profile's name
-         ) -> list[Row]:
-    "Every method in every column: those of the paper in its order, then ours."
-    twice = paper[paper.duplicated(["row", "column"])]
-    if len(twice):
-        raise ValueError(f"the paper's {twice.row.iloc[0]}, {twice.column.iloc[0]} stands twice: "
-                         "pass the rows of one artefact")
-    for c in columns if len(paper) else (): pick("column", c, list(dict.fromkeys(paper.column)))
-    printed, out = {(r["row"], r["column"]): Published.of(r) for _, r in paper.iterrows()}, []
-    cells = checked(measured, scale)
-    for where in columns.values() if cells else (): pick("measurement", ", ".join(where), [", ".join(w) for w in cells])
-    for column in dict.fromkeys([*paper.column, *columns]):
-        where = columns.get(column, ("", ""))
-        ran = cells.get(where, {})
-        if ran and baseline and baseline not in ran:
-            raise ValueError(f"the baseline {baseline!r} was not measured on {', '.join(where)}: "
-                             "run it, or name another baseline")
-        methods = dict.fromkeys([*(r for r, c in printed if c == column), *ran])
-        out += [one_row(m, column, where, printed, ran, baseline, sign, reasons.get((m, where[0]), ""), at)
-                for m in methods]
-    if not out:
-        raise ValueError("nothing to show: neither the paper nor the measurements have a row; run the methods first")
-    return out
-
 # %% ../../nbs/repro/82_ledger.ipynb #76d99f39
 def one_row(method: str, column: str, where: tuple,  # which; where: our (data set, metric)
             printed: dict,         # (method, column) -> Published
@@ -277,6 +249,49 @@ def one_row(method: str, column: str, where: tuple,  # which; where: our (data s
     beside = alone if p.mean is None else reason
     value = Verdict(beside) if beside else withheld(value_verdict(p.mean, p.sd, p.n, ours), at)
     return Row(method, column, *where, p, ours, paper_gain, gain, value)
+
+# %% ../../nbs/repro/82_ledger.ipynb #1755b170
+def by_cell(paper: pd.DataFrame,  # from `reported`
+            ) -> dict:            # (method, column) -> Published
+    "A published table by cell; one that stands twice is refused."
+    twice = paper[paper.duplicated(["row", "column"])]
+    if len(twice):
+        raise ValueError(f"the paper's {twice.row.iloc[0]}, {twice.column.iloc[0]} stands twice: "
+                         "pass the rows of one artefact")
+    return {(r["row"], r["column"]): Published.of(r) for _, r in paper.iterrows()}
+
+def known(columns: dict,       # the paper's column -> our (data set, metric)
+          paper: pd.DataFrame,  # from `reported`
+          cells: dict,         # from `checked`
+          ) -> None:
+    "Refuse a column that the paper has not, and a measurement that we have not."
+    for c in columns if len(paper) else (): pick("column", c, list(dict.fromkeys(paper.column)))
+    for where in columns.values() if cells else (): pick("measurement", ", ".join(where), [", ".join(w) for w in cells])
+
+# %% ../../nbs/repro/82_ledger.ipynb #637f2c9f
+def rows(paper: pd.DataFrame,     # from `reported`
+         measured: pd.DataFrame,  # method, dataset, metric, seed, value
+         columns: dict,           # the paper's column -> our (data set, metric)
+         baseline: str | None,    # the method that gains are taken over; None: no gains
+         sign: int,               # 1 where higher is better, -1 where lower is
+         reasons: dict,           # (method, our data set) -> why its values are not the paper's
+         scale: float = 1.,       # our values times this are in the paper's unit
+         *, at: str,              # the scale that was run, a profile's name
+         ) -> list[Row]:
+    "Every method in every column: those of the paper in its order, then ours."
+    printed, cells, out = by_cell(paper), checked(measured, scale), []
+    known(columns, paper, cells)
+    for column in dict.fromkeys([*paper.column, *columns]):
+        where = columns.get(column, ("", ""))
+        ran = cells.get(where, {})
+        if ran and baseline and baseline not in ran:
+            raise ValueError(f"the baseline {baseline!r} was not measured on {', '.join(where)}: "
+                             "run it, or name another baseline")
+        methods = dict.fromkeys([*(r for r, c in printed if c == column), *ran])
+        out += [one_row(m, column, where, printed, ran, baseline, sign, reasons.get((m, where[0]), ""), at)
+                for m in methods]
+    if out: return out
+    raise ValueError("nothing to show: neither the paper nor the measurements have a row; run the methods first")
 
 # %% ../../nbs/repro/82_ledger.ipynb #d7b0ef58
 def frame(found: list[Row],  # from `rows`
@@ -372,10 +387,11 @@ def claim(effect: tuple,        # an effect and its interval; nan for no interva
           sign: int,            # 1 if the claim is that it lies above `neutral`, -1 below
           neutral: float = 0.,  # 1 for ratios
           *, at: str,           # the scale that was run
-          ) -> Verdict:         # "holds", "does not hold", "undecided", "undecided (n = 1)", or "withheld"
+          ) -> Verdict:         # "holds", "does not hold", "undecided", "undecided (why)", or "withheld"
     "What an interval says of a claim."
     value, low, high = effect
     if low is None or math.isnan(low): return withheld(Verdict("undecided (n = 1)", value), at)
+    if no_spread(low, high): return withheld(Verdict("undecided (no spread)", value), at)
     side = (low > neutral) - (high < neutral)
     return withheld(Verdict({sign: "holds", -sign: "does not hold", 0: "undecided"}[side], value, low, high), at)
 
@@ -388,12 +404,13 @@ def counted(data: pd.DataFrame,  # from `table`, or several below each other
             ) -> list[str]:
     "How many gains have which direction."
     words = data.direction[(data["our n"] > 0) & ~data.direction.isin(["baseline", "", "withheld"])]
-    if words.empty: return []
-    at = {w: int((words == k).sum()) for k, w in DIRECTIONS.items() if (words == k).any()}
-    rest = len(words) - sum(at.values())
-    parts = [f"{n} {w}" for w, n in at.items()] + [f"{rest} undecided"] * bool(rest)
-    return [f"Of {len(words)} gains over {baseline}, {', '.join(parts)}."]
+    at = {said: int((words == word).sum()) for word, said in DIRECTIONS.items()}
+    at["undecided"] = len(words) - sum(at.values())
+    parts = [f"{n} {'is' if n == 1 else 'are'} {said}" for said, n in at.items() if n]
+    if len(words) == 1: return [f"The one gain over {baseline} {parts[0].removeprefix('1 ')}."]
+    return [f"Of {len(words)} gains over {baseline}, {', '.join(parts)}."] if parts else []
 
+# %% ../../nbs/repro/82_ledger.ipynb #e348f558
 def shares(rows: pd.DataFrame,  # method, seed, value
            base: str,           # the method that counts as 1
            ) -> dict[str, str]:  # method -> mean and 95% interval

@@ -9,7 +9,8 @@ from hypothesis import given, strategies as st
 from scipy import stats
 
 from mixrepro.repro import erratum
-from mixrepro.repro.erratum import Erratum, Finding, apart, by_cell, frame, page, show
+from mixrepro.repro.erratum import Erratum, Finding, apart, frame, page, show
+from mixrepro.repro.ledger import by_cell
 
 WORDS = st.text(st.characters(categories=["L", "N"], include_characters=" |,"), min_size=1, max_size=12)
 FINDINGS = st.builds(Finding, WORDS, st.dictionaries(WORDS, st.floats(-1e6, 1e6), min_size=1, max_size=3), st.booleans(), WORDS)

@@ -244,3 +244,30 @@ def test_verdicts_are_withheld_where_the_scale_says_so_and_numbers_are_not(at):
     said = {w for c in ("direction", "value") for w in data[data["our n"] > 0][c]}
     if SCALES[at].verdicts: assert (text, said) == (words, {"baseline", "same direction", "undecided", "lower", "agrees"}) and not banner(at)
     else: assert said == {"baseline", "withheld"} and text.startswith(banner(at) + "\n\n") and not any(w in text for w in ("same direction", "undecided", "lower", "agrees"))
+
+
+@settings(deadline=None)
+@given(st.lists(st.integers(-3, 3).map(lambda v: v / 10), min_size=1, max_size=5), st.integers(0, 100))
+def test_a_claim_and_a_gain_on_the_same_differences_say_the_same(differences, level):
+    m = Measured([(level + d) - level for d in differences])  # with what rounding leaves
+    word = gain_verdict(1., m).word
+    claimed = ledger.claim((m.mean, *(m.interval or (None, None))), 1, at="paper")
+    assert claimed.word == {"same direction": "holds", "opposite direction": "does not hold"}.get(word, word)
+    if len(set(differences)) == 1 < m.n: assert word == "undecided (no spread)" and claimed.low is None
+
+
+@given(st.lists(st.sampled_from(["same direction", "opposite direction", "gain", "loss", "undecided", "undecided (n = 1)"]), max_size=6))
+def test_gains_are_counted_in_grammar(words):
+    found = ledger.counted(pd.DataFrame({"direction": ["baseline", *words], "our n": 3}), "ERM")
+    assert bool(found) == bool(words)
+    for text in found:
+        parts = text.split(", ")[1:] if len(words) > 1 else []
+        assert sum(int(p.split()[0]) for p in parts) == (len(words) if parts else 0)
+        assert all(p.split()[1] == ("is" if p.split()[0] == "1" else "are") for p in parts) and "Of 1 " not in text
+        if len(words) == 1: assert text.startswith("The one gain over ERM is ")
+
+
+def test_published_cells_stand_once():
+    paper = reported("varmixup", "vm-table1")
+    assert len(ledger.by_cell(paper)) == len(paper)
+    with pytest.raises(ValueError, match="stands twice: pass the rows of one artefact"): ledger.by_cell(pd.concat([paper, paper]))

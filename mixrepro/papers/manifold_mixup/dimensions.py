@@ -64,8 +64,9 @@ def width(rows: pd.DataFrame,  # from `tidy`, of one width
     both = (f"{mixed.mean:.1f} directions with Manifold Mixup, {plain.mean:.1f} without; "
             f"scatter as a share of ERM's {amount(factor(rows, 'manifold-mixup', 'erm'), 'scatter')}")
     if free is None: return f"dim(H) = {k}, below d - 1, where nothing is said: {both}."
+    allows = f"{free} direction" + ("s" if free != 1 else "")
     within = [sum(v <= free for v in m.values) for m in (mixed, plain)]
-    return (f"dim(H) = {k}: the corollary allows {free} directions; Manifold Mixup stays within them in {within[0]} "
+    return (f"dim(H) = {k}: the corollary allows {allows}; Manifold Mixup stays within them in {within[0]} "
             f"of {n} seeds, ERM in {within[1]}. Measured: {both}.")
 
 def fewer(rows: pd.DataFrame,  # from `tidy`
@@ -82,6 +83,7 @@ def ticks(k: int) -> list[int]:
     if k <= 9: return list(range(1, k + 1, 1 if k == 2 else 2))
     return [1, *range(k // 4, k + 1, max(1, k // 4))][-5:]
 
+# %% ../../../nbs/manifold_mixup/06_dimensions.ipynb #cf8f52d4
 def draw_spectra(ax, rows: pd.DataFrame,  # from `tidy`, of one width
                  d: int,                  # classes
                  top: float,              # of the axis
@@ -98,6 +100,7 @@ def draw_spectra(ax, rows: pd.DataFrame,  # from `tidy`, of one width
     ax.set_title(f"dim($\\mathcal{{H}}$) = {k}")
     if free is not None: ax.text(k + .3, .9 * top, "not allowed", fontsize=6.5, color="0.4", ha="right", va="top")
 
+# %% ../../../nbs/manifold_mixup/06_dimensions.ipynb #f8887ae7
 def draw_dimensions(ax, rows: pd.DataFrame, d: int):
     "How many directions lie above the threshold, beside how many are allowed."
     dims = list(dict.fromkeys(rows["dim(H)"]))

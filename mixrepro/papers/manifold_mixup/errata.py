@@ -14,8 +14,8 @@ import torch
 from scipy import stats
 
 from ...metrics.mixed_loss import simplex
-from ...repro.erratum import Erratum, Finding, by_cell
-from ...repro.ledger import reported
+from ...repro.erratum import Erratum, Finding
+from ...repro.ledger import by_cell, reported
 
 erratum = partial(Erratum, "manifold_mixup")
 

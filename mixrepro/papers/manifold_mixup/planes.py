@@ -70,6 +70,7 @@ def draw_input(ax, net,        # a network of points
     scatter_classes(ax, as_points(few.x), few.y, data.classes)
     ax.set_aspect("equal")
 
+# %% ../../../nbs/manifold_mixup/01_planes.ipynb #5c3da0ec
 def draw_hidden(ax, net,           # its stage 1 is a plane
                 data,              # an image set
                 n: int = 300,      # of its images whose states are shown
@@ -172,6 +173,7 @@ def against(words: str,          # a claim
     parts = [f"{word} against {', '.join(found[word])}" for word in sorted(found, key=lambda w: w != "holds")]
     return f"{words}: {'; '.join(parts)}."
 
+# %% ../../../nbs/manifold_mixup/01_planes.ipynb #2f7e9781
 def alike(measured: pd.DataFrame, models: list[str], base: str, claims: dict,  # quantity -> sign
           *, at: str) -> list[str]:
     "The models for which all claims hold."

@@ -23,9 +23,9 @@ from ...data.points import horseshoe
 from ...methods.attacks import ascend
 from ...methods.mmd_vae import mmd
 from ...networks.points import PointVAE
-from ...repro.erratum import Erratum, Finding, apart, by_cell
+from ...repro.erratum import Erratum, Finding, apart
 from ...repro.figures import LABELS
-from ...repro.ledger import reported
+from ...repro.ledger import by_cell, reported
 from ...training.fit import fit
 
 erratum = partial(Erratum, "varmixup")

@@ -102,6 +102,6 @@ def test_a_claim_in_a_sentence_names_its_numbers_and_its_verdict(measured):
     text = P.sentence("It is tighter", more, "mixup", "erm", "scatter", -1, at="embedded")
     assert text.startswith("It is tighter: holds (") and f"{P.factor(more, 'mixup', 'erm')[0]:.2g}, 95% interval" in text
     both = P.against("It is tighter", more, "mixup", ["noise", "erm"], "scatter", -1, at="embedded")
-    assert both == "It is tighter: holds against ERM; undecided against Noise."
+    assert both == "It is tighter: holds against ERM; undecided (no spread) against Noise."  # its values are the same
     assert P.alike(more, ["mixup", "noise"], "erm", {"scatter": -1}, at="embedded") == ["mixup", "noise"]
     assert P.alike(more, ["mixup", "noise"], "erm", {"scatter": -1}, at="smoke") == P.alike(more, ["noise"], "erm", {"scatter": 1}, at="gpu") == []
