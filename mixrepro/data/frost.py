@@ -12,9 +12,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
+
+from .images import read_picture, typed
 
 # %% ../../nbs/data/03b_frost.ipynb #f97f02bc
 FROST_LOOK = (((76, 148, 165), 14), ((198, 202, 211), 8), ((198, 202, 211), 8), ((143, 158, 171), 6),
@@ -106,16 +107,16 @@ PHOTOGRAPHS = ("frost1.png", "frost2.png", "frost3.png", "frost4.jpg", "frost5.j
 
 @lru_cache(maxsize=8)
 def _photographs(folder: Path, scale: float) -> tuple[Tensor, ...]:
-    images = [torch.from_numpy(np.array(Image.open(folder / name).convert("RGB"))).permute(2, 0, 1)
-              for name in PHOTOGRAPHS]
+    images = [torch.from_numpy(read_picture(folder / name).copy()) for name in PHOTOGRAPHS]
     return tuple(reduced(im.float(), scale).add_(.5).to(torch.uint8) for im in images)
 
 def photographs(folder: str | Path,  # holds frost1.png to frost5.jpg of the generator's repository
                 scale: float,        # of their size: .2 for 32 px, .3 for 64 px, 1 for 224 px
                 ) -> tuple[Tensor, ...]:  # five of uint8 (3, h, w), each of its own size
     "The photographs of the original generator, reduced."
-    missing = [name for name in PHOTOGRAPHS if not (Path(folder) / name).is_file()]
+    folder = typed(folder)
+    missing = [name for name in PHOTOGRAPHS if not (folder / name).is_file()]
     if missing:
         raise FileNotFoundError(f"{folder} lacks {', '.join(missing)}: give the folder with the frost photographs "
                                 "of hendrycks/robustness, or leave out frost=")
-    return _photographs(Path(folder).resolve(), scale)
+    return _photographs(folder.resolve(), scale)

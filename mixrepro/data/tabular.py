@@ -39,7 +39,7 @@ from sklearn.preprocessing import OneHotEncoder, OrdinalEncoder, StandardScaler
 from torch import Tensor
 
 from ..core import pick
-from .images import data_root
+from .images import data_root, typed
 from ..download import BUSY
 from ..files import retold, sha256, write_together
 
@@ -502,10 +502,11 @@ def _numbers(ids) -> list[int]:
 def _place(source: str | Path) -> str | Path:
     "The address or the folder that holds the index."
     if str(source).startswith(("http://", "https://")): return source
-    if not Path(source).is_dir():
+    source = typed(source)
+    if not source.is_dir():
         raise FileNotFoundError(f"{source} is not a folder: give one with CSV files and an {INDEXES[0]}, "
                                 "or its address")
-    return Path(source, FOLDER) if Path(source, FOLDER).is_dir() else Path(source)
+    return source / FOLDER if (source / FOLDER).is_dir() else source
 
 # %% ../../nbs/data/08_tabular.ipynb #2fbdfb9f
 def _have(folder: Path, number: int, get: Callable) -> Path:
