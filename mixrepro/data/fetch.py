@@ -39,7 +39,7 @@ class Part:
     path: str                                            # below the data root
     md5: dict[str, str] = field(default_factory=dict)    # file in it -> MD5 of its content; "": it only has to be there
     count: dict[str, int] = field(default_factory=dict)  # folder in it ("" is itself) -> pictures below that folder
-    check: Callable[[Path, bool], list[str]] | None = None  # (folder, open each picture) -> what its reader would refuse
+    check: Callable[[Path, bool], list[str]] | None = None  # (folder, open each picture) -> what is wrong
 
 # %% ../../nbs/data/09_fetch.ipynb #02d1e105
 def file_fault(path: Path,  # a file of a data set
