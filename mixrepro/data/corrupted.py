@@ -103,7 +103,7 @@ def _advised(advice: str):
 
 def _advice(folder: Path) -> str:
     "What is in a folder, and how to get what is not."
-    there = ", ".join(sorted(f.stem for f in folder.glob("*.npy"))) or "no arrays"
+    there = ", ".join(sorted(f.stem for f in folder.glob("[!.]*.npy"))) or "no arrays"
     return f"the folder holds {there}; fetch the released set or make your own"
 
 def _check_severity(severity) -> None:

@@ -114,7 +114,7 @@ def _agreed(folder: Path,  # of the set
             name: str,     # of the images
             ) -> dict:     # made.json, old or new
     "A new `made.json`, or the one that is there if it describes the same set; anything else is refused."
-    made, foreign = read_made(folder), sorted(f.name for f in folder.glob("*.npy"))
+    made, foreign = read_made(folder), sorted(f.name for f in folder.glob("[!.]*.npy"))
     if made is None and foreign:
         raise ValueError(f"{folder} holds a set that was not made here ({', '.join(foreign[:3])}): "
                          "the two are never mixed, choose another folder")
