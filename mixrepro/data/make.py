@@ -27,7 +27,7 @@ from ..core import pick
 from .corrupted import MADE, read_made, table_for
 from .corruptions import CORRUPTIONS, TABLES, corrupt
 from .datasets import DATASETS, load
-from .images import data_root, integer_labels
+from .images import data_root, integer_labels, read_array, typed
 from .perturbations import PERTURBATIONS, SEQUENCES, frames, perturb
 from ..files import explained, flush_folder, sha256, write_atomic
 
@@ -42,7 +42,7 @@ class _Images:
     def part(self, a: int, b: int) -> Tensor:
         "Images a to b, uint8 (b - a, C, H, W)."
         if isinstance(self.at, Tensor): return self.at[a:b]
-        rows = np.load(self.at, mmap_mode="r") if isinstance(self.at, Path) else self.at
+        rows = read_array(self.at) if isinstance(self.at, Path) else self.at
         return torch.from_numpy(np.array(rows[a:b])).view(b - a, *self.shape[1:]).permute(0, 3, 1, 2)
 
 # %% ../../nbs/data/07_make.ipynb #45944b09
@@ -72,11 +72,8 @@ def _opened(path: Path) -> _Images:
     "Images in a file."
     if not path.is_file():
         raise FileNotFoundError(f"no file at {path}: give the path of a .npy with images (N, H, W, C)")
-    try: rows = np.load(path, mmap_mode="r")
-    except (ValueError, EOFError, OSError) as e:
-        raise ValueError(f"{path} is not a whole .npy file ({e}): save one array with numpy.save") from e
-    if not isinstance(rows, np.ndarray):
-        raise ValueError(f"{path} holds several arrays: save the images alone with numpy.save")
+    try: rows = read_array(path)
+    except ValueError as e: raise ValueError(f"{e}: save the images alone with numpy.save") from e
     return _Images(path, _images(rows).shape)
 
 # %% ../../nbs/data/07_make.ipynb #61df98d0
@@ -117,7 +114,7 @@ def _agreed(folder: Path,  # of the set
             name: str,     # of the images
             ) -> dict:     # made.json, old or new
     "A new `made.json`, or the one that is there if it describes the same set; anything else is refused."
-    made, foreign = read_made(folder), sorted(f.name for f in folder.glob("*.npy"))
+    made, foreign = read_made(folder), sorted(f.name for f in folder.glob("[!.]*.npy"))
     if made is None and foreign:
         raise ValueError(f"{folder} holds a set that was not made here ({', '.join(foreign[:3])}): "
                          "the two are never mixed, choose another folder")
@@ -247,7 +244,7 @@ def make_c(images,                     # uint8: tensor (N, C, H, W), array (N, H
         return x.permute(0, 2, 3, 1).cpu().numpy()
     what = "corruptions" if frost is None else "corruptions, frost from photographs"
     plan = _Plan(what, table, seed, chosen, lambda kind: (5 * len(images), *images.shape[1:]), part, 5)
-    return _make(plan, images, integer_labels(labels, len(images)), Path(folder), batch, progress, name, wait)
+    return _make(plan, images, integer_labels(labels, len(images)), typed(folder), batch, progress, name, wait)
 
 # %% ../../nbs/data/07_make.ipynb #f6817d45
 def make_p(images,                     # uint8: tensor (N, C, H, W), array (N, H, W, C), or the path of a .npy with one
@@ -271,7 +268,7 @@ def make_p(images,                     # uint8: tensor (N, C, H, W), array (N, H
     what, size = "perturbations", (h, w, c)
     if crop is not None: what, size = f"perturbations of the middle {crop} pixels", (crop, crop, c)
     plan = _Plan(what, table, seed, chosen, lambda kind: (n, frames(kind, table), *size), part, 1)
-    return _make(plan, images, integer_labels(labels, n), Path(folder), batch, progress, name, wait)
+    return _make(plan, images, integer_labels(labels, n), typed(folder), batch, progress, name, wait)
 
 # %% ../../nbs/data/07_make.ipynb #39570402
 DRAWN = ("spirals", "factors")  # sets that are no stored images
@@ -288,7 +285,8 @@ def _own(path: Path, labels: str | Path | None) -> np.ndarray | None:
     if labels and not Path(labels).is_file():
         raise FileNotFoundError(f"no labels at {labels}: give the path of a .npy with one integer for each image")
     labels = Path(labels) if labels else path.with_name("labels.npy")
-    return np.load(labels) if labels.is_file() else None
+    try: return read_array(labels, mapped=False) if labels.is_file() else None
+    except ValueError as e: raise ValueError(f"{e}: save the labels alone with numpy.save") from e
 
 # %% ../../nbs/data/07_make.ipynb #bf47b5c6
 def make(what: str | Path,             # "<data set>-c", "<data set>-p", or the path of a .npy with images (N, H, W, C)
@@ -302,7 +300,7 @@ def make(what: str | Path,             # "<data set>-c", "<data set>-p", or the 
          **more,                       # seed, batch, progress, wait, frost, crop: as in make_c and make_p
          ) -> Path:                    # the set's folder
     "Make the -C or -P set of a data set or of one's own images."
-    root, path = data_root(root), Path(what)
+    root, path, labels = data_root(root), typed(what), typed(labels) if labels else None
     if path.suffix == ".npy": name, letter, images, y = path.stem, "cp"[sequences], path, _own(path, labels)
     else: name, letter, images, y = _named(str(what), root, split)
     more |= dict(table=table or table_for(min(_images(images).shape[1:3])), name=name)
@@ -313,7 +311,8 @@ def make(what: str | Path,             # "<data set>-c", "<data set>-p", or the 
 def check_made(folder: str | Path,  # a set made here
                ) -> dict:           # what `made.json` says
     "Compare every array of a set with the digest it had when it was made."
-    made, folder = read_made(folder), Path(folder)
+    folder = typed(folder)
+    made = read_made(folder)
     if made is None:
         raise ValueError(f"{folder} has no {MADE}: it was not made here, so there is nothing to compare with")
     def whole(file: Path, digest: str) -> bool: return file.is_file() and sha256(file) == digest

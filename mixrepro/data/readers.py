@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from .images import ImageSet, remedy
+from ..files import retold
 
 # %% ../../nbs/data/01d_readers.ipynb #d29b538b
 def read_binary(data: bytes,   # the whole file
@@ -120,7 +121,7 @@ def published(split: str,                   # "train" or "test"
         try: parts.append(_read_part(path, layout, layout.rows[split], md5, verify))
         except (FileNotFoundError, ValueError) as e:
             official = f"put the official {', '.join(files)} of {' or '.join(f.folder for f in layouts)} below {root}"
-            raise type(e)(f"{path} {e}: {remedy(name, root)}, or {official}") from e
+            raise retold(e, f"{path} {e}: {remedy(name, root)}, or {official}") from e
     x, y = zip(*parts)
     return ImageSet(torch.cat(x), torch.cat(y), classes, name, split)
 
@@ -209,7 +210,7 @@ def mnist(split: str,              # "train" (60,000 images) or "test" (10,000)
         try: parts.append(_read_idx_file(path, shape, md5, verify))
         except (FileNotFoundError, ValueError) as e:
             official = f"put the official {file}, packed or not, into {folder}"
-            raise type(e)(f"{path} {e}: {remedy('mnist', root)}, or {official}") from e
+            raise retold(e, f"{path} {e}: {remedy('mnist', root)}, or {official}") from e
     return ImageSet(parts[0][:, None], parts[1].long(), tuple("0123456789"), "mnist", split)
 
 # %% ../../nbs/data/01d_readers.ipynb #768c649e

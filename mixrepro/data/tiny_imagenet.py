@@ -4,43 +4,32 @@
 
 # %% auto #0
 __all__ = ['TINY_FOLDER', 'TINY_ROWS', 'TINY_CLASSES', 'decode', 'fingerprint', 'cached', 'tiny_classes', 'check_counts',
-           'tiny_imagenet']
+           'decoded', 'tiny_imagenet', 'spoilt', 'tiny_faults']
 
 # %% ../../nbs/data/01e_tiny_imagenet.ipynb #795dd63d
 import hashlib
 import os
+import re
 import secrets
 import warnings
-import zipfile
-from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
-from .images import ImageSet, remedy
+from .images import ImageSet, pictures, read_picture, remedy
 from ..files import PART
 
 # %% ../../nbs/data/01e_tiny_imagenet.ipynb #866487a6
-def _pixels(path: Path, size: int) -> np.ndarray:
-    "One image file, uint8 (3, size, size)."
-    try:
-        with Image.open(path) as image: pixels = np.asarray(image.convert("RGB"))
-    except (OSError, SyntaxError) as e: raise ValueError(f"{path} is not a whole image ({e})") from e
-    if pixels.shape[:2] != (size, size):
-        raise ValueError(f"{path} has {pixels.shape[1]} x {pixels.shape[0]} pixels, expected {size} x {size}")
-    return pixels.transpose(2, 0, 1)
-
 def decode(paths: list[Path],  # image files
            size: int,          # pixels, height and width that each must have
            ) -> Tensor:        # uint8 (N, 3, size, size); a grey image has three equal channels
     "Decode image files with Pillow, several at a time."
     x = np.empty((len(paths), 3, size, size), np.uint8)
-    def one(i): x[i] = _pixels(paths[i], size)
+    def one(i): x[i] = read_picture(paths[i], size)
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         for _ in pool.map(one, range(len(paths))): pass
     return torch.from_numpy(x)
@@ -74,7 +63,7 @@ def cached(path: Path,                 # where it is kept
     try:
         with np.load(path) as f:
             if str(f["key"]) == key: return torch.from_numpy(f["x"])
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile): pass  # absent or damaged: it is made again
+    except Exception: pass  # absent, damaged in any way, or another kind of file: it is made again
     _write_kept(path, key, x := make())
     return x
 
@@ -87,39 +76,67 @@ def tiny_classes(folder: Path) -> dict[str, str]:
     return {w: words.get(w, w) for w in sorted((folder / "wnids.txt").read_text().split())}
 
 # %% ../../nbs/data/01e_tiny_imagenet.ipynb #fceca044
+def _in_order(path: Path) -> tuple: return len(path.name), path.name
+
 def _tiny_files(folder: Path, split: str, wnids: list[str]) -> list[tuple[Path, str]]:
     "Image file and wnid of each image of a split."
     if split == "test":
-        lines = (folder / "val" / "val_annotations.txt").read_text().splitlines()
-        return [(folder / "val" / "images" / f, w) for f, w, *_ in (f"{line}\t".split("\t") for line in lines if line)]
-    images = {w: folder / "train" / w / "images" for w in wnids}
-    files = {w: [e.name for e in os.scandir(images[w]) if e.name.endswith(".JPEG")] for w in wnids}
-    return [(images[w] / f, w) for w in wnids for f in sorted(files[w], key=lambda f: (len(f), f))]
+        lines, official = (folder / "val" / "val_annotations.txt").read_text().splitlines(), folder / "val" / "images"
+        named = [(f, w) for f, w, *_ in (f"{line}\t".split("\t") for line in lines if line)]
+        if all((official / f).is_file() for f, _ in named): return [(official / f, w) for f, w in named]
+        sorted_in = {e.name: Path(e.path) for e in pictures(folder / "val")}
+        return [(sorted_in.get(f, official / f), w) for f, w in named]
+    train = folder / "train"
+    at = {w: train / w if (train / w).is_dir() and not (train / w / "images").is_dir() else train / w / "images"
+          for w in wnids}
+    return [(p, w) for w in wnids for p in sorted((Path(e.path) for e in pictures(at[w])), key=_in_order)]
 
 # %% ../../nbs/data/01e_tiny_imagenet.ipynb #b0cae10b
-def check_counts(wnids: list[str],  # of each image
+def _odd_one(paths: list[Path], rows: int) -> str:
+    "The picture of a class that is one too many, or the number that lacks; names end in a number."
+    names = sorted(paths, key=_in_order)
+    strange = [p for p in names if not re.fullmatch(r".*_\d+\.JPEG", p.name)] or names[rows:]
+    if len(names) > rows: return f": {strange[0].name} is one too many"
+    numbers = {int(m[1]) for p in names if (m := re.search(r"_(\d+)\.", p.name))}
+    lacking = next((k for k in range(rows) if k not in numbers), None)
+    return f": that of number {lacking} is missing" if numbers and max(numbers) < rows else ""
+
+def check_counts(files: list[tuple[Path, str]],  # each image and its wnid
                  classes: dict,     # the known wnids
                  rows: int,         # how many images each should have
                  folder: Path,      # for the sentence
                  verify: bool,      # False: any number will do
                  ) -> None:
     "Refuse an image of an unknown class, and a class that has too few or too many images."
-    if unknown := set(wnids) - classes.keys():
+    have = {}
+    for path, w in files: have.setdefault(w, []).append(path)
+    if unknown := have.keys() - classes.keys():
         raise ValueError(f"{folder} names the class {min(unknown)!r}, which wnids.txt does not list")
-    have = Counter(wnids)
     for w in classes if verify else ():
-        if have[w] != rows: raise ValueError(f"{folder} holds {have[w]} images of class {w}, expected {rows}")
+        if (n := len(paths := have.get(w, []))) != rows:
+            raise ValueError(f"{folder} holds {n} images of class {w}, expected {rows}{_odd_one(paths, rows)}")
 
 # %% ../../nbs/data/01e_tiny_imagenet.ipynb #c198a5c8
+def _listed(folder: Path, split: str, classes: dict, verify: bool) -> list[tuple[Path, str]]:
+    "The images of a split, counted."
+    files = _tiny_files(folder, split, list(classes))
+    check_counts(files, classes, TINY_ROWS[split], folder / {"train": "train", "test": "val"}[split], verify)
+    return files
+
+def decoded(paths: list[Path], kept: Path, base: Path) -> Tensor:
+    "Images of 64 pixels, from the file where they are kept or from their own."
+    def make():
+        try: return decode(paths, 64)
+        except ValueError as e: raise ValueError(f"{e}; delete that file first") from e
+    return cached(kept, fingerprint(paths, base), make)
+
 def _tiny_split(folder: Path, split: str, verify: bool) -> tuple[Tensor, Tensor, tuple[str, ...]]:
     "Images, labels and classes of a split."
     classes = tiny_classes(folder)
-    files = _tiny_files(folder, split, list(classes))
-    paths, wnids = [p for p, _ in files], [w for _, w in files]
-    check_counts(wnids, classes, TINY_ROWS[split], folder / {"train": "train", "test": "val"}[split], verify)
-    x = cached(folder / f"decoded-{split}.npz", fingerprint(paths, folder), lambda: decode(paths, 64))
+    files = _listed(folder, split, classes, verify)
+    x = decoded([p for p, _ in files], folder / f"decoded-{split}.npz", folder)
     number = {w: i for i, w in enumerate(classes)}
-    return x, torch.tensor([number[w] for w in wnids], dtype=torch.int64), tuple(classes.values())
+    return x, torch.tensor([number[w] for _, w in files], dtype=torch.int64), tuple(classes.values())
 
 def tiny_imagenet(split: str,              # "train" (100,000 images) or "test" (the 10,000 validation images)
                   root: Path,              # holds tiny-imagenet-200/
@@ -132,3 +149,24 @@ def tiny_imagenet(split: str,              # "train" (100,000 images) or "test" 
     except ValueError as e: raise ValueError(f"{e}: {fix}") from e
     few = f"Tiny-ImageNet, with {len(classes)} of its {TINY_CLASSES} classes"
     return ImageSet(x, y, classes, "tiny-imagenet", split, few if len(classes) != TINY_CLASSES else "")
+
+# %% ../../nbs/data/01e_tiny_imagenet.ipynb #32207db6
+def spoilt(paths: list[Path],    # pictures
+           side: int,            # pixels
+           ) -> list[str]:       # sentences
+    "What is wrong with pictures, each of them opened."
+    def one(path):
+        try: read_picture(path, side)
+        except (OSError, ValueError) as e: return f"{path} is missing" if isinstance(e, FileNotFoundError) else str(e)
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool: return [why for why in pool.map(one, paths) if why]
+
+def tiny_faults(folder: Path,        # tiny-imagenet-200, all of it
+                deep: bool = False,  # open every picture
+                ) -> list[str]:      # sentences; [] if `load` reads it
+    "What is wrong with a folder of Tiny-ImageNet."
+    wrong, files = [], []
+    for split in TINY_ROWS:
+        try: files += [p for p, _ in _listed(folder, split, tiny_classes(folder), True)]
+        except FileNotFoundError as e: wrong.append(f"{e.filename} is missing")
+        except ValueError as e: wrong.append(str(e))
+    return wrong + [f"{p} is missing" for p in files if not p.is_file()] + (spoilt(files, 64) if deep else [])

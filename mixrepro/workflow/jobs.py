@@ -157,7 +157,7 @@ def snakemake(base: Path, *args: str, stdout=None) -> subprocess.Popen:
                "--configfile", str(base / WORK / "jobs.json"), *args]
     env = os.environ | dict(MIXREPRO_HOME=str(base), PYTHONUNBUFFERED="1", OMP_NUM_THREADS="1")
     # It is called in another folder than this.
-    if env.get("MIXREPRO_DATA"): env["MIXREPRO_DATA"] = os.path.abspath(env["MIXREPRO_DATA"])
+    if env.get("MIXREPRO_DATA"): env["MIXREPRO_DATA"] = os.path.abspath(os.path.expanduser(env["MIXREPRO_DATA"]))
     return subprocess.Popen(command, cwd=base, env=env, text=True, encoding="utf-8", errors="replace",
                             stdout=stdout, stderr=subprocess.PIPE)
 

@@ -13,6 +13,8 @@ from scipy import fft, ndimage, stats
 from helpers import photographs
 from mixrepro.data import corruptions
 from mixrepro.data.corruptions import CATEGORIES, CORRUPTIONS, EXTRA, SMALLEST, TABLES, benchmark, corrupt
+from mixrepro import core
+from mixrepro.data import corruptions as C, frost
 from mixrepro.data.frost import PHOTOGRAPHS, frost_textures, photographs as frost_photographs, reduced
 from mixrepro.data.streams import fold, image_keys, integers, normal, uniform
 
@@ -613,3 +615,30 @@ def test_wider_zoom_steps_are_scipys(severity, factors):
         return big[:, cut:cut + 56, cut:cut + 56]
     theirs = (x[0].double().numpy() + sum(enlarge(x[0].double().numpy(), z) for z in factors)) / (len(factors) + 1)
     assert np.abs(corrupt(x, "zoom_blur", severity, table="imagenet")[0].numpy() - np.floor(theirs + 1e-6)).mean() < 1e-3
+
+
+# ---- large images ---------------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("h, w, c", [(65, 64, 3), (96, 70, 1), (64, 131, 3)])
+def test_zoom_blur_without_its_matrix_gives_the_same_bytes(h, w, c):
+    x = torch.randint(0, 256, (2, c, h, w), dtype=torch.uint8, generator=torch.Generator().manual_seed(h))
+    for count, step in ((7, .01), (26, .01), (11, .03)):
+        matrix = C._zoom_matrix.__wrapped__(h, w, count, step, x.device)
+        want = C._bytes(torch.sparse.mm(matrix, x.reshape(-1, h * w).double().t().contiguous()).t(), 1e-6).reshape(x.shape)
+        assert torch.equal(C.zoom_blur(x, None, count, step), want)
+
+
+def test_images_of_many_sizes_share_few_textures_and_the_tables_stay_small():
+    sides = {frost.texture_side(h, w) for h in range(32, 700, 7) for w in range(32, 700, 9)}
+    assert sides == {160, 224, 320, 448, 640, 896, 1280, 1792} and all(frost.texture_side(n, n) >= 2 * n for n in (80, 81, 300, 5000))
+    for n in range(300, 360): C._smooth_side(n, 10., torch.device("cpu"))
+    assert core.weight([*C._smooth_side.there.values()]) <= 1 << 26 and len(C._smooth_side.there) > 20
+
+
+def test_a_large_texture_is_drawn_in_squares_that_fit():
+    "The same ice as in squares that fit the longest needle, but for a light below a thousandth."
+    def ice(large):
+        with pytest.MonkeyPatch.context() as m:
+            m.setattr(frost, "LARGE", large)
+            return frost._ice(200, 14., 1., torch.Generator().manual_seed(1))
+    assert (ice(448) - ice(100)).abs().max() < 1e-3

@@ -9,13 +9,14 @@ import re
 import shutil
 import threading
 import urllib.error
+import warnings
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
-from hypothesis import given, settings, strategies as st
+from hypothesis import assume, given, settings, strategies as st
 from scipy.stats import multivariate_normal
 from sklearn import datasets as bundled
 from sklearn.model_selection import train_test_split
@@ -81,6 +82,7 @@ def by_hand(frame, train):
     return scaled
 
 
+@pytest.mark.filterwarnings("ignore:the column .* is left out")
 @settings(max_examples=40, deadline=None)
 @given(frame=frames(), share=st.floats(.2, .8))
 def test_encoding_is_the_one_done_by_hand(frame, share):
@@ -95,6 +97,7 @@ def test_encoding_is_the_one_done_by_hand(frame, share):
     assert np.allclose(got, want, atol=1e-6, rtol=1e-6)
 
 
+@pytest.mark.filterwarnings("ignore:the column .* is left out")
 @settings(max_examples=20, deadline=None)
 @given(frame=frames(), encode=st.sampled_from(["one-hot", "ordinal"]))
 def test_test_rows_decide_nothing(frame, encode):
@@ -137,8 +140,160 @@ def test_a_table_moves_to_a_device():
     assert isinstance(t, Table) and t.x_test.dtype == torch.float32 and t.y_test.dtype == torch.int64 and t.d == 4
 
 
+# ---- types on disk, and odd cells --------------------------------------------------------------------------------------
+
+TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=6) | st.sampled_from(
+    ["", "?", "??", "NA", "nan", "None", "01", "1", "1.0", "1e0", "inf", " ", " ?", "a,b", 'say "x"', "'", "\r\n", "\n", "\r", "Ä€🎲", "a_x", "=1"])
+
+
+def column(kind, n):
+    "A column of n cells of a kind that ARFF knows, with gaps."
+    def cells(each): return st.lists(st.none() | each, min_size=n, max_size=n)
+    if kind == "nominal":
+        return st.lists(TEXT, min_size=1, max_size=4, unique=True).flatmap(lambda known: cells(st.sampled_from(known)).map(
+            lambda c: pd.Series(pd.Categorical(c, known))))
+    if kind == "string": return cells(TEXT).map(lambda c: pd.Series(c, dtype=object))
+    if kind == "integer": return cells(st.integers(-2**63, 2**63 - 1)).map(lambda c: pd.Series(c, dtype="Int64"))
+    if kind == "date": return cells(st.datetimes(pd.Timestamp(1700, 1, 1), pd.Timestamp(2200, 1, 1))).map(lambda c: pd.Series(pd.to_datetime(pd.Series(c, dtype=object))).astype("datetime64[us]"))
+    return cells(st.floats(allow_nan=False)).map(lambda c: pd.Series(c, dtype=float))  # numeric, real
+
+
+@st.composite
+def typed_tables(draw):
+    "A table with a column or two of each kind, and a target of any."
+    n, kinds = draw(st.integers(1, 6)), draw(st.lists(st.sampled_from(["nominal", "string", "integer", "date", "numeric"]), min_size=2, max_size=6))
+    names = draw(st.lists(TEXT, min_size=len(kinds) - 1, max_size=len(kinds) - 1, unique=True))
+    return pd.concat([draw(column(kind, n)) for kind in kinds], axis=1).set_axis([*names, "class"], axis=1)
+
+
+@settings(max_examples=60, deadline=None)
+@given(table=typed_tables())
+@pytest.mark.filterwarnings("ignore:.*rows have no target")
+def test_a_table_with_types_is_the_same_after_the_disk(tmp_path_factory, table):
+    assume(table["class"].notna().any())  # else there is nothing to learn, which is refused
+    folder = tmp_path_factory.mktemp("typed")
+    file = T._store(folder, 7, dict(name="toy") | (written := T._written(table))[0], written[1])
+    frame, target = T._parse(file.read_bytes(), T._records(folder)[7])
+    kept = table["class"].notna().to_numpy()
+    for got, want in zip([*(frame.iloc[:, k] for k in range(frame.shape[1])), target], [table.iloc[:, k][kept] for k in range(table.shape[1])]):
+        if want.dtype == object: want = want.astype("category").cat.set_categories(got.cat.categories)  # a string is a category of its own
+        pd.testing.assert_series_equal(got, want, check_index=False, check_names=False, check_exact=True)
+    assert list(frame) == list(table)[:-1]
+
+
+def openml_answers(cache, arff, columns, target, number=77):
+    "openml.org is played by scikit-learn's cache: a description, a list of columns and an ARFF file."
+    def put(path, content):
+        (file := cache / "openml" / "openml.org" / f"{path}.gz").parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(gzip.compress(content.encode()))
+    def about(i, name, kind): return dict(index=str(i), name=name, data_type=kind, is_target=str(name == target).lower(), is_ignore="false",
+                                          is_row_identifier=str(name == "row").lower(), number_of_missing_values="0")
+    put(f"api/v1/json/data/{number}", json.dumps({"data_set_description": dict(
+        id=f"{number}", name="toy set/1", version="1", status="active", description="a toy", format="ARFF", file_id="770", licence="CC0",
+        url="https://www.openml.org/data/v1/download/770/toy.arff", md5_checksum=hashlib.md5(arff.encode()).hexdigest(), default_target_attribute=target)}))
+    put(f"api/v1/json/data/features/{number}", json.dumps({"data_features": {"feature": [about(i, *c) for i, c in enumerate(columns)]}}))
+    put(f"api/v1/json/data/qualities/{number}", json.dumps({"data_qualities": {"quality": [dict(name="NumberOfInstances", value=str(arff.count("\n")))]}}))
+    put("data/v1/download/770/toy.arff", arff)
+
+
+def test_categories_that_look_like_numbers_or_gaps_stay_what_they_are(tmp_path):
+    "`'?'` in quotes is a category, `?` is missing; 01, 1 and 1.0 are three codes; a category of the class may be '?' too."
+    arff = "@relation toy\n@attribute code {01,1,1.0}\n@attribute mark {'?',NA,'a, b'}\n@attribute zip string\n@attribute n integer\n@attribute kind {'?',0.5,1.5}\n@data\n"
+    rows = [("01", "'?'", "'007'"), ("1", "NA", "'7'"), ("1.0", "'a, b'", "'7'"), ("1", "?", "'x'")] * 10
+    arff += "".join(f"{a},{b},{c},{i},{('0.5', chr(39) + '?' + chr(39), '1.5')[i % 3]}\n" for i, (a, b, c) in enumerate(rows))
+    openml_answers(tmp_path / "openml" / "cache", arff, [("code", "nominal"), ("mark", "nominal"), ("zip", "string"), ("n", "integer"), ("kind", "nominal")], "kind")
+    [path] = fetch_openml(77, tmp_path)
+    t = tabular(77, tmp_path)
+    assert t.classes == ("0.5", "1.5", "?") and len(t.y_train) + len(t.y_test) == 40 and not t.standin
+    assert t.features == ("n", "code_01", "code_1", "code_1.0", "mark_?", "mark_NA", "mark_a, b", "zip_007", "zip_7", "zip_x")
+    frame, _ = T._parse(path.read_bytes(), T._records(tmp_path / "openml")[77])
+    assert frame["mark"].isna().sum() == 10 and (frame["mark"] == "?").sum() == 10
+    fetch_openml(77, tmp_path / "copy", tmp_path)  # a copy keeps the types
+    assert torch.equal(tabular(77, tmp_path / "copy").x_train, t.x_train) and tabular(77, tmp_path / "copy").features == t.features
+
+
+@pytest.mark.parametrize("gap", ["NA", "nan", "NaN", " ?", "?", "", "n/a", "NULL"])
+def test_a_gap_by_any_name_in_a_column_of_numbers_is_a_gap(tmp_path, gap):
+    for number, cell in ((1, ""), (2, gap)):
+        rows = [f"{i + .5},{'no' if i % 2 else 'yes'}" for i in range(20)]
+        rows[7] = f"{cell},yes"
+        (tmp_path / "openml").mkdir(exist_ok=True)
+        (tmp_path / "openml" / f"{number}_t{number}.csv").write_text("a,class\n" + "\n".join(rows) + "\n")
+    plain, odd = tabular(1, tmp_path), tabular(2, tmp_path)
+    assert odd.features == ("a",) and torch.equal(plain.x_train, odd.x_train) and torch.equal(plain.x_test, odd.x_test)
+
+
+@pytest.mark.parametrize("cell", ["1,000", "3,14", "1_000", "abc", "12 kg", "١"])
+def test_an_odd_cell_in_a_column_of_numbers_is_refused_with_its_place(tmp_path, cell):
+    rows = [f"{i},{'no' if i % 2 else 'yes'}" for i in range(20)]
+    rows[7] = f'"{cell}",yes'
+    (tmp_path / "openml").mkdir()
+    (tmp_path / "openml" / "1_t.csv").write_text("a,class\n" + "\n".join(rows) + "\n")
+    with pytest.raises(ValueError, match=rf"1_t.csv: column 'a' holds numbers, but row 8 \(line 9\) has '{cell}': write a number there"): tabular(1, tmp_path)
+    with pytest.raises(ValueError, match=f"column 'a' holds numbers, but row 8 has '{cell}'"):
+        to_numbers(pd.DataFrame({"a": [*map(str, range(7)), cell, *map(str, range(12))]}), np.arange(15), np.arange(15, 20))
+    (tmp_path / "openml" / "index.json").write_text(json.dumps([dict(id=1, name="t", file="1_t.csv", nominal=[0])]))
+    with pytest.warns(UserWarning, match="the column 'a' is left out: its texts all differ"), pytest.raises(ValueError, match="no column is left"): tabular(1, tmp_path)
+
+
+@pytest.mark.parametrize("cell, sentence", [("inf", "the target is inf in row 8"), ("-inf", "the target is -inf in row 8"), ("x", r"'class' holds numbers, but row 8 \(line 9\) has 'x'")])
+def test_an_odd_target_is_refused(tmp_path, cell, sentence):
+    rows = [f"{i},{i + .25}" for i in range(20)]
+    rows[3], rows[7] = "3,NA", f"7,{cell}"
+    (tmp_path / "openml").mkdir()
+    (tmp_path / "openml" / "1_t.csv").write_text("a,class\n" + "\n".join(rows) + "\n")
+    with warnings.catch_warnings(action="ignore"), pytest.raises(ValueError, match=sentence): tabular(1, tmp_path)
+
+
+@pytest.mark.parametrize("cell", ["nan", "NA", " ?"])
+def test_a_gap_in_a_numeric_target_leaves_its_row_out_with_a_word(tmp_path, cell):
+    rows = [f"{i},{i + .25}" for i in range(20)]
+    rows[7] = f"7,{cell}"
+    (tmp_path / "openml").mkdir()
+    (tmp_path / "openml" / "1_t.csv").write_text("a,class\n" + "\n".join(rows) + "\n")
+    with pytest.warns(UserWarning, match="1 of 20 rows have no target and are left out, the first of them row 8"): t = tabular(1, tmp_path)
+    assert t.classes == ("N", "P") and len(t.y_train) + len(t.y_test) == 19
+
+
+def test_targets_as_pandas_hands_them():
+    assert T.to_labels(pd.Series([1, 2, 1], dtype="Int64"))[1:] == (("1", "2"), False)
+    assert T.to_labels(pd.Series(["1", "2", "more"]))[1] == ("1", "2", "more")  # codes and a word
+    for odd in (math.nan, None):
+        with pytest.raises(ValueError, match="the target is missing in row 2"): T.to_labels(pd.Series([.5, odd, 2.5, 1.5]))
+    with pytest.raises(ValueError, match="the target is missing in row 2"): T.to_labels(pd.Series(["a", None, "b"]))
+
+
+@pytest.mark.parametrize("columns, names", [
+    ({"a_x": [1., 2, 3, 4], "a": list("xyzx")}, ["a_x", "a_x (2)", "a_y", "a_z"]),
+    ({"a": list("xyzx"), "a_x": list("pqrp")}, ["a_x", "a_y", "a_z", "a_x_p", "a_x_q", "a_x_r"]),
+    ({"a": ["b_c", "d", "e", "d"], "a_b": list("cdec"), "self": [1., 2, 3, 4]}, ["self", "a_b_c", "a_d", "a_e", "a_b_c (2)", "a_b_d", "a_b_e"])])
+def test_names_of_one_hot_columns_are_distinct(columns, names):
+    x, _, got = to_numbers(pd.DataFrame(columns), np.arange(4), np.arange(0))
+    assert got == names and x.shape == (4, len(names)) and len(set(got)) == len(got)
+
+
+@pytest.mark.parametrize("data, sentence", [
+    ("a,b,class\n1,é,x\n".encode("latin-1"), "1_t.csv: line 2 is not UTF-8 text .byte 0xe9.: save the table as UTF-8"),
+    ("a,class\n1,x\n".encode("utf-16"), "1_t.csv: line 1 is not UTF-8 text"), (b"", "1_t.csv: it is empty"),
+    (b"a,class\n1,x,\n2,y,\n", "line 2 has 3 cells, but there are 2 names of columns: remove the comma at its end"),
+    (b"a,class,\n1,x,\n2,y,\n", "column 3 has no name"), (b",a,class\n0,1,x\n1,2,y\n", "column 1 has no name"),
+    (b"a,b,class\n1,2\n", "line 2 has 2 cells, but there are 3 names"), (b'a,class\n"1,x\n', "is not CSV"), (b"a,a,class\n1,2,x\n", "two columns are named 'a'")])
+def test_a_file_that_is_no_table_is_refused_in_one_sentence(tmp_path, data, sentence):
+    (tmp_path / "openml").mkdir()
+    (tmp_path / "openml" / "1_t.csv").write_bytes(data)
+    with pytest.raises(ValueError, match=sentence) as e: tabular(1, tmp_path)
+    assert "\n" not in str(e.value)
+    with pytest.raises(OSError, match=f"1 of 1 tables could not be had.*{sentence.removeprefix('1_t.csv: ')}"): fetch_openml(1, tmp_path / "new", tmp_path)
+
+
+def test_a_column_of_dates_is_a_number_of_days():
+    x, _, names = to_numbers(pd.DataFrame({"day": pd.to_datetime(["2020-01-01", "2020-01-03", None, "2020-01-02"])}), np.arange(4), np.arange(0))
+    assert names == ["day"] and np.allclose(x[:, 0], [-np.sqrt(2), np.sqrt(2), 0, 0])
+
+
 # ---- the copies of OpenML's tables ----------------------------------------------------------------------------------
 
+@pytest.mark.filterwarnings("ignore:the column .* is left out")
 def test_every_copy_loads_through_the_same_interface(records):
     assert len(records) == 127
     for i, r in records.items():
@@ -331,23 +486,9 @@ def test_two_at_once_fetch_each_table_once(tmp_path, address):
 
 
 def test_a_table_through_scikit_learns_own_reader(tmp_path):
-    "openml.org is played by scikit-learn's cache: a description, a list of columns and an ARFF file."
     arff = "@relation toy\n@attribute row numeric\n@attribute size numeric\n@attribute code {1,2,3}\n@attribute kind {p,q}\n@data\n"
     arff += "".join(f"{i},{i % 7}.5,{1 + i % 3},{'pq'[i % 2]}\n" for i in range(40)) + "40,?,1,p\n"
-    cache = tmp_path / "openml" / "cache" / "openml" / "openml.org"
-    def put(path, content):
-        (cache / path).parent.mkdir(parents=True, exist_ok=True)
-        (cache / f"{path}.gz").write_bytes(gzip.compress(content.encode()))
-    columns = [("row", "numeric"), ("size", "numeric"), ("code", "nominal"), ("kind", "nominal")]
-    def about(i, name, kind): return dict(index=str(i), name=name, data_type=kind, is_target=str(name == "kind").lower(), is_ignore="false",
-                                          is_row_identifier=str(name == "row").lower(), number_of_missing_values="0")
-    put("api/v1/json/data/77", json.dumps({"data_set_description": dict(
-        id="77", name="toy set/1", version="1", status="active", description="a toy", format="ARFF", file_id="770", licence="CC0",
-        url="https://www.openml.org/data/v1/download/770/toy.arff", md5_checksum=hashlib.md5(arff.encode()).hexdigest(),
-        default_target_attribute="kind")}))
-    put("api/v1/json/data/features/77", json.dumps({"data_features": {"feature": [about(i, *c) for i, c in enumerate(columns)]}}))
-    put("api/v1/json/data/qualities/77", json.dumps({"data_qualities": {"quality": [dict(name="NumberOfInstances", value="41")]}}))
-    put("data/v1/download/770/toy.arff", arff)
+    openml_answers(tmp_path / "openml" / "cache", arff, [("row", "numeric"), ("size", "numeric"), ("code", "nominal"), ("kind", "nominal")], "kind")
     [path] = fetch_openml(77, tmp_path)
     assert path.name == "77_toy_set_1.csv"
     t = tabular(77, tmp_path)

@@ -2,6 +2,7 @@
 import os
 import shutil
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from hypothesis import given, settings, strategies as st
 from PIL import Image
 
 from helpers import SHARED, moments
-from mixrepro.data import tiny_imagenet as D
+from mixrepro.data import corrupted as C, fetch as F, tiny_imagenet as D
 from mixrepro.data.datasets import STATS, load
 
 
@@ -46,6 +47,76 @@ def test_kept_images_are_used_until_a_file_changes(tiny, monkeypatch):
     monkeypatch.undo()
     again = load("tiny-imagenet", "test", tiny)
     assert (again.x[0] == 255).all() and torch.equal(again.x[1:], first.x[1:]) and torch.equal(load("tiny-imagenet", "test", tiny).x, again.x)
+
+
+@pytest.fixture
+def whole(tmp_path, monkeypatch):
+    "A folder that is whole, if a class has three images and two: (root, the folder)."
+    folder = tmp_path / "tiny-imagenet-200"
+    monkeypatch.setitem(D.TINY_ROWS, "train", 3); monkeypatch.setitem(D.TINY_ROWS, "test", 2)
+    part = F.Part("tiny-imagenet-200", {"wnids.txt": "", "words.txt": "", "val/val_annotations.txt": ""}, {"train": 6, "val": 4}, D.tiny_faults)
+    monkeypatch.setitem(F.DATA, "tiny-imagenet", replace(F.DATA["tiny-imagenet"], editions=((F.Remote("t.zip", (), (part,)),),)))
+    (folder / "val/images").mkdir(parents=True)
+    (folder / "wnids.txt").write_text("n01\nn02\n"); (folder / "words.txt").write_text("n01\tgoldfish\nn02\ttree frog\n")
+    (folder / "val/val_annotations.txt").write_text("".join(f"val_{i}.JPEG\tn0{1 + i // 2}\t0\n" for i in range(4)))
+    for i in range(4): Image.new("L", (64, 64), 40 * i).save(folder / f"val/images/val_{i}.JPEG")
+    for w in ("n01", "n02"):
+        (folder / "train" / w / "images").mkdir(parents=True)
+        for i in range(3): Image.new("RGB", (64, 64), (0, i, 0)).save(folder / "train" / w / f"images/{w}_{i}.JPEG")
+    return tmp_path, folder
+
+
+def sort_into_classes(folder):
+    "What many scripts do to the validation images."
+    for i in range(4):
+        (folder / f"val/n0{1 + i // 2}/images").mkdir(parents=True, exist_ok=True)
+        (folder / f"val/images/val_{i}.JPEG").rename(folder / f"val/n0{1 + i // 2}/images/val_{i}.JPEG")
+
+
+@pytest.mark.parametrize("harm", [
+    lambda f: None, lambda f: (f / "train/n01/images/._n01_1.JPEG").write_bytes(b"x"), lambda f: (f / "train/n01/images/n01_1.JPEG").rename(f / "train/n01/images/n01_1.jpg"),
+    sort_into_classes, lambda f: (f / "train/.ipynb_checkpoints").mkdir(), lambda f: shutil.copytree(f / "val/images", f / "val/.hidden"), lambda f: (f / "val/images/Thumbs.db").touch()])
+def test_what_is_whole_is_read_and_what_is_read_is_whole(whole, harm):
+    root, folder = whole
+    harm(folder)
+    assert F.verify("tiny-imagenet", root) == [] and F.fetch("tiny-imagenet", root) == [folder]
+    assert load("tiny-imagenet", "train", root).y.tolist() == [0] * 3 + [1] * 3 and load("tiny-imagenet", "test", root).x[:, 0, 0, 0].tolist() == [0, 40, 80, 120]
+
+
+@pytest.mark.parametrize("harm, split, sentence", [
+    (lambda f: (f / "train/n01/images/n01_1.JPEG").unlink(), "train", "train holds 2 images of class n01, expected 3: that of number 1 is missing"),
+    (lambda f: shutil.copy(f / "train/n01/images/n01_1.JPEG", f / "train/n01/images/n01_1.jpg"), "train", "train holds 4 images of class n01, expected 3: n01_1.jpg is one too many"),
+    (lambda f: (f / "train/n01/images/n01_1.JPEG").rename(f / "train/n02/images/n02_3.JPEG"), "train", "train holds 2 images of class n01, expected 3: that of number 1"),
+    (lambda f: (f / "val/images/val_2.JPEG").rename(f / "val/images/val_9.JPEG"), "test", "val_2.JPEG is missing"),
+    (lambda f: os.truncate(f / "val/images/val_3.JPEG", 300), "test", "val_3.JPEG is not a whole image"),
+    (lambda f: Image.new("RGB", (64, 32)).save(f / "val/images/val_3.JPEG"), "test", "val_3.JPEG has 64 x 32 pixels, expected 64 x 64")])
+def test_what_load_refuses_is_named_by_verify_and_its_remedy_works(whole, harm, split, sentence):
+    root, folder = whole
+    harm(folder)
+    with pytest.raises((ValueError, FileNotFoundError), match=f"{sentence}.*: run `mixrepro data get tiny-imagenet --root") as e: load("tiny-imagenet", split, root)
+    assert any(sentence in w for w in F.verify("tiny-imagenet", root))
+    if "; delete that file first" in str(e.value): (folder / "val/images/val_3.JPEG").unlink()
+    said = []
+    with pytest.raises(OSError): F.fetch("tiny-imagenet", root, say=said.append)  # it goes for another copy
+    assert "is not whole" in said[0]
+
+
+def test_a_kind_of_tiny_imagenet_c_is_whole_when_it_can_be_read(tmp_path, monkeypatch):
+    monkeypatch.setattr(C, "TINY_CLASSES", 2); monkeypatch.setitem(D.TINY_ROWS, "test", 3)
+    for s in range(1, 6):
+        for w in ("n01", "n02"):
+            (at := tmp_path / "Tiny-ImageNet-C/fog" / str(s) / w).mkdir(parents=True)
+            for i in range(3): Image.new("RGB", (64, 64), (i, 0, s)).save(at / f"val_{i}.JPEG")
+    fog = tmp_path / "Tiny-ImageNet-C/fog"
+    (fog / "3/.ipynb_checkpoints").mkdir(); (fog / "4/n01/._val_0.JPEG").touch(); (fog / "5/n01/val_1.JPEG").rename(fog / "5/n01/val_1.jpg")
+    for s in range(1, 6): assert len(C.load_c("tiny-imagenet", "fog", s, tmp_path)) == 6
+    part = F.Part("Tiny-ImageNet-C/fog", count={"": 30}, check=C.kind_faults)
+    assert F.faults(part, fog, deep=True) == [] and [p.check for p in F.DATA["tiny-imagenet-c"].editions[0][0].parts] == [C.kind_faults] * 15
+    (fog / "2/n03").mkdir(); os.truncate(fog / "1/n02/val_2.JPEG", 500)
+    (fog / "3/n01/val_0.JPEG").rename(fog / "4/n01/val_7.JPEG")
+    for s, sentence in ((2, "2 holds 3 classes, expected 2"), (3, "3 holds 2 images of class n01, expected 3: that of number 0 is missing"), (1, "val_2.JPEG is not a whole image")):
+        with pytest.raises(ValueError, match=sentence): C.load_c("tiny-imagenet", "fog", s, tmp_path)
+        assert any(sentence in w for w in F.faults(part, fog, deep=True))
 
 
 @settings(max_examples=15, deadline=None)
