@@ -33,7 +33,7 @@ import typer
 from typer.core import TyperCommand
 
 import mixrepro
-from .files import home, sha256, write_atomic, write_if_changed
+from .files import explained, home, sha256, write_atomic, write_if_changed
 from .papers.catalogue import ARTEFACTS, PAPERS, find
 from .repro.artefact import cells, state
 from .repro.scale import SCALES, scale
@@ -138,9 +138,10 @@ def follow(process, base: Path,
     "Print a line for each step of Snakemake as it starts and ends; keep all it says in a log."
     failed, idle, worked, message, begin = [], False, False, "", time.monotonic()
     path = base / workflow.WORK / "snakemake.log"
-    with open(path, "w", encoding="utf-8") as log:
+    with open(path, "wb", buffering=0) as log:
         for line in process.stderr:
-            log.write(line); log.flush()
+            try: log.write(line.encode())
+            except OSError as e: raise explained(e, path) from e
             if m := re.match(r"(\d+) of (\d+) steps", line):
                 print(f"  [{m[1]}/{m[2]}] after {time.monotonic() - begin:.0f} s", flush=True)
             elif m := re.match(BEGUN, line): print(f"  {m[1]}", flush=True)
@@ -214,13 +215,16 @@ def reproduce(context: typer.Context,
               profile: Annotated[str, typer.Option("--profile", help=" | ".join(SCALES))] = "embedded",
               parameter: Annotated[list[str], typer.Option("-p", "--parameter",
                                                            help="NAME=VALUE for the notebooks")] = [],
-              cores: Annotated[int, typer.Option(help="jobs side by side; all cores unless given")] = 0,
+              cores: Annotated[int, typer.Option(min=0, help="jobs side by side; all cores unless given")] = 0,
               force: Annotated[bool, typer.Option("--force",
                                                   help="execute the notebooks again; trained runs stay")] = False):
     "Train what is missing and regenerate figures and tables. What follows -- goes to Snakemake."
     extra, base = context.obj, workflow.clone()
     for p in parameter:
         if "=" not in p: raise ValueError(f"a parameter is written NAME=VALUE, got {p!r}")
+    names = ["profile", *(p.partition("=")[0] for p in parameter)]
+    for name in names:
+        if names.count(name) > 1: raise ValueError(f"{name} is given more than once: give it once, the profile by --profile")
     need("snakemake", "papermill", "ipykernel")
     todo = workflow.jobs(ids or [], profile, dict(p.split("=", 1) for p in parameter), base)
     # In `-- --dag | dot` the output is Snakemake's.

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['WORK', 'TRAIN', 'SWITCHES', 'INLINE', 'UNKNOWN', 'clone', 'code_cells', 'parameters', 'typed', 'check_parameters',
            'depth', 'side_by_side', 'groups', 'ready', 'made_of', 'jobs', 'first', 'title', 'made', 'forget',
-           'expected', 'takes_files', 'environment', 'Busy', 'kernelspec', 'snakemake', 'only_one', 'in_a_line',
+           'expected', 'takes_files', 'environment', 'Busy', 'kernelspec', 'snakemake', 'only_one', 'full', 'in_a_line',
            'worded', 'ended', 'reason', 'logged', 'told']
 
 # %% ../../nbs/workflow/92_jobs.ipynb #0b06fea7
@@ -14,6 +14,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -229,6 +230,7 @@ def environment(base: Path) -> dict:
     env["JUPYTER_PATH"] = os.pathsep.join(filter(None, [str(work / "jupyter"), given.get("JUPYTER_PATH")]))
     if not takes_files(given.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")):
         env["XDG_CACHE_HOME"] = str(work / "cache")
+    if not takes_files(given.get("MPLCONFIGDIR") or base): env.pop("MPLCONFIGDIR", None)
     # It is called in another folder than this.
     if given.get("MIXREPRO_DATA"): env["MIXREPRO_DATA"] = os.path.abspath(os.path.expanduser(given["MIXREPRO_DATA"]))
     if given.get("PYTHONPATH"):
@@ -256,20 +258,26 @@ def snakemake(base: Path, *args: str, stdout=None, config: str = "jobs.json") ->
 
 def only_one(base: Path) -> filelock.FileLock:
     "The lock of a reproduction; `Busy` if another process holds it."
-    path = base / WORK / "lock"
-    try: path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as e:
-        raise OSError(f"cannot write to {base / 'runs'} ({e.strerror}): "
-                      "free or change the folder, or set MIXREPRO_HOME") from e
-    lock = filelock.FileLock(path)
-    try: lock.acquire(timeout=0)
+    lock = filelock.FileLock(base / WORK / "lock")
+    try:
+        (base / WORK).mkdir(parents=True, exist_ok=True)
+        lock.acquire(timeout=0)
     except filelock.Timeout:
         raise Busy(f"another process is reproducing in {base}: "
                    "wait until it has ended, then run this again to see what is left") from None
+    except OSError as e:
+        raise OSError(f"cannot write to {base / 'runs'} ({e.strerror or e}): "
+                      "free or change the folder, or set MIXREPRO_HOME") from e
     return lock
 
 # %% ../../nbs/workflow/92_jobs.ipynb #f092245d
 UNKNOWN = "no exception was logged; the process may have been killed"
+
+def full(folder: Path) -> str:
+    "Words about a disk on which nothing more can be logged."
+    try: free = shutil.disk_usage(folder).free
+    except OSError: return ""
+    return f", and the disk of {folder} is full" if free < 4 << 20 else ""
 
 def in_a_line(text: str, most: int = 300) -> str:
     "A text without line ends, its middle left out where it is long."
@@ -309,7 +317,7 @@ def logged(log: Path) -> str:
         kind, what = found[-1] if "PapermillExecutionError" in found[0][0] else found[0]
         if kind.endswith("DeadKernelError"): return "its kernel died: killed from outside, or for want of memory"
         return worded(kind.rpartition(".")[2], what)
-    if "Executing notebook with kernel" in text or not text.strip(): return UNKNOWN
+    if "Executing notebook with kernel" in text or not text.strip(): return f"{UNKNOWN}{full(log.parent)}"
     return in_a_line(text.strip().splitlines()[-1])
 
 # %% ../../nbs/workflow/92_jobs.ipynb #3b916f2c
