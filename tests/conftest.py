@@ -1,5 +1,7 @@
 """What all tests share: where the project is, one thread, and a copy of the project to work in."""
 
+import contextlib
+import io
 import os
 import re
 import shutil
@@ -62,6 +64,20 @@ def mixrepro(*args, cwd: Path, timeout=400, **env) -> subprocess.CompletedProces
     "The command line, as a person would call it in a folder."
     env = {k: v for k, v in os.environ.items() if k != "MIXREPRO_HOME"} | env
     return subprocess.run([COMMAND, *map(str, args)], cwd=cwd, env=env, text=True, capture_output=True, timeout=timeout)
+
+
+def mixrepro_here(*args, cwd: Path, **env) -> subprocess.CompletedProcess:
+    "The same in this process, for what is answered at once: a start costs seconds."
+    from mixrepro import cli
+    out, err = (io.TextIOWrapper(io.BytesIO(), encoding="utf-8") for _ in range(2))
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        patch.chdir(cwd)
+        patch.delenv("MIXREPRO_HOME", raising=False)
+        patch.setattr(sys, "argv", ["mixrepro", *map(str, args)])
+        for name, value in env.items(): patch.setenv(name, value)
+        with pytest.raises(SystemExit) as end: cli.main()
+    said = [(stream.flush(), stream.buffer.getvalue().decode())[1] for stream in (out, err)]
+    return subprocess.CompletedProcess(args, end.value.code, *said)
 
 
 def python_blocks(markdown: str) -> list[str]:
