@@ -1,5 +1,7 @@
 """What all tests share: where the project is, one thread, and a copy of the project to work in."""
 
+import contextlib
+import io
 import os
 import re
 import shutil
@@ -23,6 +25,7 @@ from helpers import SHARED, write_tiny_imagenet
 
 ROOT = Path(__file__).resolve().parents[1]
 COMMAND = Path(sys.executable).with_name("mixrepro")
+SMOKE = ("--profile", "smoke")
 torch.set_num_threads(1)
 
 
@@ -78,6 +81,28 @@ def mixrepro(*args, cwd: Path, timeout=400, **env) -> subprocess.CompletedProces
     "The command line, as a person would call it in a folder."
     env = {k: v for k, v in os.environ.items() if k != "MIXREPRO_HOME"} | env
     return subprocess.run([COMMAND, *map(str, args)], cwd=cwd, env=env, text=True, capture_output=True, timeout=timeout)
+
+
+def mixrepro_here(*args, cwd: Path, **env) -> subprocess.CompletedProcess:
+    "The same in this process, for what is answered at once: a start costs seconds."
+    from mixrepro import cli
+    out, err = (io.TextIOWrapper(io.BytesIO(), encoding="utf-8") for _ in range(2))
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        patch.chdir(cwd)
+        patch.delenv("MIXREPRO_HOME", raising=False)
+        patch.setattr(sys, "argv", ["mixrepro", *map(str, args)])
+        for name, value in env.items(): patch.setenv(name, value)
+        with pytest.raises(SystemExit) as end: cli.main()
+    said = [(stream.flush(), stream.buffer.getvalue().decode())[1] for stream in (out, err)]
+    return subprocess.CompletedProcess(args, end.value.code, *said)
+
+
+def sentence(done: subprocess.CompletedProcess) -> str:
+    "The refusal: non-zero exit, one line that begins with the program's name, and no traceback."
+    lines = [l for l in done.stderr.splitlines() if l.strip()]
+    assert done.returncode != 0 and "Traceback" not in done.stderr, done.stdout + done.stderr
+    assert lines and lines[-1].startswith("mixrepro: "), done.stderr
+    return lines[-1]
 
 
 def python_blocks(markdown: str) -> list[str]:

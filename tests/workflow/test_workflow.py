@@ -16,14 +16,13 @@ import pandas as pd
 import psutil
 import pytest
 
-from conftest import COMMAND, ROOT, make_project, mixrepro, quick
+from conftest import COMMAND, ROOT, SMOKE, make_project, mixrepro, mixrepro_here, quick, sentence
 from mixrepro.workflow import jobs as workflow
 from mixrepro.papers.catalogue import find
 from mixrepro.repro.artefact import cells
 from mixrepro.repro.scale import banner
 from mixrepro.training.spec import name_of
 
-SMOKE = ("--profile", "smoke")
 
 
 def tree(folder: Path, pattern: str = "*") -> dict:
@@ -31,12 +30,8 @@ def tree(folder: Path, pattern: str = "*") -> dict:
     return {p.relative_to(folder): (p.read_bytes(), p.stat().st_mtime_ns) for p in sorted(folder.rglob(pattern)) if p.is_file()}
 
 
-def sentence(done: subprocess.CompletedProcess) -> str:
-    "The refusal: non-zero exit, one line that begins with the program's name, and no traceback."
-    lines = [l for l in done.stderr.splitlines() if l.strip()]
-    assert done.returncode != 0 and "Traceback" not in done.stderr, done.stdout + done.stderr
-    assert lines and lines[-1].startswith("mixrepro: "), done.stderr
-    return lines[-1]
+@pytest.fixture(scope="module")
+def pristine(tmp_path_factory) -> Path: return make_project(tmp_path_factory.mktemp("pristine") / "project")
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +42,7 @@ def reproduced(tmp_path_factory) -> tuple[Path, subprocess.CompletedProcess]:
 
 
 def ready(project: Path) -> list[dict]:
-    return [r for r in json.loads(mixrepro("list", "--json", *SMOKE, cwd=project).stdout) if r["state"] == "ready"]
+    return [r for r in json.loads(mixrepro_here("list", "--json", *SMOKE, cwd=project).stdout) if r["state"] == "ready"]
 
 
 def test_everything_ready_is_written(reproduced):
@@ -125,9 +120,9 @@ def test_forced_it_draws_the_same_bytes(reproduced):
 
 def test_show_and_report(reproduced):
     project, _ = reproduced
-    assert "VarMixup" in mixrepro("show", "vm-table1", *SMOKE, cwd=project).stdout
+    assert "VarMixup" in mixrepro_here("show", "vm-table1", *SMOKE, cwd=project).stdout
     assert mixrepro("report", *SMOKE, cwd=project).returncode == 0
-    assert "not there yet: make it with" in sentence(mixrepro("show", "vm-table1", "--profile", "gpu", cwd=project))
+    assert "not there yet: make it with" in sentence(mixrepro_here("show", "vm-table1", "--profile", "gpu", cwd=project))
 
 
 def test_papermill_alone(reproduced, tmp_path):
@@ -164,7 +159,7 @@ def test_opened_alone_it_finds_the_project_from_its_own_folder(reproduced):
     (("show", "vm-tabl1"), "did you mean 'vm-table1'"),
     (("report", *SMOKE), "run 'mixrepro reproduce'"),
 ])
-def test_refusals(project, args, message): assert message in sentence(mixrepro(*args, cwd=project))
+def test_refusals(pristine, args, message): assert message in sentence(mixrepro_here(*args, cwd=pristine))
 
 
 ODD = ("a b'c é", "$(touch X)", "x{y}z", 'a;b"c', "-n $HOME *?[ab] #%d")  # names of folders, and texts for a notebook
@@ -240,12 +235,12 @@ def test_one_notebook_at_a_time_has_the_gpu(tmp_path):
     assert side_by_side(False)[1] == ["2", "1"]
 
 
-def test_outside_a_clone(tmp_path): assert "no notebooks under" in sentence(mixrepro("reproduce", *SMOKE, cwd=tmp_path))
+def test_outside_a_clone(tmp_path): assert "no notebooks under" in sentence(mixrepro_here("reproduce", *SMOKE, cwd=tmp_path))
 
 
 def test_a_store_that_cannot_be_written(project):
     (project / "runs").write_text("a file where the folder should be")
-    assert "could not write" in sentence(mixrepro("reproduce", "vm-fig2", *SMOKE, cwd=project))
+    assert "could not write" in sentence(mixrepro_here("reproduce", "vm-fig2", *SMOKE, cwd=project))
 
 
 def test_a_data_set_that_is_missing(project):
@@ -253,15 +248,25 @@ def test_a_data_set_that_is_missing(project):
     assert "cifar10" in said and "nowhere" in said
 
 
+def waiting(project: Path, **options) -> subprocess.Popen:
+    "A reproduction whose notebook is under way, and comes to its end when there is a file `go`."
+    path = quick(project) / "nbs/manifold_mixup/mm-theorem1.ipynb"
+    nb = nbformat.read(path, as_version=4)
+    nb.cells.insert(1, nbformat.v4.new_code_cell("import os, time\nopen('begun', 'w').close()\nwhile not os.path.exists('go'): time.sleep(.05)"))
+    nbformat.write(nb, path)
+    one = subprocess.Popen([COMMAND, "reproduce", "mm-theorem1", *SMOKE], cwd=project, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+                           env={k: v for k, v in os.environ.items() if k != "MIXREPRO_HOME"}, **options)
+    while not (project / "begun").exists(): assert one.poll() is None, one.stderr.read(); time.sleep(.05)
+    return one
+
+
 def test_two_at_once(project):
-    one = subprocess.Popen([COMMAND, "reproduce", "vm-fig2", *SMOKE], cwd=project, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-                           env={k: v for k, v in os.environ.items() if k != "MIXREPRO_HOME"})
-    for line in one.stdout:
-        if "train " in line: break
-    assert "another process is reproducing in" in sentence(mixrepro("reproduce", "vm-fig2", *SMOKE, cwd=project))
-    rest = one.communicate(timeout=400)[0]
+    one = waiting(project)
+    assert "another process is reproducing in" in sentence(mixrepro_here("reproduce", "vm-fig2", *SMOKE, cwd=project))
+    (project / "go").touch()
+    rest = one.communicate(timeout=400)
     assert one.returncode == 0, rest
-    assert (project / "figures/smoke/varmixup/vm-fig2.svg").is_file()
+    assert (project / "figures/smoke/manifold_mixup/mm-theorem1.svg").is_file()
 
 
 def test_killed_and_called_again(project):
@@ -304,16 +309,16 @@ def test_a_notebook_that_fails_keeps_the_old_figure(reproduced, tmp_path):
     nb.cells.insert(3, nbformat.v4.new_code_cell("raise ValueError('the cell that fails')"))
     nbformat.write(nb, path)
     before = {k: v[0] for k, v in tree(project / "figures/smoke/varmixup").items()}
-    said = sentence(mixrepro("reproduce", *SMOKE, cwd=project))
-    assert "vm-fig2 failed (ValueError: the cell that fails)" in said and "vm-fig2.log" in said
+    said = sentence(mixrepro("reproduce", "vm-fig2", *SMOKE, cwd=project))
+    assert "vm-fig2 failed (ValueError: the cell that fails) in code cell 2, line 1: raise ValueError('the cell that fails'); what" in said and "vm-fig2.log" in said
     assert {k: v[0] for k, v in tree(project / "figures/smoke/varmixup").items()} == before
 
 
-def test_list_names_every_artefact(project):
-    rows = json.loads(mixrepro("list", "--json", cwd=project).stdout)
+def test_list_names_every_artefact(pristine):
+    rows = json.loads(mixrepro_here("list", "--json", cwd=pristine).stdout)
     assert len(rows) == len({r["id"] for r in rows}) and {r["state"] for r in rows} <= {"ready", "planned"}
     assert all(set(r) == {"id", "paper", "title", "notebook", "runs", "state"} for r in rows)
-    assert all((project / r["notebook"]).is_file() == (r["state"] == "ready") for r in rows)
+    assert all((pristine / r["notebook"]).is_file() == (r["state"] == "ready") for r in rows)
     assert all(r["runs"] for r in rows if r["id"] in ("vm-table1", "vm-fig2"))
 
 
@@ -331,7 +336,7 @@ def test_doctor(project):
     (("data", "get"), "Missing argument 'names'"),
 ])
 def test_a_wrong_usage_is_one_sentence(tmp_path, args, message):
-    done = mixrepro(*args, cwd=tmp_path)
+    done = mixrepro_here(*args, cwd=tmp_path)
     said = sentence(done)
     assert message in said and re.search(r"see 'mixrepro( \w+)* --help'$", said) and done.returncode == 2 and done.stderr.count("\n") == 1
 
@@ -357,11 +362,7 @@ def test_nobody_reads_on(project):
 
 def test_interrupted_it_says_how_to_go_on(project):
     "Ctrl-C reaches every process of the terminal."
-    one = subprocess.Popen([COMMAND, "reproduce", "vm-fig2", *SMOKE], cwd=project, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
-                           env={k: v for k, v in os.environ.items() if k != "MIXREPRO_HOME"})
-    for line in one.stdout:
-        if "train " in line and "to train" not in line: break
-    time.sleep(1)
+    one = waiting(project, start_new_session=True)
     os.killpg(one.pid, signal.SIGINT)
     _, said = one.communicate(timeout=200)
     assert one.returncode == 130 and said.splitlines()[-1] == "mixrepro: interrupted: what is trained is kept, the same command goes on", said
@@ -369,6 +370,10 @@ def test_interrupted_it_says_how_to_go_on(project):
 
 def test_no_reader_of_a_reproduction(project):
     "Snakemake ends what is under way, begins nothing more, and no process stays behind."
+    train = project / "nbs/training/train.ipynb"
+    nb = nbformat.read(train, as_version=4)
+    nb.cells = [c for c in nb.cells if "parameters" in c.metadata.get("tags", [])]  # nothing is trained: it only begins and ends
+    nbformat.write(nb, train)
     command = f"{shlex.quote(str(COMMAND))} reproduce vm-fig2 --profile smoke | head -1"
     done = subprocess.run(["bash", "-c", command], cwd=project, capture_output=True, text=True, timeout=300)
     assert done.stdout.startswith("reproducing vm-fig2") and done.stderr == ""

@@ -1,0 +1,288 @@
+"""What stands between a notebook and its figure, on notebooks that take no time: clocks, a person's surroundings, notebooks that end in every way."""
+
+import contextlib
+import io
+import json
+import os
+import re
+import shutil
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import nbformat
+import pytest
+
+from conftest import SMOKE, make_project, mixrepro, quick, sentence
+from mixrepro import cli
+from mixrepro.workflow import jobs as workflow
+
+ID, NOTEBOOK, FIGURES = "mm-theorem1", "nbs/manifold_mixup/mm-theorem1.ipynb", "figures/smoke/manifold_mixup"
+AHEAD = 90  # seconds
+NOWHERE = "/dev/null/x"  # no folder, and none can be made there, not by root either
+
+
+def notebook(path: Path, *code: str):
+    "A notebook of these code cells, after one of parameters."
+    cells = [nbformat.v4.new_code_cell(c) for c in ('profile: str = "smoke"\nplan: str = ""', *code)]
+    cells[0].metadata["tags"] = ["parameters"]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata=dict(kernelspec=dict(name="python3", language="python", display_name="python3"))), path)
+
+
+def drawing(project: Path) -> Path:
+    "A project whose mm-theorem1 writes other bytes each time."
+    ends = '("svg", "png", "csv", "md")'
+    notebook(project / NOTEBOOK, f"""import os, time
+from mixrepro.files import home, write_together
+write_together({{home() / "{FIGURES}" / f"{ID}.{{end}}": f"{{time.time_ns()}}" for end in {ends}}})""")
+    return project
+
+
+@pytest.fixture(scope="module")
+def once(tmp_path_factory) -> Path:
+    "A project in which mm-theorem1 was drawn; its store and its figures lie on another file system where there is one, behind links."
+    project = drawing(make_project(tmp_path_factory.mktemp("once") / "project"))
+    with tempfile.TemporaryDirectory(dir="/dev/shm" if os.access("/dev/shm", os.W_OK) else None) as elsewhere:
+        for name in ("runs", "figures"):
+            (Path(elsewhere) / name).mkdir()
+            (project / name).symlink_to(Path(elsewhere) / name)
+        done = mixrepro("reproduce", ID, *SMOKE, cwd=project)
+        assert done.returncode == 0, done.stdout + done.stderr
+        yield project
+
+
+def figures(project: Path) -> dict: return {f.name: f.read_bytes() for f in (project / FIGURES).iterdir()}
+
+
+def test_a_clock_that_runs_ahead_deletes_nothing(once):
+    "The times of a notebook, its figures, the stamps and the page lie ahead; what the notebook says decides."
+    first = figures(once)
+    nb = nbformat.read(once / NOTEBOOK, as_version=4)
+    nb.cells[-1].source += "\n# a word more"
+    nbformat.write(nb, once / NOTEBOOK)
+    for f in [once / NOTEBOOK, *once.glob("figures/smoke/**/*.*"), *(once / "runs/.workflow").rglob("*")]:
+        if f.is_file(): os.utime(f, (time.time() + AHEAD,) * 2)
+    page = (once / "figures/smoke/report.html").stat().st_mtime_ns
+    done = mixrepro("reproduce", ID, *SMOKE, cwd=once)
+    assert done.returncode == 0 and "draw mm-theorem1" in done.stdout, done.stdout + done.stderr
+    new = figures(once)
+    assert set(new) == set(first) and not set(new.values()) & set(first.values())
+    assert (once / "figures/smoke/report.html").stat().st_mtime_ns != page  # of these figures
+    os.utime(once / NOTEBOOK, (time.time() + AHEAD,) * 2)  # its time alone is no reason
+    assert "nothing to do" in mixrepro("reproduce", ID, *SMOKE, cwd=once).stdout and figures(once) == new
+
+
+class Engine:
+    "A project with one group of runs and some artefacts, handed to the real Snakemake without the catalogue."
+
+    def __init__(self, base: Path, **artefacts: str):  # id -> the code that it consists of
+        self.base = base
+        notebook(base / workflow.TRAIN, "pass")
+        for id, code in artefacts.items(): notebook(base / f"nbs/{id}.ipynb", "import sys", code)
+        (base / workflow.WORK / "plans").mkdir(parents=True)
+        (base / workflow.WORK / "plans" / "g.json").write_text("[]")
+        self.ids, self.say = list(artefacts), ""
+
+    def todo(self) -> dict:
+        def made_of(path): return workflow.made_of((self.base / path).read_text())
+        def task(id):
+            return dict(notebook=f"nbs/{id}.ipynb", paper="p", title="t", groups=["g"], parameters=dict(profile="smoke"), made_of=made_of(f"nbs/{id}.ipynb"),
+                        outputs=[f"figures/{id}.md"], stamp=f"{workflow.WORK}/drawn/smoke-{id}")
+        return dict(profile="smoke", python=sys.executable, gpu=False, artefacts={i: task(i) for i in self.ids},
+                    groups=dict(g=dict(needs=[], title="runs", stamp=f"{workflow.WORK}/stamps/g", made_of=made_of(workflow.TRAIN))))
+
+    def __call__(self) -> str:
+        "What it says at last: nothing where all went well."
+        (self.base / workflow.WORK / "jobs.json").write_text(json.dumps(todo := self.todo()))
+        with contextlib.redirect_stdout(io.StringIO()) as told:
+            try: cli.handed(todo, self.base, ["--cores", "2", "--keep-going", "--rerun-incomplete", "--rerun-triggers", "input"]); return ""
+            except RuntimeError as e: return str(e)
+            finally: self.told = told.getvalue()
+
+
+WRITE = "from pathlib import Path; Path('figures').mkdir(exist_ok=True); Path('figures/{}.md').write_text(''); Path('figures/{}.md').write_text('new')"
+
+
+def test_stamps_and_plans_of_another_clock(tmp_path):
+    "A node's clock that runs ahead of this machine's, or this machine's that was set back between two calls: a year here."
+    engine = Engine(tmp_path, a=WRITE.format("a", "a"))
+    for f in (tmp_path / "nbs").rglob("*.ipynb"): os.utime(f, (time.time() + 3e7,) * 2)
+    os.utime(tmp_path / workflow.WORK / "plans" / "g.json", (time.time() + 3e7,) * 2)
+    assert engine() == "" and "train runs" in engine.told and "draw a" in engine.told
+    for f in (tmp_path / workflow.WORK).rglob("*"):
+        if f.is_file(): os.utime(f, (time.time() + 3e7,) * 2)
+    notebook(tmp_path / "nbs/a.ipynb", WRITE.format("a", "a"))
+    assert engine() == "" and "train" not in engine.told and "draw a" in engine.told
+    assert (tmp_path / "figures/a.md").read_text() == "new"
+
+
+ENDS = dict(  # what a cell does, and how that is told
+    bare=("x = 1\nassert x == 2", "(AssertionError without a text) in code cell 3, line 2: assert x == 2"),
+    texts=("sys.exit('no data here')", "(SystemExit: no data here) in code cell 3"),
+    stops=("next(iter([]))", "(StopIteration without a text) in code cell 3, line 1: next(iter([]))"),
+    lines=("raise ValueError('first\\n\\nKeyError: second')", "(ValueError: first KeyError: second) in code cell 3, line 1: raise ValueError('first\\n\\nKeyError: second')"),
+    breaks=("def f():\n    raise KeyboardInterrupt\nf()", "(KeyboardInterrupt without a text) in code cell 3, line 3: f()"),
+    own=("class Odd(Exception): pass\nraise Odd('so')", "(Odd: so) in code cell 3, line 2: raise Odd('so')"),
+    syntax=("x = 1\ny = = 2", "in code cell 3, line 2: y = = 2"),
+    killed=("import os, signal\nos.kill(os.getpid(), signal.SIGKILL)", "(its kernel died: killed from outside, or for want of memory) in code cell 3"),
+)
+
+
+def test_every_way_a_notebook_ends(tmp_path):
+    "What happened and where; and one that says it went well without having written its figure did not."
+    engine = Engine(tmp_path, **{id: code for id, (code, _) in ENDS.items()}, early=f"sys.exit(0)\n{WRITE.format('early', 'early')}")
+    (tmp_path / "figures").mkdir()
+    for id in engine.ids: (tmp_path / f"figures/{id}.md").write_text("old")
+    said = engine()
+    for id, (_, expected) in ENDS.items():
+        assert expected in workflow.reason(tmp_path / workflow.WORK / "logs" / f"smoke-{id}.log"), id
+    assert re.match(rf"({'|'.join(ENDS)}) failed \(.*; what was computed before is kept; the whole log is ", said), said
+    assert all((tmp_path / f"figures/{id}.md").read_text() == "old" for id in engine.ids)
+    assert sorted(f.name for f in (tmp_path / workflow.WORK / "drawn").glob("*")) == []  # none is taken for drawn
+    engine.ids = ["early"]
+    assert engine().startswith("early ended without writing figures/early.md (SystemExit: 0 in code cell 3): its notebook nbs/early.ipynb has to publish it")
+
+
+def test_a_persons_surroundings(once):
+    "None of them has a say in a reproduction; the doctor executes a notebook, starts the kernel, and says what it saw."
+    (other := once / "jupyter/kernels/python3").mkdir(parents=True)
+    (other / "kernel.json").write_text(json.dumps(dict(argv=["/nowhere/python", "-f", "{connection_file}"], display_name="x", language="python")))
+    (once / "start.py").write_text("raise SystemExit('at the start')")
+    home = dict(HOME=NOWHERE, XDG_CACHE_HOME="", MPLBACKEND="TkAgg")
+    bad = home | dict.fromkeys(("IPYTHONDIR", "JUPYTER_CONFIG_DIR", "JUPYTER_RUNTIME_DIR", "JUPYTER_DATA_DIR", "TMPDIR"), NOWHERE)
+    bad |= dict(JUPYTER_PATH=str(once / "jupyter"), PYTHONSTARTUP=str(once / "start.py"), LC_ALL="C", PYTHONIOENCODING="ascii")
+    nb = nbformat.read(once / NOTEBOOK, as_version=4)
+    nb.cells[-1].source += "\nimport matplotlib.pyplot as plt; plt.subplots(); print('\\u2192')\nassert open(__import__('mixrepro').__file__).encoding == 'utf-8'"
+    nbformat.write(nb, once / NOTEBOOK)
+    before = figures(once)
+    done = mixrepro("reproduce", ID, *SMOKE, cwd=once, **bad)
+    assert done.returncode == 0 and not set(figures(once).values()) & set(before.values()), done.stdout + done.stderr
+    done = mixrepro("doctor", cwd=once, **bad)
+    lines = {l.split(None, 1)[1]: l.split()[0] for l in done.stdout.splitlines()}
+    assert lines["Snakemake, papermill and the kernel execute a notebook, and matplotlib draws in it"] == "ok"
+    (wrong,) = [l for l, how in lines.items() if how == "WRONG"]
+    assert wrong.startswith("Jupyter kernel python3 does not start (FileNotFoundError: ") and "/nowhere/python" in wrong
+    assert "ipykernel install" in wrong and "JUPYTER_PATH comes before it" in wrong and "1 of" in sentence(done)
+    notes = [l for l, how in lines.items() if how == "note"]
+    assert any(n.startswith(f"{NOWHERE}/.cache cannot be written") for n in notes) and any(n.startswith("MPLBACKEND=TkAgg has no say") for n in notes)
+
+
+def test_the_doctor_finds_an_engine_that_does_not_run(tmp_path, monkeypatch):
+    "Snakemake or papermill are installed by name, and broken."
+    for name in ("papermill", "snakemake"):
+        folder = tmp_path / name
+        (folder / name).mkdir(parents=True)
+        (folder / name / "__init__.py").write_text("raise OSError('half of it is gone')")
+        monkeypatch.setenv("PYTHONPATH", f"{folder}{os.pathsep}{os.environ['PYTHONPATH']}")
+        ok, said = cli.trial()
+        assert not ok and said.startswith("a notebook cannot be executed: ") and "half of it is gone" in said
+
+
+def test_a_notebook_of_training_that_is_no_notebook(project):
+    (project / workflow.TRAIN).write_text('{"cells": [\n\noops')
+    said = sentence(mixrepro("reproduce", "vm-fig2", *SMOKE, cwd=project))
+    assert "nbs/training/train.ipynb is no notebook: line 3 is no JSON" in said
+
+
+PARAMETERS = [("(a, b) = 1, 2", 2), ("x['a'] = 1", 2), ("%time n = 1", 2), ("x: str", 2), ("n = 2 * 3", 2), ("t = (1, 2)", 2), ("n = m", 2), ("n += 1", 2), ("ls -l", 2), ("n = '", 2)]
+
+
+@pytest.mark.parametrize("line, at", PARAMETERS)
+def test_parameters_that_cannot_be_read(tmp_path, line, at):
+    notebook(path := tmp_path / "nb.ipynb")
+    nb = nbformat.read(path, as_version=4)
+    nb.cells[0].source = f'profile: str = "smoke"\n{line}\nn: int = 0'
+    nbformat.write(nb, path)
+    with pytest.raises(ValueError, match=re.escape(f"{path}: line {at} of its cell of parameters, {line!r}, is no NAME = VALUE")): workflow.check_parameters(path, {})
+
+
+@pytest.mark.parametrize("given, expected", [("false", False), ("True", True), ("0", None), ("no", None)])
+def test_a_truth_value_from_the_command_line(tmp_path, given, expected):
+    notebook(path := tmp_path / "nb.ipynb")
+    nb = nbformat.read(path, as_version=4)
+    nb.cells[0].source = "on: bool = True"
+    nbformat.write(nb, path)
+    if expected is not None: assert workflow.check_parameters(path, dict(on=given)) == dict(on=expected)
+    else:
+        with pytest.raises(ValueError, match=f"parameter 'on' of 'nb' is of type bool, got '{given}'"): workflow.check_parameters(path, dict(on=given))
+
+
+def told(error: BaseException, monkeypatch, capsys) -> tuple[int, str]:
+    "The exit code and the error stream of a command that ends so."
+    def ends(**options): raise error
+    monkeypatch.setattr(cli, "app", ends)
+    with pytest.raises(SystemExit) as e: cli.main()
+    return e.value.code, capsys.readouterr().err
+
+
+@pytest.mark.parametrize("error, said", [
+    (EOFError(), "EOFError without a text"), (AssertionError(), "AssertionError without a text"), (StopIteration(), "StopIteration without a text"),
+    (ValueError(""), "ValueError without a text"), (OSError(), "OSError without a text"), (KeyError("x"), "KeyError: 'x'"),
+    (EOFError("no data left\n in it"), "EOFError: no data left in it"), (MemoryError(), "MemoryError without a text"), (IndexError("too far"), "IndexError: too far"),
+], ids=lambda x: type(x).__name__ if isinstance(x, BaseException) else "")
+def test_an_error_that_nobody_meant_for_a_person_is_named_with_its_place(error, said, monkeypatch, capsys):
+    code, err = told(error, monkeypatch, capsys)
+    assert code == 1 and err.count("\n") == 1
+    assert re.fullmatch(rf"mixrepro: {re.escape(said)}, in .*cli.py, line \d+ \(main\); PYTHONDEVMODE=1 shows the traceback\n", err), err
+
+
+@pytest.mark.parametrize("error, said", [(ValueError("no\n\n  good"), "mixrepro: no good\n"), (cli.Interrupted("stopped"), "mixrepro: stopped\n")])
+def test_a_text_for_a_person_is_one_line(error, said, monkeypatch, capsys): assert told(error, monkeypatch, capsys)[1] == said
+
+
+def test_the_end_of_a_file_inside_a_verb(monkeypatch, capsys):
+    "Typer makes an Abort without a text of it."
+    monkeypatch.setattr(cli, "rows", lambda profile: [][0] if profile != "embedded" else exec("raise EOFError"))
+    monkeypatch.setattr(sys, "argv", ["mixrepro", "list"])
+    with pytest.raises(SystemExit): cli.main()
+    assert capsys.readouterr().err.strip().startswith("mixrepro: EOFError without a text, in ")
+
+
+def test_a_name_that_the_terminal_cannot_show(tmp_path):
+    "Bytes that are no text, and a terminal of ASCII alone."
+    done = mixrepro("list", cwd=tmp_path, MIXREPRO_HOME=os.fsdecode(bytes(tmp_path) + b"/\xff\xc3\xa9"), PYTHONIOENCODING="ascii")
+    assert "no notebooks under" in sentence(done)
+
+
+@pytest.mark.parametrize("args, message", [
+    (("reproduce", "--cores", "-1"), "Invalid value for '--cores': -1 is not in the range"),
+    (("reproduce", ID, *SMOKE, "-p", "word=a", "-p", "word=b"), "word is given more than once"),
+    (("reproduce", ID, *SMOKE, "-p", "profile=gpu"), "profile is given more than once: give it once, the profile by --profile"),
+    (("show", "../../x"), "unknown artefact '../../x'"),
+    (("reproduce", "{x}$(y)"), "unknown artefact '{x}$(y)'"),
+])
+def test_more_refusals(args, message, root, monkeypatch, capsys):
+    monkeypatch.chdir(root)
+    monkeypatch.setattr(sys, "argv", ["mixrepro", *args])
+    with pytest.raises(SystemExit) as e: cli.main()
+    assert e.value.code and message in (err := capsys.readouterr().err) and err.count("\n") == 1, err
+
+
+@pytest.mark.parametrize("name", ["runs", "runs/.workflow", "runs/.workflow/lock"])
+def test_a_store_that_cannot_be_written_says_so(tmp_path, name):
+    (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+    if name.endswith("lock"): (tmp_path / name).mkdir()
+    else: (tmp_path / name).write_text("")
+    with pytest.raises(OSError, match="cannot write to .*runs .*: free or change the folder, or set MIXREPRO_HOME"): workflow.only_one(tmp_path)
+
+
+def test_a_log_on_a_full_disk(tmp_path, monkeypatch):
+    "What it could not log is no riddle: the disk is looked at."
+    log = tmp_path / workflow.WORK / "logs" / "x.log"
+    log.parent.mkdir(parents=True)
+    log.write_text("")
+    assert workflow.reason(log) == f"({workflow.UNKNOWN})"
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(100, 100, 0))
+    assert workflow.reason(log) == f"({workflow.UNKNOWN}, and the disk of {log.parent} is full)"
+
+
+def test_a_failure_without_a_log_is_no_failure_before_the_notebooks(tmp_path):
+    log = tmp_path / workflow.WORK / "snakemake.log"
+    log.parent.mkdir(parents=True)
+    late = "WorkflowError in rule a in file \"Snakefile\", line 9:\nOutput x has older modification time than input y. This could indicate a clock skew problem.\n"
+    todo = dict(profile="smoke", artefacts=dict(a={}))
+    for begun, when in (("", "failed before any notebook did"), ("Job 2: draw a\n", r"failed, and no notebook did \(1 were begun; what was computed before is kept\)")):
+        log.write_text(begun + late)
+        assert re.match(rf"Snakemake {when} \(Output x has older .* clock skew problem\.\): the whole log is ", cli.complaint([], todo, tmp_path))
