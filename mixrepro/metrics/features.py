@@ -19,6 +19,7 @@ from torch.nn import functional as F
 from torchvision.models.inception import Inception3, InceptionE
 
 from ..data.datasets import load
+from ..guards import check_rows
 from .accuracy import evaluating
 from ..training.store import Run, open_net
 
@@ -53,6 +54,7 @@ def extract(e: Extractor,
     with evaluating(e.net): f = torch.cat([e.net(part.to(device)) for part in scaled.split(e.batch)]).float()
     if f.shape != (len(images), e.dim):
         raise ValueError(f"{e.name} promises {e.dim} features of {len(images)} images, but gave {tuple(f.shape)}")
+    check_rows(f, "features")
     return f
 
 # %% ../../nbs/metrics/64_features.ipynb #473a4fce
