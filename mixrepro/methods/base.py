@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..core import choice, pick
+from ..guards import check_logits, check_pair
 from .vicinal import LOSSES, one_hot
 
 # %% ../../nbs/methods/20b_base.ipynb #14c0e50a
@@ -101,6 +102,7 @@ class Method(Piece):
     def score(self, net, x: Tensor, y: Tensor) -> dict[str, Tensor]:  # each (B,)
         "What is recorded after each epoch, per test example: NLL in nats and whether the top class is right."
         logits = net(x)
+        check_pair(logits, y); check_logits(logits)
         return {"nll": F.cross_entropy(logits, y, reduction="none"), "accuracy": (logits.argmax(1) == y).float()}
 
 # %% ../../nbs/methods/20b_base.ipynb #1e3c14a0

@@ -6,11 +6,14 @@
 __all__ = ['LOSSES', 'taken', 'Mix', 'draw_lambda', 'draw_mix', 'one_hot', 'bce_softmax']
 
 # %% ../../nbs/methods/20_vicinal.ipynb #98b247c9
+import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+from ..guards import check_pair
 
 # %% ../../nbs/methods/20_vicinal.ipynb #e1079a0f
 def taken(a: Tensor,      # one row per example, (B, ...)
@@ -46,7 +49,8 @@ def draw_lambda(shape,                 # of the draw; () is a single coefficient
                 rng: torch.Generator,  # the only source of randomness
                 ) -> Tensor:           # float32, in [0, 1], on the device of `rng`
     "Mixing coefficients from Beta(alpha, alpha)."
-    if not alpha > 0: raise ValueError(f"alpha must be above 0, got {alpha}: for no mixing use the method 'erm'")
+    if not 0 < alpha < math.inf:
+        raise ValueError(f"alpha must be above 0 and finite, got {alpha}: for no mixing use the method 'erm'")
     shapes = torch.full((2, *shape), alpha + 1., dtype=torch.float64, device=rng.device)
     g = torch._standard_gamma(shapes, generator=rng)
     u = torch.rand((2, *shape), dtype=torch.float64, device=rng.device, generator=rng)
@@ -68,14 +72,8 @@ def one_hot(y: Tensor,      # labels, int64 (B,)
             like: Tensor,   # logits (B, K) whose shape and type the labels take
             ) -> Tensor:    # float (B, K)
     "Labels as rows of the identity, so that they can be mixed."
-    k = like.shape[1]
-    if y.dtype != torch.int64:
-        raise TypeError(f"labels must be int64 class numbers (B,), got {y.dtype} {tuple(y.shape)}: "
-                        "convert with y.long()")
-    if len(y) and (y.min() < 0 or y.max() >= k) and not y.is_cuda:
-        raise ValueError(f"labels must lie in 0..{k - 1} for a network with {k} outputs, "
-                         f"got {int(y.min())}..{int(y.max())}")
-    return F.one_hot(y, k).to(like.dtype)
+    check_pair(like, y, look=not y.is_cuda)
+    return F.one_hot(y, like.shape[1]).to(like.dtype)
 
 # %% ../../nbs/methods/20_vicinal.ipynb #bf4cca21
 def bce_softmax(logits: Tensor,  # (B, K)
