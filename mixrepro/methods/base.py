@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..core import choice, pick
+from ..core import Choices, choice
 from ..guards import check_logits, check_pair
 from .vicinal import LOSSES, one_hot
 
@@ -26,7 +26,7 @@ def altered(obj, **values):
     return new
 
 @dataclass(frozen=True)
-class Frozen:
+class Frozen(Choices):
     "Fields that never change, and apart from them what was prepared."
     name = ""  # in a table of its kind, and in the spec of a run
 
@@ -88,7 +88,7 @@ def restore(piece: Piece, state: dict):
 @dataclass(frozen=True)
 class Method(Piece):
     "A vicinal distribution and the loss over it."
-    raw, unlabelled, on_vae, attacks = False, False, False, ""  # traits
+    raw, unlabelled, on_vae, attacks, trains = False, False, False, "", "classifier"  # traits
 
     def loss(self,
              net,                       # images (B, C, H, W) in [0, 1] -> logits (B, K)
@@ -110,9 +110,7 @@ class Method(Piece):
 class Supervised(Method):
     "A method that compares logits with labels."
     criterion: str = choice("ce", "paper", "VarMixup paper, section 2.1; 'bce' is the code of Manifold Mixup",
-                            later=True)
-
-    def __post_init__(self): pick("criterion", self.criterion, LOSSES)
+                            later=True, allowed=LOSSES)
 
     def draw(self, net, x: Tensor, y: Tensor, rng: torch.Generator):
         "What is drawn for a batch before it passes the network; nothing, unless a method says otherwise."
