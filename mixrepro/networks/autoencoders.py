@@ -79,7 +79,7 @@ class Coder(nn.Module):
                 x: Tensor,  # images, float (B, C, H, W) in [0, 1]
                 ) -> tuple[Tensor, Tensor | None]:  # mean (B, latent); log-variance likewise, None if deterministic
         "Mean and log-variance of the code given the image."
-        check_images(x, self.shape, fixed=True)
+        check_images(x, self.shape, True, next(self.parameters()).dtype)
         return self.encoder(x).chunk(2, 1) if self.choices.posterior == "gaussian" else (self.encoder(x), None)
 
     def encode(self, x: Tensor) -> Tensor:  # images (B, C, H, W) -> codes (B, latent)

@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['STREAMS', 'rate', 'optimizer', 'batches', 'train_epoch', 'score', 'with_best', 'commit', 'environment', 'progress',
-           'auto_device', 'split_of', 'seen_of', 'start', 'train_run', 'check_trained', 'telling']
+           'auto_device', 'split_of', 'seen_of', 'rehearse', 'start', 'train_run', 'check_trained', 'telling']
 
 # %% ../../nbs/training/52_loop.ipynb #de7349b9
+import copy
 import math
 import os
 import platform
@@ -172,13 +173,32 @@ def seen_of(spec: Spec, train) -> dict:
                          "take a smaller batch or fewer for validation")
     return seen | dict(train=replace(rest, y=torch.zeros_like(rest.y)), labelled=labelled)
 
+# %% ../../nbs/training/52_loop.ipynb #97cb0b29
+def rehearse(spec: Spec,
+             train,      # the training set
+             few: dict,  # labelled images, for a method that learns from few labels
+             net,        # the untrained network; left as it is
+             device: str):
+    "One loss with networks that are not trained yet."
+    def blank(s): return (lambda d: network_of(s, d.shape, d.k, device).eval())(load(s.dataset, "test"))
+    images, trial, augment = train.subset(torch.arange(min(4, len(train)))), copy.deepcopy(net), AUGMENTS[spec.augment]
+    rng = generator(spec, "rehearsal", device)
+    if hasattr(trial, "draw_from"): trial.draw_from(rng)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        ready = method(spec.method, **spec.method_args).prepare(images, rng, augment=augment, **few,
+                                                                **{k: blank(s) for k, s in spec.needs.items()})
+    x = images.floats() if ready.raw else augment(images.floats(), rng)
+    with torch.no_grad(): ready.loss(trial.train(), x, images.y, rng, torch.arange(len(images), device=images.y.device))
+
 # %% ../../nbs/training/52_loop.ipynb #da643e26
 def start(spec: Spec, store: Store, device: str) -> tuple:
     "Training set, test set, network, method, warnings, and validation set (or None) of a run, before its first batch."
-    nets = {name: open_net(train_run(s, store, device), device) for name, s in spec.needs.items()}
     train, test = (load(spec.dataset, split).to(device) for split in ("train", "test"))
     seen = seen_of(spec, train)
     net, few = network_of(spec, train.shape, train.k, device), {k: seen[k] for k in ("labelled",) if k in seen}
+    if spec.needs: rehearse(spec, seen["train"], few, net, device)
+    nets = {name: open_net(train_run(s, store, device), device) for name, s in spec.needs.items()}
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always", UserWarning)
         if spec.whiten: fit_whitening(net.norm, seen["whiten"])

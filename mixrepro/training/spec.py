@@ -86,7 +86,7 @@ class Spec(Optimisation):
                          allowed=lambda: ("", *WHITENINGS))
 
     def __post_init__(self):
-        made = method(self.method, **self.method_args)
+        made = method(self.method, **{k: plain(v) for k, v in self.method_args.items()})
         settled = {k: plain(getattr(made, k)) for k in self.method_args}
         object.__setattr__(self, "method_args", settled)
         object.__setattr__(self, "network_args", asked(self.network, self.network_args))
