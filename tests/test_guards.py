@@ -1,5 +1,7 @@
 """Numbers that are none, and labels that name no class, are refused at every door by one sentence; distances are right far from the origin."""
 
+import copy
+import io
 import math
 
 import pytest
@@ -7,8 +9,11 @@ import torch
 from torch.nn import functional as F
 
 from helpers import seeded
+from mixrepro.data.augment import AUGMENTS
 from mixrepro.data.datasets import load
 from mixrepro.guards import NotFinite, check_labels
+from mixrepro.methods.catalogue import METHODS, method
+from mixrepro.networks.zoo import NETWORKS, build
 from mixrepro.metrics import (accuracy as A, calibration as C, concentration as H, deformed as D, distances as K, features as E,
                               inception_score as S, interpolation as I, linearity as L, mixed_loss as M, neighbours as N, robustness as R)
 
@@ -158,3 +163,127 @@ def test_the_kernel_distance_of_many_rows_takes_no_table_of_all_pairs():
     x, y = (torch.randn(6000, 2, generator=seeded(i)) for i in (0, 1))
     assert peak_bytes(lambda: K.kernel_sums(x.double(), y.double(), 100)) < 6000 * 6000
     assert K.kernel_sums(x.double(), x.double(), 700)[1] == pytest.approx(K.kernel_sums(x.double(), x.double(), 6000)[1].item(), rel=1e-12)
+
+
+# ---- the door of every loss ------------------------------------------------------------------------------------------
+
+IMAGES, LABELLED = load("digits", "train").subset(30), load("digits", "train").subset(20)
+WITH = {"classifier": "tiny-cnn", "autoencoder": "vae-small", "gan": "sngan-small", "decoder": "decoder-small"}
+
+
+def network(name: str, shape=(1, 32, 32)):
+    args = dict(of="tiny-cnn", stage=1) if name == "decoder-small" else {}
+    return build(name, shape, 10, seeded(), **args)
+
+
+def ready(name: str):
+    "A method, prepared on a few images with networks that know nothing, and its network."
+    kind = METHODS[name]
+    nets = {"vae": network("vae-small", (1, 64, 64) if name == "factor-mixup" else (1, 32, 32)).eval()} if kind.on_vae else {}
+    if kind.trains == "decoder": nets = {"classifier": network("tiny-cnn").eval()}
+    if kind.unlabelled: nets = {"labelled": LABELLED}
+    train = load("factors-a", "train").subset(torch.arange(6)) if name == "factor-mixup" else IMAGES
+    made = method(name, **dict(stage=1) if kind.trains == "decoder" else {}).prepare(train, seeded(), augment=AUGMENTS["none"], **nets)
+    return made, network(WITH[kind.trains], train.shape).train(), train
+
+
+def loss_of(name, x=None, y=None, net=None):
+    made, own, train = ready(name)
+    index = torch.arange(4)
+    x, y = train.floats(index) if x is None else x(train.floats(index)), train.y[index] if y is None else y(train.y[index])
+    return made.loss(net or own, x, y, seeded(), torch.arange(len(x)))
+
+
+@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.filterwarnings("ignore:the VAE's codes have collapsed")
+def test_images_that_are_none_of_the_networks_are_one_sentence(name):
+    assert loss_of(name).isfinite()
+    with pytest.raises(TypeError, match="^images must be float in .0, 1., got torch.uint8: divide uint8 images by 255$"): loss_of(name, lambda x: (255 * x).byte())
+    with pytest.raises(TypeError, match="^images are float64, but the network's weights torch.float32: convert with x.float()"): loss_of(name, lambda x: x.double())
+
+
+WRONG = {"-100": (lambda y: torch.full_like(y, -100), "got -100..-100"), "-1": (lambda y: y - y.max() - 1, "got -"), "(B, 1)": (lambda y: y[:, None], r"got shape \(4, 1\)"),
+         "float": (lambda y: y.float(), "got torch.float32"), "out of range": (lambda y: y + 10, "labels must be class numbers 0..9, got 1"), "too few": (lambda y: y[:2], r"got shape \(2,\)")}
+
+
+@pytest.mark.parametrize("bad", WRONG)
+@pytest.mark.parametrize("name", [m for m, kind in METHODS.items() if kind.trains == "classifier" and not kind.unlabelled])
+@pytest.mark.filterwarnings("ignore:the VAE's codes have collapsed")
+def test_labels_that_name_no_class_are_one_sentence_in_training(name, bad):
+    change, sentence = WRONG[bad]
+    with pytest.raises((ValueError, TypeError), match=f"^labels must be (int64 )?class numbers.*{sentence if not sentence.startswith('labels') else ''}"): loss_of(name, y=change)
+
+
+@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.filterwarnings("ignore:the VAE's codes have collapsed")
+def test_a_network_of_another_kind_is_one_sentence(name):
+    shape = (1, 64, 64) if name == "factor-mixup" else (1, 32, 32)
+    for kind, other in WITH.items():
+        if kind == METHODS[name].trains or (kind == "decoder" and METHODS[name].trains != "autoencoder"): continue
+        with pytest.raises((ValueError, TypeError)) as e: loss_of(name, net=network(other, shape).train())
+        said = str(e.value)
+        assert any(s in said for s in ("trains a network of the kind", "of a classifier, got", "class numbers 0..0", "needs a network", "a GAN needs")), said
+
+
+def test_a_network_without_stages_and_a_batch_of_one():
+    plain, x, y = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(1024, 10), torch.nn.BatchNorm1d(10)), IMAGES.floats(slice(0, 1)), IMAGES.y[:1]
+    with pytest.raises(TypeError, match="needs a network in stages, .* got Sequential"): method("manifold-mixup").loss(plain, x, y, seeded())
+    for name in ("erm", "mixup", "at"):
+        with pytest.raises(ValueError, match="batch norm has no variance over 1 image: train on batches of 2"): method(name).loss(plain.train(), x, y, seeded())
+
+
+def test_a_networks_own_door():
+    for name in ("tiny-cnn", "vae-small", "sngan-small"):
+        net, x = network(name), IMAGES.floats(slice(0, 2))
+        with pytest.raises(TypeError, match="divide uint8 images by 255"): net(IMAGES.x[:2])
+        with pytest.raises(TypeError, match="images are float64, but the network's weights torch.float32"): net(x.double())
+        assert net.double()(x.double()).dtype == torch.float64
+
+
+# ---- pickles ---------------------------------------------------------------------------------------------------------
+
+LARGE = ("resnet50", "resnet34", "preactresnet34", "preactresnet50", "preactresnet152", "wrn28-4", "wrn28-10")
+
+
+def again(thing):
+    "A thing saved whole and read back."
+    torch.save(thing, buffer := io.BytesIO())
+    buffer.seek(0)
+    return torch.load(buffer, weights_only=False)
+
+
+@pytest.mark.parametrize("name", [n for n in NETWORKS if n not in LARGE])
+def test_every_network_can_be_saved_whole(name):
+    net = build(name, (3, 32, 32), 10, seeded())
+    if hasattr(net, "draw_from"): net.draw_from(seeded())
+    next(net.children()).eval()
+    next(net.parameters()).requires_grad_(False)
+    state, other = torch.get_rng_state(), again(net)
+    assert torch.equal(state, torch.get_rng_state())
+    assert all(torch.equal(a, b) for a, b in zip(net.state_dict().values(), other.state_dict().values(), strict=True))
+    assert [m.training for m in net.modules()] == [m.training for m in other.modules()]
+    assert [p.requires_grad for p in net.parameters()] == [p.requires_grad for p in other.parameters()]
+    twin = copy.deepcopy(net)
+    assert all(a is not b and torch.equal(a, b) for a, b in zip(net.state_dict().values(), twin.state_dict().values(), strict=True))
+
+
+@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.filterwarnings("ignore:the VAE's codes have collapsed")
+def test_every_prepared_method_can_be_saved_whole(name):
+    made, net, train = ready(name)
+    index = torch.arange(4)
+    args = train.floats(index), train.y[index]
+    twin, other = again(made), again(net)
+    assert twin == made and torch.equal(made.loss(net, *args, seeded(), index), twin.loss(other, *args, seeded(), index))
+
+
+@pytest.mark.parametrize("name", AUGMENTS)
+def test_every_augmentation_can_be_pickled(name): assert again(AUGMENTS[name]) is not None
+
+
+def test_a_gan_that_was_saved_goes_on_counting():
+    net = network("sngan-small").train()
+    for _ in range(3): method("gan").loss(net, IMAGES.floats(slice(0, 4)), IMAGES.y[:4], seeded())
+    other = again(net)
+    assert other.done == net.done == 3 and other.tick() == 3
+    assert torch.equal(net.sample(2, seeded()), other.sample(2, seeded()))
