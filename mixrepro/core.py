@@ -176,7 +176,7 @@ def check_allowed(value, name: str, allowed, hint: str = ""):
     if allowed is None: return
     if isinstance(allowed, str): fits = lies_in(value, allowed)
     elif isinstance(allowed, range): fits = value in allowed
-    else: return pick(name, value, allowed)
+    else: return pick(name.removeprefix("each of "), value, allowed)
     if not fits: refused(name, in_words(allowed) + " and finite" * math.isinf(value), value, hint)
 
 # %% ../nbs/00_core.ipynb #467f1b1a
