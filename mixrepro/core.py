@@ -82,7 +82,7 @@ def pick(kind: str,  # what is looked up, for the message: "method", "data set"
     if name in table: return table[name] if isinstance(table, dict) else name
     near = difflib.get_close_matches(str(name), [str(k) for k in table], n=1)
     hint = f"did you mean {near[0]!r}? " if near else ""
-    known = ", ".join(map(str, table)) if len(table) <= 20 else f"{len(table)} names, see the table"
+    known = ", ".join(str(k) or "''" for k in table) if len(table) <= 20 else f"{len(table)} names, see the table"
     raise ValueError(f"unknown {kind} {name!r}: {hint}Known: {known}")
 
 # %% ../nbs/00_core.ipynb #338a1875
