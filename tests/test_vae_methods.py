@@ -221,7 +221,7 @@ def test_what_cannot_be_prepared(kind, trainer):
         kind().prepare(train, seeded(), vae=vae((3, 8, 8)))
     for index in (None, torch.arange(12)):
         with pytest.raises(ValueError, match=f"{kind.__name__} is not ready: call prepare"): kind().loss(net, train.floats(), train.y, seeded(), index)
-    with pytest.raises(ValueError, match="alpha must be above 0, got 0"):
+    with pytest.raises(ValueError, match="(alpha|eta) must be above 0, got 0"):
         kind(**{"alpha" if kind is MixupR else "eta": 0.}).prepare(train, seeded(), vae=vae()).loss(net, train.floats(), train.y, seeded())
 
 

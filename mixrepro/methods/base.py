@@ -87,7 +87,7 @@ def restore(piece: Piece, state: dict):
     for name, part in parts_of(piece).items(): restore(part, state.get(name, {}))
 
 # %% ../../nbs/methods/20b_base.ipynb #d126fdb7
-HAS = {"autoencoder": ("posterior", "decode"), "decoder": ("state", "norm")}
+HAS = {"autoencoder": ("posterior", "decode"), "decoder": ("norm",)}
 
 def check_batch(method, net, x: Tensor, y: Tensor):
     "Refuse a batch, or a network, that a method has no use for."
