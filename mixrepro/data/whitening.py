@@ -14,26 +14,24 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..core import choice, pick
+from ..core import Choices, choice
 
 # %% ../../nbs/data/02b_whitening.ipynb #6fda0254
 @dataclass(frozen=True)
-class Whitening:
+class Whitening(Choices):
     "How images are whitened."
     eps: float = choice(1e-8, "default", "small beside the smallest variance of CIFAR-10, 3e-5; "
-                                         "1e-6 in the code of Verma et al.")
+                                         "1e-6 in the code of Verma et al.", allowed="[0, inf)")
     after: bool = choice(False, "default", "whether eps is added after the reciprocal of the root, "
                                            "as in the code of Verma et al., or to the variance")
-    shrink: float = choice(0., "default", "added to the variance of every direction; .1 in the code of Oliver et al.")
+    shrink: float = choice(0., "default", "added to the variance of every direction; .1 in the code of Oliver et al.",
+                           allowed="[0, inf)")
     contrast: float = choice(0., "code", "norm to which each image is brought after its mean was taken off; 0: none, "
-                                         "as in the code of Verma et al.; 55 in that of Oliver et al.")
+                                         "as in the code of Verma et al.; 55 in that of Oliver et al.",
+                             allowed="[0, inf)")
     order: str = choice("chw", "default", "order of the pixels that the matrix is fitted to; "
-                                          "'hwc' in the code of Verma et al., which applies it to 'chw'")
-
-    def __post_init__(self):
-        for name in ("eps", "shrink", "contrast"):
-            if not getattr(self, name) >= 0: raise ValueError(f"{name} must be 0 or more, got {getattr(self, name)}")
-        pick("order", self.order, ("chw", "hwc"))
+                                          "'hwc' in the code of Verma et al., which applies it to 'chw'",
+                        allowed=("chw", "hwc"))
 
 WHITENINGS = {"zca": Whitening(), "zca-code": Whitening(1e-6, after=True, order="hwc"),
               "gcn-zca": Whitening(1e-10, shrink=.1, contrast=55.)}

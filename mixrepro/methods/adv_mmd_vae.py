@@ -34,11 +34,14 @@ TARGETS = ("adversarial", "clean")
 @dataclass(frozen=True, kw_only=True)
 class AttackedVAE(MMDVAE):
     "How an MMD-VAE is attacked while it is trained."
-    eps: float = choice(8 / 255, "default", "the paper gives it for AT, section 4, baseline 5; silent for the VAE")
-    step: float = choice(2 / 255, "default", "the paper gives it for AT, section 4, baseline 5; silent for the VAE")
-    steps: int = choice(10, "default", "the paper is silent; Madry et al. (2018) take 7 or 10")
-    start: str = choice("uniform", "default", "the paper is silent; Madry et al. (2018)")
-    target: str = choice("adversarial", "paper", "VarMixup paper, eq. 10: the attacked image is to be reconstructed")
+    eps: float = choice(8 / 255, "default", "the paper gives it for AT, section 4, baseline 5; silent for the VAE",
+                        allowed="(0, inf)", hint="in units of [0, 1]; for no attack use 'mmd-vae'")
+    step: float = choice(2 / 255, "default", "the paper gives it for AT, section 4, baseline 5; silent for the VAE",
+                         allowed="(0, inf)", hint="in units of [0, 1]")
+    steps: int = choice(10, "default", "the paper is silent; Madry et al. (2018) take 7 or 10", allowed="[1, inf)")
+    start: str = choice("uniform", "default", "the paper is silent; Madry et al. (2018)", allowed=STARTS)
+    target: str = choice("adversarial", "paper", "VarMixup paper, eq. 10: the attacked image is to be reconstructed",
+                         allowed=TARGETS)
 
     def __post_init__(self):
         check_budget(self.eps, self.step, self.steps)

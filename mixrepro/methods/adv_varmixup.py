@@ -9,6 +9,8 @@ __all__ = ['AdvVarMixup']
 from dataclasses import dataclass
 
 from ..core import choice
+from .adv_mmd_vae import TARGETS
+from .attacks import STARTS
 from .varmixup import VarMixup
 
 # %% ../../nbs/methods/35_adv_varmixup.ipynb #f990f88f
@@ -16,11 +18,15 @@ from .varmixup import VarMixup
 class AdvVarMixup(VarMixup):
     "adv-VarMixup (VarMixup paper, section 4): VarMixup on an adversarially trained MMD-VAE."
     name, attacks, vae_method = "adv-varmixup", "vae", "adv-mmd-vae"
-    eps: float = choice(8 / 255, "default", "radius of the VAE's attack; the paper gives it for AT and is silent here")
-    step: float = choice(2 / 255, "default", "step of the VAE's attack; the paper gives it for AT and is silent here")
-    steps: int = choice(10, "default", "steps of the VAE's attack; the paper is silent, Madry et al. take 7 or 10")
-    start: str = choice("uniform", "default", "where the VAE's attack starts; Madry et al. (2018)")
-    target: str = choice("adversarial", "paper", "VarMixup paper, eq. 10: the VAE reconstructs the attacked image")
+    eps: float = choice(8 / 255, "default", "radius of the VAE's attack; the paper gives it for AT and is silent here",
+                        allowed="(0, inf)", hint="in units of [0, 1]; for no attack use 'varmixup'")
+    step: float = choice(2 / 255, "default", "step of the VAE's attack; the paper gives it for AT and is silent here",
+                         allowed="(0, inf)", hint="in units of [0, 1]")
+    steps: int = choice(10, "default", "steps of the VAE's attack; the paper is silent, Madry et al. take 7 or 10",
+                        allowed="[1, inf)")
+    start: str = choice("uniform", "default", "where the VAE's attack starts; Madry et al. (2018)", allowed=STARTS)
+    target: str = choice("adversarial", "paper", "VarMixup paper, eq. 10: the VAE reconstructs the attacked image",
+                         allowed=TARGETS)
 
     def vae_args(self) -> dict:
         attack = dict(eps=self.eps, step=self.step, steps=self.steps, start=self.start)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ..core import choice, pick
-from .attacks import MODES, check_budget, pgd
+from .attacks import MODES, STARTS, check_budget, pgd
 from .base import Supervised
 from .vicinal import one_hot
 
@@ -21,11 +21,14 @@ from .vicinal import one_hot
 class AT(Supervised):
     "PGD adversarial training (Madry et al., 2018, eq. 2.1; VarMixup paper, section 4, baseline 5)."
     name, attacks = "at", "classifier"
-    eps: float = choice(8 / 255, "paper", "VarMixup paper, section 4, baseline 5: radius in [0, 1]")
-    step: float = choice(2 / 255, "paper", "VarMixup paper, section 4, baseline 5: change of a pixel in one step")
-    steps: int = choice(10, "code", "config of Madry et al.; the VarMixup paper is silent")
-    start: str = choice("uniform", "code", "Madry et al.: a point of the ball")
-    mode: str = choice("train", "code", "Madry et al. attack with batch statistics; 'eval' uses the running ones")
+    eps: float = choice(8 / 255, "paper", "VarMixup paper, section 4, baseline 5: radius in [0, 1]",
+                        allowed="(0, inf)", hint="in units of [0, 1]; for no attack use the method 'erm'")
+    step: float = choice(2 / 255, "paper", "VarMixup paper, section 4, baseline 5: change of a pixel in one step",
+                         allowed="(0, inf)", hint="in units of [0, 1]")
+    steps: int = choice(10, "code", "config of Madry et al.; the VarMixup paper is silent", allowed="[1, inf)")
+    start: str = choice("uniform", "code", "Madry et al.: a point of the ball", allowed=STARTS)
+    mode: str = choice("train", "code", "Madry et al. attack with batch statistics; 'eval' uses the running ones",
+                       allowed=MODES)
 
     def __post_init__(self):
         super().__post_init__()

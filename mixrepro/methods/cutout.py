@@ -11,9 +11,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..core import choice, pick
+from ..core import choice
 from .base import Supervised
-from .vicinal import one_hot
+from .vicinal import LOSSES, SCOPES, one_hot
 
 # %% ../../nbs/methods/23b_cutout.ipynb #3f6c0648
 def holes(n: int,                # images
@@ -40,15 +40,12 @@ def mean_colour(net, x: Tensor) -> Tensor:  # one value per channel, (1, C, 1, 1
 class Cutout(Supervised):
     "Cutout (DeVries & Taylor, 2017; Manifold Mixup paper, section 5.1): a blank square in every image."
     name = "cutout"
-    side: int = choice(0, "code", "Manifold Mixup: 16 pixels of 32; 0 is half the image's side")
-    per: str = choice("example", "default", "DeVries & Taylor (2017); 'batch' is the code of Manifold Mixup")
-    criterion: str = choice("ce", "paper", "as for every method of that section; 'bce' is the code of Manifold Mixup")
-
-    def __post_init__(self):
-        super().__post_init__()
-        pick("scope of the hole", self.per, ("example", "batch"))
-        if self.side < 0:
-            raise ValueError(f"side must be a number of pixels, or 0 for half the image's side, got {self.side}")
+    side: int = choice(0, "code", "Manifold Mixup: 16 pixels of 32; 0 is half the image's side",
+                       allowed="[0, inf)", hint="a number of pixels, or 0 for half the side")
+    per: str = choice("example", "default", "DeVries & Taylor (2017); 'batch' is the code of Manifold Mixup",
+                      allowed=SCOPES)
+    criterion: str = choice("ce", "paper", "as for every method of that section; 'bce' is the code of Manifold Mixup",
+                            allowed=LOSSES)
 
     def cut(self, x: Tensor, rng: torch.Generator, fill: Tensor) -> Tensor:
         "The images with their holes; `fill` has one value per channel, (1, C, 1, 1)."

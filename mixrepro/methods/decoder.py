@@ -21,14 +21,14 @@ class DecoderFields(Method):
     "Which states are decoded."
     classifier: dict = choice(dict(method="erm", network="preactresnet18"), "default",
                               "the run whose states are decoded: what it has otherwise than the decoder's own run")
-    stage: int = choice(2, "paper", "Manifold Mixup paper, figure 4: the output of the second resblock")
+    stage: int = choice(2, "paper", "Manifold Mixup paper, figure 4: the output of the second resblock",
+                        allowed="[0, inf)")
     noise: float = choice(.05, "code", "Verma et al.: standard deviation of what is added to the state; "
-                                       "the paper is silent")
+                                       "the paper is silent", allowed="[0, inf)")
 
     def __post_init__(self):
         if "method" not in self.classifier or "network" not in self.classifier:
             raise ValueError(f"the classifier must be named by its method and network at least, got {self.classifier}")
-        if not self.noise >= 0: raise ValueError(f"noise must be 0 or more, got {self.noise}")
 
     def needs(self) -> dict[str, dict]:
         asked = {k: tuple(v) if k == "milestones" else v for k, v in self.classifier.items()}  # a list when from JSON
@@ -38,7 +38,7 @@ class DecoderFields(Method):
 @dataclass(frozen=True, kw_only=True)
 class Decoder(DecoderFields):
     "Predict images from the noisy states of a frozen classifier (Manifold Mixup paper, section 6)."
-    name = "decoder"
+    name, trains = "decoder", "decoder"
 
     def prepare(self, train, rng, augment=None, classifier=None) -> "Decoder":
         if classifier is None:

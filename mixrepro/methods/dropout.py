@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..core import choice
 from .base import Supervised
-from .vicinal import one_hot
+from .vicinal import LOSSES, one_hot
 from ..networks.staged import drop
 
 # %% ../../nbs/methods/23_dropout.ipynb #e158ad0d
@@ -21,12 +21,10 @@ from ..networks.staged import drop
 class Dropout(Supervised):
     "Dropout on the penultimate features (Hinton et al., 2012; Manifold Mixup paper, section 5.1)."
     name = "dropout"
-    p: float = choice(.5, "default", "Hinton et al. (2012); the Manifold Mixup paper does not print it")
-    criterion: str = choice("ce", "paper", "as for every method of that section; 'bce' is the code of Manifold Mixup")
-
-    def __post_init__(self):
-        super().__post_init__()
-        if not 0 <= self.p < 1: raise ValueError(f"the dropout rate p must be in [0, 1), got {self.p}")
+    p: float = choice(.5, "default", "Hinton et al. (2012); the Manifold Mixup paper does not print it",
+                      allowed="[0, 1)")
+    criterion: str = choice("ce", "paper", "as for every method of that section; 'bce' is the code of Manifold Mixup",
+                            allowed=LOSSES)
 
     def terms(self, net, x: Tensor, y: Tensor, draw, rng: torch.Generator, index: Tensor = None) -> tuple:
         own = getattr(net, "module", net)

@@ -13,6 +13,7 @@ from torch import Tensor
 from ..core import choice
 from ..data.factors import FactorSet, render
 from .mixing import Mixing, Place
+from .vicinal import SCOPES
 
 # %% ../../nbs/methods/28_factor_mixup.ipynb #fbd84ffd
 def mix_factors(factors: Tensor,     # float (B, 7)
@@ -28,8 +29,9 @@ def mix_factors(factors: Tensor,     # float (B, 7)
 class FactorMixup(Mixing):
     "Mixing in the space of the true factors (Manifold Mixup paper, appendix A)."
     name = "factor-mixup"
-    alpha: float = choice(1., "paper", "Manifold Mixup paper, table 4")
-    per: str = choice("example", "code", "code of Manifold Mixup: one lambda for each example")
+    alpha: float = choice(1., "paper", "Manifold Mixup paper, table 4",
+                          allowed="(0, inf)", hint="for no mixing use the method 'erm'")
+    per: str = choice("example", "code", "code of Manifold Mixup: one lambda for each example", allowed=SCOPES)
     whole: bool = choice(True, "code", "code of Manifold Mixup: mixed factors are cut to whole numbers")
 
     def prepare(self, train, rng, augment=None, **nets) -> "FactorMixup":

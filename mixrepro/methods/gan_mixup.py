@@ -79,8 +79,9 @@ def constant(net):  # a module -> a function that computes the same
 @dataclass(frozen=True, kw_only=True)
 class GAN(Method):
     "A generative adversarial network (Goodfellow et al., 2014): the baseline of Manifold Mixup's appendix G."
-    name = "gan"
-    every: int = choice(5, "code", "steps of the discriminator for one of the generator; the paper is silent")
+    name, trains = "gan", "gan"
+    every: int = choice(5, "code", "steps of the discriminator for one of the generator; the paper is silent",
+                        allowed="[1, inf)")
 
     def __post_init__(self):
         if self.every < 1: raise ValueError(f"every must be 1 step or more, got {self.every}")
@@ -110,12 +111,15 @@ class GAN(Method):
 @dataclass(frozen=True, kw_only=True)
 class GANMixing(GAN):
     "How a GAN mixes (Manifold Mixup paper, appendix G)."
-    alpha: float = choice(.5, "paper", "appendix G: the best of .1, .2, .5 and 1")
-    stages: tuple = choice((0, 1, 2), "paper", "appendix G: the image and the first and second residual block, "
-                                               "the best of four lists")
-    law: str = choice("uniform", "paper", "appendix G, eq. 8; 'folded-beta' is the later code of Verma et al.")
-    pairs: tuple = choice(PAIRS, "paper", "appendix G, below eq. 9")
-    target: str = choice("mixed", "paper", "appendix G, eq. 9; 'fake' is the later code of Verma et al.")
+    alpha: float = choice(.5, "paper", "appendix G: the best of .1, .2, .5 and 1",
+                          allowed="(0, inf)", hint="for no mixing use the method 'gan'")
+    stages: tuple[int, ...] = choice((0, 1, 2), "paper", "appendix G: the image and the first and second residual block, "
+                                               "the best of four lists", allowed=range(3))
+    law: str = choice("uniform", "paper", "appendix G, eq. 8; 'folded-beta' is the later code of Verma et al.",
+                      allowed=LAWS)
+    pairs: tuple[str, ...] = choice(PAIRS, "paper", "appendix G, below eq. 9", allowed=PAIRS)
+    target: str = choice("mixed", "paper", "appendix G, eq. 9; 'fake' is the later code of Verma et al.",
+                         allowed=TARGETS)
     against: bool = choice(True, "paper", "eq. 10, and the code of December 2018: the generator maximises the mixed "
                                           "term; eq. 11 has only the discriminator")
 

@@ -12,22 +12,29 @@ import torch
 from torch import Tensor
 
 from ..core import choice, pick
-from .attacks import MODES, check_budget, pgd
+from .attacks import MODES, STARTS, check_budget, pgd
 from .mixup import Mixup
+from .vicinal import SCOPES
 
 # %% ../../nbs/methods/33_iat.ipynb #a29c7135
 @dataclass(frozen=True, kw_only=True)
 class IAT(Mixup):
     "Interpolated adversarial training (Lamb et al., 2019; VarMixup paper, section 4, baseline 6)."
     name, attacks = "iat", "classifier"
-    alpha: float = choice(1., "paper", "VarMixup paper, section 4, baseline 6: Beta(1, 1)")
-    eps: float = choice(8 / 255, "paper", "VarMixup paper, section 4, baseline 6: radius in [0, 1]")
-    step: float = choice(2 / 255, "paper", "VarMixup paper, section 4, baseline 6: change of a pixel in one step")
-    steps: int = choice(7, "code", "unofficial implementation (ndb796); the VarMixup paper is silent")
+    alpha: float = choice(1., "paper", "VarMixup paper, section 4, baseline 6: Beta(1, 1)",
+                          allowed="(0, inf)", hint="for no mixing use the method 'erm'")
+    eps: float = choice(8 / 255, "paper", "VarMixup paper, section 4, baseline 6: radius in [0, 1]",
+                        allowed="(0, inf)", hint="in units of [0, 1]; for no attack use the method 'erm'")
+    step: float = choice(2 / 255, "paper", "VarMixup paper, section 4, baseline 6: change of a pixel in one step",
+                         allowed="(0, inf)", hint="in units of [0, 1]")
+    steps: int = choice(7, "code", "unofficial implementation (ndb796); the VarMixup paper is silent",
+                        allowed="[1, inf)")
     shared: bool = choice(False, "code", "unofficial implementation (ndb796) draws apart; shivamsaboo17's shares it")
-    per: str = choice("batch", "code", "unofficial implementation (ndb796): for the batch; 'example' draws one each")
-    start: str = choice("uniform", "code", "unofficial implementation (ndb796): a point of the ball")
-    mode: str = choice("train", "code", "unofficial implementation (ndb796): batch statistics; 'eval': running ones")
+    per: str = choice("batch", "code", "unofficial implementation (ndb796): for the batch; 'example' draws one each",
+                      allowed=SCOPES)
+    start: str = choice("uniform", "code", "unofficial implementation (ndb796): a point of the ball", allowed=STARTS)
+    mode: str = choice("train", "code", "unofficial implementation (ndb796): batch statistics; 'eval': running ones",
+                       allowed=MODES)
 
     def __post_init__(self):
         super().__post_init__()

@@ -36,12 +36,9 @@ class LinearLabels(Labels):
 class LogisticLabels(Labels):
     "A mixture's label is a logistic curve of its share (code of GenLabel)."
     name = "logistic"
-    s: float = choice(.1, "code", "GenLabel, OpenML experiments: 1 / (1 + exp(-2 (lam - .5) / .1))")
-
-    def __post_init__(self):
-        if not self.s > 0:
-            raise ValueError(f"s must be above 0, got {self.s}: it is the width of the curve; "
-                             "the straight line is 'linear'")
+    s: float = choice(.1, "code", "GenLabel, OpenML experiments: 1 / (1 + exp(-2 (lam - .5) / .1))",
+                      allowed="(0, inf)",
+                     hint="it is the width of the curve; the straight line is 'linear'")
 
     def __call__(self, y: Tensor, place) -> Tensor:
         rho = torch.sigmoid(2 * (place.mix.lam - .5) / self.s)

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ..core import choice
 from .mixing import Mixing, Place
+from .vicinal import LOSSES
 
 # %% ../../nbs/methods/27_manifold_mixup.ipynb #fb54e551
 def on_host(rng: torch.Generator,     # on any device
@@ -55,10 +56,12 @@ def check_stages(net,            # a network in stages
 class ManifoldMixup(Mixing):
     "Manifold Mixup (Verma et al., 2019, section 2): the segments between hidden states, at a random stage."
     name = "manifold-mixup"
-    alpha: float = choice(2., "paper", "VarMixup paper, section 4, baseline 4; Manifold Mixup paper, tables 1 to 3")
-    stages: tuple = choice((0, 1, 2), "paper", "Manifold Mixup paper, appendix C: the input, the first and the second "
-                                               "residual stage")
-    criterion: str = choice("ce", "paper", "VarMixup paper, section 2.1; 'bce' is the code of Verma et al.")
+    alpha: float = choice(2., "paper", "VarMixup paper, section 4, baseline 4; Manifold Mixup paper, tables 1 to 3",
+                          allowed="(0, inf)", hint="for no mixing use the method 'erm'")
+    stages: tuple[int, ...] = choice((0, 1, 2), "paper", "Manifold Mixup paper, appendix C: the input, the first and the second "
+                                               "residual stage", allowed="[0, inf)")
+    criterion: str = choice("ce", "paper", "VarMixup paper, section 2.1; 'bce' is the code of Verma et al.",
+                            allowed=LOSSES)
     blocked: bool = choice(False, "paper", "Manifold Mixup paper, section 5.1: True stops the gradient at the mixture",
                            later=True)
 
@@ -82,6 +85,7 @@ class BlockedManifoldMixup(ManifoldMixup):
 class ManifoldMixupAll(ManifoldMixup):
     "Manifold Mixup over all layers (Verma et al., 2019, table 1)."
     name = "manifold-mixup-all"
-    alpha: float = choice(6., "paper", "Manifold Mixup paper, table 1")
-    stages: tuple = choice((0, 1, 2, 3), "paper", "Manifold Mixup paper, table 1 and appendix C: the third residual "
-                                                  "stage as well")
+    alpha: float = choice(6., "paper", "Manifold Mixup paper, table 1",
+                          allowed="(0, inf)", hint="for no mixing use the method 'erm'")
+    stages: tuple[int, ...] = choice((0, 1, 2, 3), "paper", "Manifold Mixup paper, table 1 and appendix C: the third residual "
+                                                  "stage as well", allowed="[0, inf)")

@@ -13,14 +13,17 @@ from torch import Tensor
 
 from ..core import choice
 from .mixing import Mixing, Place
+from .vicinal import SCOPES
 
 # %% ../../nbs/methods/22_mixup.ipynb #878dbd9c
 @dataclass(frozen=True, kw_only=True)
 class Mixup(Mixing):
     "Mixup (Zhang et al., 2018; VarMixup paper, section 2.3): the segments between training examples."
     name = "mixup"
-    alpha: float = choice(1., "paper", "VarMixup paper, section 4, baseline 2")
-    per: str = choice("batch", "code", "Zhang et al. (2017): one lambda for the batch; 'example' draws one each")
+    alpha: float = choice(1., "paper", "VarMixup paper, section 4, baseline 2",
+                          allowed="(0, inf)", hint="for no mixing use the method 'erm'")
+    per: str = choice("batch", "code", "Zhang et al. (2017): one lambda for the batch; 'example' draws one each",
+                      allowed=SCOPES)
 
     def forward(self, net, x: Tensor, place: Place, rng: torch.Generator, index: Tensor = None) -> Tensor:
         return net(place(x))

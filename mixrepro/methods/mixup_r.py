@@ -14,6 +14,7 @@ from torch import Tensor
 from ..core import choice
 from .mixing import Place
 from .varmixup import WithVAE
+from .vicinal import SCOPES
 
 # %% ../../nbs/methods/26_mixup_r.ipynb #2852e43f
 @torch.no_grad()
@@ -29,8 +30,10 @@ def decode_all(vae,              # frozen
 class MixupR(WithVAE):
     "Mixup-R (VarMixup paper, section 4, baseline 3): the segments between reconstructions."
     name = "mixup-r"
-    alpha: float = choice(1., "paper", "VarMixup paper, section 4, baseline 3")
-    per: str = choice("batch", "default", "one lambda for the batch, as for Mixup; 'example' draws one each")
+    alpha: float = choice(1., "paper", "VarMixup paper, section 4, baseline 3",
+                          allowed="(0, inf)", hint="for no mixing use the method 'erm'")
+    per: str = choice("batch", "default", "one lambda for the batch, as for Mixup; 'example' draws one each",
+                      allowed=SCOPES)
 
     def prepare(self, train, rng, augment=None, vae=None, **nets) -> "MixupR":
         ready = super().prepare(train, rng, augment, vae, **nets)

@@ -46,10 +46,11 @@ def mmd(q: Tensor,            # codes, float (N, d)
 @dataclass(frozen=True, kw_only=True)
 class MMDVAE(Method):
     "The MMD-VAE objective (VarMixup paper, eq. 7, in the sign that is minimised)."
-    name = "mmd-vae"
+    name, trains = "mmd-vae", "autoencoder"
     gamma: float = choice(1., "code", "weight of the MMD term: public code of Zhao et al., with the squared error as a "
-                                      "mean over pixels; the paper is silent")
-    kernel: str = choice("imq", "default", "the paper is silent; Zhao et al.'s Gaussian is nearly flat for d above 20")
+                                      "mean over pixels; the paper is silent", allowed="[0, inf)")
+    kernel: str = choice("imq", "default", "the paper is silent; Zhao et al.'s Gaussian is nearly flat for d above 20",
+                         allowed=KERNELS)
 
     def loss(self, net, x: Tensor, y: Tensor, rng: torch.Generator, index: Tensor = None) -> Tensor:
         z = net.posterior(x, rng)

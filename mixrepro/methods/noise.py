@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..core import choice, pick
+from ..core import choice
 from .base import MethodPart
 
 # %% ../../nbs/methods/20d_noise.ipynb #d0fccc8f
@@ -45,16 +45,12 @@ def thinned(xi: Tensor,            # noise, float (B, ...)
 class FeatureNoise(MixNoise):
     "Additive normal and multiplicative uniform noise (NFM; NoisyMix paper, section 3)."
     name = "feature-noise"
-    add: float = choice(.4, "code", "README of NFM; NoisyMix's command has .5")
-    mult: float = choice(.2, "code", "README of NFM; NoisyMix's command has .5")
-    sparse: float = choice(0., "code", "NFM: all elements are noised; NoisyMix's command leaves out .65 of them")
-    factor: str = choice("beta", "code", "NFM and NoisyMix: a level times a draw of Beta(2, 5); the papers have none")
-
-    def __post_init__(self):
-        for level in ("add", "mult"):
-            if not getattr(self, level) >= 0: raise ValueError(f"{level} must be 0 or more, got {getattr(self, level)}")
-        if not 0 <= self.sparse < 1: raise ValueError(f"sparse must be in [0, 1), got {self.sparse}")
-        pick("factor", self.factor, NOISE_FACTORS)
+    add: float = choice(.4, "code", "README of NFM; NoisyMix's command has .5", allowed="[0, inf)")
+    mult: float = choice(.2, "code", "README of NFM; NoisyMix's command has .5", allowed="[0, inf)")
+    sparse: float = choice(0., "code", "NFM: all elements are noised; NoisyMix's command leaves out .65 of them",
+                           allowed="[0, 1)")
+    factor: str = choice("beta", "code", "NFM and NoisyMix: a level times a draw of Beta(2, 5); the papers have none",
+                         allowed=NOISE_FACTORS)
 
     def scaled(self, xi: Tensor, level: float, rng: torch.Generator) -> Tensor:
         if self.factor == "beta": level = level * draw_factor(rng).to(xi.dtype)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..core import choice, pick
+from ..core import choice
 from .base import Method, altered
 from .manifold_mixup import ManifoldMixup, as_stages, check_stages
 from .mixing import Place
@@ -50,13 +50,9 @@ def l1(net,        # a network
 class FewLabels(Method):
     "Supervised training on the labelled images of a split: the baseline of semi-supervised learning."
     name, unlabelled = "ssl-baseline", True
-    l1: float = choice(.001, "paper", "Manifold Mixup paper, appendix E")
+    l1: float = choice(.001, "paper", "Manifold Mixup paper, appendix E", allowed="[0, inf)")
     l1_on: str = choice("all", "paper", "appendix E: an L1 regularisation coefficient; "
-                                        "'stem' is the code, whose sum never adds its second term")
-
-    def __post_init__(self):
-        if not self.l1 >= 0: raise ValueError(f"l1 must be 0 or more, got {self.l1}")
-        pick("value of l1_on", self.l1_on, L1_ON)
+                                        "'stem' is the code, whose sum never adds its second term", allowed=L1_ON)
 
     def prepare(self, train, rng: torch.Generator, augment=None, labelled=None) -> "FewLabels":
         if labelled is None:
@@ -82,23 +78,22 @@ class FewLabels(Method):
 @dataclass(frozen=True, kw_only=True)
 class MixesBoth(FewLabels):
     "Mixing of the labelled images, and of the unlabelled (Manifold Mixup paper, appendices D and E)."
-    stages: tuple = choice((0, 1, 2), "code", "Verma et al., and the paper's supervised runs: the input, the first and "
-                                              "the second residual stage")
-    alpha: float = choice(.1, "paper", "appendix E: of the labelled images, the best of .1, .2, ..., 1")
-    alpha_u: float = choice(2., "paper", "appendix E: of the unlabelled images, the best of .1, .5, 1, 1.5, 2, 3, 4")
-    weight: float = choice(1., "paper", "appendix E: largest consistency coefficient, 1 for CIFAR-10 and 2 for SVHN")
-    until: float = choice(.4, "paper", "appendix E: share of the updates after which the coefficient is at its largest")
-    target: str = choice("softmax", "paper", "section 5.2: soft target outputs; 'logits' is the code")
+    stages: tuple[int, ...] = choice((0, 1, 2), "code", "Verma et al., and the paper's supervised runs: the input, the first and "
+                                              "the second residual stage", allowed="[0, inf)")
+    alpha: float = choice(.1, "paper", "appendix E: of the labelled images, the best of .1, .2, ..., 1",
+                          allowed="(0, inf)", hint="for no mixing use the method 'ssl-baseline'")
+    alpha_u: float = choice(2., "paper", "appendix E: of the unlabelled images, the best of .1, .5, 1, 1.5, 2, 3, 4",
+                            allowed="(0, inf)", hint="for no mixing use the method 'ssl-baseline'")
+    weight: float = choice(1., "paper", "appendix E: largest consistency coefficient, 1 for CIFAR-10 and 2 for SVHN",
+                           allowed="[0, inf)")
+    until: float = choice(.4, "paper", "appendix E: share of the updates after which the coefficient is at its largest",
+                          allowed="(0, 1]")
+    target: str = choice("softmax", "paper", "section 5.2: soft target outputs; 'logits' is the code", allowed=TARGETS)
 
     def __post_init__(self):
         super().__post_init__()
         object.__setattr__(self, "stages", as_stages(self.stages))
-        for name, value in (("alpha", self.alpha), ("alpha_u", self.alpha_u)):
-            if not value > 0:
-                raise ValueError(f"{name} must be above 0, got {value}: for no mixing use the method 'ssl-baseline'")
-        if not self.weight >= 0: raise ValueError(f"weight must be 0 or more, got {self.weight}")
-        if not 0 < self.until <= 1: raise ValueError(f"until must be above 0 and at most 1, got {self.until}")
-        pick("target", self.target, TARGETS)
+
 
 # %% ../../nbs/methods/29_semi_supervised.ipynb #2fc92eba
 @dataclass(frozen=True, kw_only=True)
@@ -135,4 +130,4 @@ class SSLManifoldMixup(MixesBoth):
 class SSLMixup(SSLManifoldMixup):
     "Semi-supervised Input Mixup (Manifold Mixup paper, appendix D, algorithm 3)."
     name = "ssl-mixup"
-    stages: tuple = choice((0,), "paper", "algorithm 3: the input")
+    stages: tuple[int, ...] = choice((0,), "paper", "algorithm 3: the input", allowed="[0, inf)")

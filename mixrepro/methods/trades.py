@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..core import choice, pick
-from .attacks import MODES, check_budget, trades_attack
+from .attacks import MODES, STARTS, check_budget, trades_attack
 from .base import Method
 from .vicinal import one_hot
 
@@ -32,12 +32,15 @@ def trades_loss(clean: Tensor,   # logits at the images, (B, K)
 class TRADES(Method):
     "TRADES (Zhang et al., 2019, eq. 5; VarMixup paper, section 4, baseline 5)."
     name, attacks = "trades", "classifier"
-    beta: float = choice(6., "code", "Zhang et al.; the VarMixup paper is silent")
-    eps: float = choice(8 / 255, "paper", "VarMixup paper, section 4, baseline 5: radius; Zhang et al. take .031")
-    step: float = choice(2 / 255, "paper", "VarMixup paper, section 4, baseline 5; Zhang et al. take .007")
-    steps: int = choice(10, "code", "Zhang et al.; the VarMixup paper is silent")
-    start: str = choice("normal", "code", "Zhang et al.: the image and a little normal noise, standard deviation .001")
-    mode: str = choice("eval", "code", "Zhang et al. attack in evaluation mode")
+    beta: float = choice(6., "code", "Zhang et al.; the VarMixup paper is silent", allowed="[0, inf)")
+    eps: float = choice(8 / 255, "paper", "VarMixup paper, section 4, baseline 5: radius; Zhang et al. take .031",
+                        allowed="(0, inf)", hint="in units of [0, 1]; for no attack use the method 'erm'")
+    step: float = choice(2 / 255, "paper", "VarMixup paper, section 4, baseline 5; Zhang et al. take .007",
+                         allowed="(0, inf)", hint="in units of [0, 1]")
+    steps: int = choice(10, "code", "Zhang et al.; the VarMixup paper is silent", allowed="[1, inf)")
+    start: str = choice("normal", "code", "Zhang et al.: the image and a little normal noise, standard deviation .001",
+                        allowed=STARTS)
+    mode: str = choice("eval", "code", "Zhang et al. attack in evaluation mode", allowed=MODES)
 
     def __post_init__(self):
         check_budget(self.eps, self.step, self.steps)

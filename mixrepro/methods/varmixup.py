@@ -13,8 +13,11 @@ import torch
 from torch import Tensor
 
 from ..core import choice
+from ..data.datasets import DATASETS
 from .mixing import Mixing, Place
-from .vicinal import Mix, draw_mix
+from .mmd_vae import KERNELS
+from .vicinal import SCOPES, Mix, draw_mix
+from ..networks.zoo import networks_of
 
 # %% ../../nbs/methods/25_varmixup.ipynb #f6632b21
 def decode_mix(vae,        # an autoencoder with `decode`, in evaluation mode
@@ -61,12 +64,16 @@ VAE_RUN = dict(optimizer="adam", lr=1e-3, momentum=.9, nesterov=False, weight_de
 @dataclass(frozen=True, kw_only=True)
 class NeedsVAE(Mixing):
     "Which VAE a mixing sees the data through."
-    vae_network: str = choice("vae", "default", "the paper names an MMD-VAE and no architecture")
-    vae_epochs: int = choice(100, "default", "the paper is silent; as many as ERM")
-    vae_latent: int = choice(0, "default", "dimensions of a code; 0 is the network's own number, the paper is silent")
-    vae_dataset: str = choice("", "default", "'' is the run's own data set; VarMixup paper, section 5: also another's")
-    gamma: float = choice(1., "code", "weight of the MMD term of the VAE, as in the public code of Zhao et al.")
-    kernel: str = choice("imq", "default", "kernel of the MMD term of the VAE")
+    vae_network: str = choice("vae", "default", "the paper names an MMD-VAE and no architecture",
+                              allowed=lambda: networks_of("autoencoder"))
+    vae_epochs: int = choice(100, "default", "the paper is silent; as many as ERM", allowed="[1, inf)")
+    vae_latent: int = choice(0, "default", "dimensions of a code; 0 is the network's own number, the paper is silent",
+                             allowed="[0, inf)")
+    vae_dataset: str = choice("", "default", "'' is the run's own data set; VarMixup paper, section 5: also another's",
+                              allowed=lambda: ("", *DATASETS))
+    gamma: float = choice(1., "code", "weight of the MMD term of the VAE, as in the public code of Zhao et al.",
+                          allowed="[0, inf)")
+    kernel: str = choice("imq", "default", "kernel of the MMD term of the VAE", allowed=KERNELS)
 
     on_vae, vae_method = True, "mmd-vae"
 
@@ -105,8 +112,10 @@ class WithVAE(NeedsVAE):
 class VarMixup(WithVAE):
     "VarMixup (VarMixup paper, eqs. 8 and 9): the segments between codes, decoded."
     name = "varmixup"
-    eta: float = choice(1., "default", "Beta(eta, eta); the paper gives 1 for Mixup and is silent for VarMixup")
-    per: str = choice("batch", "default", "one lambda for the batch, as for Mixup; 'example' draws one each")
+    eta: float = choice(1., "default", "Beta(eta, eta); the paper gives 1 for Mixup and is silent for VarMixup",
+                        allowed="(0, inf)", hint="for no mixing use the method 'erm'")
+    per: str = choice("batch", "default", "one lambda for the batch, as for Mixup; 'example' draws one each",
+                      allowed=SCOPES)
 
     def draw(self, net, x: Tensor, y: Tensor, rng: torch.Generator) -> Mix:
         return draw_mix(len(x), self.eta, rng, self.per)

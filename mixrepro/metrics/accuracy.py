@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..data.images import ImageSet
+from ..guards import check_logits, check_pair
 
 # %% ../../nbs/metrics/60_accuracy.ipynb #003c6162
 @contextmanager
@@ -56,15 +57,8 @@ def checked_logits(logits: Tensor,  # float (N, K)
             y: Tensor,       # labels, int64 (N,)
             ) -> tuple[Tensor, Tensor]:  # logits in float64, labels on the same device
     "Logits and labels that a metric can be computed from."
-    if logits.dim() != 2 or y.shape != logits.shape[:1]:
-        raise ValueError(f"expected logits (N, K) and labels (N,), got {tuple(logits.shape)} and {tuple(y.shape)}")
     if not logits.numel(): raise ValueError("there are no predictions to measure: expected one row at least")
-    if not 0 <= y.min() <= y.max() < logits.shape[1]:
-        raise ValueError(f"labels run from {y.min()} to {y.max()}, but the network tells {(k := logits.shape[1])} "
-                         f"classes: expected 0..{k - 1}")
-    if (bad := logits.isnan().any(1).sum()):
-        raise ValueError(f"{bad} of {len(logits)} rows of logits hold NaN: the network has diverged, "
-                         "lower its learning rate")
+    check_pair(logits, y); check_logits(logits)
     return logits.double(), y.to(logits.device)
 
 # %% ../../nbs/metrics/60_accuracy.ipynb #ddeeb9b7

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ..guards import check_rows
 from .accuracy import checked_logits
 
 # %% ../../nbs/metrics/61_calibration.ipynb #345b2051
@@ -36,10 +37,10 @@ def reliability(scores: Tensor,       # logits, or probabilities, float (N, K)
     if bins < 1: raise ValueError(f"bins must be 1 or more, got {bins}")
     sure, right = confidence(scores, y, probs)
     inner = torch.linspace(0, 1, bins + 1, dtype=torch.float64, device=sure.device)[1:-1]
-    member = F.one_hot(torch.bucketize(sure, inner), bins).double()
-    count = member.sum(0)
-    return dict(count=count.long(), accuracy=right @ member / count.clamp(min=1),
-                confidence=sure @ member / count.clamp(min=1))
+    member = torch.bucketize(sure, inner)
+    count = member.bincount(minlength=bins)
+    def mean(values): return member.bincount(values, bins) / count.clamp(min=1)
+    return dict(count=count, accuracy=mean(right), confidence=mean(sure))
 
 # %% ../../nbs/metrics/61_calibration.ipynb #82f50ed4
 def ece(scores: Tensor,       # logits, or probabilities, float (N, K)
@@ -58,6 +59,7 @@ def pooled(bins,            # of several networks, each as `reliability` gives t
     "Reliability over several networks."
     every = {k: torch.stack([torch.as_tensor(b[k], dtype=torch.float64) for b in bins])
              for k in ("count", "confidence", "accuracy")}
+    for k, v in every.items(): check_rows(v, f"bins' {k}", "measure the network again")
     n = every["count"].sum(0)
     means = {k: (every["count"] * every[k]).sum(0) / n.clamp(min=1) for k in ("confidence", "accuracy")}
     return {k: v[n >= least] for k, v in (dict(count=n) | means).items()}

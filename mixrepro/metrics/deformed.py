@@ -13,7 +13,7 @@ from ..core import pick
 from ..data.datasets import STATS
 from ..data.images import ImageSet
 from ..data.deformations import DEFORMATIONS, deform
-from .accuracy import evaluating
+from .accuracy import checked_logits, evaluating
 
 # %% ../../nbs/metrics/73_deformed.ipynb #88364339
 FILLS = ("black", "mean")  # the paper's caption; the code of Verma et al.
@@ -31,7 +31,8 @@ def right(net,        # images, float (B, C, H, W) in [0, 1] -> logits (B, K)
           y: Tensor,  # labels, int64 (B,)
           ) -> int:
     "How many images the network reads as their label."
-    with evaluating(net): return (net(x).argmax(1) == y).sum().item()
+    with evaluating(net): logits, y = checked_logits(net(x), y)
+    return (logits.argmax(1) == y).sum().item()
 
 # %% ../../nbs/metrics/73_deformed.ipynb #267cdff6
 def deformed(nets,                            # networks on the device of the images

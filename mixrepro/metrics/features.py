@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from ..data.datasets import load
+from ..guards import check_rows
 from .accuracy import evaluating
 from ..training.store import Run, open_net
 
@@ -50,6 +51,7 @@ def extract(e: Extractor,
     with evaluating(e.net): f = torch.cat([e.net(part.to(device)) for part in scaled.split(e.batch)]).float()
     if f.shape != (len(images), e.dim):
         raise ValueError(f"{e.name} promises {e.dim} features of {len(images)} images, but gave {tuple(f.shape)}")
+    check_rows(f, "features")
     return f
 
 # %% ../../nbs/metrics/64_features.ipynb #adc5bea6

@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from ..data.datasets import load
 from ..files import sha256
+from ..guards import check_rows
 from .distances import Moments, frechet
 from .features import Extractor, find_inception, inception, learned
 from ..training.loop import auto_device
@@ -26,6 +27,7 @@ def inception_score(p: Tensor,          # class probabilities, float (N, K), row
                     splits: int = 10,   # parts that are scored by themselves
                     ) -> tuple[float, float]:  # mean over the parts, in 1..K; standard deviation, divisor `splits`
     "Inception score of images by their class probabilities (Salimans et al., 2016)."
+    if p.dim() == 2: check_rows(p, "class probabilities")
     if p.dim() != 2 or not p.is_floating_point() or not ((p >= 0).all() and (p.sum(1) - 1).abs().max() < 1e-3):
         raise ValueError(f"expected class probabilities (N, K), rows that sum to 1, got {p.dtype} {tuple(p.shape)}: "
                          "take the softmax of the logits")

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..data.images import ImageSet
+from ..guards import check_logits, check_rows
 from ..methods.vicinal import one_hot
 from .accuracy import evaluating
 
@@ -68,6 +69,7 @@ def interpolated(net,                              # a network in stages
     with evaluating(net):
         for i, j in zip(*(p.to(device).split(size) for p in pairs)):
             logits = along(net, test.floats(i), test.floats(j), stage, lam).float()
+            check_logits(logits)
             of, other = one_hot(test.y[i], logits[0]), one_hot(test.y[j], logits[0])
             target, top = torch.lerp(other, of, lam[:, None, None]), logits.argmax(2)
             loss = F.cross_entropy(logits.flatten(0, 1), target.flatten(0, 1), reduction="none")
@@ -84,9 +86,10 @@ def to_nearest(x: Tensor,         # pictures, float (N, C, H, W)
     "Root mean square difference of each picture to the most similar image of a set."
     if x.shape[1:] != memory.shape:
         raise ValueError(f"pictures must have the shape of the images, {memory.shape}, got {tuple(x.shape[1:])}")
-    parts = torch.arange(len(memory), device=x.device).split(batch)
-    near = torch.stack([torch.cdist(x.flatten(1), memory.floats(i).flatten(1)).amin(1) for i in parts])
-    return near.amin(0) / x[0].numel() ** .5
+    check_rows(x, "pictures")
+    def apart(i): return torch.cdist(x.flatten(1).double(), memory.floats(i).flatten(1).double()).amin(1)
+    near = torch.stack([apart(i) for i in torch.arange(len(memory), device=x.device).split(batch)])
+    return (near.amin(0) / x[0].numel() ** .5).to(x.dtype)
 
 # %% ../../nbs/metrics/72_interpolation.ipynb #78c2b5c0
 def interpolation(nets,                               # networks in stages

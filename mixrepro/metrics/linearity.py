@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ..data.images import ImageSet
+from ..guards import NotFinite, check_labels
 from ..methods.attacks import ascend, check_budget, check_range, cross_entropy, in_mode, slope
 
 # %% ../../nbs/metrics/63_linearity.ipynb #c289c95b
@@ -65,12 +66,14 @@ def linearity_errors(net,                                    # images (B, C, H, 
     check_radii(radii)
     check_range(x, (0., 1.))
     with in_mode(net, "eval"):
+        if loss is cross_entropy:
+            with torch.no_grad(): check_labels(y, len(x), net(x[:1]).shape[1])
         gap, grad = departure(lambda z: loss(net, z, y), x)
         starts = [s * grad.sign().to(x.dtype) for s in ways]
         search_all = lambda eps: torch.stack([search(gap, x, way, eps, rng, steps) for way in starts]).amax(0)
         found = torch.stack([search_all(eps) for eps in radii])
     if (lost := (~found.isfinite()).any(0).sum()):
-        raise ValueError(f"the loss of {lost} examples is not finite: the network has diverged")
+        raise NotFinite(f"the loss of {lost} examples is not finite: the network has diverged")
     return found.cummax(0).values
 
 # %% ../../nbs/metrics/63_linearity.ipynb #06bb2d18

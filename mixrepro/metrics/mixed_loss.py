@@ -12,6 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..guards import NotFinite, check_rows
+
 # %% ../../nbs/metrics/67_mixed_loss.ipynb #372744a2
 def simplex(d: int,  # classes, 2 or more
             k: int,  # dim(H), 1 or more
@@ -35,11 +37,13 @@ def mixed_loss(f: Callable[[Tensor], Tensor],  # hidden states (B, k) -> outputs
     if len(h) != len(y) or len(h) < 2:
         raise ValueError("one label for each of 2 or more hidden states is needed, "
                          f"got {len(h)} states and {len(y)} labels")
+    check_rows(h.detach(), "hidden states", "check what placed them"); check_rows(y, "labels", "check them")
     at, weight = (torch.as_tensor(a, dtype=h.dtype, device=h.device) for a in np.polynomial.legendre.leggauss(nodes))
     i, j = (~torch.eye(len(h), dtype=torch.bool, device=h.device)).nonzero().T
     lam = ((at + 1) / 2)[:, None, None]
     mix = lambda a: (lam * a[i] + (1 - lam) * a[j]).flatten(0, 1)
     error = (f(mix(h)) - mix(y)).square().sum(1).view(nodes, -1).mean(1)
+    if not error.isfinite().all(): raise NotFinite("f gives NaN or infinity on mixed hidden states: check f")
     return (weight / 2 * error).sum()
 
 # %% ../../nbs/metrics/67_mixed_loss.ipynb #be23939c

@@ -11,19 +11,23 @@ from torch import Tensor
 
 from ..data.datasets import load
 from ..data.images import ImageSet
+from ..guards import check_labels, check_rows
 from .accuracy import evaluating
 
 # %% ../../nbs/metrics/74_neighbours.ipynb #0aaea975
 def nearest(memory: Tensor,     # features of the training images, float (M, d)
             queries: Tensor,    # of the test images, float (N, d)
             k: int,             # neighbours, 1..M
-            batch: int = 1000,  # queries at a time
+            batch: int = 500,   # queries at a time
             ) -> Tensor:        # their places in the memory, the nearest first, int64 (N, k)
     "The k nearest training images of each test image, by Euclidean distance."
     if not 1 <= k <= len(memory):
         raise ValueError(f"k must be from 1 to the {len(memory)} examples in the memory, got {k}")
     if memory.dim() != 2 or queries.shape[1:] != memory.shape[1:]:
         raise ValueError(f"features must be (M, d) and (N, d), got {tuple(memory.shape)} and {tuple(queries.shape)}")
+    for rows, what in ((memory, "the memory's features"), (queries, "features")): check_rows(rows, what)
+    centre = memory.mean(0, dtype=torch.float64)
+    memory, queries = memory - centre, queries - centre
     return torch.cat([torch.cdist(part, memory).topk(k, largest=False).indices for part in queries.split(batch)])
 
 # %% ../../nbs/metrics/74_neighbours.ipynb #fdffc1be
@@ -31,6 +35,7 @@ def vote(labels: Tensor,  # of the neighbours, the nearest first, int64 (N, k)
          classes: int,
          ) -> Tensor:     # int64 (N,)
     "The most frequent label; of several the smallest."
+    check_labels(labels.flatten(), k=classes)
     counts = torch.zeros(len(labels), classes, dtype=torch.int64, device=labels.device)
     counts.scatter_add_(1, labels, torch.ones_like(labels))
     return (counts * classes - torch.arange(classes, device=labels.device)).argmax(1)

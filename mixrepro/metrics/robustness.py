@@ -18,6 +18,7 @@ from ..data.corrupted import CORRUPTED, load_c, table_for
 from ..data.corruptions import CATEGORIES, CORRUPTIONS, corrupt
 from ..data.images import ImageSet
 from ..data.sources import GENERATED, RELEASED
+from ..guards import check_rows
 from .accuracy import accuracy, nll, predict
 from .calibration import ece
 
@@ -78,6 +79,7 @@ def _whole(cells: dict[str, list[float]]) -> dict[str, list[float]]:
     if short:
         raise ValueError("a mean over corruptions needs 15 kinds at 5 severities, but without five values: "
                          f"{', '.join(short)}")
+    check_rows(torch.tensor([cells[kind] for kind in CORRUPTIONS]), "cells", "measure the network again")
     return {kind: cells[kind] for kind in CORRUPTIONS}
 
 def corruption_mean(cells: dict[str, list[float]],  # {kind: five values}; kinds beyond the 15 do not count

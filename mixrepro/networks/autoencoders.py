@@ -12,29 +12,26 @@ from math import prod
 import torch
 from torch import Tensor, nn
 
-from ..core import choice
+from ..core import Choices, choice
 from .staged import check_images
 
 # %% ../../nbs/networks/15_autoencoders.ipynb #d111bdd2
 POSTERIORS = ("deterministic", "gaussian")
 
 @dataclass(frozen=True)
-class VAEChoices:
+class VAEChoices(Choices):
     "The layers of a `ConvVAE`."
     latent: int = choice(128, "default",
-        "VarMixup is silent; official MMD-VAE: 20 for MNIST. Decides how much of an image survives")
-    width: int = choice(64, "code", "official MMD-VAE: 64, then 128 channels; doubled at each layer")
-    depth: int = choice(3, "default", "official MMD-VAE: 2 convolutions for 28 px; one more for 32 px and above")
+        "VarMixup is silent; official MMD-VAE: 20 for MNIST. Decides how much of an image survives", allowed="[1, inf)")
+    width: int = choice(64, "code", "official MMD-VAE: 64, then 128 channels; doubled at each layer",
+                        allowed="[1, inf)")
+    depth: int = choice(3, "default", "official MMD-VAE: 2 convolutions for 28 px; one more for 32 px and above",
+                        allowed="[1, inf)")
     slope: float = choice(.1, "code",
-        "official MMD-VAE: leaky ReLU .1 in the encoder; here in the mirrored decoder too")
+        "official MMD-VAE: leaky ReLU .1 in the encoder; here in the mirrored decoder too", allowed="[0, inf)")
     posterior: str = choice("deterministic", "code",
-        "official MMD-VAE does not sample; VarMixup eq. 8 uses the mean only")
+        "official MMD-VAE does not sample; VarMixup eq. 8 uses the mean only", allowed=POSTERIORS)
 
-    def __post_init__(self):
-        if self.posterior not in POSTERIORS:
-            raise ValueError(f"posterior must be one of {', '.join(POSTERIORS)}, got {self.posterior!r}")
-        if min(self.latent, self.width, self.depth) < 1:
-            raise ValueError(f"latent, width and depth must be at least 1, got {self}")
 
 # %% ../../nbs/networks/15_autoencoders.ipynb #43b0d817
 def halvings(side: int,   # height or width, in pixels
@@ -82,7 +79,7 @@ class Coder(nn.Module):
                 x: Tensor,  # images, float (B, C, H, W) in [0, 1]
                 ) -> tuple[Tensor, Tensor | None]:  # mean (B, latent); log-variance likewise, None if deterministic
         "Mean and log-variance of the code given the image."
-        check_images(x, self.shape, fixed=True)
+        check_images(x, self.shape, True, next(self.parameters()).dtype)
         return self.encoder(x).chunk(2, 1) if self.choices.posterior == "gaussian" else (self.encoder(x), None)
 
     def encode(self, x: Tensor) -> Tensor:  # images (B, C, H, W) -> codes (B, latent)

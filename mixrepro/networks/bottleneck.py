@@ -6,13 +6,15 @@
 __all__ = ['Noise', 'BottleneckChoices', 'wide', 'bottleneck']
 
 # %% ../../nbs/networks/16b_bottleneck.ipynb #f0157945
+from typing import Annotated
+
 from dataclasses import dataclass
 from math import prod
 
 import torch
 from torch import Tensor, nn
 
-from ..core import choice
+from ..core import Choices, choice
 from .staged import Dropout, Staged
 
 # %% ../../nbs/networks/16b_bottleneck.ipynb #0da0d177
@@ -36,23 +38,23 @@ class Noise(Dropout):
 
 # %% ../../nbs/networks/16b_bottleneck.ipynb #d0198590
 @dataclass(frozen=True)
-class BottleneckChoices:
+class BottleneckChoices(Choices):
     "What is open in a `bottleneck`."
     width: int = choice(128, "default",
-        "units of a wide layer; the paper gives 1024 for MNIST and nothing for the spirals")
-    before: int = choice(4, "paper", "figure 1: wide layers before the bottleneck, of nine layers in all")
-    after: int = choice(3, "paper", "figure 1: wide layers after it; the logits are one more")
-    code: int = choice(2, "paper", "figure 1: dimensions of the bottleneck, dim(H)")
-    dropout: float = choice(0., "paper", "figure 6: .5 where it is studied, in all layers except the bottleneck")
-    noise: float = choice(0., "default", "figure 6 adds Gaussian noise to the bottleneck, of a size it does not give")
+        "units of a wide layer; the paper gives 1024 for MNIST and nothing for the spirals", allowed="[1, inf)")
+    before: int = choice(4, "paper", "figure 1: wide layers before the bottleneck, of nine layers in all",
+                         allowed="[0, inf)")
+    after: int = choice(3, "paper", "figure 1: wide layers after it; the logits are one more", allowed="[0, inf)")
+    code: int = choice(2, "paper", "figure 1: dimensions of the bottleneck, dim(H)", allowed="[1, inf)")
+    dropout: float = choice(0., "paper", "figure 6: .5 where it is studied, in all layers except the bottleneck",
+                            allowed="[0, 1)")
+    noise: float = choice(0., "default", "figure 6 adds Gaussian noise to the bottleneck, of a size it does not give",
+                          allowed="[0, inf)")
     batch_norm: bool = choice(False, "paper", "figure 6: in all layers where it is studied")
     code_norm: bool = choice(False, "paper",
         "appendix B names none; the code of the MNIST experiment has batch norm on the bottleneck")
-    slope: float = choice(.01, "default", "of the leaky ReLU below 0; PyTorch's default")
+    slope: float = choice(.01, "default", "of the leaky ReLU below 0; PyTorch's default", allowed="[0, inf)")
 
-    def __post_init__(self):
-        for name, least in (("width", 1), ("before", 0), ("after", 0), ("code", 1)):
-            if (value := getattr(self, name)) < least: raise ValueError(f"{name} must be at least {least}, got {value}")
 
 # %% ../../nbs/networks/16b_bottleneck.ipynb #7151b51c
 def wide(i: int,                # inputs
@@ -67,7 +69,7 @@ def wide(i: int,                # inputs
 def bottleneck(shape: tuple[int, int, int],  # one image, (C, H, W)
                classes: int,                 # K
                mean=None, std=None,          # of the training images in [0, 1], per channel
-               **choices,                    # fields of `BottleneckChoices`
+               **choices: Annotated[dict, BottleneckChoices]
                ) -> Staged:                  # stage 1 ends with the bottleneck
     "A fully connected network with a narrow middle layer (Manifold Mixup paper, figures 1, 6 and 7)."
     c = BottleneckChoices(**choices)

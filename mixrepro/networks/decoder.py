@@ -12,7 +12,7 @@ from typing import Sequence
 import torch
 from torch import Tensor, nn
 
-from ..core import choice
+from ..core import Choices, choice
 from .staged import Normalize
 
 # %% ../../nbs/networks/18b_decoder.ipynb #840a1092
@@ -27,17 +27,15 @@ def state(net,         # a network in stages
 
 # %% ../../nbs/networks/18b_decoder.ipynb #1bda2e72
 @dataclass(frozen=True)
-class DecoderChoices:
+class DecoderChoices(Choices):
     "The layers of a `StateDecoder`."
-    widths: tuple = choice((64, 32), "code", "Verma et al.: 64 and 32 channels before the image")
-    kernel: int = choice(5, "code", "Verma et al.: 5 x 5")
-    slope: float = choice(.02, "code", "Verma et al.: leaky ReLU .02")
+    widths: tuple[int, ...] = choice((64, 32), "code", "Verma et al.: 64 and 32 channels before the image",
+                                     allowed="[1, inf)")
+    kernel: int = choice(5, "code", "Verma et al.: 5 x 5", allowed=range(1, 100, 2))
+    slope: float = choice(.02, "code", "Verma et al.: leaky ReLU .02", allowed="[0, inf)")
 
     def __post_init__(self):
-        object.__setattr__(self, "widths", tuple(self.widths))  # a list when it comes from JSON
-        if min(self.widths, default=0) < 1 or self.kernel < 1 or self.kernel % 2 == 0:
-            raise ValueError("widths must be 1 or more each and kernel an odd number, "
-                             f"got {self.widths} and {self.kernel}")
+        if not self.widths: raise ValueError("widths must name the channels of one layer at least, got none")
 
 # %% ../../nbs/networks/18b_decoder.ipynb #96250b1e
 def doublings(small: tuple[int, int],  # height and width of the state

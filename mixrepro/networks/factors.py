@@ -6,6 +6,8 @@
 __all__ = ['LEAK', 'Score', 'halve', 'factor_cnn']
 
 # %% ../../nbs/networks/17_factors.ipynb #2be46ebe
+from typing import Annotated
+
 import torch
 from torch import Tensor, nn
 
@@ -34,7 +36,7 @@ def halve(i: int, o: int,  # channels in and out
 # %% ../../nbs/networks/17_factors.ipynb #9e1bb097
 def factor_cnn(shape: tuple[int, int, int],  # one image, (C, H, W); H and W multiples of 16
                classes: int = 2,             # 2 are told by one number; more have a logit each
-               width: int = 32,              # channels after the first convolution
+               width: Annotated[int, "[1, inf)"] = 32,  # channels after the first convolution
                mean=None, std=None,          # of the images in [0, 1]; not normalised if None
                ) -> Staged:
     "The classifier of the synthetic tasks (code of Manifold Mixup)."

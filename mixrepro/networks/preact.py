@@ -7,28 +7,26 @@ __all__ = ['IDENTITIES', 'PreActChoices', 'bn_relu', 'conv', 'PreActBlock', 'pre
 
 # %% ../../nbs/networks/11_preact.ipynb #829a9efe
 from dataclasses import dataclass
-from typing import Sequence
+from typing import Annotated, Sequence
 
 import torch
 from torch import Tensor, nn
 
-from ..core import choice
+from ..core import Choices, choice
 from .staged import Staged
 
 # %% ../../nbs/networks/11_preact.ipynb #100dff7e
 IDENTITIES = ("raw", "activated")
 
 @dataclass(frozen=True)
-class PreActChoices:
+class PreActChoices(Choices):
     "What is open in a `preact_resnet`."
     identity: str = choice("raw", "code",
-        "Manifold Mixup (and He et al.): raw; mixup-cifar10, NFM and NoisyMix: activated")
-    stem_stride: int = choice(1, "code", "all: 1; Manifold Mixup and PuzzleMix on Tiny-ImageNet, 64 px: 2")
-    width: int = choice(64, "code", "all: 64; NFM's preactwideresnet18: 128")
+        "Manifold Mixup (and He et al.): raw; mixup-cifar10, NFM and NoisyMix: activated", allowed=IDENTITIES)
+    stem_stride: int = choice(1, "code", "all: 1; Manifold Mixup and PuzzleMix on Tiny-ImageNet, 64 px: 2",
+                              allowed="[1, inf)")
+    width: int = choice(64, "code", "all: 64; NFM's preactwideresnet18: 128", allowed="[1, inf)")
 
-    def __post_init__(self):
-        if self.identity not in IDENTITIES:
-            raise ValueError(f"identity must be one of {', '.join(IDENTITIES)}, got {self.identity!r}")
 
 # %% ../../nbs/networks/11_preact.ipynb #0742f5ac
 def bn_relu(channels: int) -> nn.Sequential:
@@ -65,11 +63,12 @@ class PreActBlock(nn.Module):
 # %% ../../nbs/networks/11_preact.ipynb #bcee1ed9
 def preact_resnet(shape: tuple[int, int, int],           # one image, (C, H, W)
                   classes: int,                          # K
-                  blocks: Sequence[int] = (2, 2, 2, 2),  # in each stage; channels double, the size halves between them
+                  # in each stage; channels double, the size halves between them
+                  blocks: Annotated[tuple[int, ...], "[1, inf)"] = (2, 2, 2, 2),
                   bottleneck: bool = False,              # the block of the 50 and 152
                   mean: Sequence[float] | None = None,   # of the images, per channel
                   std: Sequence[float] | None = None,    # likewise
-                  **choices,                             # fields of `PreActChoices`
+                  **choices: Annotated[dict, PreActChoices]
                   ) -> Staged:
     "A PreActResNet for 32 or 64 px (He et al., 2016b; layers as in the code of Manifold Mixup, NFM and NoisyMix)."
     c, wide = PreActChoices(**choices), 4 if bottleneck else 1

@@ -7,21 +7,22 @@ __all__ = ['ResNetChoices', 'conv_bn', 'BasicBlock', 'resnet', 'resnet50']
 
 # %% ../../nbs/networks/12_resnet.ipynb #a983abe2
 from dataclasses import dataclass
-from typing import Sequence
+from typing import Annotated, Sequence
 
 import torch
 from torch import Tensor, nn
 
-from ..core import choice
+from ..core import Choices, choice
 from .staged import Staged
 
 # %% ../../nbs/networks/12_resnet.ipynb #2a6d4acb
 @dataclass(frozen=True)
-class ResNetChoices:
+class ResNetChoices(Choices):
     "What is open in a `resnet`."
     stem_stride: int = choice(1, "default",
-        "VarMixup is silent: 1 at 32 px; 2 at 64 px, as Manifold Mixup's code does for Tiny-ImageNet")
-    width: int = choice(64, "paper", "He et al. (2016a)")
+        "VarMixup is silent: 1 at 32 px; 2 at 64 px, as Manifold Mixup's code does for Tiny-ImageNet",
+                              allowed="[1, inf)")
+    width: int = choice(64, "paper", "He et al. (2016a)", allowed="[1, inf)")
 
 # %% ../../nbs/networks/12_resnet.ipynb #3c68cdfb
 def conv_bn(i: int, o: int, kernel: int, stride: int = 1) -> list[nn.Module]:
@@ -45,10 +46,11 @@ class BasicBlock(nn.Module):
 # %% ../../nbs/networks/12_resnet.ipynb #da6a8df3
 def resnet(shape: tuple[int, int, int],           # one image, (C, H, W)
            classes: int,                          # K
-           blocks: Sequence[int] = (3, 4, 6, 3),  # in each stage; channels double, the size halves between them
+           # in each stage; channels double, the size halves between them
+           blocks: Annotated[tuple[int, ...], "[1, inf)"] = (3, 4, 6, 3),
            mean: Sequence[float] | None = None,   # of the images, per channel
            std: Sequence[float] | None = None,    # likewise
-           **choices,                             # fields of `ResNetChoices`
+           **choices: Annotated[dict, ResNetChoices]
            ) -> Staged:
     "A ResNet of basic blocks for images of 32 or 64 px (He et al., 2016a)."
     c = ResNetChoices(**choices)

@@ -7,7 +7,7 @@ __all__ = ['conv_bn_relu', 'small_cnn', 'mlp']
 
 # %% ../../nbs/networks/14_small.ipynb #fdb734cb
 from math import prod
-from typing import Sequence
+from typing import Annotated
 
 from torch import nn
 
@@ -24,24 +24,25 @@ def conv_bn_relu(i: int,           # channels in
 # %% ../../nbs/networks/14_small.ipynb #ab2719bf
 def small_cnn(shape: tuple[int, int, int],  # one image, (C, H, W)
               classes: int,                 # K
-              width: int = 16,              # channels of the first stage; doubled at each further one
-              depth: int = 2,               # convolutions in a stage
-              stages: int = 3,              # each halves height and width
-              **norm,                       # `mean` and `std` of the training images
+              width: Annotated[int, "[1, inf)"] = 16,   # channels of the first stage; doubled at each further one
+              depth: Annotated[int, "[1, inf)"] = 2,    # convolutions in a stage
+              stages: Annotated[int, "[1, inf)"] = 3,   # each halves height and width
+              mean=None, std=None,          # of the training images, per channel
               ) -> Staged:
     "A plain convolutional network, about 73 thousand parameters at its defaults."
     widths = [shape[0], *(width * 2**k for k in range(stages))]
     group = lambda i, o: nn.Sequential(conv_bn_relu(i, o, 2), *(conv_bn_relu(o, o) for _ in range(depth - 1)))
-    return Staged(shape, [group(i, o) for i, o in zip(widths, widths[1:])], nn.Linear(widths[-1], classes), **norm)
+    return Staged(shape, [group(i, o) for i, o in zip(widths, widths[1:])], nn.Linear(widths[-1], classes), mean=mean, std=std)
 
 # %% ../../nbs/networks/14_small.ipynb #2bb344bd
 def mlp(shape: tuple[int, int, int],            # one image, (C, H, W)
         classes: int,                           # K
-        widths: Sequence[int] = (256, 128),     # units of each hidden layer, one stage each
-        **norm,                                 # `mean` and `std` of the training images
+        widths: Annotated[tuple[int, ...], "[1, inf)"] = (256, 128),  # units of each hidden layer, one stage each
+        mean=None, std=None,                    # of the training images, per channel
         ) -> Staged:
     "A multi-layer perceptron with batch norm; each hidden layer is a stage."
     sizes = [prod(shape), *widths]
     def layer(i, o): return nn.Flatten(), nn.Linear(i, o, bias=False), nn.BatchNorm1d(o), nn.ReLU(inplace=True)
     stages = [nn.Sequential(*layer(i, o)) for i, o in zip(sizes, sizes[1:])]
-    return Staged(shape, stages, nn.Linear(sizes[-1], classes), pool=nn.Identity(), fixed=True, **norm)
+    return Staged(shape, stages, nn.Linear(sizes[-1], classes), pool=nn.Identity(), fixed=True, mean=mean,
+                  std=std)

@@ -59,11 +59,14 @@ class Dropout(nn.Module):
 def check_images(x,               # what was handed to a network
                  shape: tuple,    # what it was built for, (C, H, W)
                  fixed: bool,     # whether H and W must agree too
+                 weights: torch.dtype = torch.float32,  # of the network
                  ):
     "Refuse anything that is not a batch of float images of the right channels."
     wanted = "(B, {}, {}, {})".format(*shape) if fixed else f"(B, {shape[0]}, H, W)"
     if not x.is_floating_point():
         raise TypeError(f"images must be float in [0, 1], shape {wanted}, got {x.dtype}: divide uint8 images by 255")
+    if x.dtype == torch.float64 != weights:
+        raise TypeError(f"images are float64, but the network's weights {weights}: convert with x.float()")
     if x.dim() != 4 or x.shape[1] != shape[0] or (fixed and tuple(x.shape[2:]) != tuple(shape[1:])):
         raise ValueError(f"images must have shape {wanted}, got {tuple(x.shape)}")
 
@@ -107,7 +110,7 @@ class Staged(nn.Module):
                  through: Callable[[Tensor], Tensor] | None = None,   # applied to the state there
                  ) -> Tensor:                                         # float (B, d)
         "Penultimate features: what the head sees."
-        check_images(x, self.shape, self.fixed)
+        check_images(x, self.shape, self.fixed, self.norm.mean.dtype)
         check_stage(at, through, len(self.stages))
         h = self.norm(through(x) if at == 0 else x)
         for k, stage in enumerate(self.stages, 1):

@@ -7,24 +7,26 @@ __all__ = ['WideChoices', 'activation', 'WideBlock', 'wide_resnet']
 
 # %% ../../nbs/networks/13_wideresnet.ipynb #76e82ea1
 from dataclasses import dataclass
-from typing import Sequence
+from typing import Annotated, Sequence
 
 import torch
 from torch import Tensor, nn
 
-from ..core import choice
+from ..core import Choices, choice
 from .staged import Dropout, Staged
 
 # %% ../../nbs/networks/13_wideresnet.ipynb #d19cbde1
 @dataclass(frozen=True)
-class WideChoices:
+class WideChoices(Choices):
     "What is open in a `wide_resnet`."
     dropout: float = choice(0., "code",
-        "Manifold Mixup: none; NoisyMix: .1; NFM's WRN-28-10 and semi-supervised Manifold Mixup: .3")
-    slope: float = choice(0., "code", "ReLU; semi-supervised Manifold Mixup: leaky ReLU .01")
-    last_momentum: float = choice(.9, "code", "Manifold Mixup, NFM, NoisyMix; PyTorch's default is .1")
+        "Manifold Mixup: none; NoisyMix: .1; NFM's WRN-28-10 and semi-supervised Manifold Mixup: .3", allowed="[0, 1)")
+    slope: float = choice(0., "code", "ReLU; semi-supervised Manifold Mixup: leaky ReLU .01", allowed="[0, inf)")
+    last_momentum: float = choice(.9, "code", "Manifold Mixup, NFM, NoisyMix; PyTorch's default is .1",
+                                  allowed="[0, 1]")
     stem_stride: int = choice(1, "code",
-        "all at 32 px: 1; use 2 at 64 px to end in an 8 x 8 map, as Manifold Mixup does for PreActResNet")
+        "all at 32 px: 1; use 2 at 64 px to end in an 8 x 8 map, as Manifold Mixup does for PreActResNet",
+                              allowed="[1, inf)")
 
 # %% ../../nbs/networks/13_wideresnet.ipynb #bd0bfab8
 def activation(slope: float) -> nn.Module:
@@ -51,11 +53,11 @@ class WideBlock(nn.Module):
 # %% ../../nbs/networks/13_wideresnet.ipynb #ed83d396
 def wide_resnet(shape: tuple[int, int, int],           # one image, (C, H, W)
                 classes: int,                          # K
-                depth: int = 28,                       # 6 n + 4
-                widen: int = 2,                        # k: the stages have 16 k, 32 k and 64 k channels
+                depth: Annotated[int, range(10, 1001, 6)] = 28,  # 6 n + 4
+                widen: Annotated[int, "[1, inf)"] = 2,  # k: the stages have 16 k, 32 k and 64 k channels
                 mean: Sequence[float] | None = None,   # of the images, per channel
                 std: Sequence[float] | None = None,    # likewise
-                **choices,                             # fields of `WideChoices`
+                **choices: Annotated[dict, WideChoices]
                 ) -> Staged:
     "WRN-depth-widen (Zagoruyko & Komodakis, 2016; layers as in the code of Manifold Mixup, NFM and NoisyMix)."
     if depth < 10 or depth % 6 != 4:

@@ -6,8 +6,12 @@
 __all__ = ['fit']
 
 # %% ../../nbs/training/53_fit.ipynb #9c5cd443
+import math
+
 import torch
 from torch import Tensor
+
+from ..guards import NotFinite
 
 # %% ../../nbs/training/53_fit.ipynb #89347f87
 def fit(net,                   # trained in place
@@ -31,4 +35,6 @@ def fit(net,                   # trained in place
     net.train()
     losses = [step() for _ in range(steps)]
     net.eval()
+    if not all(map(math.isfinite, losses)) or not all(p.isfinite().all() for p in net.parameters()):
+        raise NotFinite(f"training diverged within {steps} steps: lower lr ({lr}) or check the data")
     return losses

@@ -4,9 +4,11 @@
 
 # %% auto #0
 __all__ = ['STREAMS', 'rate', 'optimizer', 'batches', 'train_epoch', 'score', 'with_best', 'commit', 'environment', 'progress',
-           'auto_device', 'split_of', 'seen_of', 'start', 'train_run']
+           'auto_device', 'split_of', 'seen_of', 'rehearse', 'start', 'train_run', 'check_trained', 'telling']
 
 # %% ../../nbs/training/52_loop.ipynb #de7349b9
+import copy
+import math
 import os
 import platform
 import re
@@ -15,6 +17,7 @@ import statistics
 import subprocess
 import time
 import warnings
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,6 +26,7 @@ import torch
 import mixrepro
 from ..core import pick
 from ..files import home
+from ..guards import NotFinite
 from ..data.augment import AUGMENTS
 from ..data.datasets import load
 from ..data.images import data_root
@@ -58,13 +62,14 @@ def batches(n: int,                # examples in the training set
             rng: torch.Generator,  # on the CPU
             device="cpu"):
     "The indices of an epoch's batches."
+    if n < 2: raise ValueError(f"training needs 2 examples at least, got {n}: batch norm has no variance over one")
     return [i for i in torch.randperm(n, generator=rng).to(device).split(size) if len(i) > 1]
 
 # %% ../../nbs/training/52_loop.ipynb #68315e68
 def train_epoch(net, method, train, spec: Spec, opt, rngs: dict, epoch: int) -> float:  # mean training loss
     "One pass over the training set."
     net.train()
-    parts, total = batches(len(train), spec.batch, rngs["order"], train.x.device), 0.
+    parts, total, seen = batches(len(train), spec.batch, rngs["order"], train.x.device), 0., 0.
     for step, index in enumerate(parts):
         for group in opt.param_groups: group["lr"] = rate(spec, epoch + step / len(parts))
         x = train.floats(index)
@@ -75,8 +80,9 @@ def train_epoch(net, method, train, spec: Spec, opt, rngs: dict, epoch: int) -> 
         opt.zero_grad(set_to_none=True)
         loss.backward()
         opt.step()
-        total = total + loss.detach()
-    return float(total) / len(parts)
+        share = len(index) / len(parts[0])
+        total, seen = total + share * loss.detach(), seen + share
+    return float(total) / seen
 
 # %% ../../nbs/training/52_loop.ipynb #caa2b2f7
 @torch.no_grad()
@@ -88,7 +94,10 @@ def score(net, method, test, spec: Spec, batch: int = 500) -> dict[str, float]:
         with torch.autocast(test.x.device.type, torch.bfloat16, enabled=spec.precision == "bfloat16"):
             for k, v in method.score(net, test.floats(index), test.y[index]).items():
                 sums[k] = sums.get(k, 0.) + v.double().sum()
-    return {k: float(v) / len(test) for k, v in sums.items()}
+    means = {k: float(v) / len(test) for k, v in sums.items()}
+    for k, v in means.items():
+        if v != v: raise NotFinite(f"{k} is not a number: the network has diverged, lower its learning rate")
+    return means
 
 # %% ../../nbs/training/52_loop.ipynb #dd35fcb0
 def with_best(rows: list[dict],  # the epochs before
@@ -98,8 +107,9 @@ def with_best(rows: list[dict],  # the epochs before
     "A row of the history: each score as it is, the best so far, and the median of the last ten."
     for k, v in scores.items():
         past = [r[k] for r in rows] + [v]
-        row |= {k: v, f"{k}_best": max(past) if k == "accuracy" else min(past),
-                f"{k}_median10": statistics.median(past[-10:])}
+        numbers, last = [p for p in past if p == p] or [math.nan], past[-10:]
+        row |= {k: v, f"{k}_best": max(numbers) if k == "accuracy" else min(numbers),
+                f"{k}_median10": statistics.median(last) if all(p == p for p in last) else math.nan}
     return row
 
 # %% ../../nbs/training/52_loop.ipynb #6bbb3673
@@ -163,13 +173,32 @@ def seen_of(spec: Spec, train) -> dict:
                          "take a smaller batch or fewer for validation")
     return seen | dict(train=replace(rest, y=torch.zeros_like(rest.y)), labelled=labelled)
 
+# %% ../../nbs/training/52_loop.ipynb #97cb0b29
+def rehearse(spec: Spec,
+             train,      # the training set
+             few: dict,  # labelled images, for a method that learns from few labels
+             net,        # the untrained network; left as it is
+             device: str):
+    "One loss with networks that are not trained yet."
+    def blank(s): return (lambda d: network_of(s, d.shape, d.k, device).eval())(load(s.dataset, "test"))
+    images, trial, augment = train.subset(torch.arange(min(4, len(train)))), copy.deepcopy(net), AUGMENTS[spec.augment]
+    rng = generator(spec, "rehearsal", device)
+    if hasattr(trial, "draw_from"): trial.draw_from(rng)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        ready = method(spec.method, **spec.method_args).prepare(images, rng, augment=augment, **few,
+                                                                **{k: blank(s) for k, s in spec.needs.items()})
+    x = images.floats() if ready.raw else augment(images.floats(), rng)
+    with torch.no_grad(): ready.loss(trial.train(), x, images.y, rng, torch.arange(len(images), device=images.y.device))
+
 # %% ../../nbs/training/52_loop.ipynb #da643e26
 def start(spec: Spec, store: Store, device: str) -> tuple:
     "Training set, test set, network, method, warnings, and validation set (or None) of a run, before its first batch."
-    nets = {name: open_net(train_run(s, store, device), device) for name, s in spec.needs.items()}
     train, test = (load(spec.dataset, split).to(device) for split in ("train", "test"))
     seen = seen_of(spec, train)
     net, few = network_of(spec, train.shape, train.k, device), {k: seen[k] for k in ("labelled",) if k in seen}
+    if spec.needs: rehearse(spec, seen["train"], few, net, device)
+    nets = {name: open_net(train_run(s, store, device), device) for name, s in spec.needs.items()}
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always", UserWarning)
         if spec.whiten: fit_whitening(net.norm, seen["whiten"])
@@ -191,6 +220,25 @@ def train_run(spec: Spec,              # what to train
         if not run.done: _train(run, *parts, device)
     return run
 
+# %% ../../nbs/training/52_loop.ipynb #d5f991de
+def check_trained(net,              # after an epoch
+                  loss: float = 0.,  # of the epoch
+                  ):
+    "Refuse a loss and weights that are no numbers."
+    if not math.isfinite(loss): raise NotFinite("the loss is " + ("infinite" if loss == loss else "not a number"))
+    state = {k: v for k, v in net.state_dict().items() if v.is_floating_point()}
+    finite = torch.stack([v.isfinite().all() for v in state.values()]).tolist()
+    if not all(finite):
+        raise NotFinite(f"{finite.count(False)} of {len(state)} weights, such as {list(state)[finite.index(False)]}, "
+                        "are not numbers")
+
+@contextmanager
+def telling(run: Run, epoch: int):
+    "Say of which run and of which epoch an error of numbers is, and what helps."
+    try: yield
+    except FloatingPointError as e:
+        raise FloatingPointError(f"{run}: {e} in epoch {epoch}: lower lr ({run.spec.lr}) or check the data") from e
+
 # %% ../../nbs/training/52_loop.ipynb #ae947d8b
 def _train(run: Run, train, test, net, ready, warned: list[str], valid, device: str):
     "Train what is missing of a run; the caller holds its lock."
@@ -209,14 +257,15 @@ def _train(run: Run, train, test, net, ready, warned: list[str], valid, device: 
         begin = time.perf_counter()
         loss = train_epoch(net, ready, train, spec, opt, rngs, epoch)
         seconds = time.perf_counter() - begin
-        if loss != loss:
-            raise FloatingPointError(f"the loss of {run} is not a number in epoch {epoch + 1}: "
-                                     f"lower lr ({spec.lr}) or check the data")
-        scores = score(net, ready, test, spec)
-        rows.append(with_best(rows, dict(epoch=epoch + 1, lr=rate(spec, epoch), loss=loss, seconds=seconds), scores))
-        if valid: rows[-1] |= {f"valid_{k}": v for k, v in score(net, ready, valid, spec).items()}
+        with telling(run, epoch + 1):
+            check_trained(net, loss)
+            scores = score(net, ready, test, spec)
+            held_out = score(net, ready, valid, spec) if valid else {}
+        row = dict(epoch=epoch + 1, lr=rate(spec, epoch), loss=loss, seconds=seconds)
+        rows.append(with_best(rows, row, scores) | {f"valid_{k}": v for k, v in held_out.items()})
         spent += time.perf_counter() - begin
         save_checkpoint(run, dict(net=net.state_dict(), opt=opt.state_dict(), method=state_of(ready),
                                   rngs={k: g.get_state() for k, g in rngs.items()}, rows=rows, spent=spent))
         progress(run, rows[-1], spec.epochs, spent / (epoch + 1) * (spec.epochs - epoch - 1))
+    with telling(run, spec.epochs): check_trained(net)  # also of a checkpoint that an older version kept
     finish(run, net, rows, environment(device, spent) | dict(warnings=warned))

@@ -101,7 +101,9 @@ def selected(run: Run,
     if by not in rows[0]:
         raise ValueError(f"{run} has no {by}: give it a split with validation images, "
                          f"such as '{run.spec.dataset}-l100-v200'")
-    return (max if by == "valid_accuracy" else min)(rows, key=lambda row: row[by])
+    numbers = [row for row in rows if row[by] == row[by]]
+    if not numbers: raise ValueError(f"{by} of {run} is not a number in any epoch: it has diverged, train it again")
+    return (max if by == "valid_accuracy" else min)(numbers, key=lambda row: row[by])
 
 # %% ../../nbs/training/51_store.ipynb #711ac772
 def to_csv(rows: list[dict]) -> str:

@@ -180,13 +180,13 @@ def test_it_is_in_the_catalogue_and_every_field_says_where_it_comes_from(name):
 
 @pytest.mark.parametrize("name", KINDS)
 @pytest.mark.parametrize("args, message", [
-    (dict(eps=0.), "the radius eps must be above 0"), (dict(step=-1.), "the step must be above 0"), (dict(steps=0), "an integer from 1, got 0"),
+    (dict(eps=0.), "eps must be above 0, got 0.0: in units of .0, 1.; for no attack use"), (dict(step=-1.), "step must be above 0, got -1"), (dict(steps=0), "steps must be at least 1, got 0"),
     (dict(mode="trian"), "unknown mode 'trian': did you mean 'train'"), (dict(epsilon=.1), "unknown hyper-parameter of '.*' 'epsilon': did you mean 'eps'")])
 def test_a_bad_budget_is_refused_before_anything_is_trained(name, args, message):
     with pytest.raises(ValueError, match=message): Spec("digits", name, "tiny-cnn", method_args=args)
 
 
-@pytest.mark.parametrize("args, message", [(dict(beta=-1.), "beta must be 0 or above, got -1"), (dict(beta=float("nan")), "beta must be 0 or above, got nan"),
+@pytest.mark.parametrize("args, message", [(dict(beta=-1.), "beta must be at least 0, got -1"), (dict(beta=float("nan")), "beta must be a number, at least 0, got nan"),
                                            (dict(start="image"), "TRADES cannot start at the image")])
 def test_trades_refuses_what_it_cannot_do(args, message):
     with pytest.raises(ValueError, match=message): TRADES(**args)

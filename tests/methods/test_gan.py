@@ -244,10 +244,10 @@ def test_plans():
 
 
 @pytest.mark.parametrize("args, message", [
-    (dict(alpha=0.), "alpha must be above 0 and at most 1"), (dict(alpha=1.5), "alpha must be above 0 and at most 1"), (dict(alpha=-1, law="folded-beta"), "alpha must be above 0"),
-    (dict(stages=[0, 3]), r"stages must be different ones of 0 .* got \(0, 3\)"), (dict(stages=[1, 1]), "stages must be different"), (dict(stages=[]), "stages must be different"),
-    (dict(law="folded-betta"), "unknown law 'folded-betta': did you mean 'folded-beta'"), (dict(pairs=["real-real"]), "unknown kind of mixture"), (dict(pairs=[]), "one kind of mixture at least"),
-    (dict(target="soft"), "unknown target"), (dict(every=0), "every must be 1 step or more")])
+    (dict(alpha=0.), "alpha must be above 0, got 0.0: for no mixing use the method"), (dict(alpha=1.5), "alpha must be above 0 and at most 1"), (dict(alpha=-1, law="folded-beta"), "alpha must be above 0"),
+    (dict(stages=[0, 3]), "each of stages must be one of 0, 1, 2, got 3"), (dict(stages=[1, 1]), "stages must be different"), (dict(stages=[]), "stages must be different"),
+    (dict(law="folded-betta"), "unknown law 'folded-betta': did you mean 'folded-beta'"), (dict(pairs=["real-real"]), "unknown pairs 'real-real': did you mean 'real-fake'"), (dict(pairs=[]), "one kind of mixture at least"),
+    (dict(target="soft"), "unknown target"), (dict(every=0), "every must be at least 1, got 0")])
 def test_bad_settings_are_refused_before_training(args, message):
     with pytest.raises(ValueError, match=message): Spec("digits", "gan-mixup", "sngan-small", method_args=args)
 
@@ -304,7 +304,7 @@ def test_closed_forms():
 
 @pytest.mark.parametrize("p, splits, message", [
     (torch.full((19, 4), .25), 10, "19 samples are too few for 10 splits"), (torch.full((50, 4), .25), 0, "too few for 0 splits"), (torch.zeros(50, 4), 5, "rows that sum to 1"),
-    (torch.full((50, 4), 1), 5, "got torch.int64"), (torch.full((50,), .5), 5, r"probabilities \(N, K\)"), (torch.full((50, 4), float("nan")), 5, "rows that sum to 1"),
+    (torch.full((50, 4), 1), 5, "got torch.int64"), (torch.full((50,), .5), 5, r"probabilities \(N, K\)"), (torch.full((50, 4), float("nan")), 5, "rows of class probabilities hold NaN"),
     (torch.tensor([[1.5, -.5]]).repeat(50, 1), 5, "rows that sum to 1")])
 def test_what_is_no_probability(p, splits, message):
     with pytest.raises(ValueError, match=message): inception_score(p, splits)

@@ -153,9 +153,9 @@ def test_bce_under_autocast_and_at_certainty():
     assert wrong.grad.isfinite().all()
 
 
-@pytest.mark.parametrize("stages", [(), (-1,), (0, 0), (1.,), (True,), ("1",), (None,)])
+@pytest.mark.parametrize("stages", [(), (-1,), (0, 0), (1.5,), (True,), ("one",), (None,)])
 def test_stages_that_cannot_be(stages):
-    with pytest.raises(ValueError, match="stages must be different numbers from 0"): ManifoldMixup(stages=stages)
+    with pytest.raises(ValueError, match="stages must be (different numbers from 0|a whole number, at least 0, got|at least 0, got -1)"): ManifoldMixup(stages=stages)
 
 
 @given(seed=st.integers(0, 2 ** 32))

@@ -318,7 +318,7 @@ def test_a_part_changes_the_name_only_where_it_is_not_the_default():
     (dict(noise=dict(add=1.)), "noise must be a part with its name and fields"),
     (dict(noise=.5), "noise must be a part .*, got 0.5"),
     (dict(noise=LogisticLabels()), "unknown part for noise 'logistic'"),
-    (dict(noise=dict(name="feature-noise", add=-1.)), "add must be 0 or more, got -1"),
+    (dict(noise=dict(name="feature-noise", add=-1.)), "add must be at least 0, got -1"),
     (dict(lables=1), "unknown hyper-parameter of 'manifold-mixup' 'lables': did you mean 'labels'")])
 def test_parts_that_cannot_be(args, message):
     with pytest.raises(ValueError, match=message): replace(SPEC, method_args=args)

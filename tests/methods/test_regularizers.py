@@ -105,7 +105,7 @@ def test_fields_that_came_later_change_no_name_at_their_defaults():
 
 @pytest.mark.parametrize("make, message", [
     (lambda: Dropout(p=-.1), r"p must be in \[0, 1\), got -0.1"), (lambda: Dropout(criterion="cee"), "unknown criterion 'cee': did you mean 'ce'"),
-    (lambda: Cutout(side=-2), "side must be a number of pixels"), (lambda: Cutout(per="images"), "unknown scope of the hole 'images'"),
+    (lambda: Cutout(side=-2), "side must be at least 0, got -2: a number of pixels"), (lambda: Cutout(per="images"), "unknown per 'images': Known: batch, example"),
     (lambda: ERM(criterion="nll"), "unknown criterion 'nll'"), (lambda: Mixup(criterion="bec"), "did you mean 'bce'")])
 def test_bad_fields_are_refused(make, message):
     with pytest.raises(ValueError, match=message): make()

@@ -300,7 +300,7 @@ def test_no_weight_is_the_supervised_loss():
     (dict(split="digits-l1200-v200-s3"), "fewer than 120 labelled and 20 for validation: ask for less"),
     (dict(method_args=dict(stages=(0, 4))), r"this network has stages 0 \(the input\) to 3, but those to mix at are \(0, 4\)"),
     (dict(method_args=dict(alpha=0.)), "alpha must be above 0, got 0.0"), (dict(method_args=dict(alpha_u=-2.)), "alpha_u must be above 0, got -2.0"),
-    (dict(split=""), "learns from few labels and all images: give it a split"), (dict(n_train=500), "and no n_train"), (dict(whiten="pca"), "unknown whitening 'pca'"),
+    (dict(split=""), "learns from few labels and all images: give it a split"), (dict(n_train=500), "and no n_train"), (dict(whiten="pca"), "unknown whiten 'pca': did you mean 'zca'"),
 ])
 def test_what_cannot_be_trained_says_so(change, message, tmp_path):
     with pytest.raises(ValueError, match=message): train_run(replace(SPEC, **change), Store(tmp_path), "cpu")

@@ -183,7 +183,7 @@ def test_another_data_sets_vae_takes_all_its_images():
     own = replace(spec, n_train=0, method_args={})
     named = replace(own, method_args=dict(vae_dataset="digits"))
     assert own.needs == named.needs, "its own name is no other data set"
-    with pytest.raises(ValueError, match="unknown data set 'digit': did you mean 'digits'"): name_of(replace(spec, method_args=dict(vae_dataset="digit")))
+    with pytest.raises(ValueError, match="unknown vae_dataset 'digit': did you mean 'digits'"): name_of(replace(spec, method_args=dict(vae_dataset="digit")))
 
 
 @pytest.mark.parametrize("kind", ON_VAE)
@@ -221,7 +221,7 @@ def test_what_cannot_be_prepared(kind, trainer):
         kind().prepare(train, seeded(), vae=vae((3, 8, 8)))
     for index in (None, torch.arange(12)):
         with pytest.raises(ValueError, match=f"{kind.__name__} is not ready: call prepare"): kind().loss(net, train.floats(), train.y, seeded(), index)
-    with pytest.raises(ValueError, match="alpha must be above 0, got 0"):
+    with pytest.raises(ValueError, match="(alpha|eta) must be above 0, got 0"):
         kind(**{"alpha" if kind is MixupR else "eta": 0.}).prepare(train, seeded(), vae=vae()).loss(net, train.floats(), train.y, seeded())
 
 
@@ -358,7 +358,7 @@ def test_statistics_are_recorded_again_after_an_error():
     assert not own.track_running_stats
 
 
-@pytest.mark.parametrize("bad, message", [(dict(eps=0.), "radius eps must be above 0"), (dict(step=-1.), "step must be above 0"), (dict(steps=0), "must be an integer from 1"),
+@pytest.mark.parametrize("bad, message", [(dict(eps=0.), "eps must be above 0, got 0.0: in units of"), (dict(step=-1.), "step must be above 0"), (dict(steps=0), "steps must be at least 1, got 0"),
                                           (dict(target="cleen"), "unknown target 'cleen': did you mean 'clean'"), (dict(start="unifrm"), "did you mean 'uniform'"),
                                           (dict(epss=1.), "unknown hyper-parameter of 'adv-mmd-vae' 'epss': did you mean 'eps'")])
 def test_attacks_that_cannot_be(bad, message):

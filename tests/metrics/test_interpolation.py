@@ -145,9 +145,9 @@ def test_the_state_is_what_the_stages_make_of_the_image(net, test):
 
 def test_what_cannot_be_decoded_is_refused_in_a_sentence():
     with pytest.raises(ValueError, match=r"only a state of maps \(c, h, w\) can be decoded, got \(128,\): choose a convolutional classifier"): build("decoder", (1, 32, 32), 10, seeded(), of="mlp")
-    with pytest.raises(ValueError, match="unknown network 'smal-cnn': did you mean 'small-cnn'"): build("decoder", (1, 32, 32), 10, seeded(), of="smal-cnn")
+    with pytest.raises(ValueError, match="unknown of 'smal-cnn': did you mean 'small-cnn'"): build("decoder", (1, 32, 32), 10, seeded(), of="smal-cnn")
     with pytest.raises(ValueError, match="a state of 7 x 7 cannot be doubled at most 3 times to an image of 32 x 32: decode an earlier stage"): doublings((7, 7), (32, 32), 3)
-    with pytest.raises(ValueError, match="widths must be 1 or more each"): StateDecoder((8, 8, 8), (1, 32, 32), widths=(0,))
+    with pytest.raises(ValueError, match="each of widths must be at least 1, got 0"): StateDecoder((8, 8, 8), (1, 32, 32), widths=(0,))
     with pytest.raises(ValueError, match="must be named by its method and network at least"): Spec("digits", "decoder", "decoder-small", method_args=dict(classifier={}))
 
 

@@ -381,12 +381,12 @@ def test_a_frozen_autoencoder_passes_gradients_to_pixels_and_codes_only():
 
 @pytest.mark.parametrize("make, message", [
     (lambda: ConvVAE((1, 7, 32)), "of 7 px cannot be halved 3 times: use depth 2 or less, or images of at least 8 px"),
-    (lambda: ConvVAE((1, 32, 32), posterior="normal"), "posterior must be one of deterministic, gaussian, got 'normal'"),
-    (lambda: ConvVAE((1, 32, 32), latent=0), "latent, width and depth must be at least 1"),
+    (lambda: ConvVAE((1, 32, 32), posterior="normal"), "unknown posterior 'normal': Known: deterministic, gaussian"),
+    (lambda: ConvVAE((1, 32, 32), latent=0), "latent must be at least 1, got 0"),
     (lambda: ConvVAE((1, 32, 32), width=2).encode(torch.rand(2, 1, 28, 28)), r"shape \(B, 1, 32, 32\), got \(2, 1, 28, 28\)"),
     (lambda: ConvVAE((1, 32, 32), width=2).decode(torch.rand(2, 3)), r"codes must have shape \(B, 128\), got \(2, 3\)"),
     (lambda: wide_resnet((3, 32, 32), 10, depth=27), r"depth must be 6 n \+ 4"),
-    (lambda: preact_resnet((3, 32, 32), 10, identity="relu"), "identity must be one of raw, activated"),
+    (lambda: preact_resnet((3, 32, 32), 10, identity="relu"), "unknown identity 'relu': Known: raw, activated"),
     (lambda: Staged((3, 8, 8), [], torch.nn.Identity(), mean=(.5,), std=(.5,)), "3 channels, but mean and std have 1"),
     (lambda: build("small-cnm", (1, 32, 32), 10, gen()), "unknown network 'small-cnm': did you mean 'small-cnn'"),
     (lambda: build("small-cnn", (1, 32, 32), None, gen()), "say how many classes")])

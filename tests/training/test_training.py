@@ -13,6 +13,8 @@ import pytest
 import torch
 from hypothesis import given, settings, strategies as st
 
+from mixrepro.data.datasets import load
+from mixrepro.methods.catalogue import method
 from mixrepro.training import loop, store as store_module
 from mixrepro.training.loop import batches, rate, train_run, with_best
 from mixrepro.training.spec import Spec, canonical, from_json, name_of, to_json
@@ -94,6 +96,89 @@ def test_a_corrupt_checkpoint_is_set_aside(tmp_path, capsys, monkeypatch):
 def test_a_diverging_run_says_so(tmp_path):
     spec = replace(SPEC, method="erm", optimizer="sgd", lr=1e30, epochs=2)
     with pytest.raises(FloatingPointError, match="is not a number in epoch [12]: lower lr"): train_run(spec, Store(tmp_path), "cpu")
+
+
+ONE_STEP = Spec("digits", "erm", "tiny-cnn", epochs=1, n_train=20, batch=32, augment="none", optimizer="sgd", momentum=0., lr=1e38)
+
+
+@pytest.mark.parametrize("method, network", [("erm", "tiny-cnn"), ("mmd-vae", "vae-small")])
+@pytest.mark.parametrize("lr", [1e38, 1e15])
+def test_a_run_that_diverges_by_its_last_step_is_not_done(tmp_path, method, network, lr):
+    "The loss of the only step is a number; what comes after it is none, in the weights or in the first logits."
+    spec, store = replace(ONE_STEP, method=method, network=network, lr=lr, optimizer="adam" if lr < 1e20 else "sgd"), Store(tmp_path)
+    for _ in range(2):  # and again, from whatever was kept
+        with pytest.raises(FloatingPointError, match="in epoch 1: lower lr"): train_run(spec, store, "cpu")
+        assert not store.run(spec).done and not store.runs()
+        assert not (store.run(spec).folder / "history.csv").exists() and not (store.run(spec).folder / "checkpoint.pt").exists()
+
+
+def test_a_checkpoint_of_a_network_that_diverged_is_not_finished(tmp_path):
+    "An older version kept one after the last epoch, and was stopped before it marked the run as done."
+    spec, store = replace(SPEC, epochs=1), Store(tmp_path)
+    real = loop.finish
+    try:
+        loop.finish = lambda *args: (_ for _ in ()).throw(RuntimeError("stopped"))
+        with pytest.raises(RuntimeError, match="stopped"): train_run(spec, store, "cpu")
+    finally: loop.finish = real
+    state = store_module.load_checkpoint(store.run(spec))
+    state["net"]["head.bias"][:] = float("nan")
+    store_module.save_checkpoint(store.run(spec), state)
+    with pytest.raises(FloatingPointError, match="1 of [0-9]+ weights, such as head.bias, are not numbers in epoch 1"): train_run(spec, store, "cpu")
+    assert not store.run(spec).done
+
+
+def test_the_score_of_a_network_that_says_nothing():
+    test, nan = load("digits", "test").subset(50), float("nan")
+    for bad in (nan, float("inf")):
+        class Bad(torch.nn.Module):
+            def forward(self, x): return torch.where(torch.arange(10) == 3, bad, x.flatten(1)[:, :10])
+        with pytest.raises(FloatingPointError, match="50 of 50 rows of logits"): loop.score(Bad(), method("erm"), test, SPEC)
+    class Black(torch.nn.Module):
+        def forward(self, x): return x * nan
+    with pytest.raises(FloatingPointError, match="mse is not a number"): loop.score(Black(), method("mmd-vae"), test, SPEC)
+
+
+@given(scores=st.lists(st.floats(0, 1) | st.just(float("nan")), min_size=1, max_size=15), kind=st.sampled_from(["accuracy", "nll"]))
+def test_nan_is_never_the_best(scores, kind):
+    rows = []
+    for v in scores: rows.append(with_best(rows, {}, {kind: v}))
+    for t, row in enumerate(rows):
+        numbers, last = [v for v in scores[:t + 1] if v == v], scores[:t + 1][-10:]
+        if numbers: assert row[f"{kind}_best"] == (max if kind == "accuracy" else min)(numbers)
+        else: assert row[f"{kind}_best"] != row[f"{kind}_best"]
+        assert (row[f"{kind}_median10"] != row[f"{kind}_median10"]) == any(v != v for v in last)
+
+
+@pytest.mark.parametrize("by, chosen", [("valid_accuracy", 3), ("valid_nll", 4)])
+def test_the_chosen_epoch_has_a_number(tmp_path, by, chosen):
+    run = Run(SPEC, tmp_path)
+    (tmp_path / "history.csv").write_text("epoch,valid_accuracy,valid_nll\n1,nan,nan\n2,0.5,0.9\n3,0.6,0.8\n4,0.55,0.7\n")
+    assert store_module.selected(run, by)["epoch"] == chosen
+    (tmp_path / "history.csv").write_text("epoch,valid_accuracy,valid_nll\n1,nan,nan\n")
+    with pytest.raises(ValueError, match=f"{by} of .* is not a number in any epoch"): store_module.selected(run, by)
+
+
+@pytest.mark.parametrize("n, losses", [(10, [4, 4, 2]), (9, [4, 4]), (8, [4, 4]), (3, [3])])
+def test_every_example_counts_the_same_in_the_recorded_loss(n, losses):
+    "Of batches whose losses are 1, 2, 3 times their number."
+    class Numbered:
+        raw = False
+        def __init__(self): self.seen = 0
+        def at(self, t): return self
+        def loss(self, net, x, y, rng, index):
+            self.seen += 1
+            assert len(x) == losses[self.seen - 1]
+            return self.seen + 0 * next(net.parameters()).sum()
+    train, net = load("digits", "train").subset(torch.arange(n)), torch.nn.Linear(1, 1)
+    spec = replace(SPEC, batch=4, augment="none")
+    rngs = {k: torch.Generator().manual_seed(0) for k in loop.STREAMS}
+    found = loop.train_epoch(net, Numbered(), train, spec, loop.optimizer(spec, net), rngs, 0)
+    assert found == pytest.approx(sum((i + 1) * size for i, size in enumerate(losses)) / sum(losses), abs=1e-6)
+    if len(set(losses)) == 1: assert found == sum(range(1, len(losses) + 1)) / len(losses), "to the last bit where all are of one size"
+
+
+def test_one_training_image_is_one_sentence(tmp_path):
+    with pytest.raises(ValueError, match="training needs 2 examples at least, got 1"): batches(1, 4, torch.Generator())
 
 
 @pytest.mark.parametrize("victim", ["spec.json", "history.csv", "weights.safetensors", "environment.json"])

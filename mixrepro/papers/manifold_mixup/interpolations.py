@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ...guards import check_logits
 from ...metrics.accuracy import evaluating
 from ...metrics.concentration import paired_ratio
 from ...metrics.interpolation import different_pairs, to_nearest
@@ -77,8 +78,9 @@ def third_class(classifier, x: Tensor, other: Tensor,
                 ) -> float:   # a share
     "How often the state half way belongs to neither class."
     def half(h): return ((h[:len(x)] + h[len(x):]) / 2).repeat(2, *[1] * (h.dim() - 1))
-    with evaluating(classifier): top = classifier(torch.cat([x, other]), at=stage, through=half)[:len(x)].argmax(1)
-    return (top[:, None] != y).all(1).double().mean().item()
+    with evaluating(classifier): logits = classifier(torch.cat([x, other]), at=stage, through=half)[:len(x)]
+    check_logits(logits)
+    return (logits.argmax(1)[:, None] != y).all(1).double().mean().item()
 
 # %% ../../../nbs/manifold_mixup/05_interpolations.ipynb #0f6b81fa
 def counted(classifier, made: Tensor, x: Tensor, other: Tensor, y: Tensor,

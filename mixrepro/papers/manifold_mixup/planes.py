@@ -16,6 +16,7 @@ from matplotlib.colors import to_rgb
 from torch import Tensor
 
 from ...data.spirals import as_images, as_points, plane
+from ...guards import check_logits
 from ...metrics.concentration import from_states, hidden_plane, paired_ratio, states
 from ...repro.figures import COLOURS, LABELS
 from ...repro.ledger import Measured, Verdict, claim
@@ -32,6 +33,7 @@ def shade(ax,              # a matplotlib axis
           logits: Tensor,  # what is said there, (side * side, K)
           ):
     "Colour a plane by what the network says at each place; a line where the largest class changes."
+    check_logits(logits)
     side, p, z = round(len(grid) ** .5), logits.softmax(1).cpu().numpy(), logits.cpu().numpy()
     u, v = (grid[:, i].cpu().numpy().reshape(side, side) for i in (0, 1))
     bands, tones, shown = (BANDS, TWO, p[:, 1]) if p.shape[1] == 2 else (DEPTHS, GREYS, p.max(1))
