@@ -118,6 +118,7 @@ def ascend(objective: Callable[[Tensor], Tensor],  # images (B, ...) -> one valu
            best: bool = False,                     # the highest point seen instead of the last; one more pass
            pull: Callable = torch.ones_like,       # as for `slope`
            height: Callable = lambda value: value, # values -> what is compared to find the highest, (B,)
+           tell: Callable = tell_flat,             # is shown the gradient of the last step
            ) -> Tensor:                            # float, shape of x
     "Maximise an objective near `x` by projected steps along the sign of its gradient (Madry et al., 2018, eq. 2.2)."
     check_budget(eps, step, steps)
@@ -131,7 +132,7 @@ def ascend(objective: Callable[[Tensor], Tensor],  # images (B, ...) -> one valu
         value, grad = slope(objective, at, pull)
         if best: peak, top = keep(peak, top, at, height(value))
         at = (at + step * grad.sign()).clamp(low, high)
-    tell_flat(grad)
+    tell(grad)
     return peak if best else at
 
 # %% ../../nbs/methods/30_attacks.ipynb #fa134cd2

@@ -112,7 +112,7 @@ class Unbounded:
              ) -> tuple[Tensor, Tensor]:  # as from a call; where the climb ended at a gradient of exactly 0, bool (B,)
         check_range(x, (0, 1))
         fell = torch.full((len(x),), self.steps + 1, device=x.device)
-        left, at, stuck = torch.arange(len(x), device=x.device), x, torch.zeros(len(x), dtype=torch.bool, device=x.device)
+        left, at, stuck = torch.arange(len(x), device=x.device), x, torch.zeros_like(fell, dtype=torch.bool)
         for t in range(self.steps + 1):
             way, stands, still = direction(net, at, y[left], "ce")
             fell[left[~stands]], stuck[left] = t, still & stands
