@@ -65,7 +65,7 @@ def attacks(net, x, y):
 
 def exact(logits, logt, name="ce"):
     "The gradient with respect to the logits of one image, in 80 digits."
-    with mp.workdps(80 + int(2 * (max(logits) - min(logits)))):
+    with mp.workdps(30 + int((max(logits) - min(logits)) / 2)):
         e = [mp.exp(mp.mpf(z)) for z in logits]
         q, t = [v / mp.fsum(e) for v in e], [mp.exp(mp.mpf(v)) if v > -math.inf else mp.mpf(0) for v in logt]
         t = [v / mp.fsum(t) for v in t]
@@ -129,7 +129,7 @@ def test_one_broken_image_leaves_the_others_their_direction():
 @given(row=ROWS, c=st.sampled_from([.1, 1., 20., 2000.]), label=st.integers(0, 5))
 def test_the_logarithm_of_the_loss_rises_with_it(row, c, label):
     z, y = c * torch.tensor([row], dtype=torch.float64), torch.tensor([label % len(row)])
-    with mp.workdps(40 + int(2 * c * 8)):
+    with mp.workdps(30 + int(c * 4)):
         e = [mp.exp(mp.mpf(v)) for v in z[0].tolist()]
         true = float(mp.log(mp.log(mp.fsum(e)) - mp.mpf(z[0, y].item()))) if len(row) > 1 else 0
     assert float(log_loss(z, log_target(y, z))) == pytest.approx(true, rel=1e-9, abs=1e-9)
@@ -177,13 +177,13 @@ def visited(net, x, attack):
 @pytest.mark.parametrize("c", SCALES)
 @pytest.mark.parametrize("classes", [2, 3, 10])
 def test_every_step_goes_the_way_of_double_precision(name, c, classes):
-    net, x = Scaled(perceptron(classes, 3 + classes), c), points(5, 5)
+    net, x = Scaled(perceptron(classes, 3 + classes), c), points(5, 4)
     y = read(net, x)
-    with torch.no_grad(): logp = net(x).log_softmax(1)
+    with torch.no_grad(): logp = net(x).double().log_softmax(1)
     for part in (slice(None), slice(1, 2)):  # together and alone
         xs, ys = x[part], y[part]
         seen, out = visited(net, xs, attacks(net, xs, ys)[name])
-        walk = [*seen[name == "trades":], out][:4] if name in ("pgd", "trades") else [seen[0], out]
+        walk = [*seen[name == "trades":], out][:3] if name in ("pgd", "trades") else [seen[0], out]
         for here, there in zip(walk, walk[1:]):
             true = true_gradient(net, here, ys, name, logp[part])
             clear = true.abs() > 2e-3 * true.flatten(1).abs().amax(1).view(-1, 1, 1, 1)
@@ -235,14 +235,14 @@ def test_where_images_see_each_other_the_sum_of_their_losses_is_climbed(c):
 def trained():
     "Small networks that have learnt the digits for a moment, and the images to try them on."
     train, test = load("digits", "train"), load("digits", "test")
-    def learn(name, steps):
+    def learn(name, steps, batch, lr):
         net, rng = build(name, train.shape, train.k, gen()), gen(1)
-        opt = torch.optim.Adam(net.parameters(), 5e-3)
+        opt = torch.optim.Adam(net.parameters(), lr)
         for _ in range(steps):
-            i = torch.randint(len(train), (64,), generator=rng)
+            i = torch.randint(len(train), (batch,), generator=rng)
             opt.zero_grad(); F.cross_entropy(net(train.floats(i)), train.y[i]).backward(); opt.step()
         return net.eval()
-    return dict(tiny=learn("tiny-cnn", 150), small=learn("small-cnn", 25)), test.subset(60)
+    return dict(tiny=learn("tiny-cnn", 80, 48, 1e-2), small=learn("small-cnn", 16, 32, 5e-3)), test.subset(60)
 
 
 def surer(net, c):
@@ -257,14 +257,14 @@ def test_robust_accuracy_of_a_surer_network_is_that_of_double_precision(trained,
     nets, few = trained
     net, x, y = surer(nets[name], c), few.floats(), few.y
     def right(net, x): return (read(net, x) == y).sum().item()
-    assert right(net, x) == right(nets[name], x) > 40
+    assert right(net, x) == right(nets[name], x) > 30
     twin = copy.deepcopy(net).double()
     def oracle(x, eps):
         "One step along the sign of the log-odds against the label."
         leaf = x.double().requires_grad_()
         (-log_odds(twin(leaf))[torch.arange(len(y)), y]).sum().backward()
         return (leaf + eps * leaf.grad.sign()).clamp(0, 1).detach()
-    for eps in (.5 / 255, 2 / 255):
+    for eps in (.5 / 255, 2 / 255)[:1 + (name == "tiny")]:
         assert abs(right(net, fgsm(net, x, y, eps)) - right(twin, oracle(x, eps))) <= 1
         at = x
         for _ in range(4): at = torch.maximum(torch.minimum(oracle(at, eps / 2), (x + eps).double()), (x - eps).double())
@@ -283,7 +283,7 @@ def test_table_3_does_not_depend_on_the_batch(trained):
 
 def test_linearity_of_a_sure_network_is_that_of_double_precision(trained):
     nets, few = trained
-    net, x, y = surer(nets["tiny"], 30), few.floats()[:30], few.y[:30]
+    net, x, y = surer(nets["tiny"], 30), few.floats()[:20], few.y[:20]
     single = linearity_errors(net, x, y, gen(), (8 / 255,))
     double = linearity_errors(net.double(), x.double(), y, gen(), (8 / 255,))
     assert single.mean() > .95 * double.mean()
@@ -355,7 +355,7 @@ def test_a_diverged_network_is_refused(trained, rows):
 
 # ---- binary cross-entropy -----------------------------------------------------------------------------------------------
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(k=st.integers(2, 12), margin=st.floats(0, 120), top=st.integers(0, 11), label=st.integers(0, 11), share=st.floats(0, 1),
        seed=st.integers(0, 10 ** 6))
 def test_bce_in_single_precision_is_that_in_double(k, margin, top, label, share, seed):

@@ -246,5 +246,5 @@ def trades_attack(net,                      # images in [0, 1] -> logits (B, K)
                   ) -> Tensor:              # adversarial images, float (B, C, H, W) in [0, 1]
     "The inner maximisation of TRADES: away from the prediction at the image (Zhang et al., 2019)."
     with in_mode(net, mode):
-        with torch.enable_grad(): logp = net(x).log_softmax(1).detach()
+        with torch.enable_grad(): logp = net(x).detach().double().log_softmax(1)
         return ascend(net, x, eps, step, steps, rng, start, pull=partial(tilt, logt=logp))
