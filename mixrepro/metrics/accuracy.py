@@ -15,17 +15,13 @@ from torch.nn import functional as F
 
 from ..data.images import ImageSet
 from ..guards import check_logits, check_pair
+from ..networks.staged import in_mode
 
 # %% ../../nbs/metrics/60_accuracy.ipynb #003c6162
 @contextmanager
 def evaluating(net):  # a network; a plain function passes through
     "The network in evaluation mode and without gradients; afterwards every layer has its own mode again."
-    modes = [(m, m.training) for m in net.modules()] if isinstance(net, nn.Module) else []
-    try:
-        for m, _ in modes: m.training = False
-        with torch.no_grad(): yield net
-    finally:
-        for m, mode in modes: m.training = mode
+    with in_mode(net, "eval"), torch.no_grad(): yield net
 
 # %% ../../nbs/metrics/60_accuracy.ipynb #61c5973d
 def _parts(images: ImageSet | Tensor,  # as for `predict`

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
-from .staged import Staged
+from .staged import Staged, in_mode
 
 # %% ../../nbs/networks/18_sngan.ipynb #9201ac06
 def xavier(layer: nn.Module,   # linear or convolution
@@ -109,11 +109,8 @@ class Sampler(nn.Module):
                ) -> Tensor:           # float (n, C, H, W) in [0, 1]
         "Images of a trained generator."
         if n < 1: raise ValueError(f"n must be 1 or more images, got {n}")
-        training = self.training
-        self.eval()
-        images = torch.cat([self.make(z) for z in self.draw(n, rng).split(batch)]).clamp(0, 1)
-        self.train(training)
-        return images
+        with in_mode(self, "eval"):
+            return torch.cat([self.make(z) for z in self.draw(n, rng).split(batch)]).clamp(0, 1)
 
 # %% ../../nbs/networks/18_sngan.ipynb #2ef15ecb
 def recall(net, keys):

@@ -32,7 +32,7 @@ def fit(net,                   # trained in place
         loss = method.loss(net, x[i], y[i], rng)
         opt.zero_grad(); loss.backward(); opt.step(); fall.step()
         return loss.item()
-    net.train()
+    if not net.training: net.train()  # in a network in training mode, what its owner froze stays
     losses = [step() for _ in range(steps)]
     net.eval()
     if not all(map(math.isfinite, losses)) or not all(p.isfinite().all() for p in net.parameters()):

@@ -34,6 +34,7 @@ from ..data.splits import Split, read_split, split
 from ..data.whitening import fit_whitening
 from ..methods.base import restore, state_of
 from ..methods.catalogue import METHODS, method
+from ..networks.staged import in_mode
 from .spec import Spec, generator
 from .store import Run, Store, finish, load_checkpoint, network_of, open_net, save_checkpoint
 
@@ -68,7 +69,7 @@ def batches(n: int,                # examples in the training set
 # %% ../../nbs/training/52_loop.ipynb #68315e68
 def train_epoch(net, method, train, spec: Spec, opt, rngs: dict, epoch: int) -> float:  # mean training loss
     "One pass over the training set."
-    net.train()
+    if not net.training: net.train()  # in a network in training mode, what its owner froze stays
     parts, total, seen = batches(len(train), spec.batch, rngs["order"], train.x.device), 0., 0.
     for step, index in enumerate(parts):
         for group in opt.param_groups: group["lr"] = rate(spec, epoch + step / len(parts))
@@ -88,10 +89,10 @@ def train_epoch(net, method, train, spec: Spec, opt, rngs: dict, epoch: int) -> 
 @torch.no_grad()
 def score(net, method, test, spec: Spec, batch: int = 500) -> dict[str, float]:
     "Mean scores over the test set."
-    net.eval()
     sums = {}
     for index in torch.arange(len(test), device=test.x.device).split(batch):
-        with torch.autocast(test.x.device.type, torch.bfloat16, enabled=spec.precision == "bfloat16"):
+        with (in_mode(net, "eval"),
+              torch.autocast(test.x.device.type, torch.bfloat16, enabled=spec.precision == "bfloat16")):
             for k, v in method.score(net, test.floats(index), test.y[index]).items():
                 sums[k] = sums.get(k, 0.) + v.double().sum()
     means = {k: float(v) / len(test) for k, v in sums.items()}
