@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['SOURCES', 'READERS', 'choice', 'plain', 'unchanged', 'spelled', 'provenance', 'given', 'pick', 'named_in', 'lies_in',
            'in_words', 'whole', 'number', 'truth', 'text', 'fields_by_name', 'refused', 'brought', 'check_allowed',
-           'conform', 'Choices', 'weight', 'kept']
+           'conform', 'Choices', 'weight', 'remembered']
 
 # %% ../nbs/00_core.ipynb #25102bcf
 import copy
@@ -205,7 +205,7 @@ def weight(value) -> int:
     if isinstance(value, (tuple, list)): return sum(map(weight, value))
     return sum(map(weight, value.values())) if isinstance(value, dict) else getattr(value, "nbytes", 64)
 
-def kept(most: int = 1 << 26):  # bytes of all results of a function together; the last one stays in any case
+def remembered(most: int = 1 << 26):  # bytes of all results of a function together; the last one stays in any case
     "Remember the results of a function; those that were not asked for the longest are let go."
     def around(function):
         there, lock = {}, threading.RLock()

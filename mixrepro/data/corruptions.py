@@ -25,7 +25,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..core import kept, pick
+from ..core import remembered, pick
 from .frost import frost_textures, photographs, texture_side
 from .streams import alias_table, bits, draw, fold, image_keys, integers, normal, uniform
 from .water import relief
@@ -153,7 +153,7 @@ def _impulse_law(amount: float) -> np.ndarray:
     return law
 
 # %% ../../nbs/data/04_corruptions.ipynb #8c0da745
-@kept()
+@remembered()
 def _noise_table(law, constant: float, device) -> Tensor:
     return alias_table(law(constant)).to(device)
 
@@ -319,7 +319,7 @@ def zoom_blur(x: Tensor, keys: Tensor, count: int, step: float) -> Tensor:
     return _bytes(torch.sparse.mm(_zoom_matrix(h, w, count, step, x.device), columns).t(), 1e-6).reshape(x.shape)
 
 # %% ../../nbs/data/04_corruptions.ipynb #afb8f8e6
-@kept()
+@remembered()
 def _zoom_side(n: int, factor: float, device) -> Tensor:
     "One side of an enlargement cut back to size: float64 (n, n)."
     (at, weight), m = _zoom_rows(n, factor), np.zeros((n, n))
@@ -404,7 +404,7 @@ def fog(x: Tensor, keys: Tensor, amount: float, decay: float) -> Tensor:
     return _bytes((x.float() + cloud * (255 * amount)).mul_(top / (top + 255 * amount)))
 
 # %% ../../nbs/data/04_corruptions.ipynb #66a0b4a6
-@kept()
+@remembered()
 def _brighter(amount: float, device) -> Tensor:
     "Result for each (V, value), uint8 (65536,)."
     v, level = np.arange(256)[:, None] / 255, np.arange(256)[None] / 255
@@ -454,7 +454,7 @@ def _affine_places(keys: Tensor, h: int, w: int, amount: float) -> tuple[Tensor,
     return tuple(torch.floor(a * 32 + .5).div_(32).float() for a in at)
 
 # %% ../../nbs/data/04_corruptions.ipynb #754f35c6
-@kept()
+@remembered()
 def _smooth_side(n: int, sigma: float, device) -> Tensor:
     "Gaussian smoothing of n values, kernel cut at 3 sigma, border mirrored about the outer edge: float64 (n, n)."
     r = int(3 * sigma + .5)
@@ -478,7 +478,7 @@ def elastic_transform(x: Tensor, keys: Tensor, alpha: float, sigma: float, affin
     return _bytes(y, 1e-4)
 
 # %% ../../nbs/data/04_corruptions.ipynb #62ef2214
-@kept()
+@remembered()
 def _boxes(n: int, small: int, device) -> tuple[Tensor, Tensor, Tensor]:
     "Which of n pixels fall into each of `small` boxes, float (n, small); how many; and which box each pixel shows."
     pixel, scale = np.arange(n)[:, None], n / small

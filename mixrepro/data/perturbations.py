@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..core import kept, pick
+from ..core import remembered, pick
 from . import corruptions as damage
 from .corruptions import (WATER, _brighter, _bytes, _checked, _gaussian, _gaussian_law, _grey,
                                        _noise_table, _shot_law, _side_by_side, _smear, _speckle_law, _zoom_side)
@@ -92,7 +92,7 @@ def gaussian_blur_film(x: Tensor, keys: Tensor, count: int, first: float, step: 
     for i in range(count): yield _bytes(_gaussian(x.double(), first + step * i), 1e-9)
 
 # %% ../../nbs/data/06_perturbations.ipynb #2812d23b
-@kept()
+@remembered()
 def _brightness_tables(count: int, first: float, step: float, device) -> Tensor:
     "Result for each frame and each (V, value), uint8 (count, 65536)."
     return torch.stack([_brighter(first + step * i, device) for i in range(count)])
@@ -151,7 +151,7 @@ def _scaling(factor: float): return (1 / factor, 0.), (0., 1 / factor)
 def _shearing(angle: float): return (1., math.tan(math.radians(angle))), (0., 1.)
 
 # %% ../../nbs/data/06_perturbations.ipynb #d3db045a
-@kept()
+@remembered()
 def _affine_maps(linear, count: int, first: float, step: float, h: int, w: int, device) -> tuple:
     "The places that Pillow's bilinear transform reads, for each frame."
     maps, (y, x) = [], np.mgrid[:h, :w] + .5
@@ -194,7 +194,7 @@ def _homography(angle: float, h: int, w: int) -> np.ndarray:
     return np.array([[f, 0, w / 2], [0, f, h / 2], [0, 0, 1]]) @ plane
 
 # %% ../../nbs/data/06_perturbations.ipynb #46365dba
-@kept()
+@remembered()
 def _tilt_maps(count: int, first: float, step: float, h: int, w: int, device) -> tuple:
     "The places that OpenCV's perspective warp reads, for each frame."
     maps, (y, x) = [], np.mgrid[:h, :w].astype(float)
