@@ -166,14 +166,14 @@ def times(names: list[str], base: Path) -> dict:  # name -> place and time on th
     return {name: seen(base / name) for name in names}
 
 def unwritten(todo: dict, base: Path, before: dict) -> str:
-    "Of an artefact whose notebook came to its end and left a figure as it was: a sentence, and its stamp is taken away."
+    "A sentence on an artefact whose notebook came to its end and left a figure as it was; its stamp is taken away."
     now = times(before, base)
     for name, a in todo["artefacts"].items():
         left = [f for f in a["outputs"] if now[f] == before[f]]
         if now[a["stamp"]] in (None, before[a["stamp"]]) or not left: continue
         (base / a["stamp"]).unlink(missing_ok=True)
         what, place = workflow.ended(base / workflow.WORK / "notebooks" / f"{todo['profile']}-{name}.ipynb")
-        early = f" ({what} {place})" if place else ""
+        early = f" ({what} {place})" if what else ""
         return (f"{name} ended without writing {left[0]}{early}: "
                 f"its notebook {a['notebook']} has to publish it; what stood there is kept")
     return ""
@@ -224,7 +224,8 @@ def reproduce(context: typer.Context,
         if "=" not in p: raise ValueError(f"a parameter is written NAME=VALUE, got {p!r}")
     names = ["profile", *(p.partition("=")[0] for p in parameter)]
     for name in names:
-        if names.count(name) > 1: raise ValueError(f"{name} is given more than once: give it once, the profile by --profile")
+        if names.count(name) == 1: continue
+        raise ValueError(f"{name} is given more than once: give it once, the profile by --profile")
     need("snakemake", "papermill", "ipykernel")
     todo = workflow.jobs(ids or [], profile, dict(p.split("=", 1) for p in parameter), base)
     # In `-- --dag | dot` the output is Snakemake's.
@@ -242,12 +243,13 @@ def complaint(failed: list[tuple[Path, str]], todo: dict, base: Path) -> str:
     whole, kept = base / workflow.WORK / "snakemake.log", "what was computed before is kept"
     if not failed:
         begun = re.findall(BEGUN, whole.read_text(encoding="utf-8", errors="replace"), re.M)
-        when = f"failed, and no notebook did ({len(begun)} were begun; {kept})" if begun else "failed before any notebook did"
+        late = f"failed, and no notebook did ({len(begun)} were begun; {kept})"
+        when = late if begun else "failed before any notebook did"
         return f"Snakemake {when}{(why := workflow.told(whole)) and f' ({why})'}: the whole log is {whole}"
     log, said = failed[0]
     name, own = log.stem, log.stem.removeprefix(f"{todo['profile']}-")
     why = workflow.reason(log)
-    if said and workflow.UNKNOWN in why: log, why = whole, f"({said})"  # the cluster ended the job: it names its own log there
+    if said and workflow.UNKNOWN in why: log, why = whole, f"({said})"  # a cluster ended it: its own log is named there
     return f"{own if own in todo['artefacts'] else name} failed {why}; {kept}; the whole log is {log}"
 
 # %% ../nbs/workflow/93_cli.ipynb #03ccc1f8
@@ -289,7 +291,8 @@ def make_report(profile: str, base: Path):
     stamp, made_of = base / workflow.WORK / "reports" / profile, workflow.made_of(shown)
     if html.is_file() and stamp.is_file() and stamp.read_text() == made_of: return print(f"report:  {html}")
     stamp.unlink(missing_ok=True)
-    write_if_changed(base / workflow.WORK / "report.json", json.dumps(workflow.jobs(there, profile, {}, base), indent=1))
+    todo = json.dumps(workflow.jobs(there, profile, {}, base), indent=1)
+    write_if_changed(base / workflow.WORK / "report.json", todo)
     process = workflow.snakemake(base, "--report", str(html.relative_to(base)), stdout=PIPE,  # it expands a $ in a path
                                  config="report.json")
     log = write_atomic(base / workflow.WORK / "report.log", "".join(process.communicate()))
@@ -347,7 +350,8 @@ def kernel() -> tuple[bool, str]:
         except Exception as e: prefix, why = "", f"does not start ({workflow.worded(type(e).__name__, str(e))})"
     if prefix and os.path.realpath(prefix) == os.path.realpath(sys.prefix): return True, "Jupyter kernel python3 starts"
     why = why or f"is another Python, of {prefix or 'an unknown place'}, not this one of {sys.prefix}"
-    before = "; JUPYTER_PATH comes before it: unset it, or take its python3 away" if os.environ.get("JUPYTER_PATH") else ""
+    path = os.environ.get("JUPYTER_PATH")
+    before = "; JUPYTER_PATH comes before it: unset it, or take its python3 away" if path else ""
     install = shlex.join([sys.executable, "-m", "ipykernel", "install", "--sys-prefix", "--name", "python3"])
     return False, f"Jupyter kernel python3 {why}: {install}{before}"
 
@@ -358,18 +362,20 @@ mixrepro.files.write_atomic(mixrepro.files.home() / "drawn.md", "drawn")"""
 
 def trial() -> tuple[bool, str]:
     "Execute a small notebook as a reproduction does: by Snakemake, papermill and a kernel of this Python."
-    code = [dict(cell_type="code", id=f"c{k}", metadata=dict(tags=tags), source=source, outputs=[], execution_count=None)
-            for k, (source, tags) in enumerate((("profile = ''", ["parameters"]), (TRIAL, [])))]
+    def cell(source, *tags):
+        return dict(cell_type="code", metadata=dict(tags=tags), source=source, outputs=[], execution_count=None)
+    code = [cell("profile = ''", "parameters"), cell(TRIAL)]
     about = dict(kernelspec=dict(name="python3", language="python", display_name="python3"))
-    task = dict(notebook="trial.ipynb", paper="", title="", groups=[], parameters=dict(profile="trial"), outputs=["drawn.md"],
-                stamp=f"{workflow.WORK}/drawn/trial", made_of="trial")
+    task = dict(notebook="trial.ipynb", paper="", title="", groups=[], parameters=dict(profile="trial"),
+                outputs=["drawn.md"], stamp=f"{workflow.WORK}/drawn/trial", made_of="trial")
     todo = dict(profile="trial", python=sys.executable, gpu=False, groups={}, artefacts=dict(trial=task))
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(None), contextlib.redirect_stderr(None):
         base = Path(folder).resolve()
-        write_atomic(base / "trial.ipynb", json.dumps(dict(cells=code, metadata=about, nbformat=4, nbformat_minor=5)))
+        write_atomic(base / "trial.ipynb", json.dumps(dict(cells=code, metadata=about, nbformat=4, nbformat_minor=4)))
         write_atomic(base / workflow.WORK / "jobs.json", json.dumps(todo))
         try: handed(todo, base, ["--cores", "1", "--executor", "local"])
-        except (RuntimeError, OSError) as e: return False, f"a notebook cannot be executed: {str(e).partition('; what was')[0]}"
+        except (RuntimeError, OSError) as e:
+            return False, f"a notebook cannot be executed: {str(e).partition('; what was')[0]}"
     return True, "Snakemake, papermill and the kernel execute a notebook, and matplotlib draws in it"
 
 def set_aside(base: Path) -> list[tuple[None, str]]:
@@ -380,10 +386,11 @@ def set_aside(base: Path) -> list[tuple[None, str]]:
         notes.append(f"{where} cannot be written, so a reproduction keeps its caches in {env['XDG_CACHE_HOME']}; "
                      "XDG_CACHE_HOME names another folder")
     if os.environ.get("MPLBACKEND", workflow.INLINE) != workflow.INLINE:
-        notes.append(f"MPLBACKEND={os.environ['MPLBACKEND']} has no say in a reproduction; notebooks opened in JupyterLab heed it")
+        notes.append(f"MPLBACKEND={os.environ['MPLBACKEND']} has no say in a reproduction; "
+                     "notebooks opened in JupyterLab heed it")
     given = [name for name in workflow.SWITCHES if os.environ.get(name)]
     if given: notes.append(f"{', '.join(given)} have no say in a reproduction")
-    if os.environ.get("SNAKEMAKE_PROFILE"): notes.append(f"Snakemake reads SNAKEMAKE_PROFILE={os.environ['SNAKEMAKE_PROFILE']}")
+    if settings := os.environ.get("SNAKEMAKE_PROFILE"): notes.append(f"Snakemake reads SNAKEMAKE_PROFILE={settings}")
     return [(None, note) for note in notes]
 
 def checks(base: Path) -> list[tuple[bool | None, str]]:
@@ -525,7 +532,7 @@ def refused(e: Exception) -> tuple[str | None, int]:  # the sentence, None for a
         command, why = (e.ctx.command_path if getattr(e, "ctx", None) else "mixrepro",
                         e.format_message().strip().rstrip("."))
         return why and f"{why}: see '{command} --help'", 2
-    if isinstance(e.__cause__, EOFError) and type(e).__name__ == "Abort": e = e.__cause__  # Typer's, for the end of any file
+    if isinstance(e.__cause__, EOFError) and type(e).__name__ == "Abort": e = e.__cause__  # Typer's, for any file's end
     if isinstance(e, (ValueError, TypeError, OSError, RuntimeError)) and str(e).strip():
         return workflow.in_a_line(str(e), 10_000), 130 if isinstance(e, Interrupted) else 1
     return placed(e), 1

@@ -64,8 +64,8 @@ def parameters(notebook: Path) -> dict:  # name -> default
     lines = cells[0].splitlines()
     def refuse(line):
         said = lines[line - 1].strip() if 0 < line <= len(lines) else ""
-        raise ValueError(f"{notebook}: line {line} of its cell of parameters, {said!r}, is no NAME = VALUE with a number, "
-                         "a text, a truth value or None: write it so, or move it to another cell") from None
+        raise ValueError(f"{notebook}: line {line} of its cell of parameters, {said!r}, is no NAME = VALUE "
+                         "with a number, a text, a truth value or None: write it so, or move it elsewhere") from None
     try: body = ast.parse(cells[0]).body
     except (SyntaxError, ValueError) as e: refuse(getattr(e, "lineno", None) or 1)
     found = {}
@@ -163,13 +163,15 @@ def jobs(ids: list[str],     # artefacts; empty: every ready one
     def task(a, v):
         needs = reads(plans[a.id])
         return dict(notebook=a.notebook, paper=a.paper, title=a.title, groups=needs, parameters=v,
-                    stamp=f"{WORK}/drawn/{profile}-{a.id}", outputs=[str(f) for f in a.files(Path("figures") / profile)],
+                    stamp=f"{WORK}/drawn/{profile}-{a.id}",
+                    outputs=[str(f) for f in a.files(Path("figures") / profile)],
                     made_of=made_of(sha256(base / a.notebook), v, needs, train if needs else ""))
     tasks = {i: task(find(i), v) for i, v in values.items()}
     for name, g in every.items():
         write_if_changed(base / WORK / "plans" / f"{name}.json", json.dumps([to_json(s) for s in g["specs"]], indent=1))
     return dict(profile=profile, python=sys.executable, gpu=torch.cuda.is_available(), artefacts=tasks,
-                groups={name: dict(needs=g["needs"], title=title(g["specs"]), stamp=f"{WORK}/stamps/{name}", made_of=made_of(train))
+                groups={name: dict(needs=g["needs"], title=title(g["specs"]), stamp=f"{WORK}/stamps/{name}",
+                                   made_of=made_of(train))
                         for name, g in every.items()})
 
 def first(todo: dict) -> str:
@@ -225,8 +227,9 @@ def takes_files(folder: str | Path) -> bool:
 def environment(base: Path) -> dict:
     "The environment of Snakemake and of all that it starts."
     work, given = base / WORK, {k: v for k, v in os.environ.items() if k not in SWITCHES}
-    env = given | dict(MIXREPRO_HOME=str(base), PYTHONUNBUFFERED="1", PYTHONUTF8="1", OMP_NUM_THREADS="1", MPLBACKEND=INLINE,
-                       IPYTHONDIR=str(work / "ipython"), JUPYTER_RUNTIME_DIR=str(work / "jupyter" / "runtime"))
+    env = given | dict(MIXREPRO_HOME=str(base), PYTHONUNBUFFERED="1", PYTHONUTF8="1", OMP_NUM_THREADS="1",
+                       MPLBACKEND=INLINE, IPYTHONDIR=str(work / "ipython"),
+                       JUPYTER_RUNTIME_DIR=str(work / "jupyter" / "runtime"))
     env["JUPYTER_PATH"] = os.pathsep.join(filter(None, [str(work / "jupyter"), given.get("JUPYTER_PATH")]))
     if not takes_files(given.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")):
         env["XDG_CACHE_HOME"] = str(work / "cache")
@@ -289,13 +292,13 @@ def worded(kind: str, text: str = "") -> str:
     return f"{kind}: {in_a_line(text)}" if text.strip() else f"{kind} without a text"
 
 def ended(executed: Path) -> tuple[str, str]:  # exception, place; each empty where it is not known
-    "What ended the execution of a notebook, and in which of its code cells."
+    "What ended the execution of a notebook, and the last of its code cells that was begun."
     try: cells = code_cells(executed)
     except (OSError, ValueError): return "", ""
-    cells = [(c, c["metadata"].get("papermill") or {}) for c in cells if "injected-parameters" not in c["metadata"].get("tags", [])]
-    for number, (cell, about) in reversed(list(enumerate(cells, 1))):
+    cells = [c for c in cells if "injected-parameters" not in c["metadata"].get("tags", [])]
+    for number, cell in reversed(list(enumerate(cells, 1))):
+        if not (cell["metadata"].get("papermill") or {}).get("start_time"): continue  # it was never begun
         error = next((o for o in reversed(cell.get("outputs", [])) if o.get("output_type") == "error"), None)
-        if not error and about.get("status") not in ("running", "failed"): continue
         trace = re.sub(r"\x1b\[[0-9;]*m", "", "\n".join(error["traceback"])) if error else ""
         place, lines = f"in code cell {number}", cell["source"].splitlines()
         line = next(map(int, re.findall(rf"Cell In ?\[{cell.get('execution_count')}\], line (\d+)", trace)), 0)
@@ -323,7 +326,8 @@ def logged(log: Path) -> str:
 # %% ../../nbs/workflow/92_jobs.ipynb #3b916f2c
 def told(log: Path) -> str:
     "Snakemake's own complaint, from its log; empty where it made none."
-    lines = [l.rstrip() for l in log.read_text(encoding="utf-8", errors="replace").splitlines() if l.strip()] if log.is_file() else []
+    text = log.read_text(encoding="utf-8", errors="replace") if log.is_file() else ""
+    lines = [l.rstrip() for l in text.splitlines() if l.strip()]
     for i, line in reversed(list(enumerate(lines))):
         if m := re.match(r"(?:\S+: )?[Ee]rror: (.+)", line): return m[1]
         if m := re.match(r"\w+(?:Error|Exception)\b(?:: (.+)| in .*:|:)$", line):
