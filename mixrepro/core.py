@@ -22,7 +22,7 @@ def choice(default,              # the value used when nothing else is asked for
            source: str,          # "paper", "code" or "default"
            where: str,           # the section, equation or reason
            later: bool = False,  # the field is younger than runs that have names: at its default it is part of none
-           allowed=None,         # what may stand there: an interval such as "(0, 1]", a `range`, names, or what gives them
+           allowed=None,         # what may stand there: an interval, "(0, 1]", a `range`, names, or what gives them
            hint: str = "",       # what to do instead, for whoever asked for something else
            ) -> dataclasses.Field:
     "A dataclass field whose default carries its provenance."

@@ -93,8 +93,8 @@ def check_batch(method, net, x: Tensor, y: Tensor):
     "Refuse a batch, or a network, that a method has no use for."
     own, name = getattr(net, "module", net), method.name or type(method).__name__
     if isinstance(own, nn.Module) and not all(hasattr(own, a) for a in HAS.get(method.trains, ())):
-        raise TypeError(f"{name} trains a network of the kind {method.trains!r}, such as those of mixrepro.networks.zoo, "
-                        f"got {type(own).__name__}")
+        raise TypeError(f"{name} trains a network of the kind {method.trains!r}, such as those of "
+                        f"mixrepro.networks.zoo, got {type(own).__name__}")
     if not x.is_floating_point():
         raise TypeError(f"images must be float in [0, 1], got {x.dtype}: divide uint8 images by 255")
     weights = next((p.dtype for p in own.parameters()), x.dtype) if isinstance(own, nn.Module) else x.dtype

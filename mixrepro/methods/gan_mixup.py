@@ -113,8 +113,8 @@ class GANMixing(GAN):
     "How a GAN mixes (Manifold Mixup paper, appendix G)."
     alpha: float = choice(.5, "paper", "appendix G: the best of .1, .2, .5 and 1",
                           allowed="(0, inf)", hint="for no mixing use the method 'gan'")
-    stages: tuple[int, ...] = choice((0, 1, 2), "paper", "appendix G: the image and the first and second residual block, "
-                                               "the best of four lists", allowed=range(3))
+    stages: tuple[int, ...] = choice((0, 1, 2), "paper", "appendix G: the image and the first and second residual "
+                                     "block, the best of four lists", allowed=range(3))
     law: str = choice("uniform", "paper", "appendix G, eq. 8; 'folded-beta' is the later code of Verma et al.",
                       allowed=LAWS)
     pairs: tuple[str, ...] = choice(PAIRS, "paper", "appendix G, below eq. 9", allowed=PAIRS)

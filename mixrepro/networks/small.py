@@ -32,7 +32,8 @@ def small_cnn(shape: tuple[int, int, int],  # one image, (C, H, W)
     "A plain convolutional network, about 73 thousand parameters at its defaults."
     widths = [shape[0], *(width * 2**k for k in range(stages))]
     group = lambda i, o: nn.Sequential(conv_bn_relu(i, o, 2), *(conv_bn_relu(o, o) for _ in range(depth - 1)))
-    return Staged(shape, [group(i, o) for i, o in zip(widths, widths[1:])], nn.Linear(widths[-1], classes), mean=mean, std=std)
+    return Staged(shape, [group(i, o) for i, o in zip(widths, widths[1:])], nn.Linear(widths[-1], classes),
+                  mean=mean, std=std)
 
 # %% ../../nbs/networks/14_small.ipynb #2bb344bd
 def mlp(shape: tuple[int, int, int],            # one image, (C, H, W)
