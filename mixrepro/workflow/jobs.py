@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['WORK', 'TRAIN', 'SWITCHES', 'INLINE', 'UNKNOWN', 'clone', 'code_cells', 'parameters', 'typed', 'check_parameters',
-           'depth', 'side_by_side', 'groups', 'ready', 'made_of', 'jobs', 'first', 'title', 'made', 'forget',
+           'depth', 'side_by_side', 'groups', 'ready', 'made_of', 'said_by', 'jobs', 'first', 'title', 'made', 'forget',
            'expected', 'takes_files', 'environment', 'Busy', 'kernelspec', 'snakemake', 'only_one', 'full', 'in_a_line',
            'worded', 'ended', 'reason', 'logged', 'told']
 
@@ -25,7 +25,7 @@ import filelock
 import torch
 
 from ..core import pick
-from ..files import home, sha256, write_if_changed
+from ..files import home, write_if_changed
 from ..papers.catalogue import ARTEFACTS, find
 from ..repro.artefact import cells, state
 from ..repro.scale import scale
@@ -141,6 +141,10 @@ def made_of(*parts) -> str:
     "A short name of all that an execution is made of; what is made of something else has another."
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
+def said_by(notebook: Path) -> str:
+    "A short name of the code of a notebook: what it showed last, and its prose, change nothing of what it computes."
+    return made_of(*(c["source"] for c in code_cells(notebook)))
+
 # %% ../../nbs/workflow/92_jobs.ipynb #73032447
 def jobs(ids: list[str],     # artefacts; empty: every ready one
          profile: str,       # a scale's name
@@ -158,14 +162,14 @@ def jobs(ids: list[str],     # artefacts; empty: every ready one
     # Over all artefacts: a run is in one group only.
     every = groups([s for specs in plans.values() for s in specs], scale(profile).together)
     if every: check_parameters(base / TRAIN, dict(plan=""))
-    train = sha256(base / TRAIN)
+    train = said_by(base / TRAIN)
     def reads(specs): return sorted(name for name, g in every.items() if any(s in g["specs"] for s in specs))
     def task(a, v):
         needs = reads(plans[a.id])
         return dict(notebook=a.notebook, paper=a.paper, title=a.title, groups=needs, parameters=v,
                     stamp=f"{WORK}/drawn/{profile}-{a.id}",
                     outputs=[str(f) for f in a.files(Path("figures") / profile)],
-                    made_of=made_of(sha256(base / a.notebook), v, needs, train if needs else ""))
+                    made_of=made_of(said_by(base / a.notebook), v, needs, train if needs else ""))
     tasks = {i: task(find(i), v) for i, v in values.items()}
     for name, g in every.items():
         write_if_changed(base / WORK / "plans" / f"{name}.json", json.dumps([to_json(s) for s in g["specs"]], indent=1))

@@ -6,7 +6,6 @@
 __all__ = ['SHOWN', 'LARGEST', 'outputs_of', 'carry', 'published', 'old', 'carry_all']
 
 # %% ../../nbs/workflow/92b_outputs.ipynb #01a46b79
-import os
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -22,14 +21,15 @@ SHOWN = ("display_data", "execute_result")
 
 def outputs_of(notebook,       # a notebook, in memory
                executed,       # the copy of it that was executed
-               ) -> list[list]:  # for each cell of the notebook, the outputs that stay
-    "What an executed copy shows, cell by cell; a copy of another notebook is refused."
-    copied = [c for c in executed.cells if "injected-parameters" not in c.metadata.get("tags", [])]
-    if [c.source for c in notebook.cells] != [c.source for c in copied]:
-        raise ValueError("it was edited after it was executed: reproduce it again")
-    if any(o.output_type == "error" for c in copied for o in c.get("outputs", [])):
+               ) -> list[list]:  # for each code cell of the notebook, the outputs that stay
+    "What an executed copy shows, code cell by code cell; a copy of other code is refused."
+    def code(nb): return [c for c in nb.cells if c.cell_type == "code"]
+    copied = [c for c in code(executed) if "injected-parameters" not in c.metadata.get("tags", [])]
+    if [c.source for c in code(notebook)] != [c.source for c in copied]:
+        raise ValueError("its code was edited after it was executed: reproduce it again")
+    if any(o.output_type == "error" for c in copied for o in c.outputs):
         raise ValueError("it did not come to its end: see its log and reproduce it again")
-    return [[o for o in c.get("outputs", []) if o.output_type in SHOWN] for c in copied]
+    return [[o for o in c.outputs if o.output_type in SHOWN] for c in copied]
 
 # %% ../../nbs/workflow/92b_outputs.ipynb #826d5344
 LARGEST = 300_000  # bytes of a notebook
@@ -39,16 +39,15 @@ def carry(path: Path,      # a notebook
           ) -> bool:       # whether the notebook has changed
     "Write what an executed copy shows into its notebook."
     before, notebook = path.read_text(encoding="utf-8"), nbformat.read(path, as_version=4)
-    for cell, shown in zip(notebook.cells, outputs_of(notebook, nbformat.read(executed, as_version=4)), strict=True):
-        if cell.cell_type == "code": cell.outputs = shown
+    code = [c for c in notebook.cells if c.cell_type == "code"]
+    for cell, shown in zip(code, outputs_of(notebook, nbformat.read(executed, as_version=4)), strict=True):
+        cell.outputs = shown
         for o in shown: o.update(dict(execution_count=None) if "execution_count" in o else {})
-    text, times = nbformat.writes(notebook, indent=1) + "\n", path.stat()
+    text = nbformat.writes(notebook, indent=1) + "\n"
     if len(text.encode()) > LARGEST:
         raise ValueError(f"it would be {len(text.encode()):,} bytes with its outputs, more than {LARGEST:,}: "
                          "show fewer pictures or smaller ones")
-    if text != before:
-        write_atomic(path, text)
-        os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+    if text != before: write_atomic(path, text)
     return text != before
 
 # %% ../../nbs/workflow/92b_outputs.ipynb #3041f47d

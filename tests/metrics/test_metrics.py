@@ -86,9 +86,10 @@ def test_a_sure_mistake_costs_its_margin():
 @pytest.mark.parametrize("metric", [accuracy, nll, ece, reliability])
 @pytest.mark.parametrize("logits, y, sentence", [
     (torch.zeros(0, 3), torch.zeros(0).long(), "no predictions to measure"),
-    (torch.zeros(2, 3), torch.tensor([0, 3]), "labels run from 0 to 3, but the network tells 3 classes"),
-    (torch.zeros(2, 3), torch.tensor([-1, 0]), "labels run from -1"), (torch.zeros(2, 3), torch.tensor([0]), r"got \(2, 3\) and \(1,\)"),
-    (torch.zeros(3), torch.tensor([0, 0, 0]), r"got \(3,\) and \(3,\)"),
+    (torch.zeros(2, 3), torch.tensor([0, 3]), "labels must be class numbers 0..2, got 0..3"),
+    (torch.zeros(2, 3), torch.tensor([-1, 0]), "labels must be class numbers 0..2, got -1..0"),
+    (torch.zeros(2, 3), torch.tensor([0]), r"of shape \(2,\), got shape \(1,\)"),
+    (torch.zeros(3), torch.tensor([0, 0, 0]), r"expected logits \(N, K\) of a classifier, got \(3,\)"),
     (torch.tensor([[0., math.nan], [0., 1.]]), torch.tensor([0, 0]), "1 of 2 rows of logits hold NaN")])
 def test_what_cannot_be_measured_is_refused(metric, logits, y, sentence):
     with pytest.raises(ValueError, match=sentence): metric(logits, y)
