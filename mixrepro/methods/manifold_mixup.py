@@ -58,8 +58,8 @@ class ManifoldMixup(Mixing):
     name = "manifold-mixup"
     alpha: float = choice(2., "paper", "VarMixup paper, section 4, baseline 4; Manifold Mixup paper, tables 1 to 3",
                           allowed="(0, inf)", hint="for no mixing use the method 'erm'")
-    stages: tuple[int, ...] = choice((0, 1, 2), "paper", "Manifold Mixup paper, appendix C: the input, the first and the "
-                                                          "second residual stage", allowed="[0, inf)")
+    stages: tuple[int, ...] = choice((0, 1, 2), "paper", "Manifold Mixup paper, appendix C: the input, the first and "
+                                                          "the second residual stage", allowed="[0, inf)")
     criterion: str = choice("ce", "paper", "VarMixup paper, section 2.1; 'bce' is the code of Verma et al.",
                             allowed=LOSSES)
     blocked: bool = choice(False, "paper", "Manifold Mixup paper, section 5.1: True stops the gradient at the mixture",
