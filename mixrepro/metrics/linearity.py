@@ -90,9 +90,9 @@ def linearity_errors(net,                                    # images (B, C, H, 
         gap, grad = departure(lambda z: loss(net, z, y), x)
         starts = [s * grad.sign().to(x.dtype) for s in ways]
         search_all = lambda eps: torch.stack([search(gap, x, way, eps, rng, steps) for way in starts]).amax(0)
-        found = torch.stack([search_all(eps) for eps in radii])
-        if loss is cross_entropy:
-            found = torch.maximum(found, torch.stack([search_sure(net, gap, x, y, eps, steps) for eps in radii]))
+        known = torch.zeros((), dtype=torch.float64, device=x.device)  # before any search
+        if loss is cross_entropy: known = torch.stack([search_sure(net, gap, x, y, eps, steps) for eps in radii])
+        found = torch.maximum(known, torch.stack([search_all(eps) for eps in radii]))
     if (lost := (~found.isfinite()).any(0).sum()):
         raise NotFinite(f"the loss of {lost} examples is not finite: the network has diverged")
     return found.cummax(0).values
