@@ -1,12 +1,9 @@
 "The notebooks of artefacts show what lies in figures/embedded."
 
-import subprocess
-import sys
-
 import nbformat
 import pytest
 
-from conftest import ROOT
+from conftest import ROOT, mixrepro
 from mixrepro.papers.catalogue import ARTEFACTS
 from mixrepro.repro.artefact import state
 from mixrepro.workflow.outputs import old, published
@@ -23,7 +20,8 @@ def test_a_notebook_shows_the_numbers_of_figures_embedded(artefact):
 def test_a_notebook_shows_its_picture_and_its_answer(artefact):
     outputs = [o for c in nbformat.read(ROOT / artefact.notebook, as_version=4).cells for o in c.get("outputs", [])]
     kinds = {kind for o in outputs for kind in o.get("data", {})}
-    assert {"image/png"} <= kinds if {"png", "svg"} & set(artefact.outputs) else {"text/markdown"} <= kinds
+    pictures = any(kind.startswith("image/") for kind in kinds)
+    assert "text/markdown" in kinds and (pictures or not {"png", "svg"} & set(artefact.outputs))
     page = (ROOT / "figures/embedded" / artefact.paper / f"{artefact.id}.md").read_text()
     answers = [o.data["text/markdown"] for o in outputs if "published" in o.metadata.get("text/markdown", {})]
     assert answers and page.startswith(answers[-1].strip()[:200])
@@ -41,6 +39,6 @@ def test_a_number_that_changes_is_noticed(tmp_path):
 
 
 def test_the_command_names_what_it_leaves(project):
-    done = subprocess.run([sys.executable, "-m", "mixrepro", "outputs", READY[0].id], cwd=project, text=True, capture_output=True)
+    done = mixrepro("outputs", READY[0].id, cwd=project)
     assert done.returncode == 1 and f"{READY[0].id} left as it is: it was not reproduced here" in done.stdout
     assert done.stderr.count("\n") == 1 and done.stderr.startswith("mixrepro: ")
