@@ -42,6 +42,7 @@ TABLE = {
     ".venv/bin/mixrepro list": ("", "of 74 are ready"),
     ".venv/bin/mixrepro show vm-table1": ("", "VarMixup"),
     ".venv/bin/mixrepro report": ("--profile smoke", "report.html"),                            # of the one artefact reproduced here
+    ".venv/bin/mixrepro outputs": ("", "notebooks written"),
     ".venv/bin/mixrepro data list": ("", "cifar10-c"),
     ".venv/bin/mixrepro data get cifar10": ("--from {cifar}", "cifar-10-batches-bin"),          # a folder here instead of a download
     ".venv/bin/mixrepro data get cifar10 svhn": ("--help", "Fetch data sets"),                  # as the one before; SVHN is nowhere but on its authors' server
