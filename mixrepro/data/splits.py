@@ -57,8 +57,8 @@ def split(y,                     # labels of the data set, integers (N,)
     order, place, count = _places(y, seed)
     if n_labelled < 1:
         raise ValueError(f"n_labelled must be at least {len(classes)}, one of each class, got {n_labelled}")
-    if few + held > count.min():
-        least = f"class {classes[count.argmin()]} has {count.min()} examples"
+    if few + held > (fewest := int(count.min())):
+        least = f"class {classes[count.argmin()]} has {fewest} examples"
         raise ValueError(f"{least}, fewer than {few} labelled and {held} for validation: ask for less")
     validation = place >= count[y[order]] - held
     return Split(*(order[keep].sort().values for keep in (place < few, ~validation, validation)))

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from ..data.datasets import load
+from ..data.images import typed
 from ..guards import check_rows
 from .accuracy import evaluating
 from ..training.store import Run, open_net
@@ -63,11 +64,11 @@ def find_inception(path: str | Path | None = None,  # the weights file; None: MI
                    ) -> Path | None:                # None where there is none
     "Where Inception's weights are on this disk."
     named = path or os.environ.get("MIXREPRO_INCEPTION")
-    if named and not Path(named).is_file():
+    if named and not typed(named).is_file():
         raise FileNotFoundError(f"there are no Inception-v3 weights at {named}: correct the path, "
                                 "or leave it and MIXREPRO_INCEPTION unset")
     cached = [Path(torch.hub.get_dir()) / "checkpoints" / name for name in FILES]
-    return Path(named) if named else next((p for p in cached if p.is_file()), None)
+    return typed(named) if named else next((p for p in cached if p.is_file()), None)
 
 # %% ../../nbs/metrics/64_features.ipynb #5180948b
 def inception(path: str | Path | None = None,  # the weights file; None: MIXREPRO_INCEPTION, then torch's cache

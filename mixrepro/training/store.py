@@ -179,7 +179,7 @@ class Store:
     "All runs under one folder."
     root: Path = None  # `runs` in the project's folder unless given
 
-    def __post_init__(self): object.__setattr__(self, "root", Path(self.root or home() / "runs").resolve())
+    def __post_init__(self): object.__setattr__(self, "root", Path(self.root or home() / "runs").expanduser().resolve())
 
     def run(self, spec: Spec) -> Run:
         "The run of a spec, trained or not."

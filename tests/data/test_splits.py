@@ -67,3 +67,8 @@ def test_an_altered_split_file_is_refused(tmp_path, damage):
     path = write_split("digits", torch.arange(100) % 10, 20, 5, 10, tmp_path)
     path.write_text(damage(path.read_text()))
     with pytest.raises(ValueError, match="is not a whole split file .*: write it again"): read_split(path)
+
+
+def test_more_labels_than_any_integer_of_a_machine_are_refused():
+    with pytest.raises(ValueError, match="class 0 has 5 examples, fewer than 10000000000000000000 labelled and 0 for validation: ask for less"):
+        split(torch.arange(10).repeat(5), 10 ** 20, 0)

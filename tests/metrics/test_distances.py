@@ -294,3 +294,9 @@ def test_a_run_gives_a_named_standin(tmp_path):
     net = features_module.open_net(run)
     assert e.title == "features of a tiny-cnn trained on digits by erm (stand-in for Inception-v3)" and e(x).shape == (8, e.dim)
     assert torch.allclose(net.head(e(x)), net(x.float() / 255), atol=1e-5)
+
+
+def test_weights_are_found_below_ones_home(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path)); monkeypatch.setenv("MIXREPRO_INCEPTION", "~/w.pth")
+    (tmp_path / "w.pth").write_bytes(b"")
+    assert find_inception() == find_inception("~/w.pth") == tmp_path / "w.pth"

@@ -329,3 +329,8 @@ def test_a_run_ends_well_without_git(repository, tmp_path_factory):
     assert done.returncode == 0, done.stderr
     run = Store(repository / "runs").run(replace(SPEC, epochs=1))
     assert run.done and json.loads((run.folder / "environment.json").read_text())["commit"] == ""
+
+
+def test_the_home_of_a_store_is_a_persons(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert Store("~/runs").root == tmp_path / "runs" and not Path("~").exists()
