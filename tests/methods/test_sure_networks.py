@@ -338,7 +338,7 @@ def test_labels_that_are_no_classes_are_refused(trained, bad):
                    lambda: FGSM(criterion="bce")(net, x, y), lambda: Unbounded(1)(net, x, y),
                    lambda: AT(**method).loss(net, x, y, gen()), lambda: IAT(**method).loss(net, x, y, gen()),
                    lambda: TRADES(**method).loss(net, x, y, gen()), lambda: linearity_errors(net, x, y, gen(), (.01,), 1)):
-        with pytest.raises(ValueError, match=r"labels must .*0\.\.9"): attack()
+        with pytest.raises(ValueError, match="labels must be class numbers.*leave out examples that have no class"): attack()
 
 
 @pytest.mark.parametrize("rows", [(1,), (0, 1, 2, 3)])

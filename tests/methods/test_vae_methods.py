@@ -154,7 +154,7 @@ def test_where_the_augmentation_sits(kind):
 
 # the VAE ----------------------------------------------------------------------------------------------------------------------------------
 
-@given(network=st.sampled_from(["tiny-cnn", "mlp"]), epochs=st.integers(1, 300), lr=st.floats(1e-5, 1), optimizer=st.sampled_from(["adam", "sgd"]), momentum=st.floats(0, 1),
+@given(network=st.sampled_from(["tiny-cnn", "mlp"]), epochs=st.integers(1, 300), lr=st.floats(1e-5, 1), optimizer=st.sampled_from(["adam", "sgd"]), momentum=st.floats(.01, .99),
        nesterov=st.booleans(), weight_decay=st.floats(0, .1), schedule=st.sampled_from(["constant", "cosine", "step"]), augment=st.sampled_from(["none", "crop-flip"]),
        precision=st.sampled_from(["float32", "bfloat16"]), gamma=st.floats(0, 100), kernel=st.sampled_from(["imq", "gaussian-d"]), seed=st.integers(0, 9))
 @settings(max_examples=40, deadline=None)

@@ -21,7 +21,7 @@ VAE = dict(vae_network="vae-small", vae_epochs=3)
 
 
 def spec(name, **kw):
-    return Spec("digits", name, "tiny-cnn", **dict(epochs=2, n_train=100, batch=16, augment="crop", method_args=VAE if "var" in name else {}) | kw)
+    return Spec("digits", name, "vae-small" if name.endswith("vae") else "tiny-cnn", **dict(epochs=2, n_train=100, batch=16, augment="crop", method_args=VAE if "var" in name else {}) | kw)
 
 
 # ---- arithmetic -----------------------------------------------------------------------------------------------------

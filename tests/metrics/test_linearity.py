@@ -109,8 +109,9 @@ def test_every_point_lies_in_the_box_and_in_the_range_of_a_pixel():
     net = small()
     def spy(z): seen.append(z.detach().clone()); return net(z)
     linearity_errors(spy, x, s.y, seeded(), (.1,), 30)
-    for z in seen: assert z.min() >= -1e-6 and z.max() <= 1 + 1e-6 and (z - x).abs().max() <= .1 + 1e-6
-    assert (seen[-1] - x).abs().max() > .09 and seen[-1].min() >= 0 and seen[-1].max() <= 1
+    def away(z): return (z[:, None] - x).abs().amax((2, 3, 4)).amin(1).max()  # of some image each: sure ones are searched by themselves
+    for z in seen: assert z.min() >= -1e-6 and z.max() <= 1 + 1e-6 and away(z) <= .1 + 1e-6
+    assert max(map(away, seen)) > .09 and seen[-1].min() >= 0 and seen[-1].max() <= 1
 
 
 def test_examples_do_not_know_of_each_other():

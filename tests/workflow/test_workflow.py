@@ -310,7 +310,7 @@ def test_a_notebook_that_fails_keeps_the_old_figure(reproduced, tmp_path):
     nbformat.write(nb, path)
     before = {k: v[0] for k, v in tree(project / "figures/smoke/varmixup").items()}
     said = sentence(mixrepro("reproduce", "vm-fig2", *SMOKE, cwd=project))
-    assert "vm-fig2 failed (ValueError: the cell that fails) in code cell 2, line 1: raise ValueError('the cell that fails'); what" in said and "vm-fig2.log" in said
+    assert "vm-fig2 failed (ValueError: the cell that fails) in code cell 3, line 1: raise ValueError('the cell that fails'); what" in said and "vm-fig2.log" in said
     assert {k: v[0] for k, v in tree(project / "figures/smoke/varmixup").items()} == before
 
 
