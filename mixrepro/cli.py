@@ -178,6 +178,7 @@ def unwritten(todo: dict, base: Path, before: dict) -> str:
                 f"its notebook {a['notebook']} has to publish it; what stood there is kept")
     return ""
 
+# %% ../nbs/workflow/93_cli.ipynb #233a2a9f
 def handed(todo: dict, base: Path, args: list[str]) -> bool:  # whether there is news to report
     "Have Snakemake do what there is to do; a failure is one sentence."
     workflow.forget(todo, base)
@@ -276,6 +277,7 @@ def report(profile: Annotated[str, typer.Option("--profile", help=" | ".join(SCA
         raise FileNotFoundError(f"nothing was reproduced in {base} yet: run 'mixrepro reproduce' first")
     with workflow.only_one(base): make_report(scale(profile).name, base)
 
+# %% ../nbs/workflow/93_cli.ipynb #6e6c801f
 def make_report(profile: str, base: Path):
     "The gallery page, and Snakemake's report of everything that is there at a scale."
     from mixrepro.repro.figures import gallery
@@ -327,6 +329,7 @@ def packages() -> list[tuple[bool | None, str]]:  # True: there; False: wanted; 
                           f"{', '.join(gone)} {'is' if len(gone) == 1 else 'are'} missing ({what}): {remedy(extra)}"))
     return found
 
+# %% ../nbs/workflow/93_cli.ipynb #bb09467a
 def prefix_of_kernel(folder: str) -> str:
     "Start the kernel that Jupyter finds under the name python3, and ask where its Python lives."
     from jupyter_client import KernelManager
@@ -355,6 +358,7 @@ def kernel() -> tuple[bool, str]:
     install = shlex.join([sys.executable, "-m", "ipykernel", "install", "--sys-prefix", "--name", "python3"])
     return False, f"Jupyter kernel python3 {why}: {install}{before}"
 
+# %% ../nbs/workflow/93_cli.ipynb #07e7d7c5
 TRIAL = """import matplotlib.pyplot as plt
 import mixrepro.files
 fig, ax = plt.subplots(); ax.plot([1, 2]); plt.show()
@@ -378,6 +382,7 @@ def trial() -> tuple[bool, str]:
             return False, f"a notebook cannot be executed: {str(e).partition('; what was')[0]}"
     return True, "Snakemake, papermill and the kernel execute a notebook, and matplotlib draws in it"
 
+# %% ../nbs/workflow/93_cli.ipynb #0bdbef85
 def set_aside(base: Path) -> list[tuple[None, str]]:
     "Notes on surroundings that a reproduction does without."
     env, notes = workflow.environment(base), []
@@ -393,6 +398,7 @@ def set_aside(base: Path) -> list[tuple[None, str]]:
     if settings := os.environ.get("SNAKEMAKE_PROFILE"): notes.append(f"Snakemake reads SNAKEMAKE_PROFILE={settings}")
     return [(None, note) for note in notes]
 
+# %% ../nbs/workflow/93_cli.ipynb #e5982401
 def checks(base: Path) -> list[tuple[bool | None, str]]:
     "What is in place, and what is not."
     import torch

@@ -57,6 +57,7 @@ def code_cells(notebook: Path) -> list[dict]:
         raise ValueError(f"{notebook} is no notebook of format 4 ({type(e).__name__}: {e}): "
                          "take it from the clone again, or save it with JupyterLab") from None
 
+# %% ../../nbs/workflow/92_jobs.ipynb #b0324084
 def parameters(notebook: Path) -> dict:  # name -> default
     "The parameters of a notebook: the assignments of the cell that is tagged so."
     cells = [c["source"] for c in code_cells(notebook) if "parameters" in c["metadata"].get("tags", [])]
@@ -178,6 +179,7 @@ def jobs(ids: list[str],     # artefacts; empty: every ready one
                                    made_of=made_of(train))
                         for name, g in every.items()})
 
+# %% ../../nbs/workflow/92_jobs.ipynb #83cc27be
 def first(todo: dict) -> str:
     "The artefact with the longest chain of groups, then the most: done first, no core idles at the end."
     def chain(group): return 1 + max(map(chain, todo["groups"][group]["needs"]), default=0)
@@ -295,6 +297,7 @@ def worded(kind: str, text: str = "") -> str:
     "An exception as a person reads it; many have no text."
     return f"{kind}: {in_a_line(text)}" if text.strip() else f"{kind} without a text"
 
+# %% ../../nbs/workflow/92_jobs.ipynb #5baaafff
 def ended(executed: Path) -> tuple[str, str]:  # exception, place; each empty where it is not known
     "What ended the execution of a notebook, and the last of its code cells that was begun."
     try: cells = code_cells(executed)
@@ -310,6 +313,7 @@ def ended(executed: Path) -> tuple[str, str]:  # exception, place; each empty wh
         return worded(error["ename"], error["evalue"]) if error else "", place
     return "", ""
 
+# %% ../../nbs/workflow/92_jobs.ipynb #ab99af00
 def reason(log: Path) -> str:
     "The exception that ended a notebook, and where, from its log and from what it looked like then."
     what, place = ended(log.parent.parent / "notebooks" / f"{log.stem}.ipynb")
