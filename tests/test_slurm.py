@@ -149,12 +149,12 @@ def test_a_notebook_that_fails_on_the_cluster(cluster, tmp_path):
     project = make_project(tmp_path / "project")
     path = project / "nbs/manifold_mixup/mm-theorem1.ipynb"
     nb = nbformat.read(path, as_version=4)
-    nb.cells.insert(3, nbformat.v4.new_code_cell("import os, sys\nraise ValueError(f\"{os.environ['MIXREPRO_HOME']} {sys.executable} {'SLURM_JOB_ID' in os.environ}\")"))
+    nb.cells.insert(3, nbformat.v4.new_code_cell("import os, sys\nraise ValueError(f\"{os.environ['MIXREPRO_HOME']} {sys.prefix} {'SLURM_JOB_ID' in os.environ}\")"))
     nbformat.write(nb, path)
     done = reproduce(["mm-theorem1"], project, "--verbose")
     last = done.stderr.splitlines()[-1]
     assert done.returncode == 1 and "Traceback" not in done.stderr
-    assert last.startswith(f"mixrepro: mm-theorem1 failed (ValueError: {project} {sys.executable} True)") and last.endswith("smoke-mm-theorem1.log"), last
+    assert last.startswith(f"mixrepro: mm-theorem1 failed (ValueError: {project} {sys.prefix} True)") and last.endswith("smoke-mm-theorem1.log"), last
     assert not (project / "figures").exists()
     (call,) = re.findall(r"sbatch call: (.+)", (project / "runs/.workflow/snakemake.log").read_text())
     named = {p for p in re.findall(r"(?<![\w/.])/[^\s'\",:)]+", call)}
