@@ -377,7 +377,7 @@ def test_two_makes_at_once(tmp_path, surroundings):
 
 def test_offline(tmp_path, make):
     folder = standin(tmp_path / "project")
-    nowhere = dict(PIP_NO_INDEX=None, PIP_FIND_LINKS=None, PIP_INDEX_URL="http://127.0.0.1:9/simple", PIP_RETRIES="1")
+    nowhere = dict(PIP_NO_INDEX=None, PIP_FIND_LINKS=None, PIP_PROXY="127.0.0.1:9", PIP_RETRIES="1")  # nobody listens there
     said = make(folder, ok=False, **nowhere)
     assert sentence(said).startswith("the package registry could not be reached: check the network"), said
     assert not (folder / ".venv/installed").exists()

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..core import choice, pick
-from .attacks import STARTS, ascend, check_budget
+from ..core import choice
+from .attacks import STARTS, ascend
 from .mmd_vae import MMDVAE, mmd
 
 # %% ../../nbs/methods/34_adv_mmd_vae.ipynb #649a926e
@@ -42,11 +42,6 @@ class AttackedVAE(MMDVAE):
     start: str = choice("uniform", "default", "the paper is silent; Madry et al. (2018)", allowed=STARTS)
     target: str = choice("adversarial", "paper", "VarMixup paper, eq. 10: the attacked image is to be reconstructed",
                          allowed=TARGETS)
-
-    def __post_init__(self):
-        check_budget(self.eps, self.step, self.steps)
-        pick("start", self.start, STARTS)
-        pick("target", self.target, TARGETS)
 
 # %% ../../nbs/methods/34_adv_mmd_vae.ipynb #302643c0
 @dataclass(frozen=True, kw_only=True)

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..core import choice, pick
-from .attacks import MODES, STARTS, check_budget, pgd
+from ..core import choice
+from .attacks import MODES, STARTS, pgd
 from .base import Supervised
 from .vicinal import one_hot
 
@@ -29,11 +29,6 @@ class AT(Supervised):
     start: str = choice("uniform", "code", "Madry et al.: a point of the ball", allowed=STARTS)
     mode: str = choice("train", "code", "Madry et al. attack with batch statistics; 'eval' uses the running ones",
                        allowed=MODES)
-
-    def __post_init__(self):
-        super().__post_init__()
-        check_budget(self.eps, self.step, self.steps)
-        pick("mode", self.mode, MODES)
 
     def draw(self, net, x: Tensor, y: Tensor, rng: torch.Generator) -> Tensor:  # the worst images, float (B, C, H, W)
         return pgd(net, x, y, rng, self.eps, self.step, self.steps, self.start, self.mode)

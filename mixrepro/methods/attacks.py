@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..core import pick
+from ..guards import check_pair
 from .vicinal import log_odds, one_hot
 from ..networks.staged import MODES, in_mode
 
@@ -149,7 +150,7 @@ def cross_entropy(net,        # images -> logits (B, K)
                   ) -> Tensor:  # nats, (B,)
     "Cross-entropy of each image against its label."
     logits = net(x)
-    log_target(y, logits)  # refuses labels that are none
+    if not y.is_floating_point(): check_pair(logits, y, look=not y.is_cuda)
     return F.cross_entropy(logits, y, reduction="none")
 
 # %% ../../nbs/methods/30_attacks.ipynb #171886ef

@@ -83,9 +83,6 @@ class GAN(Method):
     every: int = choice(5, "code", "steps of the discriminator for one of the generator; the paper is silent",
                         allowed="[1, inf)")
 
-    def __post_init__(self):
-        if self.every < 1: raise ValueError(f"every must be 1 step or more, got {self.every}")
-
     def judge(self, D, x: Tensor, fake: Tensor, rng: torch.Generator) -> Tensor:
         "The discriminator's loss."
         real, fake = D(torch.cat([x, fake])).squeeze(1).chunk(2)
@@ -124,7 +121,6 @@ class GANMixing(GAN):
                                           "term; eq. 11 has only the discriminator")
 
     def __post_init__(self):
-        super().__post_init__()
         for name in ("stages", "pairs"):  # lists when they come from JSON
             object.__setattr__(self, name, tuple(getattr(self, name)))
         if not self.stages or not set(self.stages) <= {0, 1, 2} or len(set(self.stages)) < len(self.stages):

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..core import choice, pick
-from .attacks import MODES, STARTS, check_budget, pgd
+from ..core import choice
+from .attacks import MODES, STARTS, pgd
 from .mixup import Mixup
 from .vicinal import SCOPES
 
@@ -35,11 +35,6 @@ class IAT(Mixup):
     start: str = choice("uniform", "code", "unofficial implementation (ndb796): a point of the ball", allowed=STARTS)
     mode: str = choice("train", "code", "unofficial implementation (ndb796): batch statistics; 'eval': running ones",
                        allowed=MODES)
-
-    def __post_init__(self):
-        super().__post_init__()
-        check_budget(self.eps, self.step, self.steps)
-        pick("mode", self.mode, MODES)
 
     def loss(self, net, x: Tensor, y: Tensor, rng: torch.Generator, index: Tensor = None) -> Tensor:
         mix = self.draw(net, x, y, rng)

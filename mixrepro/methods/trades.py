@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..core import choice, pick
-from .attacks import MODES, STARTS, check_budget, trades_attack
+from ..core import choice
+from .attacks import MODES, STARTS, trades_attack
 from .base import Method
 from .vicinal import one_hot
 
@@ -43,10 +43,6 @@ class TRADES(Method):
     mode: str = choice("eval", "code", "Zhang et al. attack in evaluation mode", allowed=MODES)
 
     def __post_init__(self):
-        check_budget(self.eps, self.step, self.steps)
-        pick("mode", self.mode, MODES)
-        if not self.beta >= 0:
-            raise ValueError(f"beta must be 0 or above, got {self.beta}: it weighs a divergence that is to fall")
         if self.start == "image":
             raise ValueError("TRADES cannot start at the image: its gradient is 0 there; use 'normal' or 'uniform'")
 
