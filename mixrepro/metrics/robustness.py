@@ -73,7 +73,8 @@ def robustness(nets,                                   # one network, or several
         for result, mine, (found, right) in zip(results, hits, _measured(many, cell)):
             mine.append(right)
             for m, value in found.items(): result[m][kind].append(value)
-    if arrays: results = [a | dict(arrays=dict(right=torch.stack(h).view(-1, 5, len(test)))) for a, h in zip(results, hits)]
+    if arrays:
+        for result, mine in zip(results, hits): result["arrays"] = dict(right=torch.stack(mine).view(-1, 5, len(test)))
     return results if isinstance(nets, (list, tuple)) else results[0]
 
 # %% ../../nbs/metrics/62_robustness.ipynb #e8408064

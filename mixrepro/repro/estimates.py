@@ -222,15 +222,19 @@ def power(e: Estimate) -> float:
     "The chance that the t-test sees an effect of this size."
     if not e.variance: return float(bool(e.effect))
     edge, shift = stats.t.ppf(.5 + LEVEL / 2, e.df), abs(e.effect) / math.sqrt(e.variance)
-    drawn = edge * np.sqrt(stats.chi2.ppf((np.arange(1000) + .5) / 1000, e.df) / e.df)  # SciPy's nct is nan for large shifts
+    # SciPy's noncentral t is nan for large shifts
+    drawn = edge * np.sqrt(stats.chi2.ppf((np.arange(1000) + .5) / 1000, e.df) / e.df)
     return float((stats.norm.sf(drawn - shift) + stats.norm.cdf(-drawn - shift)).mean())
 
 def seeds_to_decide(e: Estimate) -> float | None:  # math.inf: only more test images would; None: nothing is known
     "The least number of seeds with which the effect would be decided; `MOST` stands for that many or more."
     if not e.seeds: return None
     if power(at_seeds(e, MOST)) < POWER:
-        few = e.images and math.sqrt(max(e.images[0] - e.both[0], 0.)) * (stats.norm.ppf(.5 + LEVEL / 2) + stats.norm.ppf(POWER))
-        return math.inf if few and few > abs(e.effect) else MOST
+        least = stats.norm.ppf(.5 + LEVEL / 2) + stats.norm.ppf(POWER)  # standard errors that an effect must have
+        images = math.sqrt(max(e.images[0] - e.both[0], 0.)) if e.images else 0.
+        return math.inf if least * images > abs(e.effect) else MOST
     low, high = 1, MOST  # too few, enough
-    while high - low > 1: low, high = (low, mid) if power(at_seeds(e, mid := (low + high) // 2)) >= POWER else (mid, high)
+    while high - low > 1:
+        mid = (low + high) // 2
+        low, high = (low, mid) if power(at_seeds(e, mid)) >= POWER else (mid, high)
     return high

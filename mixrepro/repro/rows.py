@@ -15,7 +15,8 @@ import numpy as np
 import pandas as pd
 
 from ..core import pick
-from .estimates import Estimate, Mean, Measured, Published, block_residual, crossed, over_seeds, welch, with_pooled
+from .estimates import (Estimate, Mean, Measured, Published, block_residual, crossed, over_seeds, welch,
+                                      with_pooled)
 from .verdicts import Verdict, gain_verdict, holm, value_verdict, withheld
 
 # %% ../../nbs/repro/81d_rows.ipynb #9db28706
@@ -68,13 +69,14 @@ def gained(ours: dict, base: dict, sign: int, name: str,  # as for `paired`
            residual: tuple | None = None,  # of the table, from `block_residual`
            ) -> Estimate:
     "What is known of a gain: over test images too where both sides have them."
-    m, (a, b) = paired(ours, base, sign, name), ([getattr(by[s], "images", None) for s in sorted(by)] for by in (ours, base))
-    sizes = {None if v is None else len(v) for v in (*a, *b)}
-    if len(sizes - {None}) > 1:
-        raise ValueError(f"{name} and its baseline were scored on {' and '.join(map(str, sorted(sizes - {None})))} images: "
-                         "measure both on the same test set")
-    e = crossed(sign * (np.array(a) - np.array(b))) if m.n > 1 and None not in sizes and sizes != {1} else over_seeds(m)
-    return with_pooled(e, residual)
+    m = paired(ours, base, sign, name)
+    a, b = ([getattr(by[s], "images", None) for s in sorted(by)] for by in (ours, base))
+    sizes = {0 if v is None else len(v) for v in (*a, *b)}
+    if len(sizes - {0}) > 1:
+        raise ValueError(f"{name} and its baseline were scored on {' and '.join(map(str, sorted(sizes - {0})))} "
+                         "images: measure both on the same test set")
+    has_both = m.n > 1 and min(sizes) > 1
+    return with_pooled(crossed(sign * (np.array(a) - np.array(b))) if has_both else over_seeds(m), residual)
 
 # %% ../../nbs/repro/81d_rows.ipynb #0e8bcebf
 @dataclass(frozen=True)
@@ -123,7 +125,8 @@ def one_row(method: str, column: str, where: tuple,  # which; where: our (data s
         gain = gain_verdict(paper_gain, gained(ran[method], ran[baseline], sign, method, residual), margin)
     why = alone if p.mean is None else reason
     value = Verdict(why) if why else withheld(value_verdict(p.mean, p.sd, p.n, ours, margin=margin), at)
-    return Row(method, column, *where, p, ours, paper_gain, gain if gain.effect is None else withheld(gain, at), value, **beside)
+    if gain.effect is not None: gain = withheld(gain, at)
+    return Row(method, column, *where, p, ours, paper_gain, gain, value, **beside)
 
 # %% ../../nbs/repro/81d_rows.ipynb #1755b170
 def by_cell(paper: pd.DataFrame,  # from `reported`
@@ -183,7 +186,7 @@ def rows(paper: pd.DataFrame,     # from `reported`
          margin: float | None = None,  # a difference within it is none
          pooled: bool = True,     # gains of a column share their spread between seeds
          ) -> list[Row]:
-    "Every method in every column, those of the paper in its order, then ours, then contrasts; corrected for being many."
+    "Every method in every column: those of the paper in its order, then ours, then contrasts."
     printed, cells, out = by_cell(paper), checked(measured, scale), []
     known(columns, paper, cells)
     for column in dict.fromkeys([*paper.column, *columns]):

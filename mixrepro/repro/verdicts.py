@@ -12,7 +12,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 from scipy import stats
 
-from .estimates import LEVEL, Estimate, Measured, Published, no_nan, no_spread, over_seeds, seeds_to_decide, welch
+from .estimates import (LEVEL, Estimate, Measured, Published, no_nan, no_spread, over_seeds,
+                                      seeds_to_decide, welch)
 from .scale import said
 
 MARGINS = {"%": .5, "nats": .05}  # by the unit: a difference within them is none; other units have no margin
@@ -43,7 +44,7 @@ def within(e: Estimate,            # with an interval
     if margin is None: return False
     if margin <= 0: raise ValueError(f"a margin must be above 0, got {margin}: leave it at None for no margin")
     se = math.sqrt(e.variance)
-    return max(stats.t.sf((margin + e.effect) / se, e.df), stats.t.sf((margin - e.effect) / se, e.df)) < 1 - LEVEL
+    return bool(max(stats.t.sf((margin + side * e.effect) / se, e.df) for side in (1, -1)) < 1 - LEVEL)
 
 # %% ../../nbs/repro/81c_verdicts.ipynb #6a66cef8
 def decide(e: Estimate,
@@ -102,12 +103,12 @@ def claim(effect: tuple | Estimate,  # an effect and its interval, nan for no in
           neutral: float = 0.,  # 1 for ratios
           *, at: str,           # the scale that was run
           margin: float | None = None,  # of an estimate: an effect within it is none
-          ) -> Verdict:         # "holds", "does not hold", "no difference", "undecided", "undecided (why)", or "withheld"
+          ) -> Verdict:         # "holds", "does not hold", "no difference", "undecided (why)", or "withheld"
     "What an interval says of a claim."
     words = ("holds", "does not hold")[::sign]
     if isinstance(effect, Estimate):
         found = decide(replace(effect, effect=effect.effect - neutral), (*words, "no difference"), margin)
-        back = {k: None if v is None else v + neutral for k, v in dict(effect=found.effect, low=found.low, high=found.high).items()}
+        back = {k: v + neutral for k in ("effect", "low", "high") if (v := getattr(found, k)) is not None}
         return withheld(replace(found, **back), at)
     value, low, high = effect
     if low is None or math.isnan(low): return withheld(Verdict("undecided (n = 1)", value), at)
