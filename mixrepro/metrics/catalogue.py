@@ -79,11 +79,13 @@ def filled(runs: list[Run],      # complete
             found[i] = there(runs[i], key)
     return found
 
+# %% ../../nbs/metrics/69_catalogue.ipynb #46a626ca
 def said(runs: list[Run], device: str = None) -> list[tuple[Tensor, Tensor]]:
     "Logits and labels of the test set, for each run."
     every = filled(runs, "logits", kept_arrays, device)
     return [checked_logits(found["logits"], load(run.spec.dataset, "test").y) for run, found in zip(runs, every)]
 
+# %% ../../nbs/metrics/69_catalogue.ipynb #a2af2433
 def measure(runs: list[Run],      # complete
             name: str,            # a name in METRICS or READ
             device: str = None,   # the GPU where there is one, unless given

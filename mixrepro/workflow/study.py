@@ -72,7 +72,7 @@ class Trained:
             self.departures = replace(self.departures, standins=words | self.departures.standins)
         return ours
 
-# %% ../../nbs/workflow/91_study.ipynb #2b2800cb
+# %% ../../nbs/workflow/91_study.ipynb #a4f34afe
 def pictured(values: Iterable,      # means, in the order of the quantities
              found: Iterable[dict],  # for each run {quantity: array (N,)}
              ) -> list:             # of `Images`; None where the images do not average to the value
@@ -81,6 +81,7 @@ def pictured(values: Iterable,      # means, in the order of the quantities
     def fits(v, mean): return np.ndim(v) == 1 and np.isclose(v.mean(), mean, rtol=1e-6, atol=1e-9)
     return [Images(v) if fits(v, mean) else None for v, mean in zip(arrays, values, strict=True)]
 
+# %% ../../nbs/workflow/91_study.ipynb #2b2800cb
 class Measured(Trained):
     "What was measured on the runs, as rows."
 
@@ -163,7 +164,7 @@ class Compared(Measured):
         words = [i for i, c in enumerate(rows) if not pd.api.types.is_numeric_dtype(rows[c])]  # a "+1" stays as it is
         return shown.where(shown.notna(), "").to_markdown(index=False, disable_numparse=words)
 
-# %% ../../nbs/workflow/91_study.ipynb #7dae5b47
+# %% ../../nbs/workflow/91_study.ipynb #c9802f5f
 def one_family(parts: tuple, data: pd.DataFrame | None) -> tuple[list, pd.DataFrame | None]:
     "What is published, its p-values corrected for all comparisons of the artefact together."
     sheets = iter(ledger.together([p.sheet for p in parts if isinstance(p, Page) and p.sheet]))
@@ -171,6 +172,7 @@ def one_family(parts: tuple, data: pd.DataFrame | None) -> tuple[list, pd.DataFr
     if data is not None and ledger.HOLM in data: data = data.assign(**{ledger.HOLM: holm(data["p"])})
     return parts, data
 
+# %% ../../nbs/workflow/91_study.ipynb #7dae5b47
 class Study(Compared):
     "An artefact at a scale."
 
