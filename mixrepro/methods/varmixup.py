@@ -74,6 +74,8 @@ class NeedsVAE(Mixing):
     gamma: float = choice(1., "code", "weight of the MMD term of the VAE, as in the public code of Zhao et al.",
                           allowed="[0, inf)")
     kernel: str = choice("imq", "default", "kernel of the MMD term of the VAE", allowed=KERNELS)
+    vae: dict = choice({}, "default", "fields of the VAE's run that differ from those below; the paper is silent",
+                       later=True)
 
     on_vae, vae_method = True, "mmd-vae"
 
@@ -85,7 +87,8 @@ class NeedsVAE(Mixing):
         how = dict(method=self.vae_method, method_args=self.vae_args(), epochs=self.vae_epochs)
         what = dict(network=self.vae_network, network_args=dict(latent=self.vae_latent) if self.vae_latent else {})
         where = dict(dataset=self.vae_dataset, n_train=0) if self.vae_dataset else {}
-        return super().needs() | {"vae": how | what | where | VAE_RUN}
+        asked = {k: tuple(v) if k == "milestones" else v for k, v in self.vae.items()}  # a list when from JSON
+        return super().needs() | {"vae": how | what | where | VAE_RUN | asked}
 
 # %% ../../nbs/methods/25_varmixup.ipynb #e848a2ef
 @dataclass(frozen=True, kw_only=True)
