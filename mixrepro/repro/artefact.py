@@ -8,6 +8,7 @@ __all__ = ['TABLE', 'FIGURE', 'Cell', 'no_runs', 'Artefact', 'catalogue', 'shows
 # %% ../../nbs/repro/81_artefact.ipynb #416413d0
 from dataclasses import dataclass
 from pathlib import Path
+from itertools import chain
 from typing import Callable, NamedTuple
 
 from .scale import Scale, Settings, scale
@@ -81,9 +82,11 @@ def cells(artefact: Artefact,
           ) -> list[Cell]:
     "All cells that an artefact reads."
     settings, where, n = artefact.settings.at(name), scale(name), trials(artefact, name, seeds)
-    each = [artefact.plan(settings, where, seed) for seed in range(n)] if artefact.plan else []
-    by_cell = [cell for cell_of_seeds in zip(*each, strict=True) for cell in cell_of_seeds]
-    return [*artefact.shared(settings, where), *by_cell]
+    each, by_place = [artefact.plan(settings, where, seed) for seed in range(n)] if artefact.plan else [], {}
+    for cell in chain(*each): by_place.setdefault((cell.row, cell.column), []).append(cell)
+    if (most := max(map(len, by_place.values()), default=0)) > n:
+        raise ValueError(f"{artefact.id} plans a row and column twice for a seed: {most} cells for {n} seeds")
+    return [*artefact.shared(settings, where), *chain(*by_place.values())]
 
 def papers_cells(artefact: Artefact) -> list[Cell]:
     "The cells as the paper itself ran them, of one seed: what ours are held against."
