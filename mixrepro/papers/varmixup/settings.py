@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from ...core import pick
 from ...methods.catalogue import METHODS
 from ...repro.artefact import FIGURE, Cell, catalogue, cells, no_runs, papers_cells, shows
-from ...repro.scale import Scale, Settings, scale, setting, shortened
+from ...repro.scale import Scale, Settings, fast_precision, scale, setting, shortened
 from ...training.spec import Spec
 
 # %% ../../../nbs/varmixup/00_settings.ipynb #604bf050
@@ -22,7 +22,8 @@ ALIKE = dict.fromkeys(EPOCHS, 100)  # where all methods get the same number of s
 GOOD_VAE = dict(lr=3e-3, schedule="cosine", batch=64, seed=0)
 VAES = dict(smoke={},
     embedded=GOOD_VAE | dict(dataset="photo-digits-16-x8", n_train=0, network_args=dict(latent=256, width=32, depth=2)),
-    overnight=GOOD_VAE | dict(n_train=0, network_args=dict(latent=2048, width=64, depth=2), looks=1))
+    overnight=GOOD_VAE | dict(n_train=0, network_args=dict(latent=2048, width=64, depth=2), looks=1, batch=128,
+                              precision=fast_precision()))
 
 @dataclass(frozen=True)
 class Grid(Settings):
