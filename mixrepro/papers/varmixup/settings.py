@@ -32,9 +32,9 @@ class Grid(Settings):
         overnight="small-cnn")
     epochs: dict = setting(EPOCHS, "paper", "section 4; VarMixup and adv-VarMixup as Mixup, not given",
         embedded=ALIKE, overnight=ALIKE)
-    share: float = setting(1., "paper", "all of its epochs", smoke=.02, overnight=.6, gpu=.3)
+    share: float = setting(1., "paper", "all of its epochs", smoke=.02, embedded=.75, overnight=.6, gpu=.3)
     attack_share: float = setting(1., "paper", "as `share`; a step of adversarial training costs ten",
-        smoke=.02, embedded=.4, overnight=.6, gpu=.3)
+        smoke=.02, embedded=.3, overnight=.6, gpu=.3)
     attack_steps: int = setting(0, "paper", "0: as many as each method's own", smoke=5, embedded=5, overnight=5)
     batch: int = setting(128, "code", "Zhang et al. (2017); the paper is silent", smoke=64)
     n_train: int = setting(0, "paper", "0: all training images", smoke=600)
