@@ -22,7 +22,7 @@ ALIKE = dict.fromkeys(EPOCHS, 100)  # where all methods get the same number of s
 GOOD_VAE = dict(lr=3e-3, schedule="cosine", batch=64, seed=0)
 VAES = dict(smoke={},
     embedded=GOOD_VAE | dict(dataset="photo-digits-16-x8", n_train=0, network_args=dict(latent=256, width=32, depth=2)),
-    overnight=GOOD_VAE | dict(n_train=0, network_args=dict(latent=2048, width=64, depth=2), looks=1, batch=128,
+    overnight=GOOD_VAE | dict(n_train=0, network_args=dict(latent=2048, width=64, depth=2), looks=1, batch=256,
                               precision=fast_precision()))
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Grid(Settings):
     vae_network: str = setting("vae", "default", "not given", smoke="vae-small")
     vae_epochs: int = setting(100, "default", "not given; as ERM")
     vae_share: float = setting(1., "default", "of the VAE's epochs; small data need more of them",
-        smoke=.02, embedded=.16, overnight=.08, gpu=.3)
+        smoke=.02, embedded=.16, overnight=.06, gpu=.3)
     vae: dict = setting({}, "default", "what else its run departs in; it needs no labels, so it may see all images", **VAES)
     methods: tuple = setting(tuple(EPOCHS), "paper", "table 1",
         overnight=("erm", "mixup", "manifold-mixup", "varmixup"))
