@@ -117,7 +117,6 @@ def regularizers(s: Regularizers, scale: Scale, seed: int) -> list[Cell]:
 class LowData(Supervised):
     "PreActResNet-152 on few labels and nothing else."
     n_train: int = setting(4000, "paper", "section 5.2", smoke=200, embedded=100)
-    share: float = setting(1., "paper", "all of its epochs", smoke=1 / 300, embedded=1 / 16, overnight=1 / 30, gpu=1 / 20)
     longer: int = setting(1, "default", "times the epochs of the other runs; not given", embedded=4)
 
 def lowdata(s: LowData, scale: Scale, seed: int) -> list[Cell]:
