@@ -43,14 +43,15 @@ class Grid(Settings):
     vae_epochs: int = setting(100, "default", "not given; as ERM")
     vae_share: float = setting(1., "default", "of the VAE's epochs; small data need more of them",
         smoke=.02, embedded=.16, overnight=.06, gpu=.3)
-    vae: dict = setting({}, "default", "what else its run departs in; it needs no labels, so it may see all images", **VAES)
+    vae: dict = setting({}, "default", "what else its run departs in; without labels it may see all images", **VAES)
     methods: tuple = setting(tuple(EPOCHS), "paper", "table 1",
         overnight=("erm", "mixup", "manifold-mixup", "varmixup"))
 
 # %% ../../../nbs/varmixup/00_settings.ipynb #88268e25
 def seen_through(s: Grid) -> dict:
     "Hyper-parameters that name the autoencoder."
-    return dict(vae_network=s.vae_network, vae_epochs=shortened(s.vae_epochs, s.vae_share)) | (dict(vae=s.vae) if s.vae else {})
+    own = dict(vae_network=s.vae_network, vae_epochs=shortened(s.vae_epochs, s.vae_share))
+    return own | (dict(vae=s.vae) if s.vae else {})
 
 def run(s: Grid,
         scale: Scale,
@@ -74,11 +75,12 @@ MIXINGS = ("erm", "mixup", "varmixup", "adv-varmixup")  # whose calibration and 
 
 def grid(s: Grid, scale: Scale, seed: int, methods: tuple = ()) -> list[Cell]:
     "Methods, those of the settings unless given, on all data sets that a scale has."
-    return [Cell(m, d, run(s, scale, m, d, seed)) for d in DATASETS if d in scale.datasets for m in methods or s.methods]
+    methods = methods or s.methods
+    return [Cell(m, d, run(s, scale, m, d, seed)) for d in DATASETS if d in scale.datasets for m in methods]
 
 def mixings(s: Grid, scale: Scale, seed: int) -> list[Cell]:
     "The methods whose calibration and linearity the paper shows."
-    return grid(s, scale, seed, MIXINGS)
+    return grid(s, scale, seed, tuple(m for m in MIXINGS if m in s.methods))
 
 # %% ../../../nbs/varmixup/00_settings.ipynb #362b55e9
 def vaes(s: Grid, scale: Scale, seed: int) -> list[Cell]:
