@@ -82,8 +82,9 @@ def cells(artefact: Artefact,
     "All cells that an artefact reads."
     settings, where, n = artefact.settings.at(name), scale(name), trials(artefact, name, seeds)
     each = [artefact.plan(settings, where, seed) for seed in range(n)] if artefact.plan else []
-    by_cell = [cell for cell_of_seeds in zip(*each, strict=True) for cell in cell_of_seeds]
-    return [*artefact.shared(settings, where), *by_cell]
+    by_cell = {}
+    for cell in (c for of_seed in each for c in of_seed): by_cell.setdefault(cell[:2], []).append(cell)
+    return [*artefact.shared(settings, where), *(c for of_cell in by_cell.values() for c in of_cell)]
 
 def papers_cells(artefact: Artefact) -> list[Cell]:
     "The cells as the paper itself ran them, of one seed: what ours are held against."

@@ -244,8 +244,9 @@ def one_row(method: str, column: str, where: tuple,  # which; where: our (data s
     if method not in ran:
         return Row(method, column, *where, p, None, paper_gain, Verdict("not run"), Verdict("not run"))
     ours, alone = Measured(ran[method].values()), "not in the paper" if printed else "the paper gives a figure only"
+    base = {s: v for s, v in ran.get(baseline, {}).items() if s in ran[method]}  # which may have more seeds
     gain = (Verdict("") if not baseline else Verdict("baseline") if method == baseline
-            else withheld(gain_verdict(paper_gain, paired(ran[method], ran[baseline], sign, method)), at))
+            else withheld(gain_verdict(paper_gain, paired(ran[method], base, sign, method)), at))
     beside = alone if p.mean is None else reason
     value = Verdict(beside) if beside else withheld(value_verdict(p.mean, p.sd, p.n, ours), at)
     return Row(method, column, *where, p, ours, paper_gain, gain, value)
@@ -416,6 +417,6 @@ def shares(rows: pd.DataFrame,  # method, seed, value
            ) -> dict[str, str]:  # method -> mean and 95% interval
     "Each method's values as a share of another's, seed by seed."
     cells = rows.pivot(index="seed", columns="method", values="value")
-    found = {m: Measured((cells[m] / cells[base]).tolist()) for m in cells if m != base}
+    found = {m: Measured((cells[m] / cells[base]).dropna().tolist()) for m in cells if m != base}
     return {m: f"{v.mean:.2f}" + (f" [{v.interval[0]:.2f}, {v.interval[1]:.2f}]" if v.interval else "")
             for m, v in found.items()}
