@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from ...core import pick
 from ...methods.catalogue import METHODS
 from ...repro.artefact import FIGURE, Cell, catalogue, cells, no_runs, papers_cells, shows
-from ...repro.scale import Scale, Settings, scale, setting, shortened
+from ...repro.scale import Scale, Settings, fast_precision, scale, setting, shortened
 from ...training.spec import Spec
 
 # %% ../../../nbs/varmixup/00_settings.ipynb #604bf050
@@ -25,7 +25,8 @@ FEW = ("mixup-r", "at", "trades", "iat", "adv-varmixup")  # dear, or beside the 
 GOOD_VAE = dict(lr=3e-3, schedule="cosine", batch=64, seed=0)
 VAES = dict(smoke={},
     embedded=GOOD_VAE | dict(dataset="photo-digits-16-x8", n_train=0, network_args=dict(latent=256, width=32, depth=2)),
-    overnight=GOOD_VAE | dict(n_train=0, network_args=dict(latent=2048, width=64, depth=2), looks=1))
+    overnight=GOOD_VAE | dict(n_train=0, network_args=dict(latent=2048, width=64, depth=2), looks=1, batch=256,
+                              precision=fast_precision()))
 
 @dataclass(frozen=True)
 class Grid(Settings):
@@ -34,7 +35,7 @@ class Grid(Settings):
         overnight="small-cnn")
     epochs: dict = setting(EPOCHS, "paper", "section 4; VarMixup and adv-VarMixup as Mixup, not given",
         embedded=ALIKE, overnight=ALIKE)
-    share: float = setting(1., "paper", "all of its epochs", smoke=.02, overnight=.6, gpu=.3)
+    share: float = setting(1., "paper", "all of its epochs", smoke=.02, embedded=.75, overnight=.6, gpu=.3)
     few: int = setting(0, "default", "runs of the methods in FEW; 0: as many as of the others", embedded=5)
     attack_share: float = setting(1., "paper", "as `share`; a step of adversarial training costs ten",
         smoke=.02, embedded=.2, overnight=.6, gpu=.3)
@@ -45,9 +46,9 @@ class Grid(Settings):
     vae_network: str = setting("vae", "default", "not given", smoke="vae-small")
     vae_epochs: int = setting(100, "default", "not given; as ERM")
     vae_share: float = setting(1., "default", "of the VAE's epochs; small data need more of them",
-        smoke=.02, embedded=.16, overnight=.08, gpu=.3)
+        smoke=.02, embedded=.16, overnight=.06, gpu=.3)
     robust_share: float = setting(1., "default", "as `vae_share`, of a VAE that is attacked in each step",
-        smoke=.02, embedded=.04, overnight=.08, gpu=.3)
+        smoke=.02, embedded=.04, overnight=.06, gpu=.3)
     vae: dict = setting({}, "default", "what else its run departs in; it needs no labels, so it may see all images",
         **VAES)
     methods: tuple = setting(tuple(EPOCHS), "paper", "table 1",
@@ -129,7 +130,7 @@ class Transfer(Grid):
     seeds: int = setting(0, "default", "runs of a cell; 0: as many as the scale says", embedded=5)
     share: float = setting(1., "paper", "all of its epochs", smoke=.02, embedded=.5, overnight=.6, gpu=.3)
     vae_share: float = setting(1., "default", "of the VAE's epochs; a half has few images",
-        smoke=.02, embedded=.6, overnight=.08, gpu=.3)
+        smoke=.02, embedded=.6, overnight=.06, gpu=.3)
     vae: dict = setting({}, "default", "what else its run departs in", overnight=VAES["overnight"],
         embedded={k: v for k, v in VAES["embedded"].items() if k != "dataset"})
 
@@ -206,8 +207,8 @@ KINDS = ("mmd-vae", "kl-vae", "adv-mmd-vae")  # how the autoencoder is trained
 class Divergences(Grid):
     "VarMixup on autoencoders that differ in their objective alone."
     seeds: int = setting(0, "default", "runs of a cell; 0: as many as the scale says", embedded=2, overnight=2)
-    vae_share: float = setting(1., "default", "of the VAE's epochs", smoke=.02, embedded=.08, overnight=.08, gpu=.3)
-    robust_share: float = setting(1., "default", "as the others'", smoke=.02, embedded=.08, overnight=.08, gpu=.3)
+    vae_share: float = setting(1., "default", "of the VAE's epochs", smoke=.02, embedded=.08, overnight=.06, gpu=.3)
+    robust_share: float = setting(1., "default", "as the others'", smoke=.02, embedded=.08, overnight=.06, gpu=.3)
     vae: dict = setting({}, "default", "what else its run departs in", overnight=VAES["overnight"],
         embedded=VAES["embedded"] | dict(network_args=dict(latent=96, width=16, depth=2)))
 
