@@ -41,10 +41,10 @@ def fast_precision() -> str:  # "bfloat16" or "float32"
     return "bfloat16" if fast.get("avx512_bf16") or fast.get("amx_bf16") or fast.get("bf16") else "float32"
 
 # %% ../../nbs/repro/80_scale.ipynb #8042cdc6
-REAL = {d: d for d in ("cifar10", "cifar100", "svhn")}
+REAL = {d: d for d in ("cifar10", "cifar100", "svhn", "tiny-imagenet")}
 OVERFITS = dict(optimizer="adam", lr=3e-3, nesterov=False, weight_decay=0., schedule="cosine", milestones=(), batch=64)
 BY_VALUE = ("vm-table1", "mm-lowdata", "mm-table1", "mm-fig2", "mm-fig8", "mm-knn", "mm-table3", "mm-table5",
-            "vm-fig2", "vm-fig3", "vm-fig4", "vm-fig5")
+            "vm-fig2", "vm-fig3", "vm-fig4", "vm-fig5", "vm-autoencoders", "vm-offmanifold")
 SCALES = {s.name: s for s in (
     Scale("smoke", 2, {"cifar10": "digits"}, together=30, verdicts=False),
     Scale("embedded", 10, {"cifar10": "photo-digits-16"}, together=20,
