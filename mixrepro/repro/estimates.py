@@ -191,7 +191,9 @@ def welch(a: Published | Measured,
 # %% ../../nbs/repro/81b_estimates.ipynb #4588eaea
 def block_residual(values: dict,  # method -> seed -> value
                    ) -> tuple[float, int] | None:  # variance, degrees of freedom; None unless three share two seeds
-    "The residual variance of methods by seeds, seeds as blocks."
+    "The residual variance of methods by seeds, seeds as blocks; a method that lacks a seed has no part in it."
+    every = {s for by in values.values() for s in by}
+    values = {m: by for m, by in values.items() if set(by) == every}
     seeds = {tuple(sorted(by)) for by in values.values()}
     if len(values) < 3 or len(seeds) != 1 or len(next(iter(seeds))) < 2: return None
     v = np.array([[by[s] for s in sorted(by)] for by in values.values()], dtype=float)

@@ -226,6 +226,6 @@ def shares(rows: pd.DataFrame,  # method, seed, value
            ) -> dict[str, str]:  # method -> mean and 95% interval
     "Each method's values as a share of another's, seed by seed."
     cells = rows.pivot(index="seed", columns="method", values="value")
-    found = {m: Measured((cells[m] / cells[base]).tolist()) for m in cells if m != base}
+    found = {m: Measured((cells[m] / cells[base])[cells[m].notna()].tolist()) for m in cells if m != base}
     return {m: f"{v.mean:.2f}" + (f" [{v.interval[0]:.2f}, {v.interval[1]:.2f}]" if v.interval else "")
             for m, v in found.items()}

@@ -68,7 +68,9 @@ def paired(ours: dict,      # seed -> value of a method
 def gained(ours: dict, base: dict, sign: int, name: str,  # as for `paired`
            residual: tuple | None = None,  # of the table, from `block_residual`
            ) -> Estimate:
-    "What is known of a gain: over test images too where both sides have them."
+    "What is known of a gain: over test images too where both sides have them; a dear side may have the first seeds only."
+    both = sorted(set(ours) & set(base))
+    if len(both) in (len(ours), len(base)): ours, base = ({s: by[s] for s in both} for by in (ours, base))
     m = paired(ours, base, sign, name)
     a, b = ([getattr(by[s], "images", None) for s in sorted(by)] for by in (ours, base))
     sizes = {0 if v is None else len(v) for v in (*a, *b)}

@@ -90,19 +90,19 @@ def open_net(run: Run, device="cpu"):
 
 # %% ../../nbs/training/51_store.ipynb #6e8f85cd
 def history(run: Run) -> list[dict[str, float]]:
-    "One row per epoch."
+    "One row per epoch; an epoch after which the test set was not scored has no scores."
     with open(run.folder / "history.csv", newline="") as f:
-        return [{k: float(v) for k, v in row.items()} for row in csv.DictReader(f)]
+        return [{k: float(v) for k, v in row.items() if v} for row in csv.DictReader(f)]
 
 def selected(run: Run,
              by: str = "valid_accuracy",  # or "valid_nll"
              ) -> dict[str, float]:       # a row of the history
     "The epoch that the validation images choose; of equals the first (code of Manifold Mixup, semi-supervised)."
     rows = history(run)
-    if by not in rows[0]:
+    if not any(by in row for row in rows):
         raise ValueError(f"{run} has no {by}: give it a split with validation images, "
                          f"such as '{run.spec.dataset}-l100-v200'")
-    numbers = [row for row in rows if row[by] == row[by]]
+    numbers = [row for row in rows if by in row and row[by] == row[by]]
     if not numbers: raise ValueError(f"{by} of {run} is not a number in any epoch: it has diverged, train it again")
     return (max if by == "valid_accuracy" else min)(numbers, key=lambda row: row[by])
 
@@ -110,7 +110,7 @@ def selected(run: Run,
 def to_csv(rows: list[dict]) -> str:
     "Rows as CSV; floats are written so that reading gives the same float."
     out = io.StringIO()
-    writer = csv.DictWriter(out, rows[0].keys(), lineterminator="\n")
+    writer = csv.DictWriter(out, dict.fromkeys(k for row in rows for k in row), lineterminator="\n")
     writer.writeheader(); writer.writerows(rows)
     return out.getvalue()
 

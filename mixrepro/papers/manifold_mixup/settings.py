@@ -25,16 +25,18 @@ class Supervised(Settings):
     "Runs on all labels."
     networks: dict = setting({n: n for n in PREACT}, "paper", "table 1, table 5, section 5.1",
         smoke=dict.fromkeys(PREACT, "tiny-cnn"),
-        embedded=SMALL)
+        embedded=SMALL,
+        overnight=dict.fromkeys(PREACT, "small-cnn"))
     epochs: int = setting(1200, "paper", "appendix C")
-    share: float = setting(1., "paper", "all of its epochs", smoke=1 / 300, embedded=1 / 60, gpu=1 / 20)
-    batch: int = setting(100, "code", "the paper is silent", smoke=64, embedded=64)
+    share: float = setting(1., "paper", "all of its epochs",
+        smoke=1 / 300, embedded=1 / 16, overnight=1 / 20, gpu=1 / 20)
+    batch: int = setting(100, "code", "the paper is silent", smoke=64)
     lr: float = setting(.1, "code", "Zhang et al. (2017), whom section 5.1 follows")
     drops: tuple = setting((1 / 3, 2 / 3), "paper", "appendix C: epochs 400 and 800 of 1200; of lr, by a tenth")
     weight_decay: float = setting(1e-4, "paper", "section 5.1")
     n_train: int = setting(0, "paper", "0: all training images", smoke=600)
     augment: str = setting("crop2-flip", "code", "padding 2 and flips; the paper is silent",
-        smoke="crop", embedded="crop")
+        smoke="crop")
 
 # %% ../../../nbs/manifold_mixup/00_settings.ipynb #4081ff69
 def run(s: Supervised,
@@ -44,14 +46,16 @@ def run(s: Supervised,
         dataset: str = "cifar10",         # the paper's
         network: str = "preactresnet18",  # the paper's
         epochs: int = 0,         # the paper's; 0: those of the settings
+        longer: int = 1,         # times so many
         **changes,               # other fields of the run
         ) -> Spec:
     "A supervised run."
     n = shortened(epochs or s.epochs, s.share)
     common = dict(optimizer="sgd", lr=s.lr, nesterov=True, weight_decay=s.weight_decay, schedule="step",
-                  milestones=tuple(round(n * f) for f in s.drops), batch=s.batch, n_train=s.n_train, augment=s.augment,
-                  precision=scale.precision)
-    return Spec(scale.dataset(dataset), method, s.networks.get(network, network), seed, n, **common | changes)
+                  milestones=tuple(longer * round(n * f) for f in s.drops), batch=s.batch, n_train=s.n_train,
+                  augment=s.augment, precision=scale.precision)
+    return Spec(scale.dataset(dataset), method, s.networks.get(network, network), seed, longer * n,
+                **common | scale.recipe | changes)
 
 # %% ../../../nbs/manifold_mixup/00_settings.ipynb #cdb6ec00
 THREE = ("erm", "mixup", "manifold-mixup")  # the models that every analysis compares
@@ -113,16 +117,13 @@ def regularizers(s: Regularizers, scale: Scale, seed: int) -> list[Cell]:
 @dataclass(frozen=True)
 class LowData(Supervised):
     "PreActResNet-152 on few labels and nothing else."
-    n_train: int = setting(4000, "paper", "section 5.2", smoke=200, embedded=200)
-    longer: int = setting(1, "default", "times the epochs of the other runs; not given", embedded=3)
+    n_train: int = setting(4000, "paper", "section 5.2", smoke=200, embedded=100)
+    longer: int = setting(1, "default", "times the epochs of the other runs; not given", embedded=4)
 
 def lowdata(s: LowData, scale: Scale, seed: int) -> list[Cell]:
     "The three models on few labels."
-    n = shortened(s.epochs, s.share)
-    drops = tuple(s.longer * round(n * f) for f in s.drops)
-    long = dict(network="preactresnet152", milestones=drops)
-    specs = {m: run(s, scale, m, seed, **long) for m in THREE}
-    return [Cell(m, "cifar10", replace(spec, epochs=s.longer * n)) for m, spec in specs.items()]
+    own = dict(network="preactresnet152", longer=s.longer, n_train=s.n_train)
+    return [Cell(m, "cifar10", run(s, scale, m, seed, **own)) for m in THREE]
 
 # %% ../../../nbs/manifold_mixup/00_settings.ipynb #498505af
 @dataclass(frozen=True)
