@@ -190,9 +190,11 @@ class Tempered(Compared):
 
 # %% ../../nbs/workflow/91_study.ipynb #c9802f5f
 def one_family(parts: tuple, data: pd.DataFrame | None) -> tuple[list, pd.DataFrame | None]:
-    "What is published, its p-values corrected for all comparisons of the artefact together."
-    sheets = iter(ledger.together([p.sheet for p in parts if isinstance(p, Page) and p.sheet]))
-    parts = [Page.of(next(sheets)) if isinstance(p, Page) and p.sheet else p for p in parts]
+    "What is published, p-values corrected for all comparisons together, and once how to read them."
+    every = ledger.together([p.sheet for p in parts if isinstance(p, Page) and p.sheet])
+    sheets, how = iter(every), list(dict.fromkeys(sentence for s in every for sentence in s.how))
+    parts = [Page(s.data, s.blocks, s) if isinstance(p, Page) and p.sheet and (s := next(sheets)) else p for p in parts]
+    if how: parts.append(" ".join(how))
     if data is not None and ledger.HOLM in data: data = data.assign(**{ledger.HOLM: holm(data["p"])})
     return parts, data
 
