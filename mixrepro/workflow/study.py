@@ -180,7 +180,7 @@ class Tempered(Compared):
         shown = found.assign(T=found.temperatures.map(np.mean)).groupby(["column", "method"], sort=False)
         shown = shown[list(TEMPERED)].mean().rename(columns=TEMPERED).reset_index().replace(self.labels)
         nll = self.measure("temperature", lambda f: {"NLL after one temperature": f["nll_scaled"]}).loc[found.index]
-        nll["metric"] += ", " + nll.network
+        nll["metric"] += ", " + nll.column.map(lambda c: self.labels.get(c, c))
         columns = {self.labels.get(c, c): (c, m) for c, m in zip(nll.column, nll.metric)}
         gains = self.table(nll, columns, self.reported()[:0], baseline=baseline, higher_is_better=False, unit="nats",
                            decimals=3, unprinted="not in the paper")
