@@ -38,6 +38,7 @@ class Artefact:
     plan: Callable | None = None     # (settings, scale, seed) -> cells of one seed; None: nothing is planned yet
     settings: type = Settings        # the experiment's
     shared: Callable = no_runs       # (settings, scale) -> cells that every seed reads
+    beside: Callable | None = None   # a cell of ours -> the paper's spec; None: that of its own plan
 
     @property
     def notebook(self) -> str:  # path from the project's root
@@ -88,8 +89,11 @@ def cells(artefact: Artefact,
         raise ValueError(f"{artefact.id} plans a row and column twice for a seed: {most} cells for {n} seeds")
     return [*artefact.shared(settings, where), *chain(*by_place.values())]
 
-def papers_cells(artefact: Artefact) -> list[Cell]:
+def papers_cells(artefact: Artefact,
+                 ours: list[Cell] = (),  # needed where the paper has no plan of its own
+                 ) -> list[Cell]:
     "The cells as the paper itself ran them, of one seed: what ours are held against."
+    if artefact.beside: return [cell._replace(spec=artefact.beside(cell)) for cell in ours]
     settings, where = artefact.settings(), scale("paper")
     return [*artefact.shared(settings, where), *(artefact.plan(settings, where, 0) if artefact.plan else ())]
 

@@ -80,7 +80,10 @@ LOOK = read_looks(LOOKS)
 # %% ../../nbs/repro/83_figures.ipynb #d88d12a5
 DATA_LABELS = {"cifar10": "CIFAR-10", "cifar10-c": "CIFAR-10-C", "cifar100": "CIFAR-100", "cifar100-c": "CIFAR-100-C",
                "tiny-imagenet": "Tiny-ImageNet", "tiny-imagenet-c": "Tiny-ImageNet-C", "imagenet": "ImageNet",
-               "svhn": "SVHN", "mnist": "MNIST", "digits": "digits", "digits-c": "digits-C"}
+               "svhn": "SVHN", "mnist": "MNIST", "digits": "digits", "digits-c": "digits-C",
+               "photo-digits": "photo-digits", "photo-digits-16": "photo-digits (16 px)",
+               "photo-digits-16-x8": "photo-digits (16 px, eight backgrounds each)",
+               **{f"photo-digits-16-{k}": f"photo-digits (16 px, {k[0]} to {k[-1]})" for k in ("0to4", "5to9")}}
 LABELS = {id: look["label"] for id, look in LOOK.items()} | DATA_LABELS  # names to show, for tables as for figures
 
 # %% ../../nbs/repro/83_figures.ipynb #2b0a4d28

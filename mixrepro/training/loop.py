@@ -36,6 +36,7 @@ from ..data.whitening import fit_whitening
 from ..methods.base import restore, state_of
 from ..methods.catalogue import METHODS, method
 from ..networks.staged import in_mode
+from .allotted import check_begin, check_go_on
 from .spec import Spec, generator
 from .store import Run, Store, finish, load_checkpoint, network_of, open_net, save_checkpoint
 
@@ -224,6 +225,7 @@ def train_run(spec: Spec,              # what to train
     store, device = store or Store(), device or auto_device()
     run = store.run(spec)
     if run.done: return run
+    check_begin(run, store)
     parts = start(spec, store, device)
     with store.lock(run):
         if not run.done: _train(run, *parts, device)
@@ -277,5 +279,6 @@ def _train(run: Run, train, test, net, ready, warned: list[str], valid, device: 
         save_checkpoint(run, dict(net=net.state_dict(), opt=opt.state_dict(), method=state_of(ready),
                                   rngs={k: g.get_state() for k, g in rngs.items()}, rows=rows, spent=spent))
         progress(run, rows[-1], spec.epochs, spent / (epoch + 1) * (spec.epochs - epoch - 1))
+        check_go_on(run, epoch + 1)
     with telling(run, spec.epochs): check_trained(net)  # also of a checkpoint that an older version kept
     finish(run, net, rows, environment(device, spent) | dict(warnings=warned))

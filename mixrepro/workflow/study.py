@@ -59,7 +59,7 @@ class Trained:
     @cached_property
     def departures(self) -> Departures:
         "How its runs differ from the paper's."
-        return departures(papers_cells(self.artefact), self.cells, self.labels)
+        return departures(papers_cells(self.artefact, self.cells), self.cells, self.labels)
 
     def reads(self, paper: str) -> str:
         "Our data set for one of the paper's that is looked at without a run; a stand-in is named in the caption."

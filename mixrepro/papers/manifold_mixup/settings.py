@@ -29,7 +29,8 @@ class Supervised(Settings):
         embedded=SMALL,
         overnight=dict.fromkeys(PREACT, "small-cnn"))
     epochs: int = setting(1200, "paper", "appendix C")
-    share: float = setting(1., "paper", "all of its epochs", smoke=1 / 300, embedded=1 / 12, overnight=1 / 20, gpu=1 / 20)
+    share: float = setting(1., "paper", "all of its epochs",
+        smoke=1 / 300, embedded=1 / 16, overnight=1 / 20, gpu=1 / 20)
     batch: int = setting(100, "code", "the paper is silent", smoke=64)
     lr: float = setting(.1, "code", "Zhang et al. (2017), whom section 5.1 follows")
     drops: tuple = setting((1 / 3, 2 / 3), "paper", "appendix C: epochs 400 and 800 of 1200; of lr, by a tenth")
@@ -151,8 +152,7 @@ class LowData(Supervised):
     "PreActResNet-152 on few labels and nothing else."
     n_train: int = setting(4000, "paper", "section 5.2", smoke=200, embedded=100)
     looks: int = setting(0, "default", "times that the test set is scored; 0: after every epoch", embedded=10)
-    share: float = setting(1., "paper", "all of its epochs", smoke=1 / 300, embedded=1 / 12, overnight=1 / 30, gpu=1 / 20)
-    longer: int = setting(1, "default", "times the epochs of the other runs; not given", embedded=2)
+    longer: int = setting(1, "default", "times the epochs of the other runs; not given", embedded=4)
 
 def lowdata(s: LowData, scale: Scale, seed: int) -> list[Cell]:
     "The three models on few labels."

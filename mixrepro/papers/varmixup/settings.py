@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from ...core import pick
 from ...methods.catalogue import METHODS
 from ...repro.artefact import FIGURE, Cell, catalogue, cells, no_runs, papers_cells, shows
-from ...repro.scale import Scale, Settings, scale, setting, shortened
+from ...repro.scale import Scale, Settings, fast_precision, scale, setting, shortened
 from ...training.spec import Spec
 
 # %% ../../../nbs/varmixup/00_settings.ipynb #604bf050
@@ -22,7 +22,8 @@ ALIKE = dict.fromkeys(EPOCHS, 100)  # where all methods get the same number of s
 GOOD_VAE = dict(lr=3e-3, schedule="cosine", batch=64, seed=0)
 VAES = dict(smoke={},
     embedded=GOOD_VAE | dict(dataset="photo-digits-16-x8", n_train=0, network_args=dict(latent=256, width=32, depth=2)),
-    overnight=GOOD_VAE | dict(n_train=0, network_args=dict(latent=2048, width=64, depth=2), looks=1))
+    overnight=GOOD_VAE | dict(n_train=0, network_args=dict(latent=2048, width=64, depth=2), looks=1, batch=256,
+                              precision=fast_precision()))
 
 @dataclass(frozen=True)
 class Grid(Settings):
@@ -31,9 +32,9 @@ class Grid(Settings):
         overnight="small-cnn")
     epochs: dict = setting(EPOCHS, "paper", "section 4; VarMixup and adv-VarMixup as Mixup, not given",
         embedded=ALIKE, overnight=ALIKE)
-    share: float = setting(1., "paper", "all of its epochs", smoke=.02, overnight=.6, gpu=.3)
+    share: float = setting(1., "paper", "all of its epochs", smoke=.02, embedded=.75, overnight=.6, gpu=.3)
     attack_share: float = setting(1., "paper", "as `share`; a step of adversarial training costs ten",
-        smoke=.02, embedded=.4, overnight=.6, gpu=.3)
+        smoke=.02, embedded=.3, overnight=.6, gpu=.3)
     attack_steps: int = setting(0, "paper", "0: as many as each method's own", smoke=5, embedded=5, overnight=5)
     batch: int = setting(128, "code", "Zhang et al. (2017); the paper is silent", smoke=64)
     n_train: int = setting(0, "paper", "0: all training images", smoke=600)
@@ -41,7 +42,7 @@ class Grid(Settings):
     vae_network: str = setting("vae", "default", "not given", smoke="vae-small")
     vae_epochs: int = setting(100, "default", "not given; as ERM")
     vae_share: float = setting(1., "default", "of the VAE's epochs; small data need more of them",
-        smoke=.02, embedded=.16, overnight=.08, gpu=.3)
+        smoke=.02, embedded=.16, overnight=.06, gpu=.3)
     vae: dict = setting({}, "default", "what else its run departs in; it needs no labels, so it may see all images", **VAES)
     methods: tuple = setting(tuple(EPOCHS), "paper", "table 1",
         overnight=("erm", "mixup", "manifold-mixup", "varmixup"))
