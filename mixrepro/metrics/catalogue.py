@@ -12,9 +12,9 @@ from ..core import pick
 from ..data.datasets import load
 from ..data.sources import GENERATED, RELEASED, corruption_source
 from .accuracy import accuracy, nll, predict
-from .attacked import Unbounded, attacked, unbounded
+from .attacked import PGD, Unbounded, attacked, unbounded
 from .calibration import ece, reliability
-from .concentration import concentration, dimensions
+from .concentration import concentration, dimensions, hull
 from .deformed import FILLED, deformed
 from .interpolation import interpolation
 from .linearity import linearity
@@ -34,7 +34,7 @@ def calibration(nets, test) -> list[dict]:
             for out in (predict(net, test) for net in nets)]
 
 METRICS = {"concentration": concentration, "dimensions": dimensions, "interpolation": interpolation,
-           "neighbours": neighbours, "fgsm": attacked,
+           "neighbours": neighbours, "fgsm": attacked, "pgd": partial(attacked, attacks=PGD), "hull": hull,
            "deformed": deformed, "deformed-mean": partial(deformed, fill="mean", rows=FILLED),
            "unbounded": unbounded, "unbounded-normalised": partial(unbounded, attack=Unbounded(space="normalised")),
            "clean": clean, "calibration": calibration, "linearity": linearity,

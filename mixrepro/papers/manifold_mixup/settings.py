@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['PREACT', 'SMALL', 'THREE', 'WAYS', 'LOSS', 'TABLE1', 'SEVEN', 'DRAWS', 'AT_BOTTLENECK', 'SPIRALS', 'REGULARIZED',
-           'SEMI', 'AS_CODE', 'MANY', 'FEW', 'SHARED', 'GAN_LAYERS', 'ARTEFACTS', 'Supervised', 'run', 'grid', 'deep',
-           'Table1', 'named', 'table1', 'deformed', 'Attacked', 'attacked', 'perexample', 'Blocked', 'blocked',
+           'SEMI', 'AS_CODE', 'MANY', 'FEW', 'SHARED', 'GAN_LAYERS', 'ARTEFACTS', 'Supervised', 'run', 'grid', 'Deep',
+           'deep', 'Table1', 'named', 'table1', 'deformed', 'Attacked', 'attacked', 'perexample', 'Blocked', 'blocked',
            'Regularizers', 'regularizers', 'LowData', 'lowdata', 'Decoders', 'decoder', 'decoders', 'Drawings',
            'drawings', 'Spirals', 'bottleneck', 'spirals', 'regularized', 'Widths', 'widths', 'Handwritten',
            'handwritten', 'Semi', 'consistent', 'few', 'semi', 'GANs', 'gan', 'gans', 'judge', 'Theorem']
@@ -65,7 +65,12 @@ def grid(s: Supervised, scale: Scale, seed: int) -> list[Cell]:
     "ERM, Input Mixup and Manifold Mixup on CIFAR-10 with PreActResNet-18, the runs of most analyses."
     return [Cell(m, "cifar10", run(s, scale, m, seed)) for m in THREE]
 
-def deep(s: Supervised, scale: Scale, seed: int) -> list[Cell]:
+@dataclass(frozen=True)
+class Deep(Supervised):
+    "Figure 8's runs, which table 1 has too."
+    seeds: int = setting(0, "default", "runs of a cell; the paper shows one", embedded=5)
+
+def deep(s: Deep, scale: Scale, seed: int) -> list[Cell]:
     "Figure 8: the curves of PreActResNet-152."
     return [Cell(m, "cifar10", run(s, scale, m, seed, network="preactresnet152")) for m in THREE]
 
@@ -78,18 +83,24 @@ TABLE1 = {("cifar10", "preactresnet18"): THREE, ("cifar10", "preactresnet152"): 
 @dataclass(frozen=True)
 class Table1(Supervised):
     "Both losses."
-    code_seeds: int = setting(0, "default", "seeds of the runs by the released code's loss; 0: as of the others",
-        embedded=5, overnight=2)
+    code_networks: tuple = setting(PREACT, "default", "networks that are also trained by the released code's loss",
+        embedded=PREACT[:1], overnight=PREACT[:1])
+    code_seeds: int = setting(0, "default", "seeds of those runs; 0: as of the others", embedded=5, overnight=3)
+    deep_seeds: int = setting(0, "default", "seeds of PreActResNet-152; 0: as of the others", embedded=5)
 
+# %% ../../../nbs/manifold_mixup/00_settings.ipynb #073f385d
 def named(column: str, way: str) -> str:
     "A column of the paper, by its words or by its code."
     return column if way == WAYS[0] else f"{column}, {way}"
 
 def table1(s: Table1, scale: Scale, seed: int) -> list[Cell]:
     "Table 1: two data sets, three depths, two losses; a data set that the scale has not is left out."
-    ways = WAYS if seed < s.code_seeds or not s.code_seeds else WAYS[:1]
-    return [Cell(m, named(f"{d} {n}", way), run(s, scale, m, seed, d, n, method_args=LOSS[way])) for way in ways
-            for (d, n), methods in TABLE1.items() if d in scale.datasets for m in methods]
+    def has(d, n, way):
+        by_code = n in s.code_networks and seed < (s.code_seeds or seed + 1)
+        deep = n == "preactresnet152" and seed >= (s.deep_seeds or seed + 1)
+        return d in scale.datasets and (way == WAYS[0] or by_code) and not deep
+    return [Cell(m, named(f"{d} {n}", way), run(s, scale, m, seed, d, n, method_args=LOSS[way]))
+            for way in WAYS for (d, n), methods in TABLE1.items() if has(d, n, way) for m in methods]
 
 # %% ../../../nbs/manifold_mixup/00_settings.ipynb #577657a1
 def deformed(s: Supervised, scale: Scale, seed: int) -> list[Cell]:
@@ -150,6 +161,10 @@ def regularizers(s: Regularizers, scale: Scale, seed: int) -> list[Cell]:
 @dataclass(frozen=True)
 class LowData(Supervised):
     "PreActResNet-152 on few labels and nothing else."
+    networks: dict = setting({n: n for n in PREACT}, "paper", "section 5.2",
+        smoke=dict.fromkeys(PREACT, "tiny-cnn"),
+        embedded=dict.fromkeys(PREACT, "small-cnn"),
+        overnight=dict.fromkeys(PREACT, "small-cnn"))
     n_train: int = setting(4000, "paper", "section 5.2", smoke=200, embedded=100)
     looks: int = setting(0, "default", "times that the test set is scored; 0: after every epoch", embedded=10)
     longer: int = setting(1, "default", "times the epochs of the other runs; not given", embedded=4)
@@ -395,7 +410,7 @@ ARTEFACTS = catalogue("manifold_mixup",
           drawings, Drawings),
     shows("mm-fig6", "The spirals under weight decay, noise, dropout and batch normalisation", regularized, Spirals),
     shows("mm-fig7", "MNIST through a 2-D bottleneck, five digits and all ten, three models", handwritten, Handwritten),
-    shows("mm-fig8", "CIFAR-10 test NLL over the epochs of training, PreActResNet-152", deep, Supervised),
+    shows("mm-fig8", "CIFAR-10 test NLL over the epochs of training, PreActResNet-152", deep, Deep),
     shows("mm-fig9", "GAN mixup: Inception score and FID against alpha, by mixed layers", gans, GANs, shared=judge),
     shows("mm-table1", "Test error and NLL on CIFAR-10 and CIFAR-100, three depths of PreActResNet",
           table1, Table1),
