@@ -19,9 +19,9 @@ from ..data.datasets import load
 from ..data.corruptions import CORRUPTIONS
 from ..data.sources import GENERATED, RELEASED, corruption_source
 from .accuracy import accuracy, checked_logits, nll, predict
-from .attacked import Unbounded, attacked, unbounded
+from .attacked import PGD, Unbounded, attacked, unbounded
 from .calibration import ece, reliability
-from .concentration import concentration, dimensions
+from .concentration import concentration, dimensions, hull
 from .deformed import FILLED, deformed
 from .interpolation import interpolation
 from .linearity import linearity
@@ -46,7 +46,7 @@ def calibration(out, y) -> dict:
 
 READ = {"clean": clean, "calibration": calibration, "temperature": scaled_metrics}  # of logits (N, K) and labels (N,)
 METRICS = {"concentration": concentration, "dimensions": dimensions, "interpolation": interpolation,
-           "neighbours": neighbours, "fgsm": attacked,
+           "neighbours": neighbours, "fgsm": attacked, "pgd": partial(attacked, attacks=PGD), "hull": hull,
            "deformed": deformed, "deformed-mean": partial(deformed, fill="mean", rows=FILLED),
            "unbounded": unbounded, "unbounded-normalised": partial(unbounded, attack=Unbounded(space="normalised")),
            "logits": logits, "linearity": linearity,
