@@ -48,7 +48,7 @@ BY_VALUE = ("vm-table1", "mm-lowdata", "mm-table1", "mm-fig2", "mm-fig8", "mm-kn
 SCALES = {s.name: s for s in (
     Scale("smoke", 2, {"cifar10": "digits"}, together=30, verdicts=False),
     Scale("embedded", 10, {"cifar10": "photo-digits-16"}, together=20,
-          recipe=OVERFITS | dict(n_train=400, augment="crop2")),
+          recipe=OVERFITS | dict(n_train=400, augment="crop2", looks=15)),
     Scale("overnight", 5, {"cifar10": "cifar10"}, precision=fast_precision(), together=5, damaged=2000, only=BY_VALUE,
           recipe=OVERFITS | dict(n_train=2000, augment="crop-flip", network_args=dict(width=64), looks=6)),
     Scale("gpu", 3, {d: d for d in ("cifar10", "svhn")}, precision="bfloat16"),
