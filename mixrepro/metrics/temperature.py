@@ -28,9 +28,10 @@ def tilt(beta: float,   # 1 / T
 def temperature(logits: Tensor,  # float (N, K), held out from training
                 y: Tensor,       # labels, int64 (N,)
                 ) -> float:      # above 1 where the network is too sure
-    "The temperature of least NLL."
+    "The temperature of least NLL; 1 where every image is right, and the least is at no temperature."
     z, y = checked_logits(logits, y)
     low, high = 1 / FLATTEST, 1 / SHARPEST
+    if (z.argmax(1) == y).all(): return 1.
     if tilt(low, z, y) >= 0: return FLATTEST
     if tilt(high, z, y) <= 0: return SHARPEST
     return 1 / optimize.brentq(tilt, low, high, args=(z, y), xtol=1e-10)

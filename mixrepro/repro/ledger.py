@@ -75,7 +75,7 @@ class Words:
     def holm(self, r: Row) -> str:
         "Whether a gain is decided among all of its family."
         if r.holm is None or r.gain.word == "withheld": return ""
-        return ("yes" if r.holm < 1 - LEVEL else "no") + f", {r.holm:.2g}"
+        return ("yes" if r.holm < 1 - LEVEL else "no") + f" (p {'< 0.001' if r.holm < .001 else f'= {r.holm:.2g}'})"
 
     def gains(self, r: Row) -> list[str]:
         "The paper's gain, ours, and what is said of it."

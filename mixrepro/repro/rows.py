@@ -114,6 +114,7 @@ def one_row(method: str, column: str, where: tuple,  # which; where: our (data s
             at: str,               # the scale that was run
             margin: float | None = None,    # a difference within it is none
             residual: tuple | None = None,  # of the column, from `block_residual`
+            unprinted: str = "the paper gives a figure only",  # said of values where it prints nothing
             ) -> Row:
     "A method in a column, with both verdicts."
     p, b = printed.get((method, column), Published()), printed.get((baseline, column), Published())
@@ -121,7 +122,7 @@ def one_row(method: str, column: str, where: tuple,  # which; where: our (data s
     beside = dict(theirs=theirs, against=baseline or "")
     if method not in ran:
         return Row(method, column, *where, p, None, paper_gain, Verdict("not run"), Verdict("not run"), **beside)
-    ours, alone = Measured(ran[method].values()), "not in the paper" if printed else "the paper gives a figure only"
+    ours, alone = Measured(ran[method].values()), "not in the paper" if printed else unprinted
     gain = Verdict("baseline") if baseline and method == baseline else Verdict("")
     if baseline and method != baseline:
         gain = gain_verdict(paper_gain, gained(ran[method], ran[baseline], sign, method, residual), margin)
@@ -187,6 +188,7 @@ def rows(paper: pd.DataFrame,     # from `reported`
          contrasts: tuple = (),   # (row, against), or (row, "best of", rows): gains over other rows than the baseline
          margin: float | None = None,  # a difference within it is none
          pooled: bool = True,     # gains of a column share their spread between seeds
+         unprinted: str = "the paper gives a figure only",  # said of values where it prints nothing
          ) -> list[Row]:
     "Every method in every column: those of the paper in its order, then ours, then contrasts."
     printed, cells, out = by_cell(paper), checked(measured, scale), []
@@ -199,8 +201,8 @@ def rows(paper: pd.DataFrame,     # from `reported`
                              "run it, or name another baseline")
         methods = dict.fromkeys([*(r for r, c in printed if c == column), *ran])
         more = dict(margin=margin, residual=block_residual(ran) if pooled else None)
-        out += [one_row(m, column, where, printed, ran, baseline, sign, reasons.get((m, where[0]), ""), at, **more)
-                for m in methods]
+        out += [one_row(m, column, where, printed, ran, baseline, sign, reasons.get((m, where[0]), ""), at, **more,
+                        unprinted=unprinted) for m in methods]
         out += [contrast_row(c, column, where, printed, ran, sign, at, **more) for c in contrasts if c[0] in ran]
     if out: return corrected(out)
     raise ValueError("nothing to show: neither the paper nor the measurements have a row; run the methods first")

@@ -31,7 +31,9 @@ def test_it_is_the_least_nll_that_scipy_finds(case):
     logits, y, _ = case
     t = temperature(logits, y)
     found = optimize.minimize_scalar(lambda b: nll(logits.double() * b, y), bounds=(1 / FLATTEST, 1 / SHARPEST), method="bounded", options=dict(xatol=1e-9))
-    assert nll(logits.double() / t, y) <= found.fun + 1e-9 and nll(logits.double() / t, y) <= nll(logits, y) + 1e-12
+    if t == 1: assert (logits.argmax(1) == y).all()
+    else: assert nll(logits.double() / t, y) <= found.fun + 1e-9
+    assert nll(logits.double() / t, y) <= nll(logits, y) + 1e-12
 
 
 def test_a_known_temperature_is_found_again():
@@ -70,9 +72,10 @@ def test_it_is_scikit_learns():
     assert np.allclose((logits / mine).softmax(1), theirs.predict_proba(x[100:]), atol=1e-5)
 
 
-def test_a_half_without_a_minimum_ends_at_the_end_of_the_interval():
+def test_a_half_without_a_minimum_says_nothing_or_asks_for_a_guess():
     right, y = torch.eye(3)[[0, 1, 2, 0]], torch.tensor([0, 1, 2, 0])
-    assert temperature(right, y) == SHARPEST and temperature(right, (y + 1) % 3) == FLATTEST
+    assert temperature(right, y) == 1 and temperature(right, (y + 1) % 3) == FLATTEST
+    assert cross_fitted(right, y)[1] == (1, 1) and torch.equal(cross_fitted(right, y)[0], right.double())
     assert all(math.isfinite(v) for v in cross_fitted(right, y)[0].flatten())
 
 

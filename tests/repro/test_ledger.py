@@ -243,7 +243,7 @@ def test_verdicts_are_withheld_where_the_scale_says_so_and_numbers_are_not(at):
     pd.testing.assert_frame_equal(data[same], plain[same])
     said = {w for c in ("direction", "value") for w in data[data["our n"] > 0][c]}
     if SCALES[at].verdicts: assert (text, said) == (words, {"baseline", "same direction", "undecided", "lower"}) and not banner(at)
-    else: assert said == {"baseline", "withheld"} and text.startswith(banner(at) + "\n\n") and not any(w in text for w in ("same direction", "undecided", "lower", "agrees", "yes, ", "no, "))
+    else: assert said == {"baseline", "withheld"} and text.startswith(banner(at) + "\n\n") and not any(w in text for w in ("same direction", "undecided", "lower", "agrees", "yes (", "no ("))
 
 
 @settings(deadline=None)
