@@ -12,11 +12,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from ..core import pick
 from ..data.corrupted import CORRUPTED, load_c, table_for
 from ..data.corruptions import CATEGORIES, CORRUPTIONS, corrupt
-from ..data.images import ImageSet
+from ..data.images import ImageSet, balanced
 from ..data.sources import GENERATED, RELEASED
 from ..guards import check_rows
 from .accuracy import accuracy, nll, predict
@@ -40,11 +41,14 @@ def damaged(test: ImageSet,                 # the clean test set
             root: str | Path | None = None, # where the released arrays are; None: as for `load`
             seed: int = 0,                  # of the generated damage
             table: str = "cifar",           # constants of the generated damage: a key of `TABLES`
+            index: Tensor | None = None,    # places of the images that are damaged, int64 (n,); None: all
             ) -> ImageSet:                  # on the device of `test`
     "The test set under one corruption."
     if pick("source of corruptions", source, (GENERATED, RELEASED)) == RELEASED:
-        return _released(test, kind, severity, root)
-    return replace(test, x=corrupt(test.x, kind, severity, seed=seed, table=table))
+        whole = _released(test, kind, severity, root)
+        return whole if index is None else whole.subset(index)
+    part = test if index is None else test.subset(index)
+    return replace(part, x=corrupt(part.x, kind, severity, seed=seed, table=table, index=index))
 
 # %% ../../nbs/metrics/62_robustness.ipynb #550bde2a
 CELL = {"accuracy": accuracy, "nll": nll, "ece": ece}  # what is measured in each of the 75 cells
@@ -61,20 +65,23 @@ def robustness(nets,                                   # one network, or several
                root: str | Path | None = None,         # where the released arrays are; None: as for `load`
                seed: int = 0,                          # of the generated damage
                table: str | None = None,               # its constants: a key of `TABLES`; None: by the images' size
+               images: int = 0,                        # so many, the first of each class; 0: all
                arrays: bool = False,                   # with "arrays", {"right": bool (kinds, 5, N)}, for each network
                # for each network {"corruptions": source, "accuracy": {kind: five}, ...}
                ) -> dict | list[dict]:
     "Accuracy, NLL in nats and ECE of networks under each corruption at severities 1 to 5."
     many, table = list(nets) if isinstance(nets, (list, tuple)) else [nets], table or table_for(max(test.shape[1:]))
-    what = dict(corruptions=source, images=len(test)) | (dict(seed=seed, table=table) if source == GENERATED else {})
+    index = balanced(test.y, images) if 0 < images < len(test) else None
+    n = len(test) if index is None else images
+    what = dict(corruptions=source, images=n) | (dict(seed=seed, table=table) if source == GENERATED else {})
     results, hits = [what | {m: {kind: [] for kind in kinds} for m in CELL} for _ in many], [[] for _ in many]
     for kind, severity in itertools.product(kinds, range(1, 6)):
-        cell = damaged(test, kind, severity, source, root, seed, table)
+        cell = damaged(test, kind, severity, source, root, seed, table, index)
         for result, mine, (found, right) in zip(results, hits, _measured(many, cell)):
             mine.append(right)
             for m, value in found.items(): result[m][kind].append(value)
     if arrays:
-        for result, mine in zip(results, hits): result["arrays"] = dict(right=torch.stack(mine).view(-1, 5, len(test)))
+        for result, mine in zip(results, hits): result["arrays"] = dict(right=torch.stack(mine).view(-1, 5, n))
     return results if isinstance(nets, (list, tuple)) else results[0]
 
 # %% ../../nbs/metrics/62_robustness.ipynb #e8408064

@@ -86,6 +86,7 @@ def open_net(run: Run, device="cpu"):
     shape, classes = (lambda d: (d.shape, d.k))(load(run.spec.dataset, "test"))
     net = network_of(run.spec, shape, classes)
     net.load_state_dict(safetensors.torch.load_file(run.folder / "weights.safetensors"))
+    net.n_train = run.spec.n_train  # for a metric that asks again what the network has seen
     return net.to(device).eval()
 
 # %% ../../nbs/training/51_store.ipynb #6e8f85cd

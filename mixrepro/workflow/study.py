@@ -92,8 +92,14 @@ class Measured(Trained):
 
     def values(self, metric: str) -> list:
         "A metric of every run, as plain JSON; whose corruptions they met goes into the caption."
-        if metric == "corruptions": self.corrupted = {d: corruption_source(d).words for d in self.datasets.values()}
-        return metrics.measure(self.runs, metric)
+        if metric == "corruptions":
+            on = f", on {n:,} test images, the first of each class" if (n := self.scale.damaged) else ""
+            self.corrupted = {d: corruption_source(d).words + on for d in self.datasets.values()}
+        return metrics.measure(self.runs, self.named(metric))
+
+    def named(self, metric: str) -> str:
+        "What a metric is called at the scale: at some, corruptions are met by a part of the test images."
+        return metrics.PART if metric == "corruptions" and self.scale.damaged else metric
 
     def rows(self,
              quantities: Iterable[dict],  # for each run {quantity: number}
@@ -108,7 +114,7 @@ class Measured(Trained):
                 pick: Callable,  # its value -> {quantity: number}
                 ) -> pd.DataFrame:
         "Quantities of a metric, as `rows` gives them; with `images` where the metric is a mean over them."
-        by_image, found = metrics.of_images(self.runs, metric), self.values(metric)
+        by_image, found = metrics.of_images(self.runs, self.named(metric)), self.values(metric)
         rows = self.rows(map(pick, found))
         return rows if by_image is None else rows.assign(images=pictured(rows.value, map(pick, by_image)))
 

@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['WAYS', 'pixels', 'reconstructions', 'codes', 'unmixed', 'way', 'ways_of', 'batches', 'draws', 'mixed', 'apart',
-           'distances', 'ways']
+           'distances', 'larger', 'sureness', 'ways']
 
 # %% ../../../nbs/varmixup/02_samples.ipynb #c5d4bb93
+import math
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 
@@ -18,6 +19,7 @@ from ...data.datasets import load
 from ...methods.varmixup import decode_mix
 from ...methods.vicinal import Mix, draw_mix
 from ...metrics.distances import compare, describe
+from ...repro.ledger import Measured, claim, signed
 
 # %% ../../../nbs/varmixup/02_samples.ipynb #8917ef00
 def pixels(x: Tensor, mix: Mix) -> Tensor: return mix(x)
@@ -90,6 +92,29 @@ def distances(dataset: str,
     rows = [dict(method=m, dataset=dataset, metric=name, seed=k, value=v)
             for (m, k), of in found.items() for name, v in of.items()]
     return pd.DataFrame(rows), apart(real, batches(test), 0)
+
+# %% ../../../nbs/varmixup/02_samples.ipynb #4f69d4e1
+def larger(found: pd.DataFrame,  # from `distances`
+           dataset: str,
+           metric: str,          # "FID" or "KID"
+           labels: dict,         # id -> name to show
+           at: str,              # the scale that was run
+           ) -> list[str]:
+    "Whether VarMixup's images are further away than Mixup's, as the paper says, in a sentence."
+    mine = found[(found.dataset == dataset) & (found.metric == metric)]
+    of = mine.pivot(index="seed", columns="method", values="value")
+    m = Measured((of["varmixup"] - of["mixup"]).tolist())
+    word = claim((m.mean, *(m.interval or (math.nan, math.nan))), 1, at=at).word
+    says = {"does not hold": "does not hold: the sign is contrary"}.get(word, word)
+    return [f"That VarMixup's {metric} is larger than Mixup's on {labels.get(dataset, dataset)} {says} ({signed(m, 3)})."]
+
+# %% ../../../nbs/varmixup/02_samples.ipynb #60dbf004
+def sureness(bins: dict,  # count, confidence, accuracy, from `pooled`
+             ) -> str:
+    "Whether a network is under-confident or over-confident, and whether in every bin."
+    n, gap = bins["count"] / bins["count"].sum(), bins["accuracy"] - bins["confidence"]
+    word = "under-confident" if float((n * gap).sum()) > 0 else "over-confident"
+    return f"{word} in every bin" if (gap > 0).all() or (gap < 0).all() else f"{word} on average"
 
 # %% ../../../nbs/varmixup/02_samples.ipynb #f0d0a227
 @torch.no_grad()
