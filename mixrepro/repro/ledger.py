@@ -81,6 +81,7 @@ class Words:
         "The paper's gain, ours, and what is said of it."
         return [self.gain(r.paper_gain, r.theirs), self.gain(r.gain.effect, r.gain), self.word(r.gain), self.holm(r)]
 
+# %% ../../nbs/repro/82_ledger.ipynb #7855ba88
 def grid(head: list[str], lines: list[list[str]]) -> str:
     "A Markdown table."
     return "\n".join("| " + " | ".join(l) + " |" for l in (head, ["---"] * len(head), *lines))
@@ -92,6 +93,7 @@ def title(found: list[Row], w: Words) -> str:
     where = f", measured on {w.show(first.dataset)}, {w.show(first.metric)}" if first.dataset else ", not run"
     return f"**{w.show(first.column)}**{where}" + f"; intervals over {over}" * bool(over)
 
+# %% ../../nbs/repro/82_ledger.ipynb #2c5a5d9e
 def block(found: list[Row],     # the rows of one column
           unit: str,            # of the values
           spread: str,          # "sd" or "min/max"
