@@ -91,6 +91,7 @@ def draw_tasks(fig, sets: dict,  # (task, split) -> a set of drawings
             turns = "; ".join(dict.fromkeys(f"{r}°" for k, r in ranges(task).items() if k.startswith(split)))
             tile(ax, sheet(few(sets[task, split], 6), 6), f"task {task.upper()}, {split}: {turns}")
 
+# %% ../../../nbs/manifold_mixup/04_drawings.ipynb #544b21c8
 def draw_ways(fig, sets: dict,   # task -> its training drawings
               steps: int = 9):
     "From one training drawing to another, in pixels and in factors."

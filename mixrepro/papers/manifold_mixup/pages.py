@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['BY', 'UNITS', 'by_loss', 'once', 'placed', 'leading', 'both_losses', 'first_good', 'by_attack', 'same_seeds',
-           'chosen', 'choosing', 'over_input', 'penalties', 'draw_semi', 'spread', 'gained', 'compact', 'first_in']
+           'chosen', 'choosing', 'over_input', 'penalties', 'with_epochs', 'draw_semi', 'spread', 'gained', 'compact',
+           'first_in']
 
 # %% ../../../nbs/manifold_mixup/09_pages.ipynb #e1f8787e
 import pandas as pd
@@ -132,6 +133,15 @@ def penalties(found: pd.DataFrame) -> dict[str, Measured]:  # data set -> points
         words, code = (dict(zip(g.seed, g.chosen)) for g in (mine[mine.way == way] for way in WAYS))
         costs[d] = paired(words, code, 1, "ssl-baseline")
     return costs
+
+# %% ../../../nbs/manifold_mixup/09_pages.ipynb #e89e2344
+def with_epochs(data: pd.DataFrame,   # from the ledger's tables, with `way`
+                found: pd.DataFrame,  # dataset, way, method, and those of `chosen`
+                ) -> pd.DataFrame:
+    "A table's data with the means at other epochs."
+    means = found.groupby(["dataset", "way", "method"], as_index=False)[["last", "least"]].mean()
+    names = {"dataset": "data set", "last": "our mean at the last epoch (%)", "least": "least of all epochs (%)"}
+    return data.merge(means.rename(columns=names), how="left")
 
 # %% ../../../nbs/manifold_mixup/09_pages.ipynb #bbe88103
 def draw_semi(axes,                  # a row for each data set, a column for each way

@@ -104,6 +104,7 @@ def draw_linear(ax, linear: pd.DataFrame,  # from `linear_cases`
            xticks=range(1, max(linear["dim(H)"]) + 1), title=r"linear $f$: zero from $d-1$ dimensions")
     ax.legend(frameon=False)
 
+# %% ../../../nbs/manifold_mixup/03_theorem.ipynb #6d8bca5a
 def draw_bent(ax, bent: pd.DataFrame,  # from `bent_cases`
               floor: float,            # of a linear map in two dimensions
               ):
