@@ -37,7 +37,9 @@ def draw_stage(stages: tuple,         # the eligible ones
                rng: torch.Generator,  # the only source of randomness
                ) -> int:
     "One of the eligible stages, each as likely."
-    return stages[torch.randint(len(stages), (), generator=on_host(rng)).item()] if len(stages) > 1 else stages[0]
+    if len(stages) == 1: return stages[0]
+    if (host := on_host(rng)) is not rng: return stages[host.initial_seed() % len(stages)]  # no tensor is made
+    return stages[torch.randint(len(stages), (), generator=rng).item()]
 
 # %% ../../nbs/methods/27_manifold_mixup.ipynb #32c08f13
 def check_stages(net,            # a network in stages
