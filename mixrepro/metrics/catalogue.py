@@ -26,11 +26,13 @@ from ..training.store import Run, keep, kept, open_net
 # %% ../../nbs/metrics/69_catalogue.ipynb #0b5eeb10
 def clean(nets, test) -> list[dict]:
     "Accuracy (fraction) and NLL (nats) on the test set as it is."
-    return [dict(accuracy=accuracy(out, test.y), nll=nll(out, test.y)) for out in (predict(net, test) for net in nets)]
+    y = test.y.cpu()
+    return [dict(accuracy=accuracy(out, y), nll=nll(out, y)) for out in (predict(net, test) for net in nets)]
 
 def calibration(nets, test) -> list[dict]:
     "ECE over 15 equal-width bins (VarMixup paper, eq. 11), and the bins themselves."
-    return [dict(ece=ece(out, test.y), bins={k: v.tolist() for k, v in reliability(out, test.y).items()})
+    y = test.y.cpu()
+    return [dict(ece=ece(out, y), bins={k: v.tolist() for k, v in reliability(out, y).items()})
             for out in (predict(net, test) for net in nets)]
 
 METRICS = {"concentration": concentration, "dimensions": dimensions, "interpolation": interpolation,

@@ -51,8 +51,8 @@ CELL = {"accuracy": accuracy, "nll": nll, "ece": ece}  # what is measured in eac
 
 def _measured(nets, cell: ImageSet) -> list[dict]:
     "For each network, what is measured in one cell."
-    return [{m: measure(logits, cell.y) for m, measure in CELL.items()}
-            for logits in (predict(net, cell) for net in nets)]
+    y = cell.y.cpu()  # once, beside the logits
+    return [{m: measure(logits, y) for m, measure in CELL.items()} for logits in (predict(net, cell) for net in nets)]
 
 def robustness(nets,                                   # one network, or several as a list
                test: ImageSet,                         # the clean test set
