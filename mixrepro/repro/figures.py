@@ -58,6 +58,7 @@ no-intrusion Mixup,_no_intrusion sky | logistic Mixup,_logistic_labels blue | ad
 gm Generative_classifier brown | genlabel GenLabel vermilion | genlabel-gm GenLabel_(GM) orange
 genlabel-kde GenLabel_(KDE) purple | genlabel-latent GenLabel,_latent sky
 genlabel-manifold-mixup GenLabel_+_Manifold_Mixup green | genmix-gm GenMix_(GM) purple | genmix-gan GenMix_(GAN) orange
+erm-r ERM_on_reconstructions black
 """
 
 # %% ../../nbs/repro/83_figures.ipynb #8d846c97
