@@ -208,7 +208,8 @@ def handed(todo: dict, base: Path, args: list[str]) -> bool:  # whether there is
 def moment(minutes: float | None) -> float | None:  # seconds since 1970
     "When the allotted time ends."
     if minutes is None: return None
-    if not 0 < minutes < math.inf: raise ValueError(f"minutes must be above 0, got {minutes:g}: leave --minutes out for no end")
+    if not 0 < minutes < math.inf:
+        raise ValueError(f"minutes must be above 0, got {minutes:g}: leave --minutes out for no end")
     return time.time() + 60 * minutes
 
 @contextlib.contextmanager

@@ -214,7 +214,8 @@ def _scatter(keys: Tensor, h: int, w: int, reach: int) -> Tensor:
     step = integers(keys, (2, h, w), -reach, reach).to(torch.int32)
     source = place + (step[:, 0] * w + step[:, 1]) * inside
     visited = source > place
-    while reach > 1 and visited.any():
+    for _ in range((h * w).bit_length() if reach > 1 else 0):  # each round doubles the way that is seen
+        if not visited.is_cuda and not visited.any(): break
         further, again = (_read(a[:, None], source)[:, 0] for a in (source, visited))
         source, visited = torch.where(visited, further, source), visited & again
     return source
@@ -243,6 +244,13 @@ def glass_blur(x: Tensor, keys: Tensor, sigma: float, reach: int, passes: int) -
     blurred = _bytes(_gaussian(x.float(), sigma), 1e-4)
     return _bytes(_gaussian(_read(blurred, source).float(), sigma), 1e-4)
 
+# %% ../../nbs/data/04_corruptions.ipynb #2d40fcab
+@lru_cache(maxsize=64)
+def _one_sided(taps: int, sigma: float) -> list[float]:
+    "The weights of a one-sided Gaussian, a tap each."
+    weight = torch.exp(-torch.arange(taps, dtype=torch.float64)**2 / (2 * sigma**2))
+    return (weight / weight.sum()).tolist()
+
 # %% ../../nbs/data/04_corruptions.ipynb #8f5913f9
 def _smear(x: Tensor,       # float (n, C, H, W)
            angle: Tensor,   # direction of the blur in degrees, float64 (n,)
@@ -250,9 +258,9 @@ def _smear(x: Tensor,       # float (n, C, H, W)
            sigma: float,    # of the one-sided Gaussian, in pixels
            ) -> Tensor:     # grey levels, float (n, C, H, W)
     "Motion blur as ImageMagick does it."
-    (n, c, h, w), step = x.shape, torch.arange(2 * math.ceil(radius) + 1, dtype=torch.float64, device=x.device)
-    weight = torch.exp(-step**2 / (2 * sigma**2))
-    phi, weight, y = torch.deg2rad(angle)[:, None], (weight / weight.sum()).tolist(), 0
+    (n, c, h, w), taps = x.shape, 2 * math.ceil(radius) + 1
+    phi, weight, y = torch.deg2rad(angle)[:, None], _one_sided(taps, sigma), 0
+    step = torch.arange(taps, dtype=torch.float64, device=x.device)
     down, right = (torch.ceil(step * f - .5).to(torch.int32)[..., None] for f in (phi.sin(), phi.cos()))
     rows = (torch.arange(h, dtype=torch.int32, device=x.device) + down).clamp_(0, h - 1).mul_(w)[:, :, None]
     rows = rows + torch.arange(0, x.numel(), h * w, dtype=torch.int32, device=x.device).view(n, 1, c, 1)
@@ -447,7 +455,8 @@ def _affine_places(keys: Tensor, h: int, w: int, amount: float) -> tuple[Tensor,
     before = torch.tensor([[cx + s, cy + s], [cx + s, cy - s], [cx - s, cy - s]],
                           dtype=torch.float64, device=keys.device)
     after = before + uniform(keys, (3, 2), -1, 1).double() * amount
-    back = torch.linalg.solve(F.pad(after, (0, 1), value=1.), before.expand_as(after))  # rows: x, y, 1
+    # rows: x, y, 1; `solve` would wait for the device to say whether it could
+    back = torch.linalg.solve_ex(F.pad(after, (0, 1), value=1.), before.expand_as(after)).result
     y, x = (torch.arange(h, device=keys.device, dtype=torch.float64)[:, None],
             torch.arange(w, device=keys.device, dtype=torch.float64))
     at = [back[:, 0, k, None, None] * x + back[:, 1, k, None, None] * y + back[:, 2, k, None, None] for k in (1, 0)]
@@ -593,7 +602,7 @@ def _checked(x, severity: int, index: Tensor | None, table: str) -> Tensor:
     index = torch.arange(len(x)) if index is None else torch.as_tensor(index)
     if index.shape != (len(x),):
         raise ValueError(f"index must name the position of each of the {len(x)} images, got shape {tuple(index.shape)}")
-    return index.to(x.device)
+    return index
 
 def _textures(x: Tensor, kind: str, given, scale: float):
     "The textures of frost, handed in or read from a folder, after everything that can be wrong has been looked for."
@@ -629,7 +638,7 @@ def corrupt(x: Tensor,                     # images, uint8 (N, C, H, W), C = 1 o
     "Damage images as CIFAR-10-C does; each result depends on its image, seed, kind, severity and index only."
     damage, constants = pick("corruption", kind, KINDS), pick("table of severities", table, TABLES)[kind]
     index = _checked(x, severity, index, table)
-    keys = image_keys(seed, f"{kind}/{operator.index(severity)}", index)
+    keys = image_keys(seed, f"{kind}/{operator.index(severity)}", index).to(x.device)
     more = {} if frost is None else {"textures": _textures(x, kind, frost, constants[severity - 1][-1])}
     n, out = (max(1, (CHUNK if x.device.type == "cpu" else 32 * CHUNK) // x[0].numel()),
               torch.empty_like(x, memory_format=torch.contiguous_format))

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['CANVAS', 'STEM', 'SHORT', 'LONG', 'RANGES', 'FACTORS', 'SEEN', 'TASKS', 'ROWS', 'slab', 'both', 'rows_of', 'stroke',
-           'disjoint', 'weights', 'shrink', 'render', 'Task', 'draw_factors', 'FactorSet', 'factors']
+           'disjoint', 'weights', 'signs_of', 'shrink', 'render', 'Task', 'draw_factors', 'FactorSet', 'factors']
 
 # %% ../../nbs/data/05b_factors.ipynb #d5d69806
 from dataclasses import dataclass
@@ -84,6 +84,12 @@ def weights(size: int,        # pixels to shrink to, 1..256
     w = w / w.sum(1, keepdim=True)
     return w.float().to(device), F.pad(w.cumsum(1), (1, 0)).T.float().contiguous().to(device)
 
+# %% ../../nbs/data/05b_factors.ipynb #0aea0d1b
+@lru_cache
+def signs_of(signs: tuple[float, ...], device=None) -> Tensor:
+    "What both ends of each span count for, in shades."
+    return torch.tensor([255 * s for one in signs for s in (-one, one)], device=device)
+
 # %% ../../nbs/data/05b_factors.ipynb #2ec10093
 def shrink(spans: list[tuple],   # spans in each row, (B, 256), in whole pixels
            signs: list[float],   # 1 adds a span of ones, -1 takes it away
@@ -92,8 +98,7 @@ def shrink(spans: list[tuple],   # spans in each row, (B, 256), in whole pixels
     "The sum of spans as a small picture, rounded after each direction as Pillow does."
     ends = torch.stack([t for span in spans for t in span], -1)
     w, cumulative = weights(size, ends.device)
-    sign = torch.tensor([255 * s for one in signs for s in (-one, one)], device=ends.device)
-    sign = sign.expand(ends[..., 0].numel(), -1).contiguous()
+    sign = signs_of(tuple(signs), ends.device).expand(ends[..., 0].numel(), -1).contiguous()
     across = F.embedding_bag(ends.flatten(0, 1), cumulative, mode="sum", per_sample_weights=sign)
     across = across.view(*ends.shape[:2], size)
     with torch.autocast(w.device.type, enabled=False):

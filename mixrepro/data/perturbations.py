@@ -272,7 +272,7 @@ def perturb(x: Tensor,                     # images, uint8 (N, C, H, W), C = 1 o
     index = _checked(x, 1, index, table)
     _check_crop(x, crop, damage.SMALLEST[table])
     if crop and kind not in WIDE: x = _middle(x, crop)
-    keys, (h, w) = image_keys(seed, f"{kind}/frames", index), (crop, crop) if crop else x.shape[2:]
+    keys, (h, w) = image_keys(seed, f"{kind}/frames", index).to(x.device), (crop, crop) if crop else x.shape[2:]
     out = torch.empty(len(x), n_frames, x.shape[1], h, w, dtype=torch.uint8, device=x.device)
     n = max(1, (damage.CHUNK if x.device.type == "cpu" else 32 * damage.CHUNK) // x[0].numel())
     def part(k: int):

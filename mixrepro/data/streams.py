@@ -35,12 +35,12 @@ def mix_(h: Tensor,     # int32, any shape; overwritten
 # %% ../../nbs/data/03_streams.ipynb #bee4ee9c
 def image_keys(seed: int,      # any integer
                name: str,      # what the numbers are for, such as "fog/3"
-               index: Tensor,  # position of each image in its data set, integers (N,) in [0, 2**31)
+               index: Tensor,  # position of each image in its data set, integers (N,) in [0, 2**31); not looked at on a GPU
                ) -> Tensor:    # int32 (2, N), on the device of index
     "One key for each image, a function of seed, name and index only."
     if index.dim() != 1 or index.is_floating_point():
         raise ValueError(f"index must be integers of shape (N,), got {index.dtype} {tuple(index.shape)}")
-    if len(index) and (index.min() < 0 or index.max() >= 2**31):
+    if not index.is_cuda and len(index) and (index.min() < 0 or index.max() >= 2**31):
         raise ValueError("index must lie in [0, 2**31): give positions in the data set")
     digest = hashlib.blake2b(f"{int(seed)}/{name}".encode(), digest_size=8).digest()
     one, two = (_signed(int.from_bytes(digest[k:k + 4], "little")) for k in (0, 4))

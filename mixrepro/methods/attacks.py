@@ -195,11 +195,11 @@ def tilt_bce(logits: Tensor,  # (B, K)
              logt: Tensor,    # logarithm of hard labels, (B, K): 0 for the label, -inf for others
              ) -> Tensor:     # (B, K), in the type of the logits
     "The gradient of binary cross-entropy of the softmax, each row times a positive number."
-    logq, own, k = logits.double().log_softmax(1), logt.argmax(1, keepdim=True), torch.arange(logits.shape[1])
+    logq, own = logits.double().log_softmax(1), logt.argmax(1, keepdim=True)
     odds, logq = (a.scatter(1, own, -math.inf) for a in (log_odds(logq), logq))
     scale = logq.amax(1, keepdim=True).nan_to_num(-1e300)
     both = (logq - scale)[:, :, None] + odds[:, None]
-    both[:, k, k] = -math.inf
+    both.diagonal(0, 1, 2).fill_(-math.inf)
     return balanced(2 * (logq - scale).exp() - both.exp().sum(2), own, scale).to(logits.dtype)
 
 PULLS = {"ce": tilt, "bce": tilt_bce}  # of the losses of that name

@@ -30,7 +30,8 @@ NOISE_FACTORS = ("beta", "none")
 
 def draw_factor(rng: torch.Generator) -> Tensor:  # float32 (), in [0, 1], on the generator's device
     "Of Beta(2, 5) (code of NFM)."
-    g = torch._standard_gamma(torch.tensor([2., 5.], device=rng.device), generator=rng)
+    shapes = torch.arange(2., 6., 3., device=rng.device)  # 2 and 5, made where they are needed: a list would be sent
+    g = torch._standard_gamma(shapes, generator=rng)
     return g[0] / g.sum()
 
 def thinned(xi: Tensor,            # noise, float (B, ...)

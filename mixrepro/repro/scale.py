@@ -23,7 +23,7 @@ class Scale:
     datasets: dict              # the paper's data set -> the one that is used; one that is missing is not run
     precision: str = "float32"  # of training
     recipe: dict = field(default_factory=dict)  # fields of a classifier's run that are the same in all papers
-    damaged: int = 0            # test images on which corruptions are measured; 0: all
+    damaged: int = 0            # test images that meet corruptions; 0: all
     only: tuple[str, ...] = ()  # the artefacts that it is for, the most wanted first; (): all
     together: int = 0           # one execution trains several cells, up to so many runs; 0: each cell has its own
     verdicts: bool = True       # False where networks are too bad for any
@@ -48,7 +48,7 @@ BY_VALUE = ("vm-table1", "mm-lowdata", "mm-table1", "mm-fig2", "mm-fig8", "mm-kn
 SCALES = {s.name: s for s in (
     Scale("smoke", 2, {"cifar10": "digits"}, together=30, verdicts=False),
     Scale("embedded", 10, {"cifar10": "photo-digits-16"}, together=20,
-          recipe=OVERFITS | dict(n_train=400, augment="crop2")),
+          recipe=OVERFITS | dict(n_train=400, augment="crop2", looks=15)),
     Scale("overnight", 5, {"cifar10": "cifar10"}, precision=fast_precision(), together=5, damaged=2000, only=BY_VALUE,
           recipe=OVERFITS | dict(n_train=2000, augment="crop-flip", network_args=dict(width=64), looks=6)),
     Scale("gpu", 3, {d: d for d in ("cifar10", "svhn")}, precision="bfloat16"),

@@ -31,9 +31,9 @@ def fit(net,                   # trained in place
         i = torch.randint(len(x), (batch,), generator=rng, device=x.device)
         loss = method.loss(net, x[i], y[i], rng)
         opt.zero_grad(); loss.backward(); opt.step(); fall.step()
-        return loss.item()
+        return loss.detach()
     if not net.training: net.train()  # in a network in training mode, what its owner froze stays
-    losses = [step() for _ in range(steps)]
+    losses = torch.stack([step() for _ in range(steps)]).tolist()  # read once, at the end
     net.eval()
     if not all(map(math.isfinite, losses)) or not all(p.isfinite().all() for p in net.parameters()):
         raise NotFinite(f"training diverged within {steps} steps: lower lr ({lr}) or check the data")

@@ -147,7 +147,8 @@ def progress(run: Run, row: dict, epochs: int, left: float):
     if epoch % max(1, -(-epochs // 30)) and epoch != epochs: return
     scores = "  ".join(f"{k} {row[k]:.2%}" if k == "accuracy" else f"{k} {row[k]:.4f}"
                        for k in row if f"{k}_best" in row)
-    print(f"{run.spec.method} s{run.spec.seed}  epoch {epoch:3d}/{epochs}  loss {row['loss']:.4f}  {f'test {scores}  ' * bool(scores)}"
+    looked = f"test {scores}  " if scores else ""
+    print(f"{run.spec.method} s{run.spec.seed}  epoch {epoch:3d}/{epochs}  loss {row['loss']:.4f}  {looked}"
           f"{row['seconds']:.1f} s  {left:.0f} s left", flush=True)
 
 # %% ../../nbs/training/52_loop.ipynb #a454a66d

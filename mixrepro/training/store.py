@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['WRITTEN', 'Corrupt', 'seal', 'unseal', 'distrust', 'Run', 'network_of', 'open_net', 'history', 'selected', 'to_csv',
-           'finish', 'save_checkpoint', 'load_checkpoint', 'keep', 'kept', 'working_on', 'Store']
+           'finish', 'save_checkpoint', 'load_checkpoint', 'keep', 'kept', 'keep_arrays', 'kept_arrays', 'working_on',
+           'Store']
 
 # %% ../../nbs/training/51_store.ipynb #5ad082c6
 import csv
@@ -85,6 +86,7 @@ def open_net(run: Run, device="cpu"):
     shape, classes = (lambda d: (d.shape, d.k))(load(run.spec.dataset, "test"))
     net = network_of(run.spec, shape, classes)
     net.load_state_dict(safetensors.torch.load_file(run.folder / "weights.safetensors"))
+    net.n_train = run.spec.n_train  # for a metric that asks again what the network has seen
     return net.to(device).eval()
 
 # %% ../../nbs/training/51_store.ipynb #6e8f85cd
@@ -153,6 +155,25 @@ def kept(run: Run, name: str):
     if not isinstance(d, dict) or sha256(json.dumps(d.get("value"), sort_keys=True).encode()) != d.get("sha256"):
         return distrust(path, "its checksum does not match")
     return d["value"]
+
+# %% ../../nbs/training/51_store.ipynb #5de18dee
+def keep_arrays(run: Run, name: str, arrays: dict):  # arrays: name -> tensor
+    "Keep what a metric says of single images, with its checksum."
+    plain = {k: v.detach().cpu().contiguous() for k, v in arrays.items()}
+    whole = safetensors.torch.save(plain, metadata=dict(sha256=sha256(safetensors.torch.save(plain))))
+    write_atomic(run.folder / "metrics" / f"{name}.safetensors", whole)
+
+def kept_arrays(run: Run, name: str) -> dict | None:
+    "The arrays of a metric that were kept, or None; a corrupt file is set aside."
+    path = run.folder / "metrics" / f"{name}.safetensors"
+    try:
+        with safetensors.safe_open(path, "pt") as f:
+            arrays, told = {k: f.get_tensor(k) for k in f.keys()}, f.metadata() or {}
+    except FileNotFoundError: return None
+    except safetensors.SafetensorError: return distrust(path, "it is no safetensors file")
+    if sha256(safetensors.torch.save(arrays)) != told.get("sha256"):
+        return distrust(path, "its checksum does not match")
+    return arrays
 
 # %% ../../nbs/training/51_store.ipynb #de7dee5e
 @contextmanager
