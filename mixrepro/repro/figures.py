@@ -37,8 +37,8 @@ def use_style() -> None:
     plt.style.use(["default", STYLE])
 
 # %% ../../nbs/repro/83_figures.ipynb #32d6f8d9
-COLOURS = {"black": "#000000", "blue": "#0852A7", "sky": "#3D94FB", "green": "#11884F", "orange": "#E17A00",
-           "vermilion": "#BD3D05", "purple": "#CA68AE", "brown": "#503100", "wine": "#882255"}
+COLOURS = {"black": "#000000", "blue": "#193BB0", "sky": "#2796FA", "green": "#7A9660", "orange": "#D48209",
+           "vermilion": "#A71F01", "purple": "#B783AB", "brown": "#56433B", "wine": "#700064"}
 
 # %% ../../nbs/repro/83_figures.ipynb #acbcb880
 MARKERS = "osD^vPX<>"
