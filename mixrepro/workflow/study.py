@@ -187,6 +187,7 @@ class Tempered(Compared):
         shown = shown[list(TEMPERED)].mean().rename(columns=TEMPERED).reset_index().replace(self.labels)
         nll = self.measure("temperature", lambda f: {"NLL after one temperature": f["nll_scaled"]}).loc[found.index]
         nll["metric"] += ", " + nll.column.map(lambda c: self.labels.get(c, c))
+        nll = nll[nll.column.isin(nll.column[nll.method == baseline])]  # a column without the baseline has no gains
         columns = {self.labels.get(c, c): (c, m) for c, m in zip(nll.column, nll.metric)}
         gains = self.table(nll, columns, self.reported()[:0], baseline=baseline, higher_is_better=False, unit="nats",
                            decimals=3, unprinted="not in the paper")

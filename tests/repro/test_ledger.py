@@ -195,7 +195,7 @@ def test_ranges_beside_ranges():
     (lambda d: d.assign(value=[1., math.inf, 1, 1]), "not a finite number: erm on digits, clean, seed 1 is inf"),
     (lambda d: d.assign(metric="claen"), "unknown measurement 'digits, clean': did you mean 'digits, claen'"),
     (lambda d: d[d.method != "erm"], "the baseline 'erm' was not measured on digits, clean: run it, or name another"),
-    (lambda d: d.assign(seed=[0, 1, 0, 2]), "mixup and its baseline must share their seeds: 2 stand on one side only")])
+    (lambda d: d.assign(seed=[0, 1, 0, 2]), "mixup and its baseline must share their seeds: 1, 2 stand on one side only")])
 def test_what_is_wrong_with_measurements_is_said(change, message):
     good = long({("erm", "digits", "clean"): [90, 91.], ("mixup", "digits", "clean"): [92, 94.]})
     table(reported("varmixup", "vm-table1"), good, {"cifar10": ("digits", "clean")})
