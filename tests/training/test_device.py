@@ -13,7 +13,7 @@ from mixrepro.data.factors import factors
 from mixrepro.data.images import ImageSet
 from mixrepro.data.perturbations import EXTRA_PERTURBATIONS, HARDER, PERTURBATIONS, perturb
 from mixrepro.data.whitening import WHITENINGS, Whiten, fit_whitening
-from mixrepro.metrics import (accuracy, attacked, concentration, deformed, distances, features, inception_score, interpolation,
+from mixrepro.metrics import (accuracy, attacked, catalogue, concentration, deformed, distances, features, inception_score, interpolation,
                               linearity, mixed_loss, neighbours, robustness)
 from mixrepro.methods import attacks
 from mixrepro.methods.catalogue import METHODS, PARTS, method
@@ -209,6 +209,7 @@ def pairs(test): return interpolation.draw_pairs(len(test), seeded())
 
 
 METRIC = {
+    "clean": lambda net, test: catalogue.clean([net], test), "calibration": lambda net, test: catalogue.calibration([net], test),
     "predict": lambda net, test: accuracy.predict(net, test).device.type == "cpu",
     "robustness": lambda net, test: robustness.robustness(net, test, kinds=("fog", "jpeg_compression")),
     "deformed": lambda net, test: deformed.deformed([net], test, rows=tuple(DEFORMATIONS)[::6], fill="black"),
@@ -302,8 +303,8 @@ def test_gradients_against_the_engine():
     "Views, in-place operations, several outputs of a node, a leaf used twice, broadcasting and a convolution."
     def network(x, w, conv):
         a, b, c = (x * w).split(1, 1)
-        y = conv(x).relu_()
-        y[:, 0] = y[:, 0] * w.mean() + a[:, 0]
+        y = 2 * conv(x).relu_()
+        y[:, 0] = w.mean() * a[:, 0]
         return (y.flatten(1).cumsum(1).mean(0) * w.sum()).sum() + (b * c.exp()).sum() + torch.stack([a, b]).amax()
     rng, conv = seeded(), nn.Conv2d(3, 4, 3, padding=1)
     x, w = (torch.rand(s, generator=rng, requires_grad=True) for s in ((2, 3, 6, 6), (3, 1, 1)))
