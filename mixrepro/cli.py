@@ -5,13 +5,15 @@
 # %% auto #0
 __all__ = ['app', 'BEGUN', 'TRIAL', 'data_app', 'Root', 'about', 'sources', 'named', 'package', 'absent', 'origin', 'remedy',
            'lacking', 'need', 'rows', 'list_', 'announce', 'follow', 'Interrupted', 'times', 'unwritten', 'handed',
-           'PassOn', 'reproduce', 'complaint', 'show', 'report', 'make_report', 'outputs', 'packages',
-           'prefix_of_kernel', 'kernel', 'trial', 'set_aside', 'checks', 'doctor', 'bench', 'data_get', 'data_about',
-           'data_rows', 'data_verify', 'every_kind', 'data_make', 'data_split', 'placed', 'refused', 'main']
+           'moment', 'allotted', 'rounds', 'tell_left', 'PassOn', 'reproduce', 'complaint', 'show', 'report',
+           'make_report', 'outputs', 'packages', 'prefix_of_kernel', 'kernel', 'trial', 'set_aside', 'checks', 'doctor',
+           'bench', 'data_get', 'data_about', 'data_rows', 'data_verify', 'every_kind', 'data_make', 'data_split',
+           'placed', 'refused', 'main']
 
 # %% ../nbs/workflow/93_cli.ipynb #7198371c
 import contextlib
 import json
+import math
 import os
 import re
 import shlex
@@ -23,6 +25,7 @@ import tomllib
 import traceback
 from importlib.metadata import PackageNotFoundError, distribution, requires, version
 from importlib.util import find_spec
+from itertools import chain
 from pathlib import Path
 from subprocess import DEVNULL, PIPE
 from typing import Annotated
@@ -38,6 +41,7 @@ from .files import explained, home, sha256, write_atomic, write_if_changed
 from .papers.catalogue import ARTEFACTS, PAPERS, find
 from .repro.artefact import cells, state
 from .repro.scale import SCALES, scale
+from .training.allotted import MOMENT, OutOfTime
 from .training.spec import from_json, name_of
 from .training.store import Store
 from .workflow import jobs as workflow
@@ -194,10 +198,45 @@ def handed(todo: dict, base: Path, args: list[str]) -> bool:  # whether there is
         process.terminate(); process.communicate()  # what is under way is finished
         raise
     lazy = unwritten(todo, base, before)
+    if process.returncode and failed and all("OutOfTime" in workflow.reason(log) for log, _ in failed):
+        raise OutOfTime("out of time: what was not begun is left for the next call")
     if process.returncode: raise RuntimeError(complaint(failed, todo, base))
     if lazy: raise RuntimeError(lazy)
     complete = any(all((base / f).is_file() for f in a["outputs"]) for a in todo["artefacts"].values())
     return complete and (idle or times(stamps, base) != {s: before[s] for s in stamps})
+
+# %% ../nbs/workflow/93_cli.ipynb #667ca441
+def moment(minutes: float | None) -> float | None:  # seconds since 1970
+    "When the allotted time ends."
+    if minutes is None: return None
+    if not 0 < minutes < math.inf:
+        raise ValueError(f"minutes must be above 0, got {minutes:g}: leave --minutes out for no end")
+    return time.time() + 60 * minutes
+
+@contextlib.contextmanager
+def allotted(end: float | None):
+    "Everything that is started in it knows when the time ends."
+    before = os.environ.get(MOMENT)
+    if end is not None: os.environ[MOMENT] = f"{end:.0f}"
+    try: yield
+    finally:
+        if end is not None: os.environ.pop(MOMENT) if before is None else os.environ.update({MOMENT: before})
+
+# %% ../nbs/workflow/93_cli.ipynb #dd4a5352
+def rounds(ids: list[str], profile: str, base: Path) -> list[list[str]]:
+    "Artefacts that are made together, in their order."
+    if not scale(profile).only: return [list(ids or [])]
+    order = workflow.meant(profile, base)
+    return [[i] for i in sorted(ids or order, key=lambda i: order.index(i) if i in order else -1)]
+
+def tell_left(ids: list[str], profile: str, base: Path):
+    "Say what is left of artefacts, and how long it should take."
+    store, of = Store(base / "runs"), ids or workflow.meant(profile, base)
+    for i in of:
+        specs = list(chain(*workflow.side_by_side([c.spec for c in cells(find(i), profile)])))
+        missing, seconds = workflow.expected(specs, store)
+        how_long = "never timed here" if seconds is None else f"{seconds / 60:.0f} min by the last of their kind"
+        if missing: print(f"  left of {i}: {missing} of {len(specs)} runs, {how_long}")
 
 # %% ../nbs/workflow/93_cli.ipynb #26eaf10b
 class PassOn(TyperCommand):
@@ -218,10 +257,12 @@ def reproduce(context: typer.Context,
               parameter: Annotated[list[str], typer.Option("-p", "--parameter",
                                                            help="NAME=VALUE for the notebooks")] = [],
               cores: Annotated[int, typer.Option(min=0, help="jobs side by side; all cores unless given")] = 0,
+              minutes: Annotated[float, typer.Option(help="begin no run that would not end in so long")] = None,
               force: Annotated[bool, typer.Option("--force",
                                                   help="execute the notebooks again; trained runs stay")] = False):
     "Train what is missing and regenerate figures and tables. What follows -- goes to Snakemake."
     extra, base = context.obj, workflow.clone()
+    end = moment(minutes)
     for p in parameter:
         if "=" not in p: raise ValueError(f"a parameter is written NAME=VALUE, got {p!r}")
     names = ["profile", *(p.partition("=")[0] for p in parameter)]
@@ -229,15 +270,21 @@ def reproduce(context: typer.Context,
         if names.count(name) == 1: continue
         raise ValueError(f"{name} is given more than once: give it once, the profile by --profile")
     need("snakemake", "papermill", "ipykernel")
-    todo = workflow.jobs(ids or [], profile, dict(p.split("=", 1) for p in parameter), base)
     # In `-- --dag | dot` the output is Snakemake's.
-    with workflow.only_one(base), contextlib.redirect_stdout(sys.stderr if extra else sys.stdout):
-        write_if_changed(base / workflow.WORK / "jobs.json", json.dumps(todo, indent=1))
-        announce(todo, base)
-        args = ["--cores", str(cores or "all"), "--prioritize", workflow.first(todo),
-                "--rerun-triggers", "input", *(["--forcerun", *todo["artefacts"]] if force else []),
-                "--keep-going", "--rerun-incomplete"]  # a flag last: what follows may be a target
-        if handed(todo, base, [*args, *extra]): make_report(profile, base)
+    with (workflow.only_one(base), allotted(end), contextlib.redirect_stdout(sys.stderr if extra else sys.stdout)):
+        news = late = False
+        for some in rounds(ids, profile, base):
+            todo = workflow.jobs(some, profile, dict(p.split("=", 1) for p in parameter), base)
+            write_if_changed(base / workflow.WORK / "jobs.json", json.dumps(todo, indent=1))
+            announce(todo, base)
+            args = ["--cores", str(cores or "all"), "--prioritize", workflow.first(todo),
+                    "--rerun-triggers", "input", *(["--forcerun", *todo["artefacts"]] if force else []),
+                    "--keep-going", "--rerun-incomplete"]  # a flag last: what follows may be a target
+            try: news |= handed(todo, base, [*args, *extra])
+            except OutOfTime as e: late = True; print(f"  {e}", flush=True)
+            if late and time.time() >= end: break
+        if late: tell_left([i for some in rounds(ids, profile, base) for i in some], profile, base)
+        if news: make_report(profile, base)
 
 # %% ../nbs/workflow/93_cli.ipynb #1963a379
 def complaint(failed: list[tuple[Path, str]], todo: dict, base: Path) -> str:

@@ -13,6 +13,7 @@ from ..core import pick
 from .digits import blobs, digits, some_digits
 from .factors import factors
 from .images import SPLITS, ImageSet, data_root
+from .photo_digits import photo_digits, some_photo_digits
 from .readers import (CIFAR10, CIFAR10_CLASSES, CIFAR100, CIFAR100_CLASSES, SVHN, mnist, mnist_0to4,
                                    published)
 from .spirals import spirals
@@ -21,6 +22,9 @@ from .tiny_imagenet import tiny_imagenet
 # %% ../../nbs/data/01_datasets.ipynb #80a786e1
 DATASETS = {
     "digits": digits, "digits-0to4": partial(some_digits, low=0), "digits-5to9": partial(some_digits, low=5),
+    "photo-digits": photo_digits, "photo-digits-16": partial(photo_digits, size=16),
+    "photo-digits-16-x8": partial(photo_digits, size=16, times=8),
+    **{f"photo-digits-16-{low}to{low + 4}": partial(some_photo_digits, low=low, size=16) for low in (0, 5)},
     "synthetic-blobs": blobs,
     "cifar10": partial(published, name="cifar10", layouts=CIFAR10, classes=CIFAR10_CLASSES),
     "cifar100": partial(published, name="cifar100", layouts=CIFAR100, classes=CIFAR100_CLASSES),
@@ -52,6 +56,9 @@ STATS = {  # data set -> (mean, std), one number for each channel, in units of [
                       (.2770, .2691, .2821)),  # public codes, compared with 17 of the 200 classes
     # of the training split of all digits, asserted below
     **dict.fromkeys(("digits", "digits-0to4", "digits-5to9"), ((.3059,), (.3229,))),
+    "photo-digits": ((.3687, .3448, .3429), (.2899, .2474, .2648)),   # as for digits
+    **dict.fromkeys(("photo-digits-16", "photo-digits-16-x8", "photo-digits-16-0to4", "photo-digits-16-5to9"),
+                    ((.3609, .3379, .3386), (.2832, .2398, .2583))),
     "synthetic-blobs": ((.5, .5, .5), (.25, .25, .25)),               # a fixture: round numbers
     # as the code of Manifold Mixup has them
     **dict.fromkeys((f"factors-{task}{end}" for task in "abc" for end in ("", "-32")), ((0.,), (1.,))),

@@ -20,6 +20,7 @@ from .erm import ERM
 from .factor_mixup import FactorMixup
 from .gan_mixup import GAN, GANMixup
 from .iat import IAT
+from .kl_vae import KLVAE
 from .labels import LinearLabels, LogisticLabels
 from .manifold_mixup import BlockedManifoldMixup, ManifoldMixup, ManifoldMixupAll
 from .mixup import Mixup
@@ -28,7 +29,7 @@ from .mmd_vae import MMDVAE
 from .noise import FeatureNoise, MixNoise
 from .semi_supervised import FewLabels, SSLManifoldMixup, SSLMixup
 from .trades import TRADES
-from .varmixup import VarMixup
+from .varmixup import ERMR, VarMixup
 
 METHODS = named_in(globals(), Method)
 PARTS = named_in(globals(), MethodPart)

@@ -78,8 +78,8 @@ class FewLabels(Method):
 @dataclass(frozen=True, kw_only=True)
 class MixesBoth(FewLabels):
     "Mixing of the labelled images, and of the unlabelled (Manifold Mixup paper, appendices D and E)."
-    stages: tuple[int, ...] = choice((0, 1, 2), "code", "Verma et al., and the paper's supervised runs: the input, "
-                                     "the first and the second residual stage", allowed="[0, inf)")
+    stages: tuple[int, ...] = choice((0, 1, 2), "paper", "Manifold Mixup paper, appendix E: the input, "
+                                     "the first and the second residual block", allowed="[0, inf)")
     alpha: float = choice(.1, "paper", "appendix E: of the labelled images, the best of .1, .2, ..., 1",
                           allowed="(0, inf)", hint="for no mixing use the method 'ssl-baseline'")
     alpha_u: float = choice(2., "paper", "appendix E: of the unlabelled images, the best of .1, .5, 1, 1.5, 2, 3, 4",

@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['LOW', 'TAU', 'states', 'from_states', 'check_states', 'scatter', 'scatter_ratio', 'unsure', 'hidden_plane',
-           'concentration', 'paired_ratio', 'class_spectra', 'gap', 'dimension', 'allowed', 'dimensions']
+           'concentration', 'in_hull', 'hull', 'paired_ratio', 'class_spectra', 'gap', 'dimension', 'allowed',
+           'dimensions']
 
 # %% ../../nbs/metrics/70_concentration.ipynb #ad172350
 import math
@@ -102,6 +103,33 @@ def concentration(nets,   # networks with a 2-D bottleneck as stage 1
             any_input = plane(20_000, torch.Generator(test.x.device).manual_seed(0))
             found["low_plane"], found["entropy_plane"] = unsure(from_states(net, states(net, any_input)))
         out.append(found)
+    return out
+
+# %% ../../nbs/metrics/70_concentration.ipynb #4a559595
+def in_hull(h: Tensor,             # hidden states, float (N, ...)
+            n: int,                # places
+            rng: torch.Generator,  # on their device
+            of: int = 3,           # states that a place lies between
+            ) -> Tensor:           # float (n, ...)
+    "Random convex combinations of states; weights uniform on the simplex."
+    if not 1 <= of <= len(h): raise ValueError(f"a place lies between 1 to {len(h)} states, got of={of}")
+    which = torch.randint(len(h), (n, of), generator=rng, device=h.device)
+    w = -torch.rand(n, of, generator=rng, device=h.device, dtype=torch.float64).clamp(min=1e-300).log()
+    return torch.einsum("no,no...->n...", (w / w.sum(1, keepdim=True)).to(h.dtype), h[which])
+
+# %% ../../nbs/metrics/70_concentration.ipynb #0883c20e
+def hull(nets,            # networks in stages
+         test,            # the test set, on their device
+         n: int = 20_000, # places
+         seed: int = 0,   # of the places
+         ) -> list[dict]:  # one each; entropies in nats
+    "Confidence at random places between hidden states, after stage 1 (Manifold Mixup paper, section 3)."
+    out = []
+    for net in nets:
+        h = states(net, test.floats())
+        low, entropy = unsure(from_states(net, in_hull(h, n, torch.Generator(h.device).manual_seed(seed))))
+        own_low, own = unsure(from_states(net, h))
+        out.append(dict(low_hull=low, entropy_hull=entropy, low_states=own_low, entropy_states=own, places=n))
     return out
 
 # %% ../../nbs/metrics/70_concentration.ipynb #afd5d02a

@@ -58,13 +58,15 @@ KS = (1, 5, 10, 20, 50)
 
 def neighbours(nets,                       # networks with `features`, on the device of the images
                test: ImageSet,
-               memory: ImageSet = None,    # the training images; loaded by the test set's name unless given
+               memory: ImageSet = None,    # the training images; those that each network was trained on unless given
                ks: tuple[int, ...] = KS,   # numbers of neighbours
                ) -> list[dict]:            # {"error": {"5": a share, ...}, "memory": its size} for each network
     "Test error of a nearest-neighbour classifier on each network's features (Manifold Mixup paper, section 5.1)."
-    memory, results = (memory or load(test.name, "train")).to(test.x.device), []
+    every, results = (memory or load(test.name, "train")).to(test.x.device), []
     for net in nets:
-        found = memory.y[nearest(features_of(net, memory), features_of(net, test), max(ks))]
+        few = 0 if memory else getattr(net, "n_train", 0)  # 0: it was trained on all
+        seen = every.subset(few) if few else every
+        found = seen.y[nearest(features_of(net, seen), features_of(net, test), max(ks))]
         results.append(dict(error={str(k): (vote(found[:, :k], test.k) != test.y).double().mean().item() for k in ks},
-                            memory=len(memory)))
+                            memory=len(seen)))
     return results

@@ -12,11 +12,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from ..core import pick
 from ..data.corrupted import CORRUPTED, load_c, table_for
 from ..data.corruptions import CATEGORIES, CORRUPTIONS, corrupt
-from ..data.images import ImageSet
+from ..data.images import ImageSet, balanced
 from ..data.sources import GENERATED, RELEASED
 from ..guards import check_rows
 from .accuracy import accuracy, nll, predict
@@ -40,19 +41,23 @@ def damaged(test: ImageSet,                 # the clean test set
             root: str | Path | None = None, # where the released arrays are; None: as for `load`
             seed: int = 0,                  # of the generated damage
             table: str = "cifar",           # constants of the generated damage: a key of `TABLES`
+            index: Tensor | None = None,    # places of the images that are damaged, int64 (n,); None: all
             ) -> ImageSet:                  # on the device of `test`
     "The test set under one corruption."
     if pick("source of corruptions", source, (GENERATED, RELEASED)) == RELEASED:
-        return _released(test, kind, severity, root)
-    return replace(test, x=corrupt(test.x, kind, severity, seed=seed, table=table))
+        whole = _released(test, kind, severity, root)
+        return whole if index is None else whole.subset(index)
+    part = test if index is None else test.subset(index)
+    return replace(part, x=corrupt(part.x, kind, severity, seed=seed, table=table, index=index))
 
 # %% ../../nbs/metrics/62_robustness.ipynb #550bde2a
 CELL = {"accuracy": accuracy, "nll": nll, "ece": ece}  # what is measured in each of the 75 cells
 
-def _measured(nets, cell: ImageSet) -> list[dict]:
-    "For each network, what is measured in one cell."
+def _measured(nets, cell: ImageSet) -> list[tuple[dict, torch.Tensor]]:
+    "For each network, what is measured in one cell, and which images it gets right."
     y = cell.y.cpu()  # once, beside the logits
-    return [{m: measure(logits, y) for m, measure in CELL.items()} for logits in (predict(net, cell) for net in nets)]
+    return [({m: measure(logits, y) for m, measure in CELL.items()}, logits.argmax(1) == y)
+            for logits in (predict(net, cell) for net in nets)]
 
 def robustness(nets,                                   # one network, or several as a list
                test: ImageSet,                         # the clean test set
@@ -61,37 +66,48 @@ def robustness(nets,                                   # one network, or several
                root: str | Path | None = None,         # where the released arrays are; None: as for `load`
                seed: int = 0,                          # of the generated damage
                table: str | None = None,               # its constants: a key of `TABLES`; None: by the images' size
+               images: int = 0,                        # so many, the first of each class; 0: all
+               arrays: bool = False,                   # with "arrays", {"right": bool (kinds, 5, N)}, for each network
                # for each network {"corruptions": source, "accuracy": {kind: five}, ...}
                ) -> dict | list[dict]:
     "Accuracy, NLL in nats and ECE of networks under each corruption at severities 1 to 5."
     many, table = list(nets) if isinstance(nets, (list, tuple)) else [nets], table or table_for(max(test.shape[1:]))
-    what = dict(corruptions=source, images=len(test)) | (dict(seed=seed, table=table) if source == GENERATED else {})
-    results = [what | {m: {kind: [] for kind in kinds} for m in CELL} for _ in many]
+    index = balanced(test.y, images) if 0 < images < len(test) else None
+    n = len(test) if index is None else images
+    what = dict(corruptions=source, images=n) | (dict(seed=seed, table=table) if source == GENERATED else {})
+    results, hits = [what | {m: {kind: [] for kind in kinds} for m in CELL} for _ in many], [[] for _ in many]
     for kind, severity in itertools.product(kinds, range(1, 6)):
-        for result, found in zip(results, _measured(many, damaged(test, kind, severity, source, root, seed, table))):
+        cell = damaged(test, kind, severity, source, root, seed, table, index)
+        for result, mine, (found, right) in zip(results, hits, _measured(many, cell)):
+            mine.append(right)
             for m, value in found.items(): result[m][kind].append(value)
+    if arrays:
+        for result, mine in zip(results, hits): result["arrays"] = dict(right=torch.stack(mine).view(-1, 5, n))
     return results if isinstance(nets, (list, tuple)) else results[0]
 
 # %% ../../nbs/metrics/62_robustness.ipynb #e8408064
-def _whole(cells: dict[str, list[float]]) -> dict[str, list[float]]:
+def _whole(cells: dict[str, list[float]]) -> np.ndarray:  # (15, 5, ...)
     "The 75 cells of the score; fewer are refused."
     short = [kind for kind in CORRUPTIONS if len(cells.get(kind, ())) != 5]
     if short:
         raise ValueError("a mean over corruptions needs 15 kinds at 5 severities, but without five values: "
                          f"{', '.join(short)}")
-    check_rows(torch.tensor([cells[kind] for kind in CORRUPTIONS]), "cells", "measure the network again")
-    return {kind: cells[kind] for kind in CORRUPTIONS}
+    whole = np.array([cells[kind] for kind in CORRUPTIONS])
+    check_rows(torch.tensor(whole), "cells", "measure the network again")
+    return whole
 
-def corruption_mean(cells: dict[str, list[float]],  # {kind: five values}; kinds beyond the 15 do not count
-                    ) -> float:
+def corruption_mean(cells: dict[str, list[float]],  # {kind: five values, or five arrays (N,)}; others do not count
+                    ) -> float:                     # or an array (N,)
     "The plain mean over the 75 cells."
-    return float(np.mean(list(_whole(cells).values())))
+    mean = _whole(cells).mean((0, 1))
+    return mean if mean.ndim else float(mean)
 
-def by_category(cells: dict[str, list[float]],  # {kind: five values}
+def by_category(cells: dict[str, list[float]],  # {kind: five values, or five arrays (N,)}
                 ) -> dict[str, float]:          # noise, blur, weather, digital
     "The plain mean over the cells of each category."
-    cells = _whole(cells)
-    return {category: float(np.mean([cells[kind] for kind in kinds])) for category, kinds in CATEGORIES.items()}
+    means = dict(zip(CORRUPTIONS, _whole(cells).mean(1)))
+    found = {category: np.mean([means[kind] for kind in kinds], axis=0) for category, kinds in CATEGORIES.items()}
+    return {category: v if v.ndim else float(v) for category, v in found.items()}
 
 # %% ../../nbs/metrics/62_robustness.ipynb #9b4ff514
 def one_source(results: list[dict],  # what `robustness` returned

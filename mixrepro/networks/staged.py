@@ -74,15 +74,17 @@ def check_images(x,               # what was handed to a network
         raise ValueError(f"images must have shape {wanted}, got {tuple(x.shape)}")
 
 # %% ../../nbs/networks/10_staged.ipynb #6e1115f4
-def check_stage(at,       # a stage, or None
+def check_stage(at,       # a stage, or several, or None
                 through,  # what to apply there, or None
                 last: int,  # the network's last stage
-                ):
+                ) -> tuple[int, ...]:  # the stages
     "Refuse half a request, and a stage that the network lacks."
     if (at is None) != (through is None):
         raise ValueError(f"`at` and `through` go together, got at={at}, through={through}")
-    if at is not None and not (isinstance(at, int) and 0 <= at <= last):
+    stages = at if isinstance(at, tuple) else () if at is None else (at,)
+    if not all(isinstance(k, int) and 0 <= k <= last for k in stages):
         raise ValueError(f"this network has stages 0 (the input) to {last}, got at={at}")
+    return stages
 
 # %% ../../nbs/networks/10_staged.ipynb #c58d748f
 class Staged(nn.Module):
@@ -109,19 +111,20 @@ class Staged(nn.Module):
 
     def features(self,
                  x: Tensor,                                           # images, float (B, C, H, W) in [0, 1]
-                 at: int | None = None,                               # stage 0 (the input) to S
-                 through: Callable[[Tensor], Tensor] | None = None,   # applied to the state there
+                 at: int | tuple[int, ...] | None = None,             # stage 0 (the input) to S, or several
+                 through: Callable[[Tensor], Tensor] | None = None,   # applied to the state there, the first one first
                  ) -> Tensor:                                         # float (B, d)
         "Penultimate features: what the head sees."
         check_images(x, self.shape, self.fixed, self.norm.mean.dtype)
-        check_stage(at, through, len(self.stages))
-        h = self.norm(through(x) if at == 0 else x)
+        stages = check_stage(at, through, len(self.stages))
+        h = self.norm(through(x) if 0 in stages else x)
         for k, stage in enumerate(self.stages, 1):
             h = stage(h)
-            if at == k: h = through(h)
+            if k in stages: h = through(h)
         return self.pool(h)
 
-    def forward(self, x: Tensor, at: int | None = None, through: Callable[[Tensor], Tensor] | None = None) -> Tensor:
+    def forward(self, x: Tensor, at: int | tuple[int, ...] | None = None,
+                through: Callable[[Tensor], Tensor] | None = None) -> Tensor:
         return self.head(self.features(x, at, through))
 
     def draw_from(self,

@@ -8,6 +8,7 @@ __all__ = ['TABLE', 'FIGURE', 'Cell', 'no_runs', 'Artefact', 'catalogue', 'shows
 # %% ../../nbs/repro/81_artefact.ipynb #416413d0
 from dataclasses import dataclass
 from pathlib import Path
+from itertools import chain
 from typing import Callable, NamedTuple
 
 from .scale import Scale, Settings, scale
@@ -37,6 +38,7 @@ class Artefact:
     plan: Callable | None = None     # (settings, scale, seed) -> cells of one seed; None: nothing is planned yet
     settings: type = Settings        # the experiment's
     shared: Callable = no_runs       # (settings, scale) -> cells that every seed reads
+    beside: Callable | None = None   # a cell of ours -> the paper's spec; None: that of its own plan
 
     @property
     def notebook(self) -> str:  # path from the project's root
@@ -81,12 +83,17 @@ def cells(artefact: Artefact,
           ) -> list[Cell]:
     "All cells that an artefact reads."
     settings, where, n = artefact.settings.at(name), scale(name), trials(artefact, name, seeds)
-    each = [artefact.plan(settings, where, seed) for seed in range(n)] if artefact.plan else []
-    by_cell = [cell for cell_of_seeds in zip(*each, strict=True) for cell in cell_of_seeds]
-    return [*artefact.shared(settings, where), *by_cell]
+    each, by_place = [artefact.plan(settings, where, seed) for seed in range(n)] if artefact.plan else [], {}
+    for cell in chain(*each): by_place.setdefault((cell.row, cell.column), []).append(cell)
+    if (most := max(map(len, by_place.values()), default=0)) > n:
+        raise ValueError(f"{artefact.id} plans a row and column twice for a seed: {most} cells for {n} seeds")
+    return [*artefact.shared(settings, where), *chain(*by_place.values())]
 
-def papers_cells(artefact: Artefact) -> list[Cell]:
+def papers_cells(artefact: Artefact,
+                 ours: list[Cell] = (),  # needed where the paper has no plan of its own
+                 ) -> list[Cell]:
     "The cells as the paper itself ran them, of one seed: what ours are held against."
+    if artefact.beside: return [cell._replace(spec=artefact.beside(cell)) for cell in ours]
     settings, where = artefact.settings(), scale("paper")
     return [*artefact.shared(settings, where), *(artefact.plan(settings, where, 0) if artefact.plan else ())]
 

@@ -68,7 +68,8 @@ def sentence(f: Finding) -> str:
 # %% ../../nbs/repro/87_erratum.ipynb #399835df
 HOW = ("Confirmed: every computation in the row bears the erratum out. "
        "In part: some do; under another reading or in another setting the text is right, or its slip does no harm. "
-       "By reading: a slip of notation, with nothing to compute.")
+       "Not confirmed: the text was doubted, and the computation finds it right. "
+       "By reading: a slip of notation or of a description, with nothing to compute.")
 HEAD = ("", "Paper", "Where", "The text", "What the computation gives", "Verdict")
 
 def page(errata: list[Erratum],       # in the order to show

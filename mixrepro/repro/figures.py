@@ -37,8 +37,8 @@ def use_style() -> None:
     plt.style.use(["default", STYLE])
 
 # %% ../../nbs/repro/83_figures.ipynb #32d6f8d9
-COLOURS = {"black": "#000000", "blue": "#0852A7", "sky": "#3D94FB", "green": "#11884F", "orange": "#E17A00",
-           "vermilion": "#BD3D05", "purple": "#CA68AE", "brown": "#503100", "wine": "#882255"}
+COLOURS = {"black": "#000000", "blue": "#193BB0", "sky": "#2796FA", "green": "#7A9660", "orange": "#D48209",
+           "vermilion": "#A71F01", "purple": "#B783AB", "brown": "#56433B", "wine": "#700064"}
 
 # %% ../../nbs/repro/83_figures.ipynb #acbcb880
 MARKERS = "osD^vPX<>"
@@ -58,6 +58,7 @@ no-intrusion Mixup,_no_intrusion sky | logistic Mixup,_logistic_labels blue | ad
 gm Generative_classifier brown | genlabel GenLabel vermilion | genlabel-gm GenLabel_(GM) orange
 genlabel-kde GenLabel_(KDE) purple | genlabel-latent GenLabel,_latent sky
 genlabel-manifold-mixup GenLabel_+_Manifold_Mixup green | genmix-gm GenMix_(GM) purple | genmix-gan GenMix_(GAN) orange
+erm-r ERM_on_reconstructions black
 """
 
 # %% ../../nbs/repro/83_figures.ipynb #8d846c97
@@ -80,7 +81,10 @@ LOOK = read_looks(LOOKS)
 # %% ../../nbs/repro/83_figures.ipynb #d88d12a5
 DATA_LABELS = {"cifar10": "CIFAR-10", "cifar10-c": "CIFAR-10-C", "cifar100": "CIFAR-100", "cifar100-c": "CIFAR-100-C",
                "tiny-imagenet": "Tiny-ImageNet", "tiny-imagenet-c": "Tiny-ImageNet-C", "imagenet": "ImageNet",
-               "svhn": "SVHN", "mnist": "MNIST", "digits": "digits", "digits-c": "digits-C"}
+               "svhn": "SVHN", "mnist": "MNIST", "digits": "digits", "digits-c": "digits-C",
+               "photo-digits": "photo-digits", "photo-digits-16": "photo-digits (16 px)",
+               "photo-digits-16-x8": "photo-digits (16 px, eight backgrounds each)",
+               **{f"photo-digits-16-{k}": f"photo-digits (16 px, {k[0]} to {k[-1]})" for k in ("0to4", "5to9")}}
 LABELS = {id: look["label"] for id, look in LOOK.items()} | DATA_LABELS  # names to show, for tables as for figures
 
 # %% ../../nbs/repro/83_figures.ipynb #2b0a4d28

@@ -84,6 +84,8 @@ class Spec(Optimisation):
                                        "and 200 validation images, drawn by the run's seed; -s0 for seed 0", later=True)
     whiten: str = choice("", "default", "images are normalised only; otherwise a name in WHITENINGS", later=True,
                          allowed=lambda: ("", *WHITENINGS))
+    looks: int = choice(0, "default", "times that the test set is scored, evenly, the last time at the end; 0: after "
+                                      "every epoch", allowed="[0, inf)", later=True)
 
     def __post_init__(self):
         made = method(self.method, **{k: plain(v) for k, v in self.method_args.items()})

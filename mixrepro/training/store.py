@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['WRITTEN', 'Corrupt', 'seal', 'unseal', 'distrust', 'Run', 'network_of', 'open_net', 'history', 'selected', 'to_csv',
-           'finish', 'save_checkpoint', 'load_checkpoint', 'keep', 'kept', 'working_on', 'Store']
+           'finish', 'save_checkpoint', 'load_checkpoint', 'keep', 'kept', 'keep_arrays', 'kept_arrays', 'working_on',
+           'Store']
 
 # %% ../../nbs/training/51_store.ipynb #5ad082c6
 import csv
@@ -85,23 +86,24 @@ def open_net(run: Run, device="cpu"):
     shape, classes = (lambda d: (d.shape, d.k))(load(run.spec.dataset, "test"))
     net = network_of(run.spec, shape, classes)
     net.load_state_dict(safetensors.torch.load_file(run.folder / "weights.safetensors"))
+    net.n_train = run.spec.n_train  # for a metric that asks again what the network has seen
     return net.to(device).eval()
 
 # %% ../../nbs/training/51_store.ipynb #6e8f85cd
 def history(run: Run) -> list[dict[str, float]]:
-    "One row per epoch."
+    "One row per epoch; an epoch after which the test set was not scored has no scores."
     with open(run.folder / "history.csv", newline="") as f:
-        return [{k: float(v) for k, v in row.items()} for row in csv.DictReader(f)]
+        return [{k: float(v) for k, v in row.items() if v} for row in csv.DictReader(f)]
 
 def selected(run: Run,
              by: str = "valid_accuracy",  # or "valid_nll"
              ) -> dict[str, float]:       # a row of the history
     "The epoch that the validation images choose; of equals the first (code of Manifold Mixup, semi-supervised)."
     rows = history(run)
-    if by not in rows[0]:
+    if not any(by in row for row in rows):
         raise ValueError(f"{run} has no {by}: give it a split with validation images, "
                          f"such as '{run.spec.dataset}-l100-v200'")
-    numbers = [row for row in rows if row[by] == row[by]]
+    numbers = [row for row in rows if by in row and row[by] == row[by]]
     if not numbers: raise ValueError(f"{by} of {run} is not a number in any epoch: it has diverged, train it again")
     return (max if by == "valid_accuracy" else min)(numbers, key=lambda row: row[by])
 
@@ -109,7 +111,7 @@ def selected(run: Run,
 def to_csv(rows: list[dict]) -> str:
     "Rows as CSV; floats are written so that reading gives the same float."
     out = io.StringIO()
-    writer = csv.DictWriter(out, rows[0].keys(), lineterminator="\n")
+    writer = csv.DictWriter(out, dict.fromkeys(k for row in rows for k in row), lineterminator="\n")
     writer.writeheader(); writer.writerows(rows)
     return out.getvalue()
 
@@ -153,6 +155,25 @@ def kept(run: Run, name: str):
     if not isinstance(d, dict) or sha256(json.dumps(d.get("value"), sort_keys=True).encode()) != d.get("sha256"):
         return distrust(path, "its checksum does not match")
     return d["value"]
+
+# %% ../../nbs/training/51_store.ipynb #5de18dee
+def keep_arrays(run: Run, name: str, arrays: dict):  # arrays: name -> tensor
+    "Keep what a metric says of single images, with its checksum."
+    plain = {k: v.detach().cpu().contiguous() for k, v in arrays.items()}
+    whole = safetensors.torch.save(plain, metadata=dict(sha256=sha256(safetensors.torch.save(plain))))
+    write_atomic(run.folder / "metrics" / f"{name}.safetensors", whole)
+
+def kept_arrays(run: Run, name: str) -> dict | None:
+    "The arrays of a metric that were kept, or None; a corrupt file is set aside."
+    path = run.folder / "metrics" / f"{name}.safetensors"
+    try:
+        with safetensors.safe_open(path, "pt") as f:
+            arrays, told = {k: f.get_tensor(k) for k in f.keys()}, f.metadata() or {}
+    except FileNotFoundError: return None
+    except safetensors.SafetensorError: return distrust(path, "it is no safetensors file")
+    if sha256(safetensors.torch.save(arrays)) != told.get("sha256"):
+        return distrust(path, "its checksum does not match")
+    return arrays
 
 # %% ../../nbs/training/51_store.ipynb #de7dee5e
 @contextmanager

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['WORK', 'TRAIN', 'SWITCHES', 'INLINE', 'UNKNOWN', 'clone', 'code_cells', 'parameters', 'typed', 'check_parameters',
-           'depth', 'side_by_side', 'groups', 'ready', 'made_of', 'said_by', 'jobs', 'first', 'title', 'made', 'forget',
-           'expected', 'takes_files', 'environment', 'Busy', 'kernelspec', 'snakemake', 'only_one', 'full', 'in_a_line',
-           'worded', 'ended', 'reason', 'logged', 'told']
+           'depth', 'side_by_side', 'groups', 'ready', 'meant', 'made_of', 'said_by', 'jobs', 'first', 'title', 'made',
+           'forget', 'expected', 'takes_files', 'environment', 'Busy', 'kernelspec', 'snakemake', 'only_one', 'full',
+           'in_a_line', 'worded', 'ended', 'reason', 'logged', 'told']
 
 # %% ../../nbs/workflow/92_jobs.ipynb #0b06fea7
 import ast
@@ -29,6 +29,7 @@ from ..files import home, write_if_changed
 from ..papers.catalogue import ARTEFACTS, find
 from ..repro.artefact import cells, state
 from ..repro.scale import scale
+from ..training.allotted import seconds_left, timed
 from ..training.spec import Spec, name_of, to_json
 from ..training.store import Store
 
@@ -138,6 +139,11 @@ def ready(base: Path) -> list[str]:
     "The artefacts whose notebook is there."
     return [a.id for a in ARTEFACTS.values() if state(a, base) == "ready"]
 
+def meant(profile: str, base: Path) -> list[str]:
+    "The artefacts that a scale is for and that are ready, the most wanted first."
+    there = ready(base)
+    return [i for i in scale(profile).only if i in there] or there
+
 def made_of(*parts) -> str:
     "A short name of all that an execution is made of; what is made of something else has another."
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
@@ -158,7 +164,10 @@ def jobs(ids: list[str],     # artefacts; empty: every ready one
     for i in ids:
         if state(find(i), base) != "ready":
             raise ValueError(f"the artefact {i!r} is planned, not ready: 'mixrepro list' shows which are")
-    values = {i: check_parameters(base / find(i).notebook, dict(given, profile=profile)) for i in ids or ready(base)}
+        if i not in meant(profile, base):
+            raise ValueError(f"the scale {profile!r} is not meant for {i}: it is for {', '.join(meant(profile, base))}")
+    every = ids or meant(profile, base)
+    values = {i: check_parameters(base / find(i).notebook, dict(given, profile=profile)) for i in every}
     plans = {i: [c.spec for c in cells(find(i), profile, v.get("seeds", 0))] for i, v in values.items()}
     # Over all artefacts: a run is in one group only.
     every = groups([s for specs in plans.values() for s in specs], scale(profile).together)
@@ -210,14 +219,10 @@ def forget(todo: dict, base: Path):
 # %% ../../nbs/workflow/92_jobs.ipynb #6470e088
 def expected(specs: list[Spec], store: Store) -> tuple[int, float | None]:
     "How many of the runs are missing, and the seconds they should take, or None where nothing like them was ever run."
-    missing = [s for s in specs if not (store.run(s).folder / "done.json").exists()]
-    like = lambda s: (s.dataset, s.method, s.network, s.epochs, s.n_train)
-    seconds = {}
-    for run in store.runs():
-        seconds.setdefault(like(run.spec), []).append(
-            json.loads((run.folder / "environment.json").read_text())["wall_seconds"])
-    costs = [seconds.get(like(s)) for s in missing]
-    return len(missing), sum(sum(c) / len(c) for c in costs) if all(costs) else None
+    missing = [run for run in map(store.run, specs) if not (run.folder / "done.json").exists()]
+    known = timed(store) if missing else {}
+    costs = [seconds_left(run, known) for run in missing]
+    return len(missing), None if None in costs else sum(costs)
 
 # %% ../../nbs/workflow/92_jobs.ipynb #9b0b9f43
 SWITCHES = ("PYTHONSTARTUP", "PYTHONWARNINGS", "PYTHONINSPECT", "PYTHONIOENCODING")  # of a person's own Python

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from helpers import seeded
 from mixrepro.methods.catalogue import method
-from mixrepro.methods.manifold_mixup import ManifoldMixup, draw_stage, on_host
+from mixrepro.methods.manifold_mixup import ManifoldMixup, draw_at_stages, draw_stage, on_host
 from mixrepro.methods.mixup import Mixup
 from mixrepro.methods.vicinal import Mix, bce_softmax, draw_mix
 from mixrepro.networks.zoo import build
@@ -173,6 +173,53 @@ def test_other_bad_inputs():
     with pytest.raises(ValueError, match="alpha must be above 0, got 0"): ManifoldMixup(alpha=0.).loss(network(), x, y, seeded())
     wrapped = SimpleNamespace(module=network())  # what distributed training wraps a network in has no stages itself
     with pytest.raises(ValueError, match="to 3, but those to mix at are"): ManifoldMixup(stages=(4,)).loss(wrapped, x, y, seeded())
+
+
+@pytest.mark.parametrize("name", ["small-cnn", "mlp", "preactresnet18"])
+def test_a_stage_and_a_coefficient_for_each_example_by_hand(name):
+    "In float64: each example is mixed once, at its own stage, with one of the same stage, and with its own share."
+    side = 32 if "res" in name else 8
+    net, (x, y), stages = network(name, side).double(), batch(9, side), (2, 0, 1)
+    x, each = x.double(), ManifoldMixup(per="lambda and layer", stages=stages)
+    draw = each.draw(net, x, y, seeded(7))
+    logits, target = each.terms(net, x, y, draw, seeded())
+    for i in range(9):
+        j = draw.partner[i].item()
+        assert draw.stage[i] == draw.stage[j]
+        alone = Mix(draw.lam[i].double(), torch.tensor([1, 0]))
+        assert torch.allclose(logits[i], by_hand(net, x[[i, j]], alone, stages[draw.stage[i]])[0], atol=1e-9)
+        wanted = draw.lam[i].double() * F.one_hot(y[i], 5) + (1 - draw.lam[i].double()) * F.one_hot(y[j], 5)
+        assert torch.allclose(target[i], wanted, atol=1e-6)
+
+
+@given(n=st.integers(2, 40), k=st.integers(1, 4), seed=st.integers(0, 2 ** 32))
+@settings(max_examples=40, deadline=None)
+def test_partners_are_a_permutation_within_each_stage(n, k, seed):
+    draw = draw_at_stages(n, 1., tuple(range(k)), seeded(seed))
+    assert sorted(draw.partner.tolist()) == list(range(n)) and torch.equal(draw.stage, draw.stage[draw.partner])
+    assert draw.lam.shape == (n,) and draw.stage.max() < k
+
+
+def test_a_coefficient_for_each_example_is_mixups_at_stage_zero():
+    net, (x, y) = network(), batch()
+    ours = ManifoldMixup(alpha=1., stages=(0,), per="lambda").loss(net, x, y, seeded(4))
+    assert torch.equal(ours, Mixup(alpha=1., per="example").loss(net, x, y, seeded(4)))
+
+
+def test_blocked_with_a_stage_each_stops_below_the_own_stage():
+    net, (x, y) = network("small-cnn").train(), batch(12)
+    blocked = ManifoldMixup(stages=(1, 3), per="lambda and layer", blocked=True)
+    x = x.requires_grad_()
+    draw = blocked.draw(net, x, y, seeded(1))
+    logits, _ = blocked.terms(net.eval(), x, y, draw, seeded(1))
+    assert torch.autograd.grad(logits.sum(), x, allow_unused=True)[0].abs().sum() == 0, "no pixel is above its mixture"
+    assert set(draw.stage.tolist()) == {0, 1}
+
+
+def test_per_is_no_part_of_a_name_at_its_default():
+    spec = Spec("digits", "manifold-mixup", "tiny-cnn")
+    assert name_of(spec) == name_of(replace(spec, method_args=dict(per="batch"))) != name_of(replace(spec, method_args=dict(per="lambda")))
+    with pytest.raises(ValueError, match="unknown per 'layer'"): replace(spec, method_args=dict(per="layer"))
 
 
 def test_only_the_generator_is_drawn_from():

@@ -6,6 +6,8 @@ The rate, the batch, Nesterov's momentum and the augmentation (padding 2 and fli
 
 import pytest
 
+from mixrepro.repro.scale import scale
+
 from mixrepro.data.factors import ROWS
 from mixrepro.papers.catalogue import find
 from mixrepro.papers.manifold_mixup.settings import ARTEFACTS, Theorem
@@ -19,7 +21,7 @@ WHOLE = dict(batch=100, weight_decay=1e-4, n_train=0, split="", whiten="", netwo
 LONG = dict(epochs=1200, milestones=(400, 800))
 ADAM = dict(optimizer="adam", weight_decay=0., n_train=0, split="", whiten="", milestones=(), augment="none", precision="float32")
 ASKED = ("fig1", "fig2", "fig3", "fig4", "fig5", "fig6", "fig7", "fig8", "fig9", "table1", "table2", "table3", "table4", "table5", "knn",
-         "blocked", "regularizers", "lowdata", "unbounded-pgd", "theorem1", "corollary1")
+         "perexample", "blocked", "regularizers", "lowdata", "unbounded-pgd", "theorem1", "corollary1")
 
 
 def trials(plan): return {len(specs) for specs in plan.values()}
@@ -39,12 +41,21 @@ def test_hyper_parameters_of_the_three_models():
 def test_table1():
     "Rows of tables 1a and 1b that the authors ran; those of AdaMix and of Zhang et al. are quoted there."
     plan = planned("mm-table1")
-    assert set(plan) == (grid(THREE, "cifar10 preactresnet18") | grid((*THREE, "manifold-mixup-all"), "cifar10 preactresnet152")
-                         | grid(THREE, "cifar100 preactresnet18") | grid(THREE[1:], "cifar100 preactresnet34"))
-    assert len(plan) == 12 and trials(plan) == {10}
+    words = (grid(THREE, "cifar10 preactresnet18") | grid((*THREE, "manifold-mixup-all"), "cifar10 preactresnet152")
+             | grid(THREE, "cifar100 preactresnet18") | grid(THREE[1:], "cifar100 preactresnet34"))
+    assert set(plan) == words | {(row, f"{column}, released code") for row, column in words} and len(words) == 12 and trials(plan) == {10}
     for (row, column), specs in plan.items():
-        dataset, network = column.split()
+        dataset, network = column.removesuffix(", released code").split()
         agree(specs, dataset=dataset, method=row, network=network, augment="crop2-flip", **LONG, **WHOLE)
+        assert args(specs)["criterion"] == ("bce" if column.endswith("code") else "ce"), "algorithms 1 and 3; the code's BCELoss"
+
+
+def test_table1s_dear_cells_at_embedded():
+    "Both losses where ten seeds are cheap, and the deep network for five seeds: they have the runs of the others."
+    plan = planned("mm-table1", "embedded")
+    found = {column: len(specs) for (_, column), specs in plan.items()}
+    assert found == {"cifar10 preactresnet18": 10, "cifar10 preactresnet152": 5, "cifar10 preactresnet18, released code": 5}
+    assert {s.network for s in every(plan)} == {"small-cnn", "small-cnn-4"} and planned("mm-fig8", "embedded").keys() == grid(THREE, "cifar10")
 
 
 @pytest.mark.parametrize("id", ["mm-fig2", "mm-knn", "mm-unbounded-pgd"])
@@ -189,9 +200,12 @@ def test_table2s_hyper_parameters(dataset, weight):
 def test_table3():
     "PreActResNet-18 on both CIFARs, a wide network on SVHN: there is none of 20 layers, as is printed, and the code has 28."
     plan, table = planned("mm-table3"), planned("mm-table1")
-    assert set(plan) == grid(THREE, "cifar10", "cifar100", "svhn") and trials(plan) == {10}
+    assert set(plan) == grid(THREE, "cifar10", "cifar100", "svhn") | grid(("at",), "cifar10", "svhn") and trials(plan) == {10}
     for (row, column), specs in plan.items():
-        if column != "svhn": assert specs == table[row, f"{column} preactresnet18"]
+        if row == "at":
+            agree(specs, dataset=column, network="wrn28-10" if column == "svhn" else "preactresnet18", **LONG, **WHOLE)
+            assert {k: args(specs)[k] for k in ("steps", "eps", "step")} == dict(steps=7, eps=8 / 255, step=2 / 255), "7-step PGD"
+        elif column != "svhn": assert specs == table[row, f"{column} preactresnet18"]
         else: agree(specs, dataset="svhn", method=row, network="wrn28-10", augment="crop2", **LONG, **WHOLE)
 
 
@@ -205,14 +219,25 @@ def test_table5():
 
 
 def test_blocked():
-    "Section 5.1: the blocked variant at 400 and at 1200 epochs, with its peers at 1200."
+    "Section 5.1: the blocked variant at 400 and at 1200 epochs, with its peers at both."
     plan, table = planned("mm-blocked"), planned("mm-table1")
-    assert set(plan) == grid(("manifold-mixup-blocked",), "400 epochs", "1200 epochs") | grid(THREE, "1200 epochs") and trials(plan) == {10}
+    assert set(plan) == grid(("manifold-mixup-blocked", *THREE), "400 epochs", "1200 epochs") and trials(plan) == {10}
+    for row in THREE: agree(plan[row, "400 epochs"], method=row, network="preactresnet18", epochs=400, milestones=(133, 267), **WHOLE)
     for epochs, milestones in ((400, (133, 267)), (1200, (400, 800))):
         specs = plan["manifold-mixup-blocked", f"{epochs} epochs"]
         agree(specs, dataset="cifar10", network="preactresnet18", augment="crop2-flip", epochs=epochs, milestones=milestones, **WHOLE)
         assert {k: args(specs)[k] for k in ("blocked", "alpha", "stages")} == dict(blocked=True, alpha=2, stages=(0, 1, 2))
     for row in THREE: assert plan[row, "1200 epochs"] == table[row, "cifar10 preactresnet18"]
+
+
+def test_perexample():
+    "Section 2: a new layer and a new lambda for each example; the network is not said."
+    plan, table = planned("mm-perexample"), planned("mm-table1")
+    assert set(plan) == grid(("manifold-mixup", "lambda", "lambda-layer"), "cifar10") and trials(plan) == {10}
+    assert plan["manifold-mixup", "cifar10"] == table["manifold-mixup", "cifar10 preactresnet18"]
+    for row, per in (("lambda", "lambda"), ("lambda-layer", "lambda and layer")):
+        agree(plan[row, "cifar10"], method="manifold-mixup", network="preactresnet18", augment="crop2-flip", **LONG, **WHOLE)
+        assert {k: args(plan[row, "cifar10"])[k] for k in ("per", "alpha", "stages")} == dict(per=per, alpha=2, stages=(0, 1, 2))
 
 
 def test_regularizers():
@@ -259,4 +284,5 @@ def test_digits_stand_in_for_mnist_where_it_is_not_there():
 def test_the_rate_drops_at_the_same_shares_everywhere(at):
     for id in ("mm-table1", "mm-blocked", "mm-regularizers", "mm-lowdata", "mm-table5"):
         for s in every(planned(id, at)):
+            if scale(at).recipe: assert (s.schedule, s.milestones) == ("cosine", ()); continue
             assert all(abs(m - s.epochs * share) <= max(1.5, s.epochs / 50) for m, share in zip(s.milestones, (1 / 3, 2 / 3), strict=True))

@@ -7,8 +7,10 @@ AT and TRADES 250, IAT 350. Of the batch, the augmentation and the autoencoder t
 import pytest
 
 from mixrepro.papers.catalogue import find
-from mixrepro.papers.varmixup.settings import ARTEFACTS, Cost, Horseshoe
-from mixrepro.repro.artefact import papers_cells
+from mixrepro.papers.varmixup.settings import ARTEFACTS, AUTOENCODERS, FEW, Cost, Horseshoe, whole
+from mixrepro.repro.artefact import cells, papers_cells
+from mixrepro.repro.scale import SCALES, scale
+from mixrepro.training.spec import name_of
 from plans import agree, args, every, grid, planned
 
 EPOCHS = {"erm": 100, "mixup": 150, "mixup-r": 150, "manifold-mixup": 150, "at": 250, "trades": 250, "iat": 350,
@@ -20,13 +22,15 @@ SHOWN = ("erm", "mixup", "varmixup", "adv-varmixup")  # figures 2 and 3
 
 
 def test_the_rooms_artefacts():
-    assert set(ARTEFACTS) >= {"vm-table1", "vm-fig1", "vm-fig2", "vm-fig3", "vm-fig4", "vm-fig5", "vm-cost", "vm-transfer"}
+    assert set(ARTEFACTS) >= {"vm-table1", "vm-fig1", "vm-fig2", "vm-fig3", "vm-fig4", "vm-fig5", "vm-cost", "vm-transfer",
+                              "vm-autoencoders", "vm-kl", "vm-offmanifold"}
 
 
 def test_table1():
-    "Nine methods; of the three data sets Tiny-ImageNet is not among those of the scale."
+    "Nine methods on three data sets, but for Manifold Mixup on Tiny-ImageNet, where the paper has a dash."
     plan = planned("vm-table1")
-    assert set(plan) == grid(EPOCHS, "cifar10", "cifar100") and {len(specs) for specs in plan.values()} == {10}
+    every_cell = grid(EPOCHS, "cifar10", "cifar100", "tiny-imagenet")
+    assert set(plan) == every_cell - {("manifold-mixup", "tiny-imagenet")} and {len(specs) for specs in plan.values()} == {10}
     for (row, column), specs in plan.items(): agree(specs, dataset=column, method=row, epochs=EPOCHS[row], **ALWAYS)
 
 
@@ -54,6 +58,13 @@ def test_table1s_autoencoders():
     assert (robust["eps"], robust["step"], robust["target"]) == (8 / 255, 2 / 255, "adversarial")  # x* is what eq. 10 reconstructs
 
 
+def test_dear_methods_have_fewer_runs_where_a_scale_says_so():
+    "Each of the other methods has all of them, and every seed of a dear one is one of ERM's."
+    found = {row: [s.seed for s in specs] for (row, column), specs in planned("vm-table1", "embedded").items()}
+    assert {row for row, seeds in found.items() if seeds == list(range(5))} == set(FEW)
+    assert all(seeds == list(range(10)) for row, seeds in found.items() if row not in FEW)
+
+
 def test_fig1():
     "A drawing in the paper: nothing of it is given, and nothing is trained before."
     assert planned("vm-fig1") == {}
@@ -69,7 +80,8 @@ def test_fig2_and_fig3(id):
 
 
 def test_fig4():
-    "Autoencoders of table 1, and an ERM network for each data set to see with."
+    "Autoencoders of table 1, and an ERM network for each data set to see with; one that all seeds share stands there once."
+    assert [s.method for s in every(planned("vm-fig4", "embedded"))] == ["erm", "mmd-vae", "adv-mmd-vae"]
     plan = planned("vm-fig4")
     assert set(plan) == grid(("varmixup", "adv-varmixup", "erm"), "cifar10", "cifar100")
     for (row, column), specs in plan.items():
@@ -90,23 +102,63 @@ def test_fig5():
 
 
 def test_cost():
-    "The hours of the paper's own schedule: no share of it, at any scale."
+    "Whole runs: no share of the epochs and no recipe, at any scale."
     assert planned("vm-cost") == {}
-    for at in ("smoke", "embedded", "gpu", "paper"):
+    for at in SCALES:
         s = find("vm-cost").settings.at(at)
-        assert type(s) is Cost and s.epochs == EPOCHS and s.vae_epochs == 100
-        assert (s.share, s.attack_share, s.vae_share, s.attack_steps, s.n_train) == (1, 1, 1, 0, 0)
+        assert type(s) is Cost and s.epochs == EPOCHS and s.vae_epochs == 100 and s.vae == {}
+        assert (s.share, s.attack_share, s.vae_share, s.robust_share, s.attack_steps, s.n_train) == (1, 1, 1, 1, 0, 0)
+        for method, epochs in EPOCHS.items():
+            agree(whole(s, scale(at), method), epochs=epochs, n_train=0, lr=1e-3, schedule="constant", looks=0)
     s = find("vm-cost").settings.at("paper")
-    assert (s.network, s.batch, s.augment, s.vae_network, s.rounds) == ("resnet34", 128, "crop-flip", "vae", 15)
+    assert (s.network, s.batch, s.augment, s.vae_network, s.rounds * s.blocks) == ("resnet34", 128, "crop-flip", "vae", 15)
 
 
 def test_transfer():
-    "Section 5: both CIFARs with a VAE of Tiny-ImageNet, which the scale has not; beside them ERM and a VAE of their own."
-    assert planned("vm-transfer") == {}
-    plan = {c[:2]: c.spec for c in papers_cells(find("vm-transfer"))}
+    "Section 5: both CIFARs with a VAE of Tiny-ImageNet; beside them ERM and a VAE of their own."
+    plan = planned("vm-transfer")
+    assert {c[:2]: c.spec for c in papers_cells(find("vm-transfer"))} == {cell: specs[0] for cell, specs in plan.items()}
     assert set(plan) == grid(("erm", "varmixup", "varmixup-transfer"), "cifar10", "cifar100")
-    for (row, column), spec in plan.items():
+    for (row, column), specs in plan.items():
         kind = "erm" if row == "erm" else "varmixup"
-        agree(spec, dataset=column, method=kind, epochs=EPOCHS[kind], **ALWAYS)
+        assert len(specs) == 10
+        agree(specs, dataset=column, method=kind, epochs=EPOCHS[kind], **ALWAYS)
         if kind == "varmixup":
-            agree(spec.needs["vae"], dataset="tiny-imagenet" if "transfer" in row else column, method="mmd-vae", **VAE)
+            agree([s.needs["vae"] for s in specs], dataset="tiny-imagenet" if "transfer" in row else column, method="mmd-vae", **VAE)
+
+
+@pytest.mark.parametrize("at", ["smoke", "embedded"])
+def test_a_vae_of_a_half_sees_that_half_only(at):
+    plan = planned("vm-transfer", at)
+    theirs, ours = (plan[row, "cifar10"][0] for row in ("varmixup-transfer", "varmixup"))
+    assert ours.needs["vae"].dataset == ours.dataset == theirs.dataset and theirs.dataset.endswith("5to9")
+    assert theirs.needs["vae"].dataset == theirs.dataset.replace("5to9", "0to4")
+
+
+@pytest.mark.parametrize("at", SCALES)
+def test_the_curve(at):
+    "Not in the paper: three trainings on each autoencoder, which differ in it alone; the first autoencoder is table 1's."
+    plan = planned("vm-autoencoders", at)
+    names = {row.partition(":")[2] for row, _ in plan} - {""}
+    assert {"own"} < names <= set(AUTOENCODERS) and len(plan) == 2 + 3 * len(names)
+    assert plan["varmixup:own", "cifar10"][0] == planned("vm-table1", at)["varmixup", "cifar10"][0]
+    for name in names:
+        mixed, half, plain = (plan[f"{row}:{name}", "cifar10"][0] for row in ("varmixup", "varmixup-half", "erm-r"))
+        assert mixed.needs == half.needs == plain.needs and half.method_args["share"] == .5
+        assert (mixed.method, half.method, plain.method) == ("varmixup", "varmixup", "erm-r")
+        assert "share" not in mixed.method_args
+
+
+@pytest.mark.parametrize("at", SCALES)
+def test_the_kinds_of_autoencoder_differ_in_their_objective_alone(at):
+    vaes = [specs[0].needs["vae"] for specs in planned("vm-kl", at).values()]
+    assert [v.method for v in vaes] == ["mmd-vae", "kl-vae", "adv-mmd-vae"]
+    for field in ("dataset", "network", "epochs", "batch", "lr", "schedule", "n_train", "seed", "augment"):
+        assert len({getattr(v, field) for v in vaes}) == 1, field
+    assert [v.network_args.get("posterior", "deterministic") for v in vaes] == ["deterministic", "gaussian", "deterministic"]
+
+
+@pytest.mark.parametrize("at", SCALES)
+def test_nothing_is_trained_for_the_question_of_the_manifold_alone(at):
+    def names(*ids): return {name_of(c.spec) for id in ids for c in cells(find(id), at)}
+    assert names("vm-offmanifold") <= names("vm-autoencoders", "vm-table1")
