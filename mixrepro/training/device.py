@@ -63,8 +63,8 @@ ALLOWED["metric"] = {
     "metrics.inception_score.scores": PER_BATCH, "metrics.inception_score.inception_score": NETWORK,
     **{f"metrics.{place}": NETWORK for place in (
         "attacked.unbounded", "linearity.linearity",
-        "neighbours.neighbours", "interpolation.interpolated", "concentration.concentration", "concentration.dimensions",
-        "accuracy.accuracy", "concentration.unsure", "concentration.scatter",
+        "neighbours.neighbours", "interpolation.interpolated", "accuracy.accuracy",
+        "concentration.concentration", "concentration.dimensions", "concentration.unsure", "concentration.scatter",
         "concentration.class_spectra", "concentration.gap", "concentration.dimension", "distances.root",
         "distances.frechet", "distances.mmd2", "distances.kid")}}
 
