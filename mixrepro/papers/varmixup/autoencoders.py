@@ -183,7 +183,7 @@ def beside(far: pd.DataFrame,        # from `distances`
     means = far.groupby(["method", "metric"], sort=False).value.mean().unstack()
     def row(m, v):
         half = np.nan if (i := Measured(v).interval) is None else (i[1] - i[0]) / 2
-        return dict(zip(("method", "autoencoder"), (*m.split(":"), "own")[:2])) | dict(
+        return dict(zip(("method", "autoencoder"), (*m.split(":"), "own" if m != "mixup" else "")[:2])) | dict(
             means.loc[m, ["FID", "KID"]], corrupted=v.mean(), half=half, n=len(v))
     return pd.DataFrame([row(m, v) for m, v in accuracy.groupby("method", sort=False).value if m in means.index])
 
