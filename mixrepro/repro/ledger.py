@@ -81,6 +81,7 @@ class Words:
         "The paper's gain, ours, and what is said of it."
         return [self.gain(r.paper_gain, r.theirs), self.gain(r.gain.effect, r.gain), self.word(r.gain), self.holm(r)]
 
+# %% ../../nbs/repro/82_ledger.ipynb #7855ba88
 def grid(head: list[str], lines: list[list[str]]) -> str:
     "A Markdown table."
     return "\n".join("| " + " | ".join(l) + " |" for l in (head, ["---"] * len(head), *lines))
@@ -92,6 +93,7 @@ def title(found: list[Row], w: Words) -> str:
     where = f", measured on {w.show(first.dataset)}, {w.show(first.metric)}" if first.dataset else ", not run"
     return f"**{w.show(first.column)}**{where}" + f"; intervals over {over}" * bool(over)
 
+# %% ../../nbs/repro/82_ledger.ipynb #2c5a5d9e
 def block(found: list[Row],     # the rows of one column
           unit: str,            # of the values
           spread: str,          # "sd" or "min/max"
@@ -117,6 +119,7 @@ def block(found: list[Row],     # the rows of one column
 # %% ../../nbs/repro/82_ledger.ipynb #0a466361
 def reading(found: list[Row], unit: str,  # as in `page`
             family: int,  # comparisons that Holm's correction is over
+            margin: float | None = None,  # that of the unit unless given
             ) -> list[str]:
     "How to read the gains of a page: what occurs on it and nothing else."
     words, over, how = {r.gain.word for r in found}, {r.gain.over for r in found}, []
@@ -131,18 +134,19 @@ def reading(found: list[Row], unit: str,  # as in `page`
     if "undecided" in words:
         how.append("Behind undecided: the seeds that would decide with a power of .8, were effect and spread as seen.")
     small = sorted({v.word for r in found for v in (r.gain, r.value)} & {"no difference", "agrees"})
-    near = f"± {MARGINS.get(unit)} {'points' if unit == '%' else unit}"
+    near = f"± {margin or MARGINS.get(unit)} {'points' if unit == '%' else unit}"
     return [*how, *(f"{word.capitalize()}: the 90% interval lies within {near}." for word in small)]
 
 # %% ../../nbs/repro/82_ledger.ipynb #b1d20679
 def how_to_read(found: list[Row], unit: str, spread: str, baseline: str | None,  # as in `page`
                 family: int = 0,  # comparisons that Holm's correction is over; 0: those of this page
+                margin: float | None = None,  # that of the unit unless given
                 ) -> list[str]:
     "The sentences under a page."
     trials = {"sd": "mean ± standard deviation", "min/max": "mean (smallest to largest)"}[spread]
     how = [f"Paper: as printed. Ours: {trials} over n seeds."]
     if baseline: how.append("Gains: positive is better; ours are taken seed by seed, in brackets the 95% t-interval.")
-    return how + reading(found, unit, family or sum(r.holm is not None for r in found))
+    return how + reading(found, unit, family or sum(r.holm is not None for r in found), margin)
 
 def columns_of(found: list[Row],       # from `rows`
                unit: str, spread: str, baseline: str | None, labels: dict,  # as in `block`
@@ -170,6 +174,7 @@ class Sheet:
     decimals: int
     at: str
     family: int = 0  # comparisons that Holm's correction is over; 0: its own
+    margin: float | None = None  # a difference within it is none; that of the unit unless given
 
     @cached_property
     def data(self) -> pd.DataFrame: return frame(self.found, self.unit, self.spread)
@@ -181,7 +186,7 @@ class Sheet:
         return columns_of(self.found, self.unit, self.spread, self.baseline, self.labels, self.decimals)
     @property
     def how(self) -> list[str]:
-        return how_to_read(self.found, self.unit, self.spread, self.baseline, self.family)
+        return how_to_read(self.found, self.unit, self.spread, self.baseline, self.family, self.margin)
 
 # %% ../../nbs/repro/82_ledger.ipynb #2f7726b4
 def sheet(paper: pd.DataFrame,           # from `reported`; empty where the paper gives a figure only
@@ -206,7 +211,7 @@ def sheet(paper: pd.DataFrame,           # from `reported`; empty where the pape
     if odd:
         raise ValueError(f"the paper's spread of {odd[0].method}, {odd[0].column} is {odd[0].paper}, not {spread}: "
                          "choose the other kind of spread")
-    return Sheet(found, unit, spread, baseline, labels or {}, decimals, at)
+    return Sheet(found, unit, spread, baseline, labels or {}, decimals, at, margin=more["margin"])
 
 def table(*given, **options) -> tuple[pd.DataFrame, str]:  # as for `sheet`; tidy data, Markdown
     "The same as data and as a page."
