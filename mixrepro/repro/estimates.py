@@ -143,6 +143,7 @@ class Estimate:
     def over(self) -> str:
         return ("seeds" + " and test images" * bool(self.images) + ", pooled" * self.pooled) if self.seeds else ""
 
+# %% ../../nbs/repro/81b_estimates.ipynb #a97f0c75
 def over_seeds(m: Measured) -> Estimate:  # of differences
     "What seeds alone say of their mean."
     return Estimate(m.mean, m.n, (m.sd**2 / m.n, m.n - 1) if m.n > 1 else None)
@@ -167,6 +168,7 @@ class Mean(float):
                              "change both or leave the images out")
         return mean
 
+# %% ../../nbs/repro/81b_estimates.ipynb #b5197145
 def crossed(d: np.ndarray,  # (S, N) differences, a row for each seed, S and N 2 or more
             ) -> Estimate:
     "The mean difference over seeds and test images."
@@ -201,6 +203,7 @@ def block_residual(values: dict,  # method -> seed -> value
     df = (v.shape[0] - 1) * (v.shape[1] - 1)
     return float((rest**2).sum() / df), df
 
+# %% ../../nbs/repro/81b_estimates.ipynb #c2cce849
 def with_pooled(e: Estimate,             # of a difference of two of the methods
                 residual: tuple | None,  # from `block_residual`
                 ) -> Estimate:
@@ -228,6 +231,7 @@ def power(e: Estimate) -> float:
     drawn = edge * np.sqrt(stats.chi2.ppf((np.arange(1000) + .5) / 1000, e.df) / e.df)
     return float((stats.norm.sf(drawn - shift) + stats.norm.cdf(-drawn - shift)).mean())
 
+# %% ../../nbs/repro/81b_estimates.ipynb #80dd99b2
 def seeds_to_decide(e: Estimate) -> float | None:  # math.inf: only more test images would; None: nothing is known
     "The least number of seeds with which the effect would be decided; `MOST` stands for that many or more."
     if not e.seeds: return None

@@ -65,10 +65,11 @@ def paired(ours: dict,      # seed -> value of a method
                          "stand on one side only; run the same for both")
     return Measured([sign * (ours[s] - base[s]) for s in sorted(ours)])
 
+# %% ../../nbs/repro/81d_rows.ipynb #005c7262
 def gained(ours: dict, base: dict, sign: int, name: str,  # as for `paired`
            residual: tuple | None = None,  # of the table, from `block_residual`
            ) -> Estimate:
-    "What is known of a gain: over test images too where both sides have them; a dear side may have the first seeds only."
+    "What is known of a gain: over test images too where both have them; a dear side may have fewer seeds."
     both = sorted(set(ours) & set(base))
     if len(both) in (len(ours), len(base)): ours, base = ({s: by[s] for s in both} for by in (ours, base))
     m = paired(ours, base, sign, name)
@@ -98,6 +99,7 @@ class Row:
     contrast: bool = False   # a gain over another row than the baseline
     holm: float | None = None  # its p-value among all of a family
 
+# %% ../../nbs/repro/81d_rows.ipynb #9763ac00
 def printed_gain(p: Published, b: Published, sign: int) -> tuple[float | None, Verdict | None]:
     "The paper's gain, positive is better, and what its own spreads say of it."
     if None in (p.mean, b.mean): return None, None
@@ -155,18 +157,20 @@ def rival(contrast: tuple,  # (row, against), or (row, "best of", rows)
           ) -> str:         # the row that a contrast is over
     "Whom a row is held against."
     row, against, *of = contrast
-    if not of: return pick("row of a contrast", against, ran)
+    if not of:
+        pick("row of a contrast", against, ran)
+        return against
     there = [m for m in of[0] if m in ran and m != row and printed.get((m, column), Published()).mean is not None]
     if there: return max(there, key=lambda m: sign * printed[m, column].mean)
     raise ValueError(f"{row} has no best of {', '.join(of[0])} in {column}: none of them is both printed and run; "
                      "name the row that it is held against")
 
+# %% ../../nbs/repro/81d_rows.ipynb #f13b3ae9
 def contrast_row(contrast: tuple, column: str, where: tuple, printed: dict, ran: dict, sign: int, at: str,
                  margin: float | None = None, residual: tuple | None = None,  # all as for `one_row`
                  ) -> Row:
     "A gain over another row than the baseline."
-    row, against = contrast[0], rival(contrast, column, printed, ran, sign) if len(contrast) > 2 else contrast[1]
-    pick("row of a contrast", against, ran)
+    row, against = contrast[0], rival(contrast, column, printed, ran, sign)
     paper_gain, theirs = printed_gain(*(printed.get((m, column), Published()) for m in (row, against)), sign)
     e = gained(ran[row], ran[against], sign, row, residual)
     return Row(row, column, *where, Published(), Measured(ran[row].values()), paper_gain,

@@ -98,6 +98,7 @@ def withheld(v: Verdict,  # on numbers of our runs
     "The verdict, its word withheld where the scale's numbers bear none."
     return replace(v, word=said(v.word, at))
 
+# %% ../../nbs/repro/81c_verdicts.ipynb #1961e699
 def claim(effect: tuple | Estimate,  # an effect and its interval, nan for no interval; or what is known of it
           sign: int,            # 1 if the claim is that it lies above `neutral`, -1 below
           neutral: float = 0.,  # 1 for ratios

@@ -186,7 +186,7 @@ class Tempered(Compared):
         shown = found.assign(T=found.temperatures.map(np.mean)).groupby(["column", "method"], sort=False)
         shown = shown[list(TEMPERED)].mean().rename(columns=TEMPERED).reset_index().replace(self.labels)
         nll = self.measure("temperature", lambda f: {"NLL after one temperature": f["nll_scaled"]}).loc[found.index]
-        nll["metric"] += ", " + nll.network
+        nll["metric"] += ", " + nll.column.map(lambda c: self.labels.get(c, c))
         columns = {self.labels.get(c, c): (c, m) for c, m in zip(nll.column, nll.metric)}
         gains = self.table(nll, columns, self.reported()[:0], baseline=baseline, higher_is_better=False, unit="nats",
                            decimals=3, unprinted="not in the paper")
@@ -196,9 +196,11 @@ class Tempered(Compared):
 
 # %% ../../nbs/workflow/91_study.ipynb #c9802f5f
 def one_family(parts: tuple, data: pd.DataFrame | None) -> tuple[list, pd.DataFrame | None]:
-    "What is published, its p-values corrected for all comparisons of the artefact together."
-    sheets = iter(ledger.together([p.sheet for p in parts if isinstance(p, Page) and p.sheet]))
-    parts = [Page.of(next(sheets)) if isinstance(p, Page) and p.sheet else p for p in parts]
+    "What is published, p-values corrected for all comparisons together, and once how to read them."
+    every = ledger.together([p.sheet for p in parts if isinstance(p, Page) and p.sheet])
+    sheets, how = iter(every), list(dict.fromkeys(sentence for s in every for sentence in s.how))
+    parts = [Page(s.data, s.blocks, s) if isinstance(p, Page) and p.sheet and (s := next(sheets)) else p for p in parts]
+    if how: parts.append(" ".join(how))
     if data is not None and ledger.HOLM in data: data = data.assign(**{ledger.HOLM: holm(data["p"])})
     return parts, data
 
