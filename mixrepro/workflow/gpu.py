@@ -48,7 +48,7 @@ def about(device: str, begin: float) -> dict:
 class Table:
     "Rows of a part, on the disk as soon as they are measured."
     def __init__(self, part: str, device: str, folder: Path):
-        self.part, self.device, self.begin = pick("part", part, KEYS), device, time.perf_counter()
+        self.part, self.device, self.begin = pick("part", part, list(KEYS)), device, time.perf_counter()
         self.path = folder / f"bench-{part}.csv"
         self.rows = list(csv.DictReader(self.path.open(newline=""))) if self.path.is_file() else []
 
@@ -177,7 +177,7 @@ def limits(given: list[str]) -> dict:  # "tests=5", or "5" for each
     for said in given:
         name, _, value = said.rpartition("=")
         minutes = brought(value, float, "minutes", "(0, inf)", "write PART=MINUTES, such as tests=5")
-        found |= {pick("part", name, MEASURES): minutes} if name else dict.fromkeys(found, minutes)
+        found |= {pick("part", name, list(MEASURES)): minutes} if name else dict.fromkeys(found, minutes)
     return found
 
 # %% ../../nbs/workflow/92c_gpu.ipynb #42065dde
@@ -208,7 +208,7 @@ def bench_gpu(base: Path, parts: list[str] = (), minutes: list[str] = (), device
         raise RuntimeError("no CUDA device is here, and this measures one: run it where there is one, "
                            "or check the code with --device cpu")
     within_minutes, faults = limits(minutes), {}
-    for part in [pick("part", p, MEASURES) for p in parts or MEASURES]:
+    for part in [pick("part", p, list(MEASURES)) for p in parts or MEASURES]:
         limit, path = within_minutes[part], folder_of(device, base) / f"bench-{part}.csv"
         print(f"{part}: at most {limit:g} minutes, into {path.relative_to(base)}", flush=True)
         end = how(within([sys.executable, "-c", CODE, part, device, str(base)], limit, base), limit)
