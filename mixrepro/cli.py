@@ -36,6 +36,7 @@ import typer
 from typer.core import TyperCommand
 
 import mixrepro
+from .core import pick
 from .files import explained, home, sha256, write_atomic, write_if_changed
 from .papers.catalogue import ARTEFACTS, PAPERS, find
 from .repro.artefact import cells, state
@@ -477,12 +478,23 @@ def doctor():
 
 # %% ../nbs/workflow/93_cli.ipynb #d6b78a8a
 @app.command()
-def bench(n: Annotated[int, typer.Option(help="images")] = 10_000,
-          size: Annotated[int, typer.Option(help="pixels a side")] = 32,
-          severity: Annotated[int, typer.Option(help="1 to 5; 0: all five")] = 0):
-    "Time the 15 corruptions."
-    from mixrepro.data.corruptions import benchmark
-    benchmark(n=n, size=size, severity=severity)
+def bench(what: Annotated[str, typer.Argument(help="corruptions | gpu")] = "corruptions",
+          n: Annotated[int, typer.Option(help="of corruptions: images")] = 10_000,
+          size: Annotated[int, typer.Option(help="of corruptions: pixels a side")] = 32,
+          severity: Annotated[int, typer.Option(help="of corruptions: 1 to 5; 0: all five")] = 0,
+          part: Annotated[list[str], typer.Option(help="of gpu: tests, epochs or cells; all in this order "
+                                                       "unless given")] = [],
+          minutes: Annotated[list[str], typer.Option(help="of gpu: PART=MINUTES, the limit of a part, "
+                                                          "or MINUTES for each")] = [],
+          device: Annotated[str, typer.Option(help="of gpu: cuda; cpu only checks the code, "
+                                                   "and writes nothing under figures")] = "cuda"):
+    "Time the 15 corruptions, or measure a GPU: its tests, seconds of an epoch, and runs of the profile gpu by value."
+    if pick("bench", what, ("corruptions", "gpu")) == "corruptions":
+        from mixrepro.data.corruptions import benchmark
+        benchmark(n=n, size=size, severity=severity)
+    else:
+        from mixrepro.workflow.gpu import bench_gpu
+        bench_gpu(workflow.clone(), part, minutes, device)
 
 # %% ../nbs/workflow/93_cli.ipynb #77f82ea0
 data_app = typer.Typer(no_args_is_help=True, help="Fetch, check and make data sets.")

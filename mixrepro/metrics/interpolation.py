@@ -62,9 +62,10 @@ def interpolated(net,                              # a network in stages
                  ) -> dict[str, list[float]]:      # one value for each lambda: "nll" in nats, "third" as a share
     "NLL on the segments between test images, and how often a third class wins (Manifold Mixup paper, figure 2)."
     device, sums = test.x.device, torch.zeros(2, len(lams), dtype=torch.float64, device=test.x.device)
-    lam = torch.tensor(lams, device=device)
+    lam = torch.tensor(lams)
     if not torch.allclose(lam, 1 - lam.flip(0)):
         raise ValueError(f"the coefficients must be symmetric about one half, such as 0, .5, 1, got {tuple(lams)}")
+    lam = lam.to(device)
     size = max(1, (batch or (8192 if device.type == "cuda" else 256)) // len(lams))
     with evaluating(net):
         for i, j in zip(*(p.to(device).split(size) for p in pairs)):

@@ -55,7 +55,8 @@ CELL = {"accuracy": accuracy, "nll": nll, "ece": ece}  # what is measured in eac
 
 def _measured(nets, cell: ImageSet) -> list[tuple[dict, torch.Tensor]]:
     "For each network, what is measured in one cell, and which images it gets right."
-    return [({m: measure(logits, cell.y) for m, measure in CELL.items()}, logits.argmax(1) == cell.y.cpu())
+    y = cell.y.cpu()  # once, beside the logits
+    return [({m: measure(logits, y) for m, measure in CELL.items()}, logits.argmax(1) == y)
             for logits in (predict(net, cell) for net in nets)]
 
 def robustness(nets,                                   # one network, or several as a list

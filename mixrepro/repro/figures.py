@@ -37,8 +37,8 @@ def use_style() -> None:
     plt.style.use(["default", STYLE])
 
 # %% ../../nbs/repro/83_figures.ipynb #32d6f8d9
-COLOURS = {"black": "#000000", "blue": "#0852A7", "sky": "#3D94FB", "green": "#11884F", "orange": "#E17A00",
-           "vermilion": "#BD3D05", "purple": "#CA68AE", "brown": "#503100", "wine": "#882255"}
+COLOURS = {"black": "#000000", "blue": "#193BB0", "sky": "#2796FA", "green": "#7A9660", "orange": "#D48209",
+           "vermilion": "#A71F01", "purple": "#B783AB", "brown": "#56433B", "wine": "#700064"}
 
 # %% ../../nbs/repro/83_figures.ipynb #acbcb880
 MARKERS = "osD^vPX<>"
@@ -58,6 +58,7 @@ no-intrusion Mixup,_no_intrusion sky | logistic Mixup,_logistic_labels blue | ad
 gm Generative_classifier brown | genlabel GenLabel vermilion | genlabel-gm GenLabel_(GM) orange
 genlabel-kde GenLabel_(KDE) purple | genlabel-latent GenLabel,_latent sky
 genlabel-manifold-mixup GenLabel_+_Manifold_Mixup green | genmix-gm GenMix_(GM) purple | genmix-gan GenMix_(GAN) orange
+erm-r ERM_on_reconstructions black
 """
 
 # %% ../../nbs/repro/83_figures.ipynb #8d846c97

@@ -80,7 +80,7 @@ def test_what_cannot_be_cropped_is_refused(bad, sentence):
     with pytest.raises(ValueError, match=r"this draw is for images \(3, C, H, W\)"): draw_crop(3, seeded())(torch.zeros(2, 1, 4, 4))
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.cuda
 def test_on_the_device_it_moves_as_on_the_cpu():
     x, d = torch.randint(256, (64, 3, 32, 32), dtype=torch.uint8), draw_crop(64, seeded())
     there = Crop(d.top.cuda(), d.left.cuda(), d.mirror.cuda(), d.pad)

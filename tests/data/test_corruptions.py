@@ -131,7 +131,7 @@ def test_severity_orders_the_damage(kind, table, side, n):
     else: assert c == sorted(c)
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.cuda
 @pytest.mark.parametrize("kind", ALL)
 def test_a_gpu_gives_the_same_bytes(kind):
     for s in (1, 3, 5):

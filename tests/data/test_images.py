@@ -49,7 +49,7 @@ def test_subset_takes_numpy_numbers_masks_and_tensors():
     with pytest.raises(ValueError, match="cannot take 513 of 512 examples"): s.subset(513)
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.cuda
 def test_a_set_moves_to_the_device_and_is_cut_there():
     s = load("digits", "test")
     there = s.to("cuda")

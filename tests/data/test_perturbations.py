@@ -90,7 +90,7 @@ def test_a_grey_image_moves_alike_in_one_and_in_three_channels(kind):
     assert torch.equal(perturb(grey, kind).expand(-1, -1, 3, -1, -1), perturb(grey.expand(-1, 3, -1, -1), kind))
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.cuda
 @pytest.mark.parametrize("kind", ALL)
 def test_a_gpu_gives_the_same_bytes(kind):
     there = perturb(PHOTOS.cuda(), kind)

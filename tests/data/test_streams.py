@@ -180,7 +180,7 @@ def test_an_image_does_not_see_its_batch(n, which, size, seed):
         assert torch.equal(f(many, (size,))[which], f(one, (size,))[0])
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.cuda
 @pytest.mark.parametrize("f", [bits, uniform, normal])
 def test_a_gpu_gives_the_same_bits(f):
     assert torch.equal(f(keys(64), (3, 33, 7)), f(keys(64).cuda(), (3, 33, 7)).cpu())

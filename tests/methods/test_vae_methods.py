@@ -17,11 +17,14 @@ from mixrepro.data.datasets import load
 from mixrepro.data.images import ImageSet
 from mixrepro.methods.adv_mmd_vae import AdvMMDVAE, unrecorded
 from mixrepro.methods.adv_varmixup import AdvVarMixup
+from mixrepro.methods.base import state_of
 from mixrepro.methods.catalogue import method
+from mixrepro.methods.erm import ERM
+from mixrepro.methods.kl_vae import KLVAE, divergence
 from mixrepro.methods.mixup import Mixup
 from mixrepro.methods.mixup_r import MixupR
 from mixrepro.methods.mmd_vae import MMDVAE
-from mixrepro.methods.varmixup import VarMixup, WithVAE, encode_all, frozen
+from mixrepro.methods.varmixup import ERMR, Turns, VarMixup, WithVAE, encode_all, frozen
 from mixrepro.methods.vicinal import draw_mix
 from mixrepro.networks.autoencoders import ConvVAE
 from mixrepro.training import loop
@@ -404,3 +407,150 @@ def test_a_vae_of_another_data_set(tmp_path, monkeypatch):
     assert kept.spec.dataset == "turned" and kept.spec.n_train == 0 and loop.open_net(kept).choices.latent == 7
     blobs = replace(spec, method_args=spec.method_args | dict(vae_dataset="synthetic-blobs"))
     with pytest.raises(ValueError, match=r"got a VAE of images \(3, 32, 32\), but the training images are \(1, 32, 32\)"): train_run(blobs, store, "cpu")
+
+
+# mixtures and real images in turn -----------------------------------------------------------------------------------------------------------
+
+@given(share=st.floats(.01, 1), n=st.integers(1, 300))
+@settings(max_examples=100, deadline=None)
+def test_so_many_of_the_batches_are_mixtures_at_any_moment(share, n):
+    turns = Turns(share)
+    assert abs(sum(turns.next() for _ in range(n)) - n * share) < 1
+
+
+def test_a_share_of_one_half_is_erm_and_varmixup_by_turns():
+    "The real batches are ERM's to the last bit, the others VarMixup's."
+    train, net = images(), linear()
+    half, all_of_them = (VarMixup(share=s).prepare(train, seeded(), vae=vae()) for s in (.5, 1.))
+    x, index = train.floats(), torch.arange(12)
+    found = [half.loss(net, x, train.y, seeded(7), index) for _ in range(4)]
+    assert torch.equal(found[0], ERM().loss(net, x, train.y, seeded(7), index)) and torch.equal(found[0], found[2])
+    assert torch.equal(found[1], all_of_them.loss(net, x, train.y, seeded(7), index)) and torch.equal(found[1], found[3])
+    assert not torch.equal(found[0], found[1])
+
+
+def test_real_batches_are_augmented():
+    train, seen = images(), []
+    half = VarMixup(share=.5).prepare(train, seeded(), augment=lambda x, rng: (seen.append(x), x.flip(3))[1], vae=vae())
+    half.loss(linear(), train.floats(), train.y, seeded())
+    assert torch.equal(seen[0], train.floats())
+
+
+@pytest.mark.parametrize("remembers", [True, False])
+def test_a_run_with_turns_that_was_cut_off_ends_the_same(tmp_path, monkeypatch, remembers):
+    "Three batches an epoch, so that the turn after an epoch depends on which it was."
+    spec = Spec("digits", "varmixup", "tiny-cnn", epochs=4, n_train=96, batch=32, augment="crop",
+                method_args=dict(vae_network="vae-small", vae_epochs=1, share=.5))
+    whole, store, real = train_run(spec, Store(tmp_path / "whole"), "cpu"), Store(tmp_path / "cut"), loop.train_epoch
+    def cut(net, ready, train, of, *rest):
+        if of.method == "varmixup" and rest[-1] == 1: raise RuntimeError("cut")
+        return real(net, ready, train, of, *rest)
+    monkeypatch.setattr(loop, "train_epoch", cut)
+    with pytest.raises(RuntimeError, match="cut"): train_run(spec, store, "cpu")
+    monkeypatch.setattr(loop, "train_epoch", real)
+    if not remembers: monkeypatch.setattr(loop, "restore", lambda *_: None)  # and then it ends elsewhere
+    ends = [(run.folder / "weights.safetensors").read_bytes() for run in (train_run(spec, store, "cpu"), whole)]
+    assert (ends[0] == ends[1]) == remembers
+
+
+def test_with_mixtures_only_there_is_nothing_to_remember():
+    ready = VarMixup().prepare(images(), seeded(), vae=vae())
+    assert state_of(ready) == {} and state_of(VarMixup(share=.5).prepare(images(), seeded(), vae=vae())) == {"turns": {"step": 0}}
+
+
+def test_what_came_later_is_in_no_old_name():
+    spec = Spec("digits", "varmixup", "tiny-cnn")
+    spelled_out = replace(spec, method_args=dict(share=1., vae_resize="bilinear", vae={}))
+    assert name_of(spec) == name_of(spelled_out) != name_of(replace(spec, method_args=dict(share=.5)))
+
+
+@pytest.mark.parametrize("share", [0, -1, 1.1])
+def test_a_share_that_cannot_be(share):
+    with pytest.raises(ValueError, match=r"share must be in \(0, 1\], got .*: for real images only use 'erm'"): VarMixup(share=share)
+
+
+# reconstructions, and autoencoders of another size ----------------------------------------------------------------------------------------------
+
+def test_erm_on_reconstructions_is_varmixup_at_the_ends_of_its_segments():
+    train, net, own = images(), linear(), vae()
+    ready = ERMR().prepare(train, seeded(), vae=own)
+    x, index = train.floats(), torch.arange(12)
+    assert torch.allclose(ready.loss(net, x, train.y, seeded(), index), ERM().loss(net, own(x), train.y, seeded()), atol=1e-6)
+
+
+@pytest.mark.parametrize("theirs, ours", [(16, 8), (8, 16)])
+def test_an_autoencoder_of_another_size_sees_images_in_its_own(theirs, ours):
+    "By two, bilinear: down is the mean of four pixels, up is NumPy's interpolation of rows, then of columns."
+    own = vae((1, theirs, theirs))
+    other = frozen(own, (1, ours, ours), "VarMixup", "mmd-vae")
+    x = torch.rand(3, 1, ours, ours, generator=seeded(5))
+    def sized(a, to):
+        if to < a.shape[-1]: return a.reshape(len(a), 1, to, 2, to, 2).mean((3, 5))
+        n, at = a.shape[-1], (np.arange(to) + .5) / 2 - .5
+        line = lambda v: np.interp(at, np.arange(n), v)
+        rows = np.apply_along_axis(line, 2, a.numpy())
+        return torch.from_numpy(np.apply_along_axis(line, 3, rows)).float()
+    assert torch.allclose(other.encode(x), own.encode(sized(x, theirs)), atol=1e-5)
+    z = own.encode(torch.rand(3, 1, theirs, theirs, generator=seeded(6)))
+    assert torch.allclose(other.decode(z), sized(own.decode(z), ours), atol=1e-6)
+    assert not other.training and not any(p.requires_grad for p in other.parameters())
+
+
+def test_a_run_with_an_autoencoder_of_twice_the_size(tmp_path, monkeypatch):
+    "As in section 5, where an autoencoder of 64 px serves images of 32."
+    def large(split, root, verify):
+        d = load("digits", split).subset(60)
+        return replace(d, x=d.x.repeat_interleave(2, 2).repeat_interleave(2, 3), name="large")
+    monkeypatch.setitem(datasets.DATASETS, "large", large)
+    monkeypatch.setitem(datasets.STATS, "large", datasets.STATS["digits"])
+    spec = Spec("digits", "varmixup", "tiny-cnn", epochs=1, n_train=60, batch=30, augment="crop",
+                method_args=dict(vae_network="vae-small", vae_epochs=1, vae_dataset="large"))
+    store = Store(tmp_path)
+    assert train_run(spec, store, "cpu").done
+    kept = next(r for r in store.runs() if r.spec.method == "mmd-vae")
+    assert loop.open_net(kept).shape == (1, 64, 64)
+    refusing = replace(spec, method_args=spec.method_args | dict(vae_resize="none"))
+    with pytest.raises(ValueError, match=r"got a VAE of images \(1, 64, 64\), but the training images are \(1, 32, 32\)"): train_run(refusing, store, "cpu")
+
+
+# the usual VAE --------------------------------------------------------------------------------------------------------------------------------
+
+@given(sigma=st.sampled_from([.1, 1.]), beta=st.floats(0, 4), seed=st.integers(0, 99))
+@settings(max_examples=20, deadline=None)
+def test_the_evidence_lower_bound_from_torchs_distributions(sigma, beta, seed):
+    "The same noise for both: minus ELBO for a pixel, but for the constant of a Gaussian."
+    net = vae(posterior="gaussian").double().eval()
+    x = torch.rand(6, *SHAPE, generator=seeded(seed), dtype=torch.float64)
+    mean, logvar = net.moments(x)
+    z = net.posterior(x, seeded(seed + 1))
+    q, p = torch.distributions.Normal(mean, (logvar / 2).exp()), torch.distributions.Normal(0., 1.)
+    kl = torch.distributions.kl_divergence(q, p).sum(1).mean()
+    told = torch.distributions.Normal(net.decode(z), sigma).log_prob(x).flatten(1).sum(1).mean()
+    pixels = x[0].numel()
+    wanted = (beta * kl - told - pixels / 2 * np.log(2 * np.pi)) / pixels
+    found = KLVAE(beta=beta, sigma=sigma).loss(net, x, torch.zeros(6, dtype=torch.int64), seeded(seed + 1))
+    assert torch.allclose(found, wanted, rtol=1e-9)
+
+
+def test_the_fitted_variance_is_the_likeliest():
+    net, x, y = vae(posterior="gaussian").eval(), torch.rand(6, *SHAPE, generator=seeded(2)), torch.zeros(6, dtype=torch.int64)
+    def loss(sigma): return KLVAE(sigma=sigma).loss(net, x, y, seeded(3)).item()
+    fitted = loss(0.)
+    assert fitted <= min(loss(s) for s in np.linspace(.05, 1, 96)) + 1e-6
+    assert abs(fitted - min(loss(s) for s in np.linspace(.05, 1, 9600))) < 1e-4
+
+
+def test_a_divergence_of_what_is_the_prior_already_is_nothing():
+    assert divergence(torch.zeros(3, 4), torch.zeros(3, 4)).tolist() == [0, 0, 0]
+
+
+def test_varmixup_on_the_usual_vae(tmp_path):
+    "A VAE of another objective is a field of the autoencoder's run; one that gives no variance is refused before training."
+    own = dict(method="kl-vae", method_args={}, network_args=dict(posterior="gaussian"))
+    spec = Spec("digits", "varmixup", "tiny-cnn", epochs=1, n_train=100, batch=32, augment="crop",
+                method_args=dict(vae_network="vae-small", vae_epochs=1, vae=own))
+    store = Store(tmp_path)
+    assert train_run(spec, store, "cpu").done
+    assert [r.spec.method for r in store.runs()] == ["kl-vae", "varmixup"]
+    plain = replace(spec, method_args=spec.method_args | dict(vae=own | dict(network_args={})))
+    with pytest.raises(ValueError, match="kl-vae needs a network that says how sure it is of a code"): train_run(plain, store, "cpu")

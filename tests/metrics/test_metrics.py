@@ -290,7 +290,7 @@ def pickle_array():
     return buffer.getvalue()
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.cuda
 def test_on_the_device():
     test, net = load("digits", "test").subset(30), Probe(channels=1)
     want = R.robustness(net, test, kinds=("contrast",))

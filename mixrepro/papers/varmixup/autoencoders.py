@@ -43,7 +43,9 @@ def seen_by(cells: Iterable) -> dict[str, Spec]:  # of an artefact -> row -> the
 def told(cells: Iterable, labels: dict = LABELS) -> str:
     "What a caption says of the autoencoders of an artefact; their seeds are those of the runs, or 0."
     rows = {}
-    for row, spec in sorted(seen_by(cells).items()): rows.setdefault(worded(spec), []).append(labels.get(row, row))
+    for row, spec in sorted(seen_by(cells).items()):
+        name = row.partition(":")[2]
+        rows.setdefault(worded(spec), {})[repr(name) if name else labels.get(row, row)] = None
     return " ".join(f"Autoencoder of {', '.join(of)}: {words}." for words, of in rows.items())
 
 # %% ../../../nbs/varmixup/04_autoencoders.ipynb #32a92f04

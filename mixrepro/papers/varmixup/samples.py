@@ -20,6 +20,7 @@ from ...methods.varmixup import decode_mix
 from ...methods.vicinal import Mix, draw_mix
 from ...metrics.distances import compare, describe
 from ...repro.ledger import Measured, claim, signed
+from ...repro.scale import said
 
 # %% ../../../nbs/varmixup/02_samples.ipynb #8917ef00
 def pixels(x: Tensor, mix: Mix) -> Tensor: return mix(x)
@@ -106,7 +107,8 @@ def larger(found: pd.DataFrame,  # from `distances`
     m = Measured((of["varmixup"] - of["mixup"]).tolist())
     word = claim((m.mean, *(m.interval or (math.nan, math.nan))), 1, at=at).word
     says = {"does not hold": "does not hold: the sign is contrary"}.get(word, word)
-    return [f"That VarMixup's {metric} is larger than Mixup's on {labels.get(dataset, dataset)} {says} ({signed(m, 3)})."]
+    where = labels.get(dataset, dataset)
+    return [said(f"That VarMixup's {metric} is larger than Mixup's on {where} {says} ({signed(m, 3)}).", at)]
 
 # %% ../../../nbs/varmixup/02_samples.ipynb #60dbf004
 def sureness(bins: dict,  # count, confidence, accuracy, from `pooled`

@@ -15,7 +15,7 @@ def every(): return errata()
 
 def test_each_room_speaks_of_its_own_paper(every):
     of_rooms = [paper for paper in PAPERS if paper in ERRATA for _ in ERRATA[paper]()]
-    assert [x.paper for x in every] == of_rooms and len(every) == 22
+    assert [x.paper for x in every] == of_rooms and len(every) >= 23
 
 
 def test_the_page_and_the_data_hold_every_erratum(every):
