@@ -118,9 +118,9 @@ class ManifoldMixup(Mixing):
 
     def forward(self, net, x: Tensor, place: Place, rng: torch.Generator, index: Tensor = None) -> Tensor:
         check_stages(net, self.stages)
-        def mixed(h): return place(h.detach() if self.blocked else h)
-        if self.per != "lambda and layer": return net(x, at=draw_stage(self.stages, rng), through=mixed)
-        return net(x, at=self.stages, through=in_turn(mixed, place.mix.stage, self.stages))
+        through = (lambda h: place(h.detach())) if self.blocked else place
+        if self.per != "lambda and layer": return net(x, at=draw_stage(self.stages, rng), through=through)
+        return net(x, at=self.stages, through=in_turn(through, place.mix.stage, self.stages))
 
 # %% ../../nbs/methods/27_manifold_mixup.ipynb #089277f5
 @dataclass(frozen=True, kw_only=True)

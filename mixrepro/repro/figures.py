@@ -59,6 +59,7 @@ gm Generative_classifier brown | genlabel GenLabel vermilion | genlabel-gm GenLa
 genlabel-kde GenLabel_(KDE) purple | genlabel-latent GenLabel,_latent sky
 genlabel-manifold-mixup GenLabel_+_Manifold_Mixup green | genmix-gm GenMix_(GM) purple | genmix-gan GenMix_(GAN) orange
 erm-r ERM_on_reconstructions black
+mmd-vae MMD-VAE vermilion | kl-vae KL-VAE sky | adv-mmd-vae adv-MMD-VAE orange
 """
 
 # %% ../../nbs/repro/83_figures.ipynb #8d846c97

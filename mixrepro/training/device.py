@@ -8,7 +8,7 @@ __all__ = ['aten', 'ONCE', 'EPOCH_END', 'PER_BATCH', 'NETWORK', 'DIVERGED', 'ALL
            'waits', 'all_of', 'largest', 'stand_in', 'Watch', 'FakeGPU', 'Walk', 'is_leaf', 'stepped', 'gradients',
            'listed', 'seeded_by', 'walked_grad', 'walked_backward', 'forget', 'fake_cuda']
 
-# %% ../../nbs/training/54_device.ipynb #7a47339e
+# %% ../../nbs/training/54_device.ipynb #b62ab314
 import functools
 import sys
 from collections import Counter
@@ -27,13 +27,14 @@ import mixrepro
 
 aten = torch.ops.aten
 
-# %% ../../nbs/training/54_device.ipynb #f5576a38
+# %% ../../nbs/training/54_device.ipynb #898a1ae9
 ONCE = "once for each run, before its first step"
 EPOCH_END = "the end of an epoch: its numbers are written down"
 PER_BATCH = "a metric of a finished run: once for each batch of 500 images"
 NETWORK = "a metric of a finished run: once for each network, or for each pair of sets"
 DIVERGED = PER_BATCH + ", and what has diverged is refused"
 
+# %% ../../nbs/training/54_device.ipynb #674e4145
 # function -> why it may read what a GPU has computed, by what is going on
 ALLOWED = {
     "start": {"data.images._subset": ONCE, "data.images.balanced": ONCE,
@@ -47,24 +48,27 @@ ALLOWED = {
     "fit": {"training.fit.fit": "once at the end: the losses, and whether the weights are numbers"},
     "images": {"data.corruptions.jpeg_compression": "a JPEG file is written by Pillow, on the host",
                "data.water._joined": "edges grow until none does: how many rounds that takes, the image decides"},
-    "metric": {"metrics.accuracy.predict": NETWORK + ": the logits of all images go to the host",
-               "metrics.robustness._measured": "once for each cell of 75: its labels go to the host",
-               "metrics.catalogue.clean": NETWORK, "metrics.catalogue.calibration": NETWORK,
-               "guards.check_labels": DIVERGED, "guards.check_logits": DIVERGED, "guards.check_rows": DIVERGED,
-               "metrics.deformed.right": PER_BATCH, "metrics.attacked.attacked": PER_BATCH,
-               "metrics.attacked.Unbounded.walk": "once for each step: images that are misread are left out",
-               "metrics.attacked.unbounded": NETWORK, "metrics.linearity.linearity": NETWORK,
-               "metrics.linearity.search_sure": "once for each batch and radius: most networks are sure of no image",
-               "metrics.linearity.linearity_errors": DIVERGED, "metrics.features.extract": DIVERGED,
-               "metrics.neighbours.neighbours": NETWORK, "metrics.interpolation.interpolated": NETWORK,
-               "metrics.mixed_loss.mixed_loss": "once for each pair of a toy's layers",
-               **{f"metrics.concentration.{f}": NETWORK for f in ("unsure", "scatter", "class_spectra", "gap", "dimension",
-                                                                 "dimensions", "concentration", "hidden_plane")},
-               **{f"metrics.distances.{f}": NETWORK for f in ("root", "frechet", "mmd2", "kid")},
-               "metrics.inception_score.inception_score": NETWORK, "metrics.inception_score.scores": PER_BATCH},
 }
 
-# %% ../../nbs/training/54_device.ipynb #7bae4cf4
+# %% ../../nbs/training/54_device.ipynb #5a455c2e
+ALLOWED["metric"] = {
+    "metrics.accuracy.predict": NETWORK + ": the logits of all images go to the host",
+    "metrics.robustness._measured": "once for each cell of 75: its labels go to the host",
+    "guards.check_labels": DIVERGED, "guards.check_logits": DIVERGED, "guards.check_rows": DIVERGED,
+    "metrics.features.extract": DIVERGED, "metrics.linearity.linearity_errors": DIVERGED,
+    "metrics.deformed.right": PER_BATCH, "metrics.attacked.attacked": PER_BATCH,
+    "metrics.attacked.Unbounded.walk": "once for each step: images that are misread are left out",
+    "metrics.linearity.search_sure": "once for each batch and radius: most networks are sure of no image",
+    "metrics.mixed_loss.mixed_loss": "once for each pair of layers of a toy",
+    "metrics.inception_score.scores": PER_BATCH, "metrics.inception_score.inception_score": NETWORK,
+    **{f"metrics.{place}": NETWORK for place in (
+        "attacked.unbounded", "linearity.linearity",
+        "neighbours.neighbours", "interpolation.interpolated", "accuracy.accuracy",
+        "concentration.concentration", "concentration.dimensions", "concentration.unsure", "concentration.scatter",
+        "concentration.class_spectra", "concentration.gap", "concentration.dimension", "distances.root",
+        "distances.frechet", "distances.mmd2", "distances.kid")}}
+
+# %% ../../nbs/training/54_device.ipynb #09d0a2da
 class HostRead(RuntimeError):
     "The host would wait for the device."
 
@@ -80,7 +84,7 @@ def place() -> tuple[str, int]:  # "methods.vicinal.one_hot", its line; "", 0 ou
     name = frame.f_code.co_qualname.partition(".<locals>")[0]  # what it defines inside belongs to it
     return ".".join((*file.relative_to(root).with_suffix("").parts, name)), frame.f_lineno
 
-# %% ../../nbs/training/54_device.ipynb #a5535ad7
+# %% ../../nbs/training/54_device.ipynb #8cfc2d9a
 class FakeGenerator(torch.Generator):
     "A generator that says it is on the GPU; fake tensors draw nothing from it."
     device = torch.device("cuda")
@@ -99,7 +103,7 @@ class Generators(TorchFunctionMode):
         raise WrongDevice("{}, line {}: a generator on {} draws a tensor on {}: give it the generator of that device"
                           .format(*place(), rng.device, out.device))
 
-# %% ../../nbs/training/54_device.ipynb #32ef2ef3
+# %% ../../nbs/training/54_device.ipynb #39478a2a
 BY_VALUE = (aten.nonzero, aten._unique2, aten.unique_dim, aten.unique_consecutive, aten.masked_select, aten.bincount,
             aten.equal, aten._linalg_check_errors, aten._local_scalar_dense)
 WRITES = (aten.index_put, aten.index_put_, aten._index_put_impl_)
@@ -117,7 +121,7 @@ def waits(op, args: tuple, kwargs: dict) -> bool:
     if op in WRITES: return any(map(is_mask, args[1])) and args[2].numel() > 1  # one value fills: nobody counts
     return op in BY_VALUE
 
-# %% ../../nbs/training/54_device.ipynb #5e9459c1
+# %% ../../nbs/training/54_device.ipynb #35de4c61
 def all_of(mask: Tensor) -> list[Tensor]:
     "What a mask that is true everywhere selects, as indices."
     return [torch.zeros(mask.numel(), dtype=torch.int64, device="cuda") for _ in range(mask.dim())]
@@ -137,7 +141,7 @@ def largest(op, func, args: tuple, kwargs: dict):
         return func(args[0], [j for i in args[1] for j in (all_of(i) if is_mask(i) else [i])], *args[2:], **kwargs)
     raise NotImplementedError(f"what {op} gives on a fake GPU is not known: write it into `largest`")
 
-# %% ../../nbs/training/54_device.ipynb #faff5cc1
+# %% ../../nbs/training/54_device.ipynb #c7303766
 def stand_in(op, func, args: tuple, kwargs: dict):
     "What an allowed read gives."
     truth = args[0].dtype == torch.bool if op in (aten._local_scalar_dense, aten._to_copy) else False
@@ -147,7 +151,7 @@ def stand_in(op, func, args: tuple, kwargs: dict):
     if op is aten.equal: return True
     if op is not aten._linalg_check_errors: return largest(op, func, args, kwargs)
 
-# %% ../../nbs/training/54_device.ipynb #7470c913
+# %% ../../nbs/training/54_device.ipynb #faeac800
 class Watch:
     "What may be read, what was, and whether tensors may be sent."
     def __init__(self): self.allowed, self.sends, self.seen = {}, True, Counter()
@@ -161,17 +165,14 @@ class Watch:
         self.seen[where] += 1
 
     @contextmanager
-    def during(self,
-               *kinds: str,         # keys of ALLOWED
-               sends: bool = True,  # whether tensors may go from the host to the device, which waits too
-               ):
-        "Allow what may be read meanwhile."
+    def during(self, *kinds: str, sends: bool = True):
+        "Allow what some keys of ALLOWED name, and that tensors are sent to the device, which waits too."
         before = self.allowed, self.sends
         self.allowed, self.sends = {k: why for kind in kinds for k, why in ALLOWED[kind].items()}, sends
         try: yield self
         finally: self.allowed, self.sends = before
 
-# %% ../../nbs/training/54_device.ipynb #95282bfc
+# %% ../../nbs/training/54_device.ipynb #00351a0c
 class FakeGPU(Watch, FakeTensorMode):
     "Tensors on `cuda` are fakes, those on the CPU are real; a read that is not allowed is refused."
     def __init__(self): FakeTensorMode.__init__(self, allow_non_fake_inputs=True); Watch.__init__(self)
@@ -189,7 +190,7 @@ class FakeGPU(Watch, FakeTensorMode):
         if op is aten._sparse_addmm: func, args, kwargs = aten.mm.default, args[1:3], {}
         return FakeTensorMode.__torch_dispatch__(self, func, types, args, kwargs)
 
-# %% ../../nbs/training/54_device.ipynb #0f6cb0e5
+# %% ../../nbs/training/54_device.ipynb #a0385572
 class Walk:
     "Gradients through a recorded graph, node after node."
     def __init__(self, roots: list[Tensor], grads: list[Tensor]):
@@ -210,7 +211,7 @@ class Walk:
         if about: grad = grad.sum_to_size(tuple(about[k].shape)).to(about[k].dtype)
         got[k] = grad if got[k] is None else got[k] + grad
 
-# %% ../../nbs/training/54_device.ipynb #0e394d77
+# %% ../../nbs/training/54_device.ipynb #5aa1da30
 def is_leaf(node) -> bool: return node.name().endswith("AccumulateGrad")
 
 def stepped(walk: Walk,
@@ -227,6 +228,7 @@ def stepped(walk: Walk,
         if not walk.due[f]: walk.ready.append(f)
     return node, got
 
+# %% ../../nbs/training/54_device.ipynb #1ee1b6ba
 @torch.no_grad()
 def gradients(roots: list[Tensor], grads: list[Tensor],
               inputs: list[Tensor] | None = None,  # None: every leaf, into its `.grad`
@@ -239,7 +241,7 @@ def gradients(roots: list[Tensor], grads: list[Tensor],
         found |= {(e.node, e.output_nr): got[e.output_nr] for e in wanted if e.node is node}
     return tuple(found.get((e.node, e.output_nr)) for e in wanted)
 
-# %% ../../nbs/training/54_device.ipynb #f1ea2e0b
+# %% ../../nbs/training/54_device.ipynb #f48e00d9
 def listed(x) -> list: return list(x) if isinstance(x, (tuple, list)) else [x]
 
 def seeded_by(roots: list[Tensor], grads) -> list[Tensor]:
@@ -247,6 +249,7 @@ def seeded_by(roots: list[Tensor], grads) -> list[Tensor]:
     given = [None] * len(roots) if grads is None else listed(grads)
     return [torch.ones_like(t) if g is None else g for t, g in zip(roots, given, strict=True)]
 
+# %% ../../nbs/training/54_device.ipynb #a4004131
 def walked_grad(engine):
     "`torch.autograd.grad`, on a walk where a tensor is a fake on the GPU."
     @functools.wraps(engine)
@@ -263,7 +266,7 @@ def walked_backward(engine):
         gradients(roots, seeded_by(roots, grad_tensors))
     return backward
 
-# %% ../../nbs/training/54_device.ipynb #6e803f72
+# %% ../../nbs/training/54_device.ipynb #70356621
 def forget():
     "Empty what functions of this package remember: no fake may be handed out later."
     for name, module in list(sys.modules.items()):
@@ -271,6 +274,7 @@ def forget():
             if hasattr(made, "cache_clear"): made.cache_clear()
             if callable(made) and isinstance(there := getattr(made, "there", None), dict): there.clear()
 
+# %% ../../nbs/training/54_device.ipynb #13e94e28
 @contextmanager
 def fake_cuda(*kinds: str,         # keys of ALLOWED: what may be read meanwhile
               sends: bool = True,  # whether tensors may go from the host to the device

@@ -7,10 +7,9 @@ __all__ = ['KEYS', 'SHOWN', 'ABOUT', 'SPEEDS', 'FIRST', 'MEASURES', 'MINUTES', '
            'measure_tests', 'random_images', 'epochs_of', 'measure_epochs', 'by_value', 'result_of', 'measure_cells',
            'folder_of', 'alone', 'limits', 'within', 'how', 'bench_gpu']
 
-# %% ../../nbs/workflow/92c_gpu.ipynb #27e3af52
+# %% ../../nbs/workflow/92c_gpu.ipynb #054b764b
 import csv
 import os
-import re
 import signal
 import statistics
 import subprocess
@@ -25,7 +24,6 @@ from ..core import brought, pick
 from ..data.images import ImageSet
 from ..files import write_atomic
 from ..methods.catalogue import method
-from ..networks.zoo import NETWORKS
 from ..papers.catalogue import ARTEFACTS
 from ..repro.artefact import cells
 from ..training.loop import STREAMS, environment, optimizer, train_epoch, train_run
@@ -33,7 +31,7 @@ from ..training.spec import Spec, generator, name_of
 from ..training.store import Store, history, network_of, to_csv
 from .jobs import WORK, in_a_line, worded
 
-# %% ../../nbs/workflow/92c_gpu.ipynb #b59a294f
+# %% ../../nbs/workflow/92c_gpu.ipynb #b771a743
 KEYS = {"tests": ("test",), "epochs": ("network", "precision", "compile"), "cells": ("dataset", "run")}
 SHOWN = {"tests": ("outcome", "seconds", "why"),
          "epochs": ("images", "batch", "n", "seconds", "first_seconds", "memory_mib", "why"),
@@ -46,7 +44,7 @@ def about(device: str, begin: float) -> dict:
     check = "" if device != "cpu" else ": a check of the code, no measurement"
     return {k: said[k] for k in ABOUT if k in said} | dict(device=device + check, cuda=torch.version.cuda or "")
 
-# %% ../../nbs/workflow/92c_gpu.ipynb #9209defc
+# %% ../../nbs/workflow/92c_gpu.ipynb #ab4ed342
 class Table:
     "Rows of a part, on the disk as soon as they are measured."
     def __init__(self, part: str, device: str, folder: Path):
@@ -63,7 +61,7 @@ class Table:
         print("  " + "  ".join(str(whole[k]) for k in (*key, *SHOWN[self.part]) if whole[k] != ""), flush=True)
         self.begin = time.perf_counter()
 
-# %% ../../nbs/workflow/92c_gpu.ipynb #6873196f
+# %% ../../nbs/workflow/92c_gpu.ipynb #5c653be0
 class Recorder:
     "A plugin of pytest that writes a row for each test."
     def __init__(self, table: Table): self.table = table
@@ -81,10 +79,11 @@ def measure_tests(device: str, base: Path, table: Table):
     os.chdir(base)
     pytest.main(["-q", "-m", "cuda", "-p", "no:cacheprovider", "--no-header", "tests"], plugins=[Recorder(table)])
 
-# %% ../../nbs/workflow/92c_gpu.ipynb #63176811
+# %% ../../nbs/workflow/92c_gpu.ipynb #f75fcfd0
 SPEEDS = [(network, precision, compiled) for compiled in ("none", "default", "reduce-overhead")
           for precision in ("bfloat16", "float32") for network in ("preactresnet18", "wrn28-2", "resnet34")]
 
+# %% ../../nbs/workflow/92c_gpu.ipynb #d5d975d6
 def random_images(n: int, device: str) -> ImageSet:
     "Random bytes of CIFAR-10's shape."
     x = torch.randint(256, (n, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
@@ -103,7 +102,7 @@ def epochs_of(spec: Spec, compiled: str, train: ImageSet, device: str) -> Iterat
         if gpu: torch.cuda.synchronize()
         yield time.perf_counter() - begin, torch.cuda.max_memory_allocated() / 2 ** 20 if gpu else float("nan")
 
-# %% ../../nbs/workflow/92c_gpu.ipynb #aa925204
+# %% ../../nbs/workflow/92c_gpu.ipynb #eee34837
 def measure_epochs(device: str, base: Path, table: Table,
                    speeds=SPEEDS,   # network, precision, mode of compilation
                    rounds: int = 3, # epochs after the first
@@ -122,7 +121,7 @@ def measure_epochs(device: str, base: Path, table: Table,
         except Exception as e: table.add(**row, n=0, why=worded(type(e).__name__, str(e)))
         torch.compiler.reset()
 
-# %% ../../nbs/workflow/92c_gpu.ipynb #3bd9a7af
+# %% ../../nbs/workflow/92c_gpu.ipynb #ae22b944
 FIRST = ("vm-table1", "mm-table1")
 
 def by_value(profile: str) -> list[tuple]:  # (id, cell)
@@ -139,7 +138,7 @@ def result_of(run, done: int) -> dict:
     last = history(run)[-1]
     return dict(n=done, accuracy=last.get("accuracy", ""), nll=last.get("nll", ""))
 
-# %% ../../nbs/workflow/92c_gpu.ipynb #bfd7c036
+# %% ../../nbs/workflow/92c_gpu.ipynb #6c958a47
 def measure_cells(device: str, base: Path, table: Table,
                   plan: list = None,  # as `by_value` gives it; of the profile `gpu`, on a CPU of `smoke`, unless given
                   ):
@@ -158,7 +157,7 @@ def measure_cells(device: str, base: Path, table: Table,
             if isinstance(e, FileNotFoundError): absent.add(c.spec.dataset)
             table.add(**row, n=len(here), why=worded(type(e).__name__, str(e)))
 
-# %% ../../nbs/workflow/92c_gpu.ipynb #eca5174f
+# %% ../../nbs/workflow/92c_gpu.ipynb #9df141d0
 MEASURES = {"tests": measure_tests, "epochs": measure_epochs, "cells": measure_cells}  # best first
 MINUTES = {"tests": 15., "epochs": 45., "cells": 240.}
 
@@ -171,6 +170,7 @@ def alone(part: str, device: str, base: str):
     try: MEASURES[part](device, Path(base), Table(part, device, folder_of(device, Path(base))))
     except Exception as e: sys.exit(f"{part}: {worded(type(e).__name__, str(e))}")
 
+# %% ../../nbs/workflow/92c_gpu.ipynb #91351683
 def limits(given: list[str]) -> dict:  # "tests=5", or "5" for each
     "Minutes of each part."
     found = dict(MINUTES)
@@ -180,7 +180,7 @@ def limits(given: list[str]) -> dict:  # "tests=5", or "5" for each
         found |= {pick("part", name, MEASURES): minutes} if name else dict.fromkeys(found, minutes)
     return found
 
-# %% ../../nbs/workflow/92c_gpu.ipynb #ba24fb3e
+# %% ../../nbs/workflow/92c_gpu.ipynb #42065dde
 def within(command: list[str], minutes: float, base: Path) -> int | None:  # its exit code; None: out of time
     "Run a process, and end it and all that it started when its time is over."
     env = os.environ | dict(MIXREPRO_HOME=str(base), PYTHONUNBUFFERED="1")
@@ -198,7 +198,7 @@ def how(code: int | None, minutes: float) -> str:
     if code < 0: return f"died of {signal.Signals(-code).name}"
     return f"failed with exit code {code}, see above" if code else ""
 
-# %% ../../nbs/workflow/92c_gpu.ipynb #8fd7dfba
+# %% ../../nbs/workflow/92c_gpu.ipynb #7090215b
 CODE = "import sys; from mixrepro.workflow.gpu import alone; alone(*sys.argv[1:])"
 
 def bench_gpu(base: Path, parts: list[str] = (), minutes: list[str] = (), device: str = "cuda"):

@@ -273,7 +273,7 @@ def test_every_part_too(name):
 
 def test_traits_are_those_that_the_plans_typed():
     having = lambda trait, value=True: {n for n, kind in METHODS.items() if getattr(kind, trait) == value}
-    assert having("on_vae") == having("raw") == {"mixup-r", "varmixup", "adv-varmixup"}
+    assert having("on_vae") == having("raw") == {"mixup-r", "varmixup", "adv-varmixup", "erm-r"}
     assert having("attacks", "classifier") == {"at", "trades", "iat"}
     assert having("attacks", "vae") == {"adv-varmixup", "adv-mmd-vae"}
     assert having("unlabelled") == {"ssl-baseline", "ssl-mixup", "ssl-manifold-mixup"}

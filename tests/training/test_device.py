@@ -1,6 +1,7 @@
 "Everything that a GPU is to compute runs on a fake one, and nothing waits for it but what stands in the list with its reason."
 
 import importlib
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ from mixrepro.data.factors import factors
 from mixrepro.data.images import ImageSet
 from mixrepro.data.perturbations import EXTRA_PERTURBATIONS, HARDER, PERTURBATIONS, perturb
 from mixrepro.data.whitening import WHITENINGS, Whiten, fit_whitening
-from mixrepro.metrics import (accuracy, attacked, concentration, deformed, distances, features, inception_score, interpolation,
+from mixrepro.metrics import (accuracy, attacked, catalogue, concentration, deformed, distances, features, inception_score, interpolation,
                               linearity, mixed_loss, neighbours, robustness)
 from mixrepro.methods import attacks
 from mixrepro.methods.catalogue import METHODS, PARTS, method
@@ -89,7 +90,8 @@ def test_a_run_waits_at_the_end_of_its_epochs_only(name, precision, optimizer):
 
 VARIANTS = [("mixup", dict(per="example", criterion="bce")), ("manifold-mixup", dict(noise={"name": "feature-noise", "sparse": .5})),
             ("mixup", dict(labels={"name": "logistic"})), ("cutout", dict(per="batch")), ("varmixup", dict(per="example")),
-            ("at", dict(mode="eval", start="normal", steps=2)), ("iat", dict(shared=True, steps=2)), ("ssl-manifold-mixup", dict(target="logits")),
+            ("manifold-mixup", dict(per="lambda")), ("manifold-mixup", dict(per="lambda and layer")),
+            ("varmixup", dict(share=.5)), ("at", dict(mode="eval", start="normal", steps=2)), ("iat", dict(shared=True, steps=2)), ("ssl-manifold-mixup", dict(target="logits")),
             ("gan-mixup", dict(law="folded-beta", target="fake", every=1)), ("trades", dict(mode="train", start="uniform", steps=2)),
             ("adv-mmd-vae", dict(target="clean", kernel="gaussian-d", steps=2)), ("gan", dict(every=1))]
 
@@ -208,7 +210,17 @@ def states():
 def pairs(test): return interpolation.draw_pairs(len(test), seeded())
 
 
+def on_train(metric):
+    "A metric that loads the training set, on the set at hand."
+    def measured(net, test):
+        with patch.object(concentration, "load", lambda *_: test): return metric([net], test)
+    return measured
+
+
 METRIC = {
+    "concentration": on_train(concentration.concentration), "dimensions": on_train(concentration.dimensions),
+    "logits": lambda net, test: catalogue.logits([net], test), "pgd": lambda net, test: attacked.attacked([net], test, attacks=attacked.PGD),
+    "hull": lambda net, test: concentration.hull([net], test),
     "predict": lambda net, test: accuracy.predict(net, test).device.type == "cpu",
     "robustness": lambda net, test: robustness.robustness(net, test, kinds=("fog", "jpeg_compression")),
     "deformed": lambda net, test: deformed.deformed([net], test, rows=tuple(DEFORMATIONS)[::6], fill="black"),
@@ -228,6 +240,14 @@ METRIC = {
     "inception_score": lambda net, test: inception_score.inception_score(torch.rand(24, K, device="cuda"), 2),
     "mixed_loss": lambda net, test: mixed_loss.mixed_loss(nn.Linear(4, K).to("cuda"), torch.rand(6, 4, device="cuda"), torch.rand(6, K, device="cuda")),
 }
+
+
+READS = {"fgsm": "attacked", "deformed-mean": "deformed", "unbounded-normalised": "unbounded"}  # of the catalogue -> what computes it
+
+
+def test_every_metric_of_the_catalogue_is_among_them():
+    kinds = {READS.get(n, "robustness" if n.startswith("corruptions") else n) for n in catalogue.METRICS}
+    assert kinds <= set(METRIC)
 
 
 @pytest.mark.parametrize("name", METRIC)
@@ -302,8 +322,8 @@ def test_gradients_against_the_engine():
     "Views, in-place operations, several outputs of a node, a leaf used twice, broadcasting and a convolution."
     def network(x, w, conv):
         a, b, c = (x * w).split(1, 1)
-        y = conv(x).relu_()
-        y[:, 0] = y[:, 0] * w.mean() + a[:, 0]
+        y = 2 * conv(x).relu_()
+        y[:, 0] = w.mean() * a[:, 0]
         return (y.flatten(1).cumsum(1).mean(0) * w.sum()).sum() + (b * c.exp()).sum() + torch.stack([a, b]).amax()
     rng, conv = seeded(), nn.Conv2d(3, 4, 3, padding=1)
     x, w = (torch.rand(s, generator=rng, requires_grad=True) for s in ((2, 3, 6, 6), (3, 1, 1)))

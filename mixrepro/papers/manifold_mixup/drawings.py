@@ -80,13 +80,13 @@ def facing(task: str, s) -> list[int]:
 def draw_kinds(fig, kinds: dict,  # a title -> images of one task (24 or more, 1, H, W)
                ):
     "Drawings and their mixtures, side by side."
-    for ax, (title, images) in zip(fig.subplots(1, len(kinds)), kinds.items()): tile(ax, sheet(images[:24], 6), title)
+    for ax, (title, images) in zip(fig.subplots(1, len(kinds), squeeze=False)[0], kinds.items()): tile(ax, sheet(images[:24], 6), title)
 
 def draw_tasks(fig, sets: dict,  # (task, split) -> a set of drawings
                ):
     "Training and test drawings of each task, with the angles."
     tasks = dict.fromkeys(task for task, _ in sets)
-    for column, task in zip(fig.subplots(2, len(tasks)).T, tasks):
+    for column, task in zip(fig.subplots(2, len(tasks), squeeze=False).T, tasks):
         for ax, split in zip(column, ("train", "test")):
             turns = "; ".join(dict.fromkeys(f"{r}°" for k, r in ranges(task).items() if k.startswith(split)))
             tile(ax, sheet(few(sets[task, split], 6), 6), f"task {task.upper()}, {split}: {turns}")

@@ -35,6 +35,7 @@ def worded(spec: Spec,  # of an autoencoder's run
     how = f"{spec.epochs} epochs of {spec.optimizer}, {spec.lr:g} {spec.schedule}, batches of {spec.batch}"
     return f"{spec.method} on {spec.network} ({layers}), {images}, {how}"
 
+# %% ../../../nbs/varmixup/04_autoencoders.ipynb #4cb8054b
 def seen_by(cells: Iterable) -> dict[str, Spec]:  # of an artefact -> row -> the run of its autoencoder, first seed
     "Which autoencoder each row sees through, or is."
     own = lambda s: s if "mse" in s.method or s.method.endswith("vae") else s.needs.get("vae")
@@ -59,6 +60,7 @@ def coded(vae, data, batch: int = 500) -> Tensor:  # an image set -> codes, floa
     parts = torch.arange(len(data), device=data.x.device).split(batch)
     return torch.cat([vae.encode(data.floats(i)).float().cpu() for i in parts])
 
+# %% ../../../nbs/varmixup/04_autoencoders.ipynb #bf204e21
 def informative(vae, train, test,  # image sets
                 k: int = 5,        # neighbours
                 ) -> dict[str, float]:
@@ -83,6 +85,7 @@ def crossing(errors: np.ndarray,  # ascending (k,)
     if k == 0: return -np.inf
     return float(np.interp(0, [gaps[k], gaps[k - 1]], [errors[k], errors[k - 1]]))
 
+# %% ../../../nbs/varmixup/04_autoencoders.ipynb #72de96e6
 def meeting(errors: np.ndarray,  # ascending (k,)
             gaps: np.ndarray,    # (n, k), a row a seed
             draws: int = 4000,
@@ -120,6 +123,7 @@ def along(rows: pd.DataFrame,  # from `Study.rows`: method "row:autoencoder", or
     errors = [errors.get((r.method, r.seed), np.nan) for r in rows.itertuples()]
     return rows.assign(row=parts[0], autoencoder=parts[1].fillna(""), error=errors)
 
+# %% ../../../nbs/varmixup/04_autoencoders.ipynb #163db97b
 def points(curve: pd.DataFrame,  # of one quantity, from `along`
            row: str,             # "varmixup"
            ) -> pd.DataFrame:    # error, mean, half (of the interval), n; by rising error
@@ -150,9 +154,9 @@ def drawn(ax,                   # a matplotlib axis
         if at.error.notna().any():
             ax.errorbar(at.error, at["mean"], yerr=at.half, capsize=2, **looks[row] | dict(label=name))
         elif len(at):
-            look = line(row) | dict(marker="", linestyle="-", label=name)
-            ax.axhline(at["mean"].iloc[0], **look)
-            ax.axhspan(*(at["mean"].iloc[0] + np.array([-1, 1]) * np.nan_to_num(at.half.iloc[0])), alpha=.1, lw=0, color=look["color"])
+            look, (level, half) = line(row) | dict(marker="", linestyle="-", label=name), at[["mean", "half"]].iloc[0]
+            ax.axhline(level, **look)
+            if half == half: ax.axhspan(level - half, level + half, alpha=.1, lw=0, color=look["color"])
 
 # %% ../../../nbs/varmixup/04_autoencoders.ipynb #c99dbdaf
 def quantities(run: Run,  # of an autoencoder, complete
@@ -163,6 +167,7 @@ def quantities(run: Run,  # of an autoencoder, complete
     return {"spread of the codes": of["spread"], "error (grey levels)": error(run),
             "linear probe (%)": 100 * of["linear"], "neighbours (%)": 100 * of["neighbours"]}
 
+# %% ../../../nbs/varmixup/04_autoencoders.ipynb #196dcaa4
 def compared(rows: pd.DataFrame,  # from `Study.rows`
              metric: str, one: str, other: str,  # rows of it
              labels: dict,
@@ -183,10 +188,11 @@ def beside(far: pd.DataFrame,        # from `distances`
     means = far.groupby(["method", "metric"], sort=False).value.mean().unstack()
     def row(m, v):
         half = np.nan if (i := Measured(v).interval) is None else (i[1] - i[0]) / 2
-        return dict(zip(("method", "autoencoder"), (*m.split(":"), "own")[:2])) | dict(
+        return dict(zip(("method", "autoencoder"), (*m.split(":"), "own" if m != "mixup" else "")[:2])) | dict(
             means.loc[m, ["FID", "KID"]], corrupted=v.mean(), half=half, n=len(v))
     return pd.DataFrame([row(m, v) for m, v in accuracy.groupby("method", sort=False).value if m in means.index])
 
+# %% ../../../nbs/varmixup/04_autoencoders.ipynb #616409ef
 def rank_correlation(a: pd.Series, b: pd.Series) -> str:
     "Spearman's rank correlation with its bootstrap interval."
     def r(x, y): return stats.spearmanr(x, y).statistic

@@ -169,7 +169,8 @@ def validated(table: pd.DataFrame,  # table 1
     numbers = {k: v for c, g in gaps.items() for k, v in
                ((LABELS[c], g.effect), (f"{LABELS[c]}, low", g.low), (f"{LABELS[c]}, high", g.high))}
     reversed_ = [LABELS[c] for c, g in gaps.items() if g.high < 0]
-    claim = f"with the adversarial VAE VarMixup is worse under corruptions, beyond chance, on {', '.join(reversed_) or 'none'}"
+    where = ", ".join(reversed_) or "none"
+    claim = f"with the adversarial VAE VarMixup is worse under corruptions, beyond chance, on {where}"
     finding = Finding(claim, numbers, bool(reversed_), "adv-VarMixup minus VarMixup, points, with the 95% interval")
     return erratum("section 4, implementation details",
                    "an adversarially trained VAE helps VarMixup, as the experiments validate", (finding,))

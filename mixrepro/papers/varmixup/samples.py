@@ -58,6 +58,7 @@ def draws(n: int,       # images there are
         mix = draw_mix(len(index), 1., rng, "example")
         yield index.to(device), Mix(mix.lam.to(device), mix.partner.to(device))
 
+# %% ../../../nbs/varmixup/02_samples.ipynb #849dc125
 def mixed(train,           # an image set
           make: Callable,  # from `way`
           number: int,     # of the set
@@ -78,6 +79,7 @@ def apart(real,                     # from `describe`
     found = compare(real, other, rng, subsets=20, size=min(1000, real.moments.n, other.moments.n))
     return {name.upper(): found[name] for name in ("fid", "kid")}
 
+# %% ../../../nbs/varmixup/02_samples.ipynb #0922f935
 def distances(dataset: str,
               extractor,       # Inception, or what stands in for it
               ways: list[dict],  # method -> from `way`; one dict for each seed of the autoencoders, taken in turn

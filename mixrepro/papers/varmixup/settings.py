@@ -73,7 +73,8 @@ def run(s: Grid,
     kind = pick("method", method, METHODS)
     if kind.on_vae: args = seen_through(s, kind.attacks == "vae") | args
     if kind.attacks and s.attack_steps: args = dict(steps=s.attack_steps) | args
-    epochs = shortened(s.epochs.get(method, s.epochs["erm"]), s.attack_share if kind.attacks == "classifier" else s.share)
+    share = s.attack_share if kind.attacks == "classifier" else s.share
+    epochs = shortened(s.epochs.get(method, s.epochs["erm"]), share)
     own = dict(batch=s.batch, n_train=s.n_train, augment=s.augment, precision=scale.precision)
     return Spec(scale.datasets.get(dataset, dataset), method, s.network, seed, epochs, method_args=args,
                 **own | scale.recipe)
@@ -129,10 +130,10 @@ class Transfer(Grid):
     pairs: dict = setting(PAIRS, "paper", "section 5: data set, and that of the VAE",
         smoke=HALVES, embedded=OF_PHOTOS, overnight={"cifar10": ("cifar10", "cifar100")},
         gpu={"cifar10": ("cifar10", "cifar100")})
-    seeds: int = setting(0, "default", "runs of a cell; 0: as many as the scale says", embedded=5)
-    share: float = setting(1., "paper", "all of its epochs", smoke=.02, embedded=.5, overnight=.6, gpu=.3)
+    seeds: int = setting(0, "default", "runs of a cell; 0: as many as the scale says", embedded=4)
+    share: float = setting(1., "paper", "all of its epochs", smoke=.02, embedded=.4, overnight=.6, gpu=.3)
     vae_share: float = setting(1., "default", "of the VAE's epochs; a half has few images",
-        smoke=.02, embedded=.6, overnight=.06, gpu=.3)
+        smoke=.02, embedded=.4, overnight=.06, gpu=.3)
     vae: dict = setting({}, "default", "what else its run departs in", overnight=VAES["overnight"],
         embedded={k: v for k, v in VAES["embedded"].items() if k != "dataset"})
 
@@ -209,8 +210,8 @@ KINDS = ("mmd-vae", "kl-vae", "adv-mmd-vae")  # how the autoencoder is trained
 class Divergences(Grid):
     "VarMixup on autoencoders that differ in their objective alone."
     seeds: int = setting(0, "default", "runs of a cell; 0: as many as the scale says", embedded=2, overnight=2)
-    vae_share: float = setting(1., "default", "of the VAE's epochs", smoke=.02, embedded=.08, overnight=.06, gpu=.3)
-    robust_share: float = setting(1., "default", "as the others'", smoke=.02, embedded=.08, overnight=.06, gpu=.3)
+    vae_share: float = setting(1., "default", "of the VAE's epochs", smoke=.02, embedded=.04, overnight=.06, gpu=.3)
+    robust_share: float = setting(1., "default", "as the others'", smoke=.02, embedded=.04, overnight=.06, gpu=.3)
     vae: dict = setting({}, "default", "what else its run departs in", overnight=VAES["overnight"],
         embedded=VAES["embedded"] | dict(network_args=dict(latent=96, width=16, depth=2)))
 

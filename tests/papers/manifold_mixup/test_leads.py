@@ -7,7 +7,7 @@ from hypothesis.extra.numpy import arrays
 from scipy import stats
 
 from mixrepro.papers.manifold_mixup.leads import by_word, lead
-from mixrepro.repro.ledger import no_spread
+from mixrepro.repro.estimates import no_spread
 
 METHODS = ["erm", "mixup", "factor-mixup"]
 PRINTED = pd.Series({"erm": 1., "mixup": 2., "factor-mixup": 9.})
