@@ -119,8 +119,8 @@ def claim(effect: tuple | Estimate,  # an effect and its interval, nan for no in
 
 # %% ../../nbs/repro/81c_verdicts.ipynb #dbe52b02
 def holm(ps) -> list:  # p-values, None where there is none; what is given back has the same places
-    "P-values corrected for being many."
-    at = sorted((p, i) for i, p in enumerate(ps) if p is not None and p == p)
-    out, least = [None] * len(ps), 0.
-    for k, (p, i) in enumerate(at): out[i] = least = max(least, min(1., (len(at) - k) * p))
-    return out
+    "P-values corrected for being many, by Holm."
+    from statsmodels.stats.multitest import multipletests  # a second to import, and only tables need it
+    there = [i for i, p in enumerate(ps) if p is not None and p == p]
+    found = multipletests([ps[i] for i in there], method="holm")[1].tolist() if there else []
+    return [dict(zip(there, found)).get(i) for i in range(len(ps))]

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['aten', 'ONCE', 'EPOCH_END', 'PER_BATCH', 'NETWORK', 'DIVERGED', 'ALLOWED', 'BY_VALUE', 'WRITES', 'HostRead',
-           'WrongDevice', 'place', 'FakeGenerator', 'AnyGenerator', 'Generators', 'on_gpu', 'is_mask', 'goes_to',
+           'WrongDevice', 'whereabouts', 'FakeGenerator', 'AnyGenerator', 'Generators', 'on_gpu', 'is_mask', 'goes_to',
            'waits', 'all_of', 'largest', 'stand_in', 'Watch', 'FakeGPU', 'Walk', 'is_leaf', 'stepped', 'gradients',
            'listed', 'seeded_by', 'walked_grad', 'walked_backward', 'forget', 'fake_cuda']
 
@@ -75,7 +75,7 @@ class HostRead(RuntimeError):
 class WrongDevice(RuntimeError):
     "A generator of one device would draw for another."
 
-def place() -> tuple[str, int]:  # "methods.vicinal.one_hot", its line; "", 0 outside of the package
+def whereabouts() -> tuple[str, int]:  # "methods.vicinal.one_hot", its line; "", 0 outside of the package
     "The innermost function of this package that is being called, this module aside."
     frame, root = sys._getframe(1), Path(mixrepro.__file__).parent
     while frame and not ((file := Path(frame.f_code.co_filename)).is_relative_to(root) and file.stem != "device"):
@@ -101,7 +101,7 @@ class Generators(TorchFunctionMode):
         out, rng = func(*args, **(kwargs or {})), (kwargs or {}).get("generator")
         if rng is None or not isinstance(out, Tensor) or out.device.type == rng.device.type: return out
         raise WrongDevice("{}, line {}: a generator on {} draws a tensor on {}: give it the generator of that device"
-                          .format(*place(), rng.device, out.device))
+                          .format(*whereabouts(), rng.device, out.device))
 
 # %% ../../nbs/training/54_device.ipynb #39478a2a
 BY_VALUE = (aten.nonzero, aten._unique2, aten.unique_dim, aten.unique_consecutive, aten.masked_select, aten.bincount,
@@ -158,7 +158,7 @@ class Watch:
 
     def judge(self, what: str):
         "Refuse a read, or note it."
-        where, line = place()
+        where, line = whereabouts()
         if where not in self.allowed:
             raise HostRead(f"{where or 'a caller'}, line {line}, {what} numbers, and the host waits for it: "
                            "keep them on the device, or give a reason in ALLOWED of mixrepro.training.device")
@@ -185,7 +185,7 @@ class FakeGPU(Watch, FakeTensorMode):
             self.judge("reads")
             with self: return stand_in(op, func, args, kwargs)
         if op is aten._to_copy and not fakes:
-            if not self.sends and place()[0]: self.judge("sends")
+            if not self.sends and whereabouts()[0]: self.judge("sends")
             if args[0].is_sparse: args = torch.zeros(args[0].shape, dtype=args[0].dtype), *args[1:]  # fakes are dense
         if op is aten._sparse_addmm: func, args, kwargs = aten.mm.default, args[1:3], {}
         return FakeTensorMode.__torch_dispatch__(self, func, types, args, kwargs)

@@ -99,7 +99,7 @@ class Measured(Trained):
 
     def named(self, metric: str) -> str:
         "What a metric is called at the scale: at some, corruptions are met by a part of the test images."
-        return metrics.PART if metric == "corruptions" and self.scale.damaged else metric
+        return metrics.SOME_DAMAGED if metric == "corruptions" and self.scale.damaged else metric
 
     def rows(self,
              quantities: Iterable[dict],  # for each run {quantity: number}
