@@ -121,6 +121,7 @@ def claim(effect: tuple | Estimate,  # an effect and its interval, nan for no in
 def holm(ps) -> list:  # p-values, None where there is none; what is given back has the same places
     "P-values corrected for being many, by Holm."
     from statsmodels.stats.multitest import multipletests  # a second to import, and only tables need it
+    ps = list(ps)
     there = [i for i, p in enumerate(ps) if p is not None and p == p]
     found = multipletests([ps[i] for i in there], method="holm")[1].tolist() if there else []
     return [dict(zip(there, found)).get(i) for i in range(len(ps))]
