@@ -186,7 +186,9 @@ class FakeGPU(Watch, FakeTensorMode):
             with self: return stand_in(op, func, args, kwargs)
         if op is aten._to_copy and not fakes:
             if not self.sends and whereabouts()[0]: self.judge("sends")
-            if args[0].is_sparse: args = torch.zeros(args[0].shape, dtype=args[0].dtype), *args[1:]  # fakes are dense
+            if args[0].is_sparse:  # fakes are dense
+                args = torch.zeros(args[0].shape, dtype=args[0].dtype), *args[1:]
+                kwargs = {k: v for k, v in kwargs.items() if k != "layout"}
         if op is aten._sparse_addmm: func, args, kwargs = aten.mm.default, args[1:3], {}
         return FakeTensorMode.__torch_dispatch__(self, func, types, args, kwargs)
 

@@ -54,6 +54,7 @@ def ready(name: str, **args):
     if kind.trains == "gan": net = network("sngan", (1, 32, 32), width=8); train = images(side=32).to("cuda")
     else:
         which, options = SMALL[kind.trains]
+        if name == "kl-vae": options = dict(posterior="gaussian")
         net = network(which, train.shape, train.k, **options)
     if kind.trains == "decoder": more["classifier"] = network("small-cnn"); args = dict(stage=1) | args
     made = method(name, **args).prepare(train, torch.Generator("cuda"), augment=AUGMENTS["crop2-flip"], **more)
@@ -85,7 +86,7 @@ def test_a_run_waits_at_the_end_of_its_epochs_only(name, precision, optimizer):
         assert set(at_end) <= set(ALLOWED["epoch"]) and at_end["training.loop.train_epoch"] == 1
         learned = [p for p in net.parameters() if p.requires_grad]
         assert learned and all(on_gpu(p) for p in net.parameters())
-        if METHODS[name].trains != "gan": assert all(p.grad is not None and p.grad.shape == p.shape for p in learned)
+        if METHODS[name].trains != "gan" and name != "manifold-mixup-blocked": assert all(p.grad is not None and p.grad.shape == p.shape for p in learned)
 
 
 VARIANTS = [("mixup", dict(per="example", criterion="bce")), ("manifold-mixup", dict(noise={"name": "feature-noise", "sparse": .5})),
@@ -287,7 +288,7 @@ def test_what_is_planted_is_found(where, plant, monkeypatch):
         with gpu.during(*kinds, sends="epoch" not in kinds):
             work(*parts)
             monkeypatch.setattr(owner, name, planted)
-            with pytest.raises((HostRead, RuntimeError), match="two different devices" if plant == "no device" else "reads numbers, and the host waits"): work(*parts)
+            with pytest.raises((HostRead, RuntimeError), match="same device|reads numbers" if plant == "no device" else "reads numbers, and the host waits"): work(*parts)
 
 
 def test_a_second_read_in_a_place_that_may_read_once_is_counted(monkeypatch):

@@ -22,7 +22,7 @@ def test_without_a_gpu_one_sentence(tmp_path, project):
 
 
 @pytest.mark.parametrize("args, said", [(("gpus",), "unknown bench 'gpus': did you mean 'gpu'"), (("gpu", "--part", "epoch", "--device", "cpu"), "unknown part 'epoch': did you mean 'epochs'"),
-    (("gpu", "--minutes", "tests=0", "--device", "cpu"), "minutes must be a number, above 0"), (("gpu", "--device", "tpu"), "unknown device 'tpu'")])
+    (("gpu", "--minutes", "tests=0", "--device", "cpu"), "minutes must be above 0, got 0.0"), (("gpu", "--device", "tpu"), "unknown device 'tpu'")])
 def test_bad_input_is_one_sentence(args, said, project): assert said in sentence(mixrepro_here("bench", *args, cwd=project))
 
 
