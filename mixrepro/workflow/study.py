@@ -210,8 +210,8 @@ class Study(Tempered):
     "An artefact at a scale."
 
     def subtitle(self) -> str:
-        "What stands in for what, for a figure."
-        return "; ".join(f"{self.labels.get(d, d)} {words}" for d, words in self.departures.standins.items())
+        "What stands in for what, for a figure, a line each."
+        return "\n".join(f"{self.labels.get(d, d)} {words}" for d, words in self.departures.standins.items())
 
     def caption(self) -> list[str]:
         "What stands under everything that is published: how many seeds, and what departs from the paper."
