@@ -183,7 +183,7 @@ class Curve(Grid):
     "The same methods on autoencoders of several sizes."
     autoencoders: tuple = setting(AUTOENCODERS, "default", "ours: dimensions of a code, width, depth",
         smoke=AUTOENCODERS[:2], embedded=AUTOENCODERS[:3], overnight=("own", *AUTOENCODERS[3:]))
-    seeds: int = setting(0, "default", "runs of a cell; 0: as many as the scale says", embedded=2, overnight=2)
+    seeds: int = setting(0, "default", "runs of a cell; 0: as many as the scale says", embedded=5, overnight=2)
 
 def through(s: Grid, name: str, **more) -> dict:  # fields of a VAE's run
     "The VAE of a name: the settings' own, or that one with other layers."
@@ -209,7 +209,7 @@ KINDS = ("mmd-vae", "kl-vae", "adv-mmd-vae")  # how the autoencoder is trained
 @dataclass(frozen=True)
 class Divergences(Grid):
     "VarMixup on autoencoders that differ in their objective alone."
-    seeds: int = setting(0, "default", "runs of a cell; 0: as many as the scale says", embedded=2, overnight=2)
+    seeds: int = setting(0, "default", "runs of a cell; 0: as many as the scale says", embedded=5, overnight=2)
     vae_share: float = setting(1., "default", "of the VAE's epochs", smoke=.02, embedded=.04, overnight=.06, gpu=.3)
     robust_share: float = setting(1., "default", "as the others'", smoke=.02, embedded=.04, overnight=.06, gpu=.3)
     vae: dict = setting({}, "default", "what else its run departs in", overnight=VAES["overnight"],
