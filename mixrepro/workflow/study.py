@@ -16,6 +16,7 @@ from IPython.display import Markdown
 
 from ..data.sources import corruption_source
 from ..files import home, sha256
+from ..methods.catalogue import METHODS
 from ..metrics import catalogue as metrics
 from ..papers.catalogue import find
 from ..repro import ledger
@@ -56,8 +57,10 @@ class Trained:
 
     @property
     def datasets(self) -> dict:
-        "The columns that are run -> our data set."
-        return {c.column: c.spec.dataset for c in self.cells}
+        "The columns that are run -> our data set: a classifier's, where an autoencoder has seen another one."
+        def first(c): return METHODS[c.spec.method].trains == "classifier"
+        every = {c.column: c.spec.dataset for c in self.cells}
+        return every | {c.column: c.spec.dataset for c in self.cells if first(c)}
 
     @cached_property
     def departures(self) -> Departures:
