@@ -15,6 +15,14 @@ from mixrepro.repro.rows import KEYS, gained, reported
 from mixrepro.repro.verdicts import decide, gain_verdict, holm, within
 
 
+@pytest.fixture(scope="module", autouse=True)
+def no_collection():
+    "statsmodels collects garbage in each correction, a tenth of a second that thousands of them cannot wait for."
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("statsmodels.stats.multitest.gc.collect", lambda *generation: 0)
+        yield
+
+
 def draw(rng, s, n, sd_seed, sd_image, sd_rest, mean=0.):
     return mean + rng.normal(0, sd_seed, (s, 1)) + rng.normal(0, sd_image, (1, n)) + rng.normal(0, sd_rest, (s, n))
 
