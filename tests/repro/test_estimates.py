@@ -19,7 +19,7 @@ from mixrepro.repro.verdicts import decide, gain_verdict, holm, within
 def no_collection():
     "statsmodels collects garbage in each correction, a tenth of a second that thousands of them cannot wait for."
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("statsmodels.stats.multitest.gc.collect", lambda *generation: 0)
+        patch.setattr("gc.collect", lambda *generation: 0)
         yield
 
 
