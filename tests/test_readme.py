@@ -34,12 +34,13 @@ TABLE = {
     f"{REPRODUCE} vm-table1 --profile gpu": (DRY, "This was a dry-run"),                        # hours on a GPU
     f"{REPRODUCE} vm-table1 --profile paper": (DRY, "This was a dry-run"),
     f"{REPRODUCE} mm-table1 --profile gpu": (DRY, "This was a dry-run"),
+    f"{REPRODUCE} --profile overnight --minutes 480": ("--help", "begin no run that would not end in so long"),  # a night
     f"{REPRODUCE} vm-fig2 mm-fig1": (DRY, "This was a dry-run"),
     f"{REPRODUCE} --profile paper -- --executor slurm --jobs 100": ("--dry-run", "This was a dry-run"),  # on a cluster: test_slurm.py
     ".venv/bin/python -m pip install -c constraints.txt -e '.[cluster]'": ("--dry-run --no-deps --no-build-isolation", "Would install mixrepro"),  # no download
     "pip install .": ("--dry-run --no-deps --no-build-isolation", "Would install mixrepro"),
     "mkdir -p runs && .venv/bin/papermill nbs/varmixup/vm-table1.ipynb runs/vm-table1.ipynb -p profile smoke": ("--prepare-only", ""),  # in full: test_workflow.py
-    ".venv/bin/mixrepro list": ("", "of 74 are ready"),
+    ".venv/bin/mixrepro list": ("", "of 80 are ready"),
     ".venv/bin/mixrepro show vm-table1": ("", "VarMixup"),
     ".venv/bin/mixrepro report": ("--profile smoke", "report.html"),                            # of the one artefact reproduced here
     ".venv/bin/mixrepro outputs": ("", "notebooks written"),

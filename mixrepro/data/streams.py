@@ -35,7 +35,7 @@ def mix_(h: Tensor,     # int32, any shape; overwritten
 # %% ../../nbs/data/03_streams.ipynb #bee4ee9c
 def image_keys(seed: int,      # any integer
                name: str,      # what the numbers are for, such as "fog/3"
-               index: Tensor,  # position of each image in its data set, integers (N,) in [0, 2**31); not looked at on a GPU
+               index: Tensor,  # position of each image in its data set, integers (N,) in [0, 2**31), unchecked on a GPU
                ) -> Tensor:    # int32 (2, N), on the device of index
     "One key for each image, a function of seed, name and index only."
     if index.dim() != 1 or index.is_floating_point():

@@ -80,7 +80,8 @@ def facing(task: str, s) -> list[int]:
 def draw_kinds(fig, kinds: dict,  # a title -> images of one task (24 or more, 1, H, W)
                ):
     "Drawings and their mixtures, side by side."
-    for ax, (title, images) in zip(fig.subplots(1, len(kinds), squeeze=False)[0], kinds.items()): tile(ax, sheet(images[:24], 6), title)
+    axes = fig.subplots(1, len(kinds), squeeze=False)[0]
+    for ax, (title, images) in zip(axes, kinds.items()): tile(ax, sheet(images[:24], 6), title)
 
 def draw_tasks(fig, sets: dict,  # (task, split) -> a set of drawings
                ):
