@@ -183,7 +183,7 @@ def test_each_corrupted_set_is_made_once_for_all_networks(counted):
     test, nets = blobs("test", n=12, size=8), [Probe(), Probe()]
     got = R.robustness(nets, test, seed=3)
     assert [c[:2] for c in counted] == [(kind, s) for kind in CORRUPTIONS for s in range(1, 6)]
-    assert all(c[2:] == (12, {"seed": 3, "table": "cifar"}) for c in counted)
+    assert all(c[2:] == (12, {"seed": 3, "table": "cifar", "index": None}) for c in counted)
     assert len(got) == 2 and all(r["corruptions"] == "generated" and r["seed"] == 3 and r["images"] == 12 for r in got)
     for net, r in zip(nets, got):
         assert torch.equal((net.seen[3] * 255).round().to(torch.uint8), test.x + 40)
