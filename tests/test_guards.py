@@ -171,9 +171,9 @@ IMAGES, LABELLED = load("digits", "train").subset(30), load("digits", "train").s
 WITH = {"classifier": "tiny-cnn", "autoencoder": "vae-small", "gan": "sngan-small", "decoder": "decoder-small"}
 
 
-def network(name: str, shape=(1, 32, 32)):
+def network(name: str, shape=(1, 32, 32), **more):
     args = dict(of="tiny-cnn", stage=1) if name == "decoder-small" else {}
-    return build(name, shape, 10, seeded(), **args)
+    return build(name, shape, 10, seeded(), **args | more)
 
 
 def ready(name: str):
@@ -184,7 +184,8 @@ def ready(name: str):
     if kind.unlabelled: nets = {"labelled": LABELLED}
     train = load("factors-a", "train").subset(torch.arange(6)) if name == "factor-mixup" else IMAGES
     made = method(name, **dict(stage=1) if kind.trains == "decoder" else {}).prepare(train, seeded(), augment=AUGMENTS["none"], **nets)
-    return made, network(WITH[kind.trains], train.shape).train(), train
+    sure = dict(posterior="gaussian") if name == "kl-vae" else {}
+    return made, network(WITH[kind.trains], train.shape, **sure).train(), train
 
 
 def loss_of(name, x=None, y=None, net=None):
