@@ -34,7 +34,7 @@ TABLE = {
     f"{REPRODUCE} vm-table1 --profile gpu": (DRY, "This was a dry-run"),                        # hours on a GPU
     f"{REPRODUCE} vm-table1 --profile paper": (DRY, "This was a dry-run"),
     f"{REPRODUCE} mm-table1 --profile gpu": (DRY, "This was a dry-run"),
-    f"{REPRODUCE} --profile overnight --minutes 480": ("--help", "begin no run that would not end in so long"),  # a night
+    f"{REPRODUCE} --profile overnight --minutes 480": ("--help", "--minutes"),  # a night
     f"{REPRODUCE} vm-fig2 mm-fig1": (DRY, "This was a dry-run"),
     f"{REPRODUCE} --profile paper -- --executor slurm --jobs 100": ("--dry-run", "This was a dry-run"),  # on a cluster: test_slurm.py
     ".venv/bin/python -m pip install -c constraints.txt -e '.[cluster]'": ("--dry-run --no-deps --no-build-isolation", "Would install mixrepro"),  # no download

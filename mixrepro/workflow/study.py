@@ -7,7 +7,7 @@ __all__ = ['TEMPERED', 'Trained', 'pictured', 'Measured', 'Page', 'Compared', 'T
 
 # %% ../../nbs/workflow/91_study.ipynb #2133123d
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
@@ -136,7 +136,7 @@ class Page:
     "A table that shows itself."
     data: pd.DataFrame
     markdown: str
-    sheet: ledger.Sheet = None  # what it was made from, where that is a table of the ledger
+    sheet: ledger.Sheet = field(default=None, repr=False)  # what it was made from, where that is a table of the ledger
 
     @classmethod
     def of(cls, sheet: ledger.Sheet): return cls(sheet.data, sheet.text, sheet)

@@ -78,7 +78,8 @@ def along(way, true, at=1e-9):
     "Whether one is the other times a positive number."
     top = max(range(len(true)), key=lambda k: abs(true[k]))
     ratio = mp.mpf(way[top]) / true[top]
-    return ratio > 0 and all(abs(mp.mpf(a) / ratio - b) <= at * abs(b) + mp.mpf(10) ** -300 for a, b in zip(way, true))
+    least = max(mp.mpf(10) ** -300, abs(true[top]) * mp.mpf(10) ** -40)  # smaller than anything that a sum with it keeps
+    return ratio > 0 and all(abs(mp.mpf(a) / ratio - b) <= at * abs(b) + least for a, b in zip(way, true))
 
 
 ROWS = st.integers(2, 6).flatmap(lambda k: st.lists(st.floats(-4, 4), min_size=k, max_size=k))

@@ -240,7 +240,7 @@ def test_outside_a_clone(tmp_path): assert "no notebooks under" in sentence(mixr
 
 def test_a_store_that_cannot_be_written(project):
     (project / "runs").write_text("a file where the folder should be")
-    assert "could not write" in sentence(mixrepro_here("reproduce", "vm-fig2", *SMOKE, cwd=project))
+    assert "cannot write to" in sentence(mixrepro_here("reproduce", "vm-fig2", *SMOKE, cwd=project))
 
 
 def test_a_data_set_that_is_missing(project):
