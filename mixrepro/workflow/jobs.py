@@ -293,7 +293,7 @@ def full(folder: Path) -> str:
     except OSError: return ""
     return f", and the disk of {folder} is full" if free < 4 << 20 else ""
 
-def in_a_line(text: str, most: int = 300) -> str:
+def in_a_line(text: str, most: int = 600) -> str:
     "A text without line ends, its middle left out where it is long."
     text = re.sub(r"\s*\n\s*", " ", text.strip())
     return text if len(text) <= most else f"{text[:most // 2]} ... {text[-most // 2:]}"
