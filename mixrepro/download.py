@@ -6,7 +6,7 @@
 __all__ = ['AT_ONCE', 'BUSY', 'DAMAGE', 'say', 'amount', 'Wanted', 'fault', 'locked', 'Refused', 'Later', 'Silent', 'Patience',
            'retry_after', 'validator', 'failure', 'resume_point', 'refuse_page', 'span_of', 'judge', 'Meter', 'room',
            'receive', 'ask', 'attempt', 'from_mirror', 'obtained', 'download', 'inside', 'in_zip', 'in_tar',
-           'is_archive', 'write_members', 'make_way', 'place', 'locate', 'chosen', 'unpack']
+           'is_archive', 'write_members', 'make_way', 'place', 'locate', 'chosen', 'sweep', 'unpack']
 
 # %% ../nbs/02_download.ipynb #38569631
 import contextlib
@@ -434,6 +434,13 @@ def chosen(archive: Path, temp: Path, take: dict[str, str] | None) -> dict[Path,
         raise ValueError(f"{archive} holds no {' or '.join(absent)}: it is another data set, fetch it again")
     return {entries[name]: path for name, path in take.items()}
 
+# %% ../nbs/02_download.ipynb #f3cbbd3f
+def sweep(temp: Path) -> None:  # a hidden folder of ours
+    "Delete it and what was set beside it under its name."
+    for old in temp.parent.glob(f"{glob.escape(temp.name)}*"):
+        if old.is_dir() and not old.is_symlink(): shutil.rmtree(old, ignore_errors=True)
+        else: old.unlink(missing_ok=True)
+
 # %% ../nbs/02_download.ipynb #eb9392a9
 def unpack(archive: str | os.PathLike,  # .zip or .tar, compressed or not
            folder: str | os.PathLike,   # what is taken from it will stand below this folder
@@ -447,15 +454,18 @@ def unpack(archive: str | os.PathLike,  # .zip or .tar, compressed or not
     if not archive.is_file(): raise FileNotFoundError(f"no archive at {archive}: name a .zip or .tar file")
     temp = Path(work or folder) / f".{archive.name}.unpacking"
     with locked(temp, say):
-        if temp.exists(): shutil.rmtree(temp)  # left by a process that was killed
+        sweep(temp)  # left by a process that was killed
         try:
             temp.mkdir(parents=True); say(f"unpacking {archive.name}")
             write_members(archive, temp)
             for path, name in (entries := chosen(archive, temp, take)).items():
                 if why := check(path, name): raise ValueError(f"{archive} is not the data set: {why}")
-            return [place(path, folder / name, say) for path, name in entries.items()]
+            # all else goes before the last one appears: whoever finds the whole has nothing to sweep
+            ready = [path.rename(f"{temp}-{i}") for i, path in enumerate(entries)]
+            shutil.rmtree(temp, ignore_errors=True)
+            return [place(path, folder / name, say) for path, name in zip(ready, entries.values())]
         except (*DAMAGE, OSError) as e:
             if isinstance(e, OSError) and e.errno: raise explained(e, folder) from e
             why = (str(e) or type(e).__name__).splitlines()[0]
             raise ValueError(f"{archive} is damaged ({why}): delete it and fetch it again") from e
-        finally: shutil.rmtree(temp, ignore_errors=True)
+        finally: sweep(temp)

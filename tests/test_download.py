@@ -299,6 +299,22 @@ def test_killed_at_ten_random_moments_the_next_call_finishes(web, tmp_path):
     assert early >= 5, "too few kills fell into the work for this to be a test"
 
 
+@pytest.mark.parametrize("take", [{"set": "set"}, {"a": "a", "b": "b", "c": "c"}], ids=["one", "three"])
+def test_killed_as_an_entry_appears_nothing_is_left_over(tmp_path, take):
+    "A kill right after each renaming: what is whole has nothing beside it, what is not is finished by the next call."
+    (archive := tmp_path / "set.tar").write_bytes(tar({f"{k}/x.bin": b"x" for k in take} | {"more/y.bin": b"y"}))
+    for n in range(1, 2 * len(take) + 1):
+        folder = tmp_path / f"at-{n}"
+        code = (f"import os, sys; from mixrepro.download import unpack; done = []\n"
+                f"def hook(event, args):\n"
+                f"    if len(done) == {n} and event.startswith(('open', 'os.', 'shutil.')): os._exit(9)\n"
+                f"    if event == 'os.rename': done.append(args)\n"
+                f"sys.addaudithook(hook); unpack({str(archive)!r}, {str(folder)!r}, {take!r}); os._exit(9)")
+        assert subprocess.run([sys.executable, "-c", code]).returncode == 9
+        if not all((folder / at).exists() for at in take.values()): D.unpack(archive, folder, take)
+        assert [f for f in left(folder) if ".replaced-" not in f] == sorted(take.values())
+
+
 def test_two_processes_fetch_once(web, tmp_path):
     web.files["/set.tar"], web.pause = tar(FILES), .002
     both = [process(web, tmp_path) for _ in range(2)]
