@@ -599,7 +599,7 @@ def _checked(x, severity: int, index: Tensor | None, table: str) -> Tensor:
                          f"got {x.shape[2]} x {x.shape[3]}")
     if not hasattr(severity, "__index__") or severity not in range(1, 6):
         raise ValueError(f"severity must be 1, 2, 3, 4 or 5, got {severity!r}")
-    index = torch.arange(len(x)) if index is None else torch.as_tensor(index)
+    index = torch.arange(len(x), device=x.device) if index is None else torch.as_tensor(index)
     if index.shape != (len(x),):
         raise ValueError(f"index must name the position of each of the {len(x)} images, got shape {tuple(index.shape)}")
     return index

@@ -1,5 +1,6 @@
 "What only a GPU can tell; `mixrepro bench gpu` runs these first. Where there is none they are skipped, and tests/training/test_device.py stands in."
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -94,6 +95,7 @@ def test_a_run_that_was_cut_off_ends_with_the_same_bits(name, tmp_path, monkeypa
     monkeypatch.setattr(torch.backends.cudnn, "benchmark", False)
     spec = replace(SPEC, method=name, method_args=dict(steps=2) if name == "at" else {})
     whole = loop.train_run(spec, Store(tmp_path / "a"), "cuda")
+    monkeypatch.setattr(loop, "KEEPING", math.inf)  # after each epoch
     save = loop.save_checkpoint
     def dies(run, state):
         save(run, state)

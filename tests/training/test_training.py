@@ -210,6 +210,7 @@ def test_a_full_disk_keeps_the_last_checkpoint(tmp_path, monkeypatch):
         if len(calls) == 3: raise OSError(28, "No space left on device")
         return real(path, data)
     monkeypatch.setattr(store_module, "write_atomic", full)
+    monkeypatch.setattr("mixrepro.training.loop.KEEPING", float("inf"))  # after each epoch
     with pytest.raises(OSError, match="No space left"): train_run(SPEC, store, "cpu")
     assert len(store_module.load_checkpoint(store.run(SPEC))["rows"]) == 2
 
