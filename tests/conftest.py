@@ -1,6 +1,7 @@
 """What all tests share: where the project is, one thread, and a copy of the project to work in."""
 
 import contextlib
+import gc
 import io
 import os
 import re
@@ -48,6 +49,11 @@ def pytest_collection_modifyitems(items):
     if torch.cuda.is_available(): return
     for item in items:
         if item.get_closest_marker("cuda"): item.add_marker(pytest.mark.skip(reason="no CUDA device"))
+
+
+def pytest_collection_finish():
+    "What is loaded by now stays: statsmodels collects garbage at each call, a tenth of a second with all of this to look through."
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")
