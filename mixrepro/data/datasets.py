@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 
 from ..core import pick
-from .digits import blobs, digits, some_digits
+from .digits import blobs, digits, few_digits, some_digits
 from .factors import factors
 from .images import SPLITS, ImageSet, data_root
 from .photo_digits import photo_digits, some_photo_digits
@@ -22,6 +22,7 @@ from .tiny_imagenet import tiny_imagenet
 # %% ../../nbs/data/01_datasets.ipynb #80a786e1
 DATASETS = {
     "digits": digits, "digits-0to4": partial(some_digits, low=0), "digits-5to9": partial(some_digits, low=5),
+    "digits-few": few_digits,
     "photo-digits": photo_digits, "photo-digits-16": partial(photo_digits, size=16),
     "photo-digits-16-x8": partial(photo_digits, size=16, times=8),
     **{f"photo-digits-16-{low}to{low + 4}": partial(some_photo_digits, low=low, size=16) for low in (0, 5)},
@@ -55,7 +56,7 @@ STATS = {  # data set -> (mean, std), one number for each channel, in units of [
     "tiny-imagenet": ((.4802, .4481, .3975),
                       (.2770, .2691, .2821)),  # public codes, compared with 17 of the 200 classes
     # of the training split of all digits, asserted below
-    **dict.fromkeys(("digits", "digits-0to4", "digits-5to9"), ((.3059,), (.3229,))),
+    **dict.fromkeys(("digits", "digits-0to4", "digits-5to9", "digits-few"), ((.3059,), (.3229,))),
     "photo-digits": ((.3687, .3448, .3429), (.2899, .2474, .2648)),   # as for digits
     **dict.fromkeys(("photo-digits-16", "photo-digits-16-x8", "photo-digits-16-0to4", "photo-digits-16-5to9"),
                     ((.3609, .3379, .3386), (.2832, .2398, .2583))),

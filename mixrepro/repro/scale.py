@@ -46,7 +46,7 @@ OVERFITS = dict(optimizer="adam", lr=3e-3, nesterov=False, weight_decay=0., sche
 BY_VALUE = ("vm-table1", "mm-lowdata", "mm-table1", "mm-fig2", "mm-fig8", "mm-knn", "mm-table3", "mm-table5",
             "vm-fig2", "vm-fig3", "vm-fig4", "vm-fig5", "vm-autoencoders", "vm-offmanifold")
 SCALES = {s.name: s for s in (
-    Scale("smoke", 2, {"cifar10": "digits"}, together=30, verdicts=False),
+    Scale("smoke", 2, {"cifar10": "digits-few"}, together=30, verdicts=False),
     Scale("embedded", 10, {"cifar10": "photo-digits-16"}, together=20,
           recipe=OVERFITS | dict(n_train=400, augment="crop2", looks=15)),
     Scale("overnight", 5, {"cifar10": "cifar10"}, precision=fast_precision(), together=5, damaged=2000, only=BY_VALUE,

@@ -68,7 +68,7 @@ def test_the_table_holds_what_the_runs_say(reproduced):
     project, _ = reproduced
     data = pd.read_csv(project / "figures/smoke/varmixup/vm-table1.csv")
     row = data[(data.method == "mixup") & (data["column"] == "cifar10")].iloc[0]
-    values = [100 * json.loads(p.read_text())["value"]["accuracy"] for p in (project / "runs/digits" / name_of(s) / "metrics/clean.json" for s in (c.spec for c in cells(find("vm-table1"), "smoke")) if s.method == "mixup")]
+    values = [100 * json.loads(p.read_text())["value"]["accuracy"] for p in (project / "runs/digits-few" / name_of(s) / "metrics/clean.json" for s in (c.spec for c in cells(find("vm-table1"), "smoke")) if s.method == "mixup")]
     assert row["our n"] == len(values) == 2 and row["our mean (%)"] == pytest.approx(sum(values) / 2, rel=1e-5)  # the CSV keeps six digits
     assert row["paper mean (%)"] == 95.5 and row["paper sd (%)"] == .35 and row["paper n"] == 10
     assert row["value"] == "stand-in" and row["direction"] == "withheld"
@@ -102,20 +102,20 @@ def test_every_page_says_that_it_is_a_check_and_none_holds_a_verdict(reproduced)
 
 def test_a_second_call_recomputes_nothing(reproduced):
     project, _ = reproduced
-    before = tree(project / "runs/digits"), tree(project / "figures")
+    before = tree(project / "runs/digits-few"), tree(project / "figures")
     done = mixrepro("reproduce", *SMOKE, cwd=project)
     assert done.returncode == 0 and "nothing to do" in done.stdout and "to train" not in done.stdout
-    assert (tree(project / "runs/digits"), tree(project / "figures")) == before
+    assert (tree(project / "runs/digits-few"), tree(project / "figures")) == before
 
 
 def test_forced_it_draws_the_same_bytes(reproduced):
     project, _ = reproduced
     before = {k: v[0] for k, v in tree(project / "figures/smoke/varmixup").items() if k.suffix != ".png"}
-    weights = tree(project / "runs/digits", "*.safetensors")
+    weights = tree(project / "runs/digits-few", "*.safetensors")
     done = mixrepro("reproduce", "vm-fig2", *SMOKE, "--force", cwd=project)
     assert done.returncode == 0, done.stderr
     assert {k: v[0] for k, v in tree(project / "figures/smoke/varmixup").items() if k.suffix != ".png"} == before
-    assert tree(project / "runs/digits", "*.safetensors") == weights
+    assert tree(project / "runs/digits-few", "*.safetensors") == weights
 
 
 def test_show_and_report(reproduced):
@@ -137,7 +137,7 @@ def test_papermill_alone(reproduced, tmp_path):
 def test_opened_alone_it_finds_the_project_from_its_own_folder(reproduced):
     "JupyterLab starts the kernel in the notebook's folder, and nothing tells it where the project is."
     project, _ = reproduced
-    runs = tree(project / "runs/digits", "*.safetensors")
+    runs = tree(project / "runs/digits-few", "*.safetensors")
     env = {k: v for k, v in os.environ.items() if k != "MIXREPRO_HOME"}
     notebook = project / "nbs/varmixup/at-smoke.ipynb"  # by itself it would open at the embedded scale
     notebook.write_text((project / "nbs/varmixup/vm-fig2.ipynb").read_text().replace('profile: str = \\"embedded', 'profile: str = \\"smoke'))
@@ -145,7 +145,7 @@ def test_opened_alone_it_finds_the_project_from_its_own_folder(reproduced):
     done = subprocess.run([Path(sys.executable).with_name("jupyter"), "nbconvert", "--to", "notebook", "--execute", "--stdout", str(notebook)],
                           cwd=project, env=env, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
-    assert tree(project / "runs/digits", "*.safetensors") == runs and not (project / "nbs/varmixup/runs").exists()
+    assert tree(project / "runs/digits-few", "*.safetensors") == runs and not (project / "nbs/varmixup/runs").exists()
 
 
 @pytest.mark.parametrize("args, message", [
@@ -274,12 +274,12 @@ def test_killed_and_called_again(project):
     one = subprocess.Popen([COMMAND, "reproduce", "vm-fig2", *SMOKE], cwd=project, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
                            start_new_session=True, env={k: v for k, v in os.environ.items() if k != "MIXREPRO_HOME"})
     deadline = time.time() + 200
-    while not list((project / "runs").glob("digits/*/done.json")) and time.time() < deadline: time.sleep(.05)
+    while not list((project / "runs").glob("digits-few/*/done.json")) and time.time() < deadline: time.sleep(.05)
     os.killpg(one.pid, signal.SIGKILL); one.wait()
     for p in psutil.process_iter():  # Snakemake gives jobs sessions of their own
         with contextlib.suppress(psutil.Error):
             if p.cwd() == str(project) or str(project) in " ".join(p.cmdline()): p.kill()
-    done = {p: p.stat().st_mtime_ns for p in (project / "runs").glob("digits/*/weights.safetensors") if (p.parent / "done.json").is_file()}
+    done = {p: p.stat().st_mtime_ns for p in (project / "runs").glob("digits-few/*/weights.safetensors") if (p.parent / "done.json").is_file()}
     assert done
     again = mixrepro("reproduce", "vm-fig2", *SMOKE, cwd=project)
     assert again.returncode == 0, again.stdout + again.stderr
