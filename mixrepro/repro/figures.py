@@ -83,7 +83,7 @@ LOOK = read_looks(LOOKS)
 DATA_LABELS = {"cifar10": "CIFAR-10", "cifar10-c": "CIFAR-10-C", "cifar100": "CIFAR-100", "cifar100-c": "CIFAR-100-C",
                "tiny-imagenet": "Tiny-ImageNet", "tiny-imagenet-c": "Tiny-ImageNet-C", "imagenet": "ImageNet",
                "svhn": "SVHN", "mnist": "MNIST", "digits": "digits", "digits-c": "digits-C",
-               "digits-few": "digits (300 for testing)", "digits-few-c": "digits-C (300)",
+               "digits-few": "digits (300 for testing)",
                "photo-digits": "photo-digits", "photo-digits-16": "photo-digits (16 px)",
                "photo-digits-16-x8": "photo-digits (16 px, eight backgrounds each)",
                **{f"photo-digits-16-{k}": f"photo-digits (16 px, {k[0]} to {k[-1]})" for k in ("0to4", "5to9")}}
