@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['STEPS', 'js_divergence', 'Step', 'stepped_logits', 'moved', 'steadiness', 'stability']
 
-# %% ../../nbs/metrics/77_stability.ipynb #9fd23568
+# %% ../../nbs/metrics/77_stability.ipynb #4b02135b
 import math
 from dataclasses import asdict, dataclass
 
@@ -18,7 +18,7 @@ from ..data.streams import image_keys, normal
 from ..guards import check_logits
 from .accuracy import checked_logits, evaluating
 
-# %% ../../nbs/metrics/77_stability.ipynb #2f6d6f78
+# %% ../../nbs/metrics/77_stability.ipynb #c3f1005d
 def js_divergence(a: Tensor,  # logits, float (N, K)
                   b: Tensor,  # logits of the same images, float (N, K)
                   ) -> Tensor:  # nats, in [0, log 2], float64 (N,)
@@ -27,11 +27,11 @@ def js_divergence(a: Tensor,  # logits, float (N, K)
         raise ValueError(f"expected two times logits (N, K) of the same images, got {tuple(a.shape)} and {tuple(b.shape)}")
     check_logits(a); check_logits(b)
     p, q = a.double().log_softmax(1), b.double().log_softmax(1)
-    m = torch.logaddexp(p, q) - math.log(2)
-    def half(p): return .5 * p.exp() * (p - m).masked_fill(p == -math.inf, 0)
-    return (half(p) + half(q)).sum(1).clamp(0, math.log(2))  # rounding may leave the interval by 1e-16
+    def half(p, d):  # log((1 + exp(d)) / 2) without overflow
+        return -.5 * p.exp() * (d.clamp(min=0) + (-d.abs()).expm1().div(2).log1p()).masked_fill(p == -math.inf, 0)
+    return (half(p, q - p) + half(q, p - q)).sum(1).clamp(0, math.log(2))  # rounding may leave it by 1e-16
 
-# %% ../../nbs/metrics/77_stability.ipynb #6d3f5d11
+# %% ../../nbs/metrics/77_stability.ipynb #b56c3637
 @dataclass(frozen=True)
 class Step(Choices):
     "A random step of a fixed length away from each image."
@@ -50,7 +50,7 @@ class Step(Choices):
         size = way.flatten(1).square().mean(1).sqrt().view(-1, *[1] * len(shape))
         return self.radius * way / size
 
-# %% ../../nbs/metrics/77_stability.ipynb #c8a8a03b
+# %% ../../nbs/metrics/77_stability.ipynb #c0a29693
 STEPS = {"sphere, 2/255": Step(radius=2 / 255), "sphere, 4/255": Step(radius=4 / 255), "sphere, 8/255": Step(),
          "normal, 8/255": Step("normal")}
 
@@ -73,7 +73,7 @@ def moved(nets,                        # networks, on the device of the images
     return [what | dict(arrays={name: stepped_logits(net, test, step, batch) for name, step in steps.items()})
             for net in nets]
 
-# %% ../../nbs/metrics/77_stability.ipynb #bbab4b0e
+# %% ../../nbs/metrics/77_stability.ipynb #27ebba41
 def steadiness(logits: Tensor,            # of the images as they are, float (N, K)
                y: Tensor,                 # labels, int64 (N,)
                stepped: dict[str, Tensor],  # of the moved images, name of the step -> (N, K)
