@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['others_mean', 'quarter_mean', 'category_means', 'noise_weight']
 
-# %% ../../nbs/metrics/62b_categories.ipynb #00c61658
+# %% ../../nbs/metrics/62b_categories.ipynb #ac2200b0
 import itertools
 
 import numpy as np
@@ -13,7 +13,7 @@ import numpy as np
 from ..data.corruptions import CATEGORIES
 from .robustness import by_category, corruption_mean
 
-# %% ../../nbs/metrics/62b_categories.ipynb #d5edccb9
+# %% ../../nbs/metrics/62b_categories.ipynb #92d8ab76
 def _plain(v) -> float | np.ndarray:
     "A number where there is one, else an array."
     return v if getattr(v, "ndim", 0) else float(v)
@@ -29,12 +29,14 @@ def quarter_mean(cells: dict[str, list],  # as for `others_mean`
     "The mean over the four categories (NoisyMix paper, table 5, as its printed numbers have it)."
     return _plain(np.mean([*by_category(cells).values()], axis=0))
 
+# %% ../../nbs/metrics/62b_categories.ipynb #036dceab
 def category_means(cells: dict[str, list],  # as for `others_mean`; "accuracy" of the metric "corruptions"
                    ) -> dict[str, float]:   # noise, blur, weather, digital, others, mean, quarter
     "The four categories, all but noise, and both means over all."
-    return by_category(cells) | dict(others=others_mean(cells), mean=corruption_mean(cells), quarter=quarter_mean(cells))
+    means = dict(others=others_mean(cells), mean=corruption_mean(cells), quarter=quarter_mean(cells))
+    return by_category(cells) | means
 
-# %% ../../nbs/metrics/62b_categories.ipynb #a32973fa
+# %% ../../nbs/metrics/62b_categories.ipynb #82deeb69
 def noise_weight(total: float,         # the printed mean over all
                  noise: float,         # over noise
                  others: float,        # over the other kinds

@@ -7,7 +7,7 @@ __all__ = ['FILMED', 'AS_PRINTED', 'NOISELESS', 'FILM_BYTES', 'RELEASED_P', 'to_
            'films', 'classes_of', 'filmed', 'flips', 'mean_flips', 'Baseline', 'baseline', 'flip_rates',
            'mean_flip_rate']
 
-# %% ../../nbs/metrics/76_flips.ipynb #bb562188
+# %% ../../nbs/metrics/76_flips.ipynb #9726c01d
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +24,7 @@ from ..data.sources import GENERATED, RELEASED
 from ..guards import check_labels, check_logits, check_rows
 from .accuracy import predict
 
-# %% ../../nbs/metrics/76_flips.ipynb #7b68da15
+# %% ../../nbs/metrics/76_flips.ipynb #9b7e83b7
 FILMED = (*PERTURBATIONS, "snow")  # what is measured
 AS_PRINTED = tuple("snow" if p == "spatter" else p for p in PERTURBATIONS)  # the columns of NoisyMix's tables
 NOISELESS = tuple(p for p in PERTURBATIONS if "noise" not in p)  # table 1, in parentheses
@@ -34,7 +34,7 @@ def to_first(kind: str,   # a perturbation
     "Whether frames are compared with the first one: those of noise follow from no earlier frame."
     return "noise" in kind
 
-# %% ../../nbs/metrics/76_flips.ipynb #3e5e0a1d
+# %% ../../nbs/metrics/76_flips.ipynb #767bbde5
 def flipped(said: Tensor,   # the class of each frame, int64 (m, n)
             first: bool,    # compare with the first frame, not with the one before
             ) -> Tensor:    # in [0, 1], float64 (m,)
@@ -44,7 +44,7 @@ def flipped(said: Tensor,   # the class of each frame, int64 (m, n)
     check_labels(said.flatten())
     return (said[:, 1:] != (said[:, :1] if first else said[:, :-1])).double().mean(1)
 
-# %% ../../nbs/metrics/76_flips.ipynb #8a7f7aeb
+# %% ../../nbs/metrics/76_flips.ipynb #be365406
 FILM_BYTES = 1 << 26  # of frames at once
 RELEASED_P = {"cifar10": "CIFAR-10-P"}  # data set -> folder below the data root, where arrays were released
 
@@ -62,7 +62,7 @@ def stored_films(test: ImageSet, kind: str, folder: str | Path) -> np.ndarray:
                          f"images of {(h, w, c)}: pass the whole test split that the films were made from")
     return x
 
-# %% ../../nbs/metrics/76_flips.ipynb #a1cea076
+# %% ../../nbs/metrics/76_flips.ipynb #7d7b5d9d
 def films(test: ImageSet,                   # the clean test set
           kind: str,                        # a perturbation
           index: Tensor,                    # places of the images that are filmed, int64 (n,)
@@ -79,7 +79,7 @@ def films(test: ImageSet,                   # the clean test set
         for i in portions(index, frames(kind, table) * test.x[0].numel()):
             yield perturb(test.x[i], kind, seed, i, table)
 
-# %% ../../nbs/metrics/76_flips.ipynb #6ff7251a
+# %% ../../nbs/metrics/76_flips.ipynb #82eee7d8
 def classes_of(net,            # images -> logits
                film: Tensor,   # uint8 (b, frames, C, H, W)
                batch: int = 512,  # frames in one pass
@@ -89,6 +89,7 @@ def classes_of(net,            # images -> logits
     check_logits(logits)
     return logits.argmax(1).view(film.shape[:2])
 
+# %% ../../nbs/metrics/76_flips.ipynb #c1da55a3
 def filmed(nets: list, test: ImageSet, kind: str, index: Tensor, **how) -> list[Tensor]:
     "For each network the share of flips of each film of one perturbation, float64 (n,)."
     shares = [[] for _ in nets]
@@ -96,6 +97,7 @@ def filmed(nets: list, test: ImageSet, kind: str, index: Tensor, **how) -> list[
         for net, mine in zip(nets, shares): mine.append(flipped(classes_of(net, film), to_first(kind)))
     return [torch.cat(mine) for mine in shares]
 
+# %% ../../nbs/metrics/76_flips.ipynb #48f15837
 def flips(nets: list,                          # networks, on the device of the images
           test: ImageSet,                      # the clean test set
           kinds: tuple[str, ...] = FILMED,     # perturbations
@@ -115,7 +117,7 @@ def flips(nets: list,                          # networks, on the device of the 
     return [what | dict(flips={k: s.mean().item() for k, s in zip(kinds, mine)}, arrays=dict(flipped=torch.stack(mine)))
             for mine in shares]
 
-# %% ../../nbs/metrics/76_flips.ipynb #00ce0bd3
+# %% ../../nbs/metrics/76_flips.ipynb #4e428202
 def _of_kinds(found: dict, kinds: tuple[str, ...]) -> np.ndarray:
     "The values of some perturbations, one behind the other; missing ones and nan are refused."
     if missing := [k for k in kinds if k not in found]:
@@ -132,7 +134,7 @@ def mean_flips(found: dict[str, float],                  # {perturbation: FP}, o
     mean = _of_kinds(found, kinds).mean(0)
     return mean if mean.ndim else float(mean)
 
-# %% ../../nbs/metrics/76_flips.ipynb #a12e0555
+# %% ../../nbs/metrics/76_flips.ipynb #99069891
 @dataclass(frozen=True)
 class Baseline:
     "Whose flip probabilities a rate is divided by."
@@ -152,7 +154,7 @@ def baseline(name: str,         # of the network
     "A baseline from measurements, the mean over its seeds."
     return Baseline(name, {k: float(np.mean([f["flips"][k] for f in found])) for k in found[0]["flips"]})
 
-# %% ../../nbs/metrics/76_flips.ipynb #84653817
+# %% ../../nbs/metrics/76_flips.ipynb #e5ed5b67
 def flip_rates(found: dict[str, float],                 # {perturbation: FP}, or arrays (N,)
                by: Baseline,
                kinds: tuple[str, ...] = PERTURBATIONS,

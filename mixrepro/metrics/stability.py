@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['STEPS', 'js_divergence', 'Step', 'stepped_logits', 'moved', 'steadiness', 'stability']
 
-# %% ../../nbs/metrics/77_stability.ipynb #4b02135b
+# %% ../../nbs/metrics/77_stability.ipynb #86130366
 import math
 from dataclasses import asdict, dataclass
 
@@ -18,20 +18,21 @@ from ..data.streams import image_keys, normal
 from ..guards import check_logits
 from .accuracy import checked_logits, evaluating
 
-# %% ../../nbs/metrics/77_stability.ipynb #c3f1005d
+# %% ../../nbs/metrics/77_stability.ipynb #20ccbbba
 def js_divergence(a: Tensor,  # logits, float (N, K)
                   b: Tensor,  # logits of the same images, float (N, K)
                   ) -> Tensor:  # nats, in [0, log 2], float64 (N,)
     "The Jensen-Shannon divergence of two predictions of each image, equal weights."
     if a.shape != b.shape or a.dim() != 2:
-        raise ValueError(f"expected two times logits (N, K) of the same images, got {tuple(a.shape)} and {tuple(b.shape)}")
+        raise ValueError("expected two times logits (N, K) of the same images, "
+                         f"got {tuple(a.shape)} and {tuple(b.shape)}")
     check_logits(a); check_logits(b)
     p, q = a.double().log_softmax(1), b.double().log_softmax(1)
     def half(p, d):  # log((1 + exp(d)) / 2) without overflow
         return -.5 * p.exp() * (d.clamp(min=0) + (-d.abs()).expm1().div(2).log1p()).masked_fill(p == -math.inf, 0)
     return (half(p, q - p) + half(q, p - q)).sum(1).clamp(0, math.log(2))  # rounding may leave it by 1e-16
 
-# %% ../../nbs/metrics/77_stability.ipynb #b56c3637
+# %% ../../nbs/metrics/77_stability.ipynb #6135fac0
 @dataclass(frozen=True)
 class Step(Choices):
     "A random step of a fixed length away from each image."
@@ -41,16 +42,14 @@ class Step(Choices):
                            allowed="(0, inf)", hint="give it in units of the pixel range, such as 8/255")
     seed: int = choice(0, "default", "of the directions")
 
-    def __call__(self,
-                 index: Tensor,               # places of the images in their set, int64 (N,)
-                 shape: tuple[int, ...],      # of an image
-                 ) -> Tensor:                 # delta, float32 (N, *shape), on the device of index
+    def __call__(self, index: Tensor, shape: tuple[int, ...]) -> Tensor:
+        "The step of each image: its places in the set, int64 (N,), the shape of one -> float32 (N, *shape)."
         way = normal(image_keys(self.seed, f"stability/{self.law}", index), shape)
         if self.law == "normal": return self.radius * way
         size = way.flatten(1).square().mean(1).sqrt().view(-1, *[1] * len(shape))
         return self.radius * way / size
 
-# %% ../../nbs/metrics/77_stability.ipynb #c0a29693
+# %% ../../nbs/metrics/77_stability.ipynb #5dba9bb7
 STEPS = {"sphere, 2/255": Step(radius=2 / 255), "sphere, 4/255": Step(radius=4 / 255), "sphere, 8/255": Step(),
          "normal, 8/255": Step("normal")}
 
@@ -73,7 +72,7 @@ def moved(nets,                        # networks, on the device of the images
     return [what | dict(arrays={name: stepped_logits(net, test, step, batch) for name, step in steps.items()})
             for net in nets]
 
-# %% ../../nbs/metrics/77_stability.ipynb #27ebba41
+# %% ../../nbs/metrics/77_stability.ipynb #3080b413
 def steadiness(logits: Tensor,            # of the images as they are, float (N, K)
                y: Tensor,                 # labels, int64 (N,)
                stepped: dict[str, Tensor],  # of the moved images, name of the step -> (N, K)

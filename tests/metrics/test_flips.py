@@ -1,5 +1,6 @@
 "Flip probabilities against the definition in plain loops; films by seed, in portions, from a folder; means and rates."
 import tracemalloc
+from functools import partial
 
 import numpy as np
 import pytest
@@ -8,14 +9,16 @@ from hypothesis import given, settings, strategies as st
 from torch import nn
 
 from helpers import seeded
-from mixrepro.data import corrupted
 from mixrepro.data.datasets import load
 from mixrepro.data.digits import blobs
 from mixrepro.data.images import ImageSet
 from mixrepro.data.make import make_p
 from mixrepro.data.perturbations import PERTURBATIONS, frames, perturb
-from mixrepro.metrics import flips as F
+from mixrepro.metrics import catalogue, flips as F
 from mixrepro.repro.rows import reported
+from mixrepro.training.loop import train_run
+from mixrepro.training.spec import Spec
+from mixrepro.training.store import Store
 
 
 def naive(said, noise):
@@ -162,3 +165,18 @@ def test_a_baseline_is_the_mean_over_its_seeds():
     assert F.baseline("erm, five seeds", seeds).flips == pytest.approx(dict(tilt=.2, snow=.2))
     with pytest.raises(ValueError, match="erm never flips under snow"): F.baseline("erm", seeds[1:])
     with pytest.raises(ValueError, match="flip probabilities hold NaN"): F.Baseline("erm", dict(tilt=float("nan")))
+
+
+def test_a_run_keeps_its_flips(tmp_path, monkeypatch):
+    "Made once, image by image too; the number of images stands in the name."
+    test = load("digits", "test").subset(12)
+    monkeypatch.setattr(catalogue, "load", lambda name, split: test if split == "test" else load(name, split))
+    monkeypatch.setattr(catalogue, "METRICS", catalogue.METRICS | {"flips-on-500": partial(F.flips, images=5)})
+    run = train_run(Spec("digits", "erm", "tiny-cnn", epochs=2, n_train=200, batch=20, augment="none"), Store(tmp_path), "cpu")
+    [every], [few] = (catalogue.measure([run], name, "cpu") for name in ("flips", "flips-on-500"))
+    assert (every["images"], few["images"]) == (12, 5) and set(every["flips"]) == set(F.FILMED) and every == catalogue.kept(run, "flips")
+    monkeypatch.setattr(catalogue, "open_net", None)
+    [images] = catalogue.of_images([run], "flips", "cpu")
+    assert {k: v.mean() for k, v in images["flips"].items()} == pytest.approx(every["flips"]) and catalogue.measure([run], "flips", "cpu") == [every]
+    assert F.mean_flips(images["flips"]).mean() == pytest.approx(F.mean_flips(every["flips"])) and F.mean_flips(images["flips"]).shape == (12,)
+    assert catalogue.key_of("flips", "cifar10") == "flips" and set(catalogue.AT_SOME.values()) <= {*catalogue.METRICS, *catalogue.READ}

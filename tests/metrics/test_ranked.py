@@ -9,9 +9,16 @@ from sklearn.calibration import calibration_curve
 from torchmetrics.classification import MulticlassCalibrationError
 
 from helpers import seeded
-from mixrepro.metrics.accuracy import accuracy
+from mixrepro.data.datasets import load
+from mixrepro.metrics import catalogue
+from mixrepro.metrics.accuracy import accuracy, predict
 from mixrepro.metrics.calibration import confidence, ece
 from mixrepro.metrics.ranked import aurra, neighbour_bins, ranked, response_accuracy, rms_error, rms_gaps
+from mixrepro.metrics.robustness import corruption_mean, damaged
+from mixrepro.metrics.stability import js_divergence
+from mixrepro.training.loop import train_run
+from mixrepro.training.spec import Spec
+from mixrepro.training.store import Store, open_net
 
 
 def reference(sure, right, size, drop):
@@ -133,5 +140,51 @@ def test_the_last_bin_takes_what_is_left(n, size, bins): assert neighbour_bins(n
     (torch.zeros(0, 3), torch.zeros(0).long(), "no predictions to measure"), (torch.zeros(2, 3), torch.tensor([0, 3]), r"class numbers 0..2, got 0..3"),
     (torch.tensor([[0., math.nan], [0., 1.]]), torch.tensor([0, 0]), "1 of 2 rows of logits hold NaN")])
 def test_what_cannot_be_measured_is_refused(metric, logits, y, sentence):
-    if metric is ranked and not len(y): sentence = "bins need 1 prediction or more"
     with pytest.raises(ValueError, match=sentence): metric(logits, y)
+
+
+# ---- of a run -------------------------------------------------------------------------------------------------------
+
+@pytest.fixture
+def run(tmp_path, monkeypatch):
+    "A run on a few digits, and how often a network of it is opened."
+    test = load("digits", "test").subset(210)
+    monkeypatch.setattr(catalogue, "load", lambda name, split: test if split == "test" else load(name, split))
+    opened = []
+    monkeypatch.setattr(catalogue, "open_net", lambda *args: opened.append(args) or open_net(*args))
+    made = train_run(Spec("digits", "erm", "tiny-cnn", epochs=1, n_train=100, batch=20, augment="none"), Store(tmp_path), "cpu")
+    return made, test, opened
+
+
+def test_a_network_is_asked_once_whatever_is_read(run):
+    made, test, opened = run
+    for name in ("clean", "calibration", "ranked", "temperature", "ranked"): [value] = catalogue.measure([made], name, "cpu")
+    assert len(opened) == 1
+    logits = catalogue.kept_arrays(made, "logits")["logits"]
+    [value] = catalogue.measure([made], "ranked", "cpu")
+    assert value == ranked(logits, test.y) and catalogue.kept(made, "ranked") == value
+    [steady] = catalogue.measure([made], "stability", "cpu")
+    [again], [images] = catalogue.measure([made], "stability", "cpu"), catalogue.of_images([made], "stability", "cpu")
+    assert len(opened) == 2 and steady == again  # the moved images are another test set
+    kept = catalogue.kept_arrays(made, "moved")
+    assert {k: v.mean() for k, v in images["js"].items()} == pytest.approx(steady["js"])
+    assert steady["js"] == pytest.approx({k: js_divergence(logits, z).mean().item() for k, z in kept.items()})
+
+
+def test_ranks_under_corruptions_are_those_of_the_corrupted_images(run):
+    made, test, opened = run
+    [cells] = catalogue.measure([made], "corruptions", "cpu")
+    [found] = catalogue.measure([made], "corruption-ranks", "cpu")
+    assert len(opened) == 1 and set(found) == {"rms", "rms_code", "aurra"} and set(found["rms"]) == set(cells["accuracy"])
+    net = open_net(made)
+    for kind, s in (("fog", 3), ("shot_noise", 5)):
+        want = ranked(predict(net, damaged(test, kind, s)), test.y)
+        assert {m: found[m][kind][s - 1] for m in found} == pytest.approx({m: want[m] for m in found}, abs=1e-6)
+    assert 0 < corruption_mean(found["rms"]) < 1
+
+
+def test_an_older_store_without_confidences_is_measured_again(run):
+    made, _, opened = run
+    first = catalogue.measure([made], "corruption-ranks", "cpu")
+    catalogue.keep_arrays(made, "corruptions", dict(right=catalogue.kept_arrays(made, "corruptions")["right"]))
+    assert catalogue.measure([made], "corruption-ranks", "cpu") == first and len(opened) == 2

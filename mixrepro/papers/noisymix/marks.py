@@ -8,7 +8,7 @@ __all__ = ['PARTS', 'SECOND_VIEW', 'ROWS', 'IN_TABLE_3', 'PAIR', 'MOST', 'OPEN',
            'below_augmentation', 'from_text', 'domains', 'counted', 'filled_in', 'surviving', 'possible',
            'never_lowers', 'readings', 'narrowed', 'contrast', 'check_runs', 'design', 'effects']
 
-# %% ../../../nbs/noisymix/02_marks.ipynb #5bed7504
+# %% ../../../nbs/noisymix/02_marks.ipynb #a06a8ad6
 import math
 from collections import Counter
 from collections.abc import Callable
@@ -21,7 +21,7 @@ import pandas as pd
 from ...core import pick
 from ...repro.estimates import LEVEL
 
-# %% ../../../nbs/noisymix/02_marks.ipynb #3c96548a
+# %% ../../../nbs/noisymix/02_marks.ipynb #145a75e8
 PARTS = ("augmentation", "mixing", "noise", "jsd")
 SECOND_VIEW = {"augmentation": ("augmentation",), "noise": ("augmentation", "noise"), "copy": ()}  # one of these is on
 
@@ -40,7 +40,7 @@ def left_out(on: frozenset, second_view: str) -> str:
     if "jsd" not in on or not needed or on & {*needed}: return ""
     return f"its views are equal without {' or '.join(needed)}, so it is {setting_name(on - {'jsd'})!r} again"
 
-# %% ../../../nbs/noisymix/02_marks.ipynb #d630e2bd
+# %% ../../../nbs/noisymix/02_marks.ipynb #8809391f
 def settings(second_view: str = "augmentation",  # a key of SECOND_VIEW
              ) -> pd.DataFrame:  # a row for each of the 16: the parts as bool, name, left_out ("" or the reason)
     "The 2^4 settings of table 4's parts, and which of them mean nothing (NoisyMix paper, table 4)."
@@ -51,7 +51,7 @@ def meaningful(second_view: str = "augmentation") -> list[frozenset]:
     "The settings that stay, each as the parts that are on."
     return [on for on in subsets(PARTS) if not left_out(on, second_view)]
 
-# %% ../../../nbs/noisymix/02_marks.ipynb #6a714301
+# %% ../../../nbs/noisymix/02_marks.ipynb #e4712a3d
 ROWS = tuple(f"row {i}" for i in range(1, 11))
 IN_TABLE_3 = {"erm": (), "manifold-mixup": ("mixing",), "nfm": ("mixing", "noise"),
               "augmix": ("augmentation", "jsd"), "noisymix": PARTS}  # method -> its parts
@@ -61,7 +61,7 @@ def by_row(paper: pd.DataFrame,  # from `reported`
     "A printed table with its means as a table."
     return paper.pivot(index="row", columns="column", values="mean").reindex(paper.row.drop_duplicates())
 
-# %% ../../../nbs/noisymix/02_marks.ipynb #3ed95b1b
+# %% ../../../nbs/noisymix/02_marks.ipynb #a7a6c56f
 @dataclass(frozen=True)
 class Constraint:
     "What some rows of table 4 must fulfil."
@@ -77,7 +77,7 @@ def is_setting(row: str, method: str, parts: tuple[str, ...], where: str) -> Con
     "One row has one setting."
     return Constraint(f"{row} is {method}", where, (row,), lambda on: on == frozenset(parts))
 
-# %% ../../../nbs/noisymix/02_marks.ipynb #ff1848d9
+# %% ../../../nbs/noisymix/02_marks.ipynb #1458e5f9
 PAIR = ["cifar100", "cifar100-c"]
 
 def as_in_table3(table3: pd.DataFrame, table4: pd.DataFrame) -> list[Constraint]:
@@ -89,7 +89,7 @@ def as_in_table3(table3: pd.DataFrame, table4: pd.DataFrame) -> list[Constraint]
         if len(same) == 1: found.append(is_setting(same[0], method, parts, f"table 3 prints {pair} too"))
     return found
 
-# %% ../../../nbs/noisymix/02_marks.ipynb #1b79099c
+# %% ../../../nbs/noisymix/02_marks.ipynb #7c5231c9
 def by_gain(table4: pd.DataFrame, gain: int, method: str, parts: tuple[str, ...]) -> list[Constraint]:
     "The one row whose gain, rounded, is that of the text."
     same = table4.index[table4.gain.round() == gain]
@@ -108,7 +108,7 @@ def from_text(table3: pd.DataFrame, table4: pd.DataFrame) -> list[Constraint]:
     return [*as_in_table3(table3, table4), *by_gain(table4, 11, "nfm", ("mixing", "noise")), *alone,
             *(c for a in alone for c in below_augmentation(table4, a.rows[0]))]
 
-# %% ../../../nbs/noisymix/02_marks.ipynb #db1d83ea
+# %% ../../../nbs/noisymix/02_marks.ipynb #1b16db7e
 def domains(constraints: list[Constraint], second_view: str) -> dict[str, list[frozenset]]:
     "The settings that constraints on a single row leave to each, the row with the fewest first."
     left = {row: [on for on in meaningful(second_view)
@@ -128,7 +128,7 @@ def counted(constraints: list[Constraint],  # each on a single row
         ways = more
     return ways.total()
 
-# %% ../../../nbs/noisymix/02_marks.ipynb #804b7833
+# %% ../../../nbs/noisymix/02_marks.ipynb #16833567
 MOST = 100_000  # assignments that are listed
 
 def filled_in(order: list, constraints: list[Constraint], done: dict):
@@ -150,7 +150,7 @@ def surviving(constraints: list[Constraint],       # of any number of rows
     order = [*domains(constraints, second_view).items()]
     return [{row: found[row] for row in ROWS} for found in filled_in(order, constraints, {})]
 
-# %% ../../../nbs/noisymix/02_marks.ipynb #64994b45
+# %% ../../../nbs/noisymix/02_marks.ipynb #60e8b3e1
 def possible(found: list[dict[str, frozenset]],  # from `surviving`
              ) -> pd.DataFrame:  # a line for each row, a column for each setting: in how many assignments
     "Which settings each row can have."
@@ -158,26 +158,28 @@ def possible(found: list[dict[str, frozenset]],  # from `surviving`
     if counts.empty: raise ValueError("no assignment survives: two of the constraints contradict each other")
     return counts.apply(pd.Series.value_counts).T.fillna(0).astype(int)
 
-# %% ../../../nbs/noisymix/02_marks.ipynb #389b7b2d
+# %% ../../../nbs/noisymix/02_marks.ipynb #a8ccac7f
 OPEN = ("row 6", "row 7", "row 8", "row 9")
 
 def never_lowers(table4: pd.DataFrame, part: str, rows: tuple[str, ...] = ROWS) -> list[Constraint]:
     "A row that has one part more than another row is at least as robust."
     robust = table4["cifar100-c"]
-    return [Constraint(f"{part} does not lower {high} to {low}", "section 4.4: all components are required", (low, high),
+    where = "section 4.4: all components are required"
+    return [Constraint(f"{part} does not lower {high} to {low}", where, (low, high),
                        lambda a, b: a != b | {part} or part in b)
             for low, high in combinations(sorted(rows, key=lambda r: robust[r]), 2) if robust[low] < robust[high]]
 
+# %% ../../../nbs/noisymix/02_marks.ipynb #4458b42d
 def readings(table4: pd.DataFrame) -> dict[str, list[Constraint]]:
     "Assumptions on the open rows that the paper's text invites."
     augmix, three = frozenset(IN_TABLE_3["augmix"]), frozenset(PARTS) - {"jsd"}
-    return {"AugMix is row 6 or 7": [Constraint("AugMix is row 6 or 7", "tables 3 and 4: 80.5 of one, 66.7 of the other",
-                                                ("row 6", "row 7"), lambda *on: augmix in on)],
-            "all but JSD is a row": [Constraint("all but JSD is a row", "section 4.4: the combination of both", OPEN,
-                                                lambda *on: three in on)],
+    split = Constraint("AugMix is row 6 or 7", "tables 3 and 4: 80.5 of one, 66.7 of the other", ("row 6", "row 7"),
+                       lambda *on: augmix in on)
+    both = Constraint("all but JSD is a row", "section 4.4: the combination of both", OPEN, lambda *on: three in on)
+    return {split.name: [split], both.name: [both],
             **{f"{part} never lowers robustness": never_lowers(table4, part) for part in PARTS}}
 
-# %% ../../../nbs/noisymix/02_marks.ipynb #18c0dbbb
+# %% ../../../nbs/noisymix/02_marks.ipynb #02b5088b
 def narrowed(fixed: list[Constraint],       # what is taken as given
              more: dict[str, list[Constraint]],  # readings
              second_view: str = "augmentation",
@@ -189,7 +191,7 @@ def narrowed(fixed: list[Constraint],       # what is taken as given
         counts.append((name, len(surviving([*fixed, *constraints], second_view)), len(surviving(so_far, second_view))))
     return pd.DataFrame(counts, columns=["reading", "alone", "with those above"])
 
-# %% ../../../nbs/noisymix/02_marks.ipynb #60555621
+# %% ../../../nbs/noisymix/02_marks.ipynb #408c3f20
 def contrast(parts: frozenset,          # whose joint effect is asked for
              cells: list[frozenset],    # the settings that were run
              ) -> tuple[np.ndarray, int]:  # a weight for each cell; over how many settings of the rest it averages
@@ -201,7 +203,7 @@ def contrast(parts: frozenset,          # whose joint effect is asked for
         for t in inside: weights[at[rest | t]] += (-1)**(len(parts) - len(t)) / len(rests)
     return weights, len(rests)
 
-# %% ../../../nbs/noisymix/02_marks.ipynb #10b4948d
+# %% ../../../nbs/noisymix/02_marks.ipynb #8b4622b4
 def check_runs(frame: pd.DataFrame) -> pd.DataFrame:
     "Refuse runs that no effect can be computed from; with the setting as the parts that are on."
     if missing := [c for c in (*PARTS, "seed", "value") if c not in frame]:
@@ -211,7 +213,8 @@ def check_runs(frame: pd.DataFrame) -> pd.DataFrame:
     runs = frame.assign(on=[frozenset(p for p in PARTS if bool(row[p])) for _, row in frame.iterrows()])
     if (twice := runs.duplicated(["on", "seed"])).any():
         one = runs[twice].iloc[0]
-        raise ValueError(f"measured more than once: {setting_name(one.on)}, seed {one.seed}: keep one row for each seed")
+        raise ValueError(f"measured more than once: {setting_name(one.on)}, seed {one.seed}: "
+                         "keep one row for each seed")
     return runs
 
 def design(runs: pd.DataFrame, cells: list[frozenset]) -> np.ndarray:  # (runs, settings + seeds - 1)
@@ -223,7 +226,7 @@ def design(runs: pd.DataFrame, cells: list[frozenset]) -> np.ndarray:  # (runs, 
                          "something for the noise: run two seeds or more, the same for all settings")
     return x
 
-# %% ../../../nbs/noisymix/02_marks.ipynb #b12c5ba8
+# %% ../../../nbs/noisymix/02_marks.ipynb #6b6b203d
 def effects(frame: pd.DataFrame,     # a row for each run: the four parts as bool, seed, value
             order: int = 2,          # parts in a joint effect, at most
             level: float = LEVEL,    # of the intervals
