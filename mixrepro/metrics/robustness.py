@@ -21,7 +21,7 @@ from ..data.images import ImageSet, balanced
 from ..data.sources import GENERATED, RELEASED
 from ..guards import check_rows
 from .accuracy import accuracy, nll, predict
-from .calibration import ece
+from .calibration import confidence, ece
 
 # %% ../../nbs/metrics/62_robustness.ipynb #9538ed4c
 def _released(test: ImageSet, kind: str, severity: int, root) -> ImageSet:
@@ -53,10 +53,11 @@ def damaged(test: ImageSet,                 # the clean test set
 # %% ../../nbs/metrics/62_robustness.ipynb #550bde2a
 CELL = {"accuracy": accuracy, "nll": nll, "ece": ece}  # what is measured in each of the 75 cells
 
-def _measured(nets, cell: ImageSet) -> list[tuple[dict, torch.Tensor]]:
-    "For each network, what is measured in one cell, and which images it gets right."
+def _measured(nets, cell: ImageSet) -> list[tuple[dict, dict[str, Tensor]]]:
+    "For each network, what is measured in one cell; how sure it is of each image, and whether it is right."
     y = cell.y.cpu()  # once, beside the logits
-    return [({m: measure(logits, y) for m, measure in CELL.items()}, logits.argmax(1) == y)
+    return [({m: measure(logits, y) for m, measure in CELL.items()},
+             dict(right=logits.argmax(1) == y, sure=confidence(logits, y)[0].float()))
             for logits in (predict(net, cell) for net in nets)]
 
 def robustness(nets,                                   # one network, or several as a list
@@ -67,7 +68,7 @@ def robustness(nets,                                   # one network, or several
                seed: int = 0,                          # of the generated damage
                table: str | None = None,               # its constants: a key of `TABLES`; None: by the images' size
                images: int = 0,                        # so many, the first of each class; 0: all
-               arrays: bool = False,                   # with "arrays", {"right": bool (kinds, 5, N)}, for each network
+               arrays: bool = False,                   # with "arrays": "right" and "sure", (kinds, 5, N)
                # for each network {"corruptions": source, "accuracy": {kind: five}, ...}
                ) -> dict | list[dict]:
     "Accuracy, NLL in nats and ECE of networks under each corruption at severities 1 to 5."
@@ -78,11 +79,12 @@ def robustness(nets,                                   # one network, or several
     results, hits = [what | {m: {kind: [] for kind in kinds} for m in CELL} for _ in many], [[] for _ in many]
     for kind, severity in itertools.product(kinds, range(1, 6)):
         cell = damaged(test, kind, severity, source, root, seed, table, index)
-        for result, mine, (found, right) in zip(results, hits, _measured(many, cell)):
-            mine.append(right)
+        for result, mine, (found, each) in zip(results, hits, _measured(many, cell)):
+            mine.append(each)
             for m, value in found.items(): result[m][kind].append(value)
     if arrays:
-        for result, mine in zip(results, hits): result["arrays"] = dict(right=torch.stack(mine).view(-1, 5, n))
+        for result, mine in zip(results, hits):
+            result["arrays"] = {k: torch.stack([m[k] for m in mine]).view(-1, 5, n) for k in ("right", "sure")}
     return results if isinstance(nets, (list, tuple)) else results[0]
 
 # %% ../../nbs/metrics/62_robustness.ipynb #e8408064

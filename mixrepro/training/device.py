@@ -60,6 +60,7 @@ ALLOWED["metric"] = {
     "metrics.attacked.Unbounded.walk": "once for each step: images that are misread are left out",
     "metrics.linearity.search_sure": "once for each batch and radius: most networks are sure of no image",
     "metrics.mixed_loss.mixed_loss": "once for each pair of layers of a toy",
+    "metrics.stability.stepped_logits": NETWORK + ": the logits of all moved images go to the host",
     "metrics.inception_score.scores": PER_BATCH, "metrics.inception_score.inception_score": NETWORK,
     **{f"metrics.{place}": NETWORK for place in (
         "attacked.unbounded", "linearity.linearity",

@@ -101,8 +101,8 @@ class Measured(Trained):
         return metrics.measure(self.runs, self.named(metric))
 
     def named(self, metric: str) -> str:
-        "What a metric is called at the scale: at some, corruptions are met by a part of the test images."
-        return metrics.SOME_DAMAGED if metric == "corruptions" and self.scale.damaged else metric
+        "What a metric is called at the scale: at some, a part of the test images is damaged or filmed."
+        return metrics.AT_SOME.get(metric, metric) if self.scale.damaged else metric
 
     def rows(self,
              quantities: Iterable[dict],  # for each run {quantity: number}

@@ -14,8 +14,8 @@ from mixrepro.data.factors import factors
 from mixrepro.data.images import ImageSet
 from mixrepro.data.perturbations import EXTRA_PERTURBATIONS, HARDER, PERTURBATIONS, perturb
 from mixrepro.data.whitening import WHITENINGS, Whiten, fit_whitening
-from mixrepro.metrics import (accuracy, attacked, catalogue, concentration, deformed, distances, features, inception_score, interpolation,
-                              linearity, mixed_loss, neighbours, robustness)
+from mixrepro.metrics import (accuracy, attacked, catalogue, concentration, deformed, distances, features, flips, inception_score, interpolation,
+                              linearity, mixed_loss, neighbours, robustness, stability)
 from mixrepro.methods import attacks
 from mixrepro.methods.catalogue import METHODS, PARTS, method
 from mixrepro.networks.staged import Normalize
@@ -226,6 +226,8 @@ METRIC = {
     "robustness": lambda net, test: robustness.robustness(net, test, kinds=("fog", "jpeg_compression")),
     "deformed": lambda net, test: deformed.deformed([net], test, rows=tuple(DEFORMATIONS)[::6], fill="black"),
     "attacked": lambda net, test: attacked.attacked([net], test),
+    "flips": lambda net, test: flips.flips([net], test, kinds=("gaussian_noise", "spatter", "tilt"), images=10),
+    "moved": lambda net, test: stability.moved([net], test, dict(a=stability.Step(), b=stability.Step("normal")), batch=5),
     "unbounded": lambda net, test: attacked.unbounded([net], test, attacked.Unbounded(steps=2)),
     "linearity": lambda net, test: linearity.linearity(net, test, steps=2),
     "interpolation": lambda net, test: interpolation.interpolated(net, test, pairs(test), 1),
@@ -243,7 +245,7 @@ METRIC = {
 }
 
 
-READS = {"fgsm": "attacked", "deformed-mean": "deformed", "unbounded-normalised": "unbounded"}  # of the catalogue -> what computes it
+READS = {"fgsm": "attacked", "flips-on-500": "flips", "flips-released": "flips", "deformed-mean": "deformed", "unbounded-normalised": "unbounded"}  # of the catalogue -> what computes it
 
 
 def test_every_metric_of_the_catalogue_is_among_them():
