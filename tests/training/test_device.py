@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from mixrepro.data.augment import AUGMENTS
+from mixrepro.data.augmix import OPERATIONS, augmix
 from mixrepro.data.corruptions import CORRUPTIONS, EXTRA, corrupt
 from mixrepro.data.deformations import DEFORMATIONS, deform
 from mixrepro.data.factors import factors
@@ -142,6 +143,15 @@ def test_augmentations(name):
             out = AUGMENTS[name](x, torch.Generator("cuda"))
             assert on_gpu(out) and out.shape == x.shape and out.dtype == x.dtype
         assert not gpu.seen
+
+
+@pytest.mark.parametrize("ops", OPERATIONS)
+@pytest.mark.parametrize("c, side, dtype", [(3, 32, torch.float32), (1, 17, torch.float32), (3, 64, torch.bfloat16)])
+def test_augmix(ops, c, side, dtype):
+    with fake_cuda(sends=False) as gpu:
+        x = torch.rand(4, c, side, side, device="cuda", dtype=dtype)
+        out = augmix(x, torch.Generator("cuda"), ops=ops)
+        assert on_gpu(out) and out.shape == x.shape and out.dtype == dtype and not gpu.seen
 
 
 @pytest.mark.parametrize("table, side", [("cifar", 32), ("tiny-imagenet", 64), ("imagenet", 96)])
