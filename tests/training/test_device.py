@@ -92,6 +92,10 @@ def test_a_run_waits_at_the_end_of_its_epochs_only(name, precision, optimizer):
 
 VARIANTS = [("mixup", dict(per="example", criterion="bce")), ("manifold-mixup", dict(noise={"name": "feature-noise", "sparse": .5})),
             ("mixup", dict(labels={"name": "logistic"})), ("cutout", dict(per="batch")), ("varmixup", dict(per="example")),
+            ("erm", dict(views={"name": "augmix", "ops": "all"})), ("erm", dict(views={"name": "noise", "gamma": 0})), ("mixup", dict(per="example", views={"name": "noise", "count": 1})),
+            ("manifold-mixup", dict(views={"name": "augmix"}, labels={"name": "logistic"}, noise={"name": "feature-noise", "sparse": .65, "levels": (1, 2, 3)})),
+            ("manifold-mixup", dict(per="lambda and layer", views={"name": "augmix"}, noise={"name": "feature-noise", "factor": "none", "shared": True})),
+            ("varmixup", dict(views={"name": "augmix"})), ("varmixup", dict(share=.5, views={"name": "noise"})), ("mixup-r", dict(views={"name": "noise"})),
             ("manifold-mixup", dict(per="lambda")), ("manifold-mixup", dict(per="lambda and layer")),
             ("varmixup", dict(share=.5)), ("at", dict(mode="eval", start="normal", steps=2)), ("iat", dict(shared=True, steps=2)), ("ssl-manifold-mixup", dict(target="logits")),
             ("gan-mixup", dict(law="folded-beta", target="fake", every=1)), ("trades", dict(mode="train", start="uniform", steps=2)),
@@ -107,7 +111,7 @@ def test_fields_that_change_what_is_computed(name, args):
 
 def test_every_part_of_a_method_is_among_the_variants_or_a_default():
     asked = {v["name"] for _, args in VARIANTS for v in args.values() if isinstance(v, dict)}
-    assert set(PARTS) <= asked | {"none", "linear"}
+    assert set(PARTS) <= asked | {"none", "linear", "no-views"}
 
 
 @pytest.mark.parametrize("name", [n for n in NETWORKS if kind_of(n) == "classifier" and n not in ("spiral-net", "bottleneck-mlp", "factor-cnn")])
