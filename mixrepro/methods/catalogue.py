@@ -30,6 +30,7 @@ from .noise import FeatureNoise, MixNoise
 from .semi_supervised import FewLabels, SSLManifoldMixup, SSLMixup
 from .trades import TRADES
 from .varmixup import ERMR, VarMixup
+from .views import AugMixViews, NoiseViews, Views
 
 METHODS = named_in(globals(), Method)
 PARTS = named_in(globals(), MethodPart)

@@ -8,10 +8,10 @@ __all__ = ['ERM']
 # %% ../../nbs/methods/21_erm.ipynb #0bf1e93c
 from dataclasses import dataclass
 
-from .base import Supervised
+from .views import Viewed
 
 # %% ../../nbs/methods/21_erm.ipynb #eb23e479
 @dataclass(frozen=True, kw_only=True)
-class ERM(Supervised):
+class ERM(Viewed):
     "Empirical risk minimisation (VarMixup paper, eq. 1): cross-entropy on the examples."
     name = "erm"

@@ -28,7 +28,7 @@ def mix_factors(factors: Tensor,     # float (B, 7)
 @dataclass(frozen=True, kw_only=True)
 class FactorMixup(Mixing):
     "Mixing in the space of the true factors (Manifold Mixup paper, appendix A)."
-    name = "factor-mixup"
+    name, viewed = "factor-mixup", False  # it draws its images itself
     alpha: float = choice(1., "paper", "Manifold Mixup paper, table 4",
                           allowed="(0, inf)", hint="for no mixing use the method 'erm'")
     per: str = choice("example", "code", "code of Manifold Mixup: one lambda for each example", allowed=SCOPES)

@@ -8,7 +8,7 @@ __all__ = ['PER', 'on_host', 'as_stages', 'draw_stage', 'check_stages', 'MixAtSt
 
 # %% ../../nbs/methods/27_manifold_mixup.ipynb #3066a69c
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -61,6 +61,9 @@ PER = ("batch", "lambda", "lambda and layer")  # what is drawn for each example 
 class MixAtStages(Mix):
     "A draw in which each example has a stage of its own, which its partner shares."
     stage: Tensor  # place in the list of stages, int64 (B,)
+
+    def repeated(self, k: int) -> "MixAtStages":
+        return self if k == 1 else replace(super().repeated(k), stage=self.stage.repeat(k))
 
 def grouped(group: Tensor,         # int64 (B,)
             rng: torch.Generator,
@@ -120,7 +123,7 @@ class ManifoldMixup(Mixing):
         check_stages(net, self.stages)
         through = (lambda h: place(h.detach())) if self.blocked else place
         if self.per != "lambda and layer": return net(x, at=draw_stage(self.stages, rng), through=through)
-        return net(x, at=self.stages, through=in_turn(through, place.mix.stage, self.stages))
+        return net(x, at=self.stages, through=in_turn(through, place.rows.stage, self.stages))
 
 # %% ../../nbs/methods/27_manifold_mixup.ipynb #089277f5
 @dataclass(frozen=True, kw_only=True)

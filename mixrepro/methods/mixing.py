@@ -6,40 +6,40 @@
 __all__ = ['Place', 'Mixing']
 
 # %% ../../nbs/methods/20e_mixing.ipynb #90e9a233
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from ..core import choice
-from .base import MethodPart, Supervised
 from .labels import Labels, LinearLabels
 from .noise import MixNoise
 from .vicinal import Mix, draw_mix, one_hot
+from .views import Viewed
 
 # %% ../../nbs/methods/20e_mixing.ipynb #705d9629
 class Place:
     "Where a batch is mixed: a function of what comes there, which remembers its ends."
-    def __init__(self, mix: Mix, noise: MixNoise, rng: torch.Generator):
-        self.mix, self.noise, self.rng, self.before, self.after = mix, noise, rng, None, None
+    def __init__(self,
+                 mix: Mix,              # of a batch of B
+                 noise: MixNoise, rng: torch.Generator,
+                 views: int = 1,        # that lie one after the other
+                 ):
+        self.mix, self.noise, self.rng, self.views = mix, noise, rng, views
+        self.rows, self.before, self.after = mix.repeated(views), None, None  # rows: the draw for all views
 
-    def __call__(self, a: Tensor) -> Tensor:  # float (B, ...)
-        self.before, self.after = a, self.noise(self.mix(a), self.rng)
-        return self.after
+    def __call__(self, a: Tensor) -> Tensor:  # float (views * B, ...)
+        made = self.noise(self.rows(a), self.rng, self.views)
+        self.before, self.after = (a, made) if self.views == 1 else (t[:len(self.mix.partner)] for t in (a, made))
+        return made
 
 # %% ../../nbs/methods/20e_mixing.ipynb #f987e7c1
 @dataclass(frozen=True, kw_only=True)
-class Mixing(Supervised):
+class Mixing(Viewed):
     "Training on mixtures; a subclass has a field `alpha`, and `forward`, which says where they are made."
     labels: Labels = choice(LinearLabels(), "paper", "Zhang et al. (2018); VarMixup paper, section 2.3", later=True)
     noise: MixNoise = choice(MixNoise(), "paper", "none but in noisy feature mixup and NoisyMix", later=True)
     per = "batch"  # scope of a coefficient; a field, where a method leaves it open
-
-    def __post_init__(self):
-        super().__post_init__()
-        for f in fields(self):
-            if isinstance(f.default, MethodPart) and not isinstance(got := getattr(self, f.name), f.type):
-                raise ValueError(f"{f.name} must be a part such as {f.default}, got {got!r}")
 
     def draw(self, net, x: Tensor, y: Tensor, rng: torch.Generator) -> Mix:
         return draw_mix(len(x), self.alpha, rng, self.per)
@@ -49,6 +49,6 @@ class Mixing(Supervised):
         raise NotImplementedError(f"{type(self).__name__} does not say where it mixes: write forward")
 
     def terms(self, net, x: Tensor, y: Tensor, draw: Mix, rng: torch.Generator, index: Tensor = None) -> tuple:
-        place = Place(draw, self.noise, rng)
+        place = Place(draw, self.noise, rng, len(x) // len(y))
         logits = self.forward(net, x, place, rng, index)
-        return logits, self.labels(one_hot(y, logits), place)
+        return logits, self.labels(one_hot(y, logits[:len(y)]), place)

@@ -20,8 +20,9 @@ class MixNoise(MethodPart):
     "What is done to a mixture where it was made: nothing, unless a noise says otherwise."
     name = "none"
     def __call__(self,
-                 m: Tensor,             # a mixture, float (B, ...)
+                 m: Tensor,             # a mixture, float (B, ...); of several views one after the other
                  rng: torch.Generator,  # the only source of randomness
+                 views: int = 1,        # how many there are
                  ) -> Tensor:           # the same, disturbed
         return m
 
@@ -52,12 +53,27 @@ class FeatureNoise(MixNoise):
                            allowed="[0, 1)")
     factor: str = choice("beta", "code", "NFM and NoisyMix: a level times a draw of Beta(2, 5); the papers have none",
                          allowed=NOISE_FACTORS)
+    shared: bool = choice(False, "code", "NoisyMix: each view has noise of its own; its paper: all have the same",
+                          later=True)
+    levels: tuple[float, ...] = choice((1.,), "paper", "NoisyMix: one level in all views; its code multiplies the "
+                                       "additive one by 1, 2, 3", allowed="[0, inf)", later=True)
 
     def scaled(self, xi: Tensor, level: float, rng: torch.Generator) -> Tensor:
         if self.factor == "beta": level = level * draw_factor(rng).to(xi.dtype)
         return level * thinned(xi, self.sparse, rng)
 
-    def __call__(self, m: Tensor, rng: torch.Generator) -> Tensor:
+    def drawn(self, m: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor]:
+        "What is multiplied and what is added, for one view."
         times = self.scaled(torch.empty_like(m).uniform_(-1, 1, generator=rng), self.mult, rng)
-        plus = self.scaled(torch.empty_like(m).normal_(generator=rng), self.add, rng)
-        return (1 + times) * m + plus
+        return times, self.scaled(torch.empty_like(m).normal_(generator=rng), self.add, rng)
+
+    def __call__(self, m: Tensor, rng: torch.Generator, views: int = 1) -> Tensor:
+        if len(self.levels) == 1: levels = self.levels * views
+        elif len(levels := self.levels) < views:
+            raise ValueError(f"the noise has levels for {len(levels)} views, but there are {views}: give one for each")
+        noise, made = None, []
+        for view, level in zip(m.chunk(views), levels):
+            if noise is None or not self.shared: noise = self.drawn(view, rng)
+            times, plus = noise
+            made.append((1 + times) * view + (plus if level == 1 else level * plus))
+        return made[0] if views == 1 else torch.cat(made)

@@ -131,12 +131,15 @@ class WithVAE(NeedsVAE):
         "Codes of a batch: looked up where its places in the training set are known, else encoded."
         return self.made.vae.encode(x) if index is None else self.made.codes[index]
 
-    def augmented(self, x: Tensor, rng: torch.Generator) -> Tensor:
-        "Images after the run's crops and flips."
-        return self.made.augment(x, rng) if self.made.augment else x
+    def augmented(self, x: Tensor, rng: torch.Generator, views: int = 1) -> Tensor:
+        "Images after the run's crops and flips, of which all views of an image have the same."
+        if not self.made.augment: return x
+        if views == 1: return self.made.augment(x, rng)
+        beside = torch.cat(x.chunk(views), 1)  # as channels of one image
+        return torch.cat(self.made.augment(beside, rng).chunk(views, 1))
 
     def forward(self, net, x: Tensor, place: Place, rng: torch.Generator, index: Tensor = None) -> Tensor:
-        return net(self.augmented(decode_mix(self.made.vae, self.code(x, index), place), rng))
+        return net(self.augmented(decode_mix(self.made.vae, self.code(x, index), place), rng, place.views))
 
 # %% ../../nbs/methods/25_varmixup.ipynb #36bec75f
 class Turns:
@@ -166,8 +169,8 @@ class InTurn(WithVAE):
 
     def terms(self, net, x: Tensor, y: Tensor, draw: Mix, rng: torch.Generator, index: Tensor = None) -> tuple:
         if self.made.turns.next(): return super().terms(net, x, y, draw, rng, index)
-        logits = net(self.augmented(x, rng))
-        return logits, one_hot(y, logits)
+        logits = net(self.augmented(x, rng, len(x) // len(y)))
+        return logits, one_hot(y, logits[:len(y)])
 
 # %% ../../nbs/methods/25_varmixup.ipynb #8a500096
 @dataclass(frozen=True, kw_only=True)

@@ -7,7 +7,7 @@ __all__ = ['SCOPES', 'LOSSES', 'taken', 'Mix', 'draw_lambda', 'draw_mix', 'one_h
 
 # %% ../../nbs/methods/20_vicinal.ipynb #98b247c9
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -42,6 +42,15 @@ class Mix:
         lam, other = self.lam.to(a.dtype), taken(a, self.partner)
         if lam.dim(): lam = lam.view(-1, *[1] * (a.dim() - 1))
         return torch.lerp(other, a, lam) if lam.requires_grad else other.lerp_(a, lam)
+
+    def repeated(self,
+                 k: int,      # views of a batch that lie one after the other
+                 ) -> "Mix":
+        "The same shares and the same partners in each of several views."
+        if k == 1: return self
+        n, lam = len(self.partner), self.lam.repeat(k) if self.lam.dim() else self.lam
+        first = n * torch.arange(k, device=self.partner.device)
+        return replace(self, lam=lam, partner=(first[:, None] + self.partner).flatten())
 
 # %% ../../nbs/methods/20_vicinal.ipynb #64b20df4
 def draw_lambda(shape,                 # of the draw; () is a single coefficient

@@ -165,49 +165,8 @@ class ByDensity(Labels):
         return self.gamma * made + (1 - self.gamma) * place.mix(y)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Views(Method):
-    "What AugMix and NoisyMix do round another method: one pass over views of a batch, whose predictions are compared."
-    inner: Supervised = ERM()
-    views: object = None
-    gamma: float = 12.
-
-    def loss(self, net, x, y, rng, index=None):
-        views = [x, *self.views(x, rng)]
-        draw, k = self.inner.draw(net, x, y, rng), len(views)
-        logits, target = self.inner.terms(net, torch.cat(views), y.repeat(k), draw and repeated(draw, k), rng)
-        parts = logits.chunk(k)
-        return LOSSES[self.inner.criterion](parts[0], target.chunk(k)[0]) + self.gamma * js(parts)
-
-
-def js(logits):
-    p = [z.softmax(1) for z in logits]
-    m = (sum(p) / len(p)).clamp(1e-7, 1).log()
-    return sum(F.kl_div(m, q, reduction="batchmean") for q in p) / len(p)
-
-
-def repeated(mix, k):
-    "The same partners in each of k views that lie one after the other."
-    b = len(mix.partner)
-    return Mix(mix.lam.repeat(k) if mix.lam.dim() else mix.lam, torch.cat([mix.partner + v * b for v in range(k)]))
-
-
-def noisy(x, rng): return [x + .1 * torch.randn(x.shape, generator=rng) for _ in range(2)]
-
-
 MU = torch.randn(5, 256, generator=seeded(9))
 DENSITY = ByDensity(density=lambda z: -.5 * (z.flatten(1)[:, None] - MU).square().sum(2))
-
-
-@pytest.mark.parametrize("kind", [ERM(), Mixup(), ManifoldMixup(), Mixup(labels=DENSITY),
-                                  ManifoldMixup(labels=LogisticLabels())],
-                         ids=["erm", "mixup", "manifold-mixup", "density", "logistic"])
-def test_views_round_any_of_them_and_none_is_itself_to_the_last_bit(kind):
-    net, (x, y) = network(), batch()
-    plain = kind.loss(net, x, y, seeded(3))
-    assert torch.equal(Views(inner=kind, views=lambda x, rng: [], gamma=0.).loss(net, x, y, seeded(3)), plain)
-    compared = Views(inner=kind, views=noisy).loss(net, x, y, seeded(3))
-    assert compared.isfinite() and compared.requires_grad and not torch.equal(compared, plain)
 
 
 def test_every_labelling_goes_with_every_noise_at_every_place():

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from mixrepro.data.augment import AUGMENTS
+from mixrepro.data.augmix import OPERATIONS, augmix
 from mixrepro.data.corruptions import CORRUPTIONS, EXTRA, corrupt
 from mixrepro.data.deformations import DEFORMATIONS, deform
 from mixrepro.data.factors import factors
@@ -91,6 +92,10 @@ def test_a_run_waits_at_the_end_of_its_epochs_only(name, precision, optimizer):
 
 VARIANTS = [("mixup", dict(per="example", criterion="bce")), ("manifold-mixup", dict(noise={"name": "feature-noise", "sparse": .5})),
             ("mixup", dict(labels={"name": "logistic"})), ("cutout", dict(per="batch")), ("varmixup", dict(per="example")),
+            ("erm", dict(views={"name": "augmix", "ops": "all"})), ("erm", dict(views={"name": "noise", "gamma": 0})), ("mixup", dict(per="example", views={"name": "noise", "count": 1})),
+            ("manifold-mixup", dict(views={"name": "augmix"}, labels={"name": "logistic"}, noise={"name": "feature-noise", "sparse": .65, "levels": (1, 2, 3)})),
+            ("manifold-mixup", dict(per="lambda and layer", views={"name": "augmix"}, noise={"name": "feature-noise", "factor": "none", "shared": True})),
+            ("varmixup", dict(views={"name": "augmix"})), ("varmixup", dict(share=.5, views={"name": "noise"})), ("mixup-r", dict(views={"name": "noise"})),
             ("manifold-mixup", dict(per="lambda")), ("manifold-mixup", dict(per="lambda and layer")),
             ("varmixup", dict(share=.5)), ("at", dict(mode="eval", start="normal", steps=2)), ("iat", dict(shared=True, steps=2)), ("ssl-manifold-mixup", dict(target="logits")),
             ("gan-mixup", dict(law="folded-beta", target="fake", every=1)), ("trades", dict(mode="train", start="uniform", steps=2)),
@@ -106,7 +111,7 @@ def test_fields_that_change_what_is_computed(name, args):
 
 def test_every_part_of_a_method_is_among_the_variants_or_a_default():
     asked = {v["name"] for _, args in VARIANTS for v in args.values() if isinstance(v, dict)}
-    assert set(PARTS) <= asked | {"none", "linear"}
+    assert set(PARTS) <= asked | {"none", "linear", "no-views"}
 
 
 @pytest.mark.parametrize("name", [n for n in NETWORKS if kind_of(n) == "classifier" and n not in ("spiral-net", "bottleneck-mlp", "factor-cnn")])
@@ -142,6 +147,15 @@ def test_augmentations(name):
             out = AUGMENTS[name](x, torch.Generator("cuda"))
             assert on_gpu(out) and out.shape == x.shape and out.dtype == x.dtype
         assert not gpu.seen
+
+
+@pytest.mark.parametrize("ops", OPERATIONS)
+@pytest.mark.parametrize("c, side, dtype", [(3, 32, torch.float32), (1, 17, torch.float32), (3, 64, torch.bfloat16)])
+def test_augmix(ops, c, side, dtype):
+    with fake_cuda(sends=False) as gpu:
+        x = torch.rand(4, c, side, side, device="cuda", dtype=dtype)
+        out = augmix(x, torch.Generator("cuda"), ops=ops)
+        assert on_gpu(out) and out.shape == x.shape and out.dtype == dtype and not gpu.seen
 
 
 @pytest.mark.parametrize("table, side", [("cifar", 32), ("tiny-imagenet", 64), ("imagenet", 96)])
