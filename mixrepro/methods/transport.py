@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['offsets', 'nearest', 'wishes', 'given', 'moves', 'moved']
 
-# %% ../../nbs/methods/41_transport.ipynb #71882dc2
+# %% ../../nbs/methods/41_transport.ipynb #16ae4508
 import math
 
 import torch
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..core import remembered
 
-# %% ../../nbs/methods/41_transport.ipynb #895b5a0b
+# %% ../../nbs/methods/41_transport.ipynb #d9a367a9
 def offsets(n: int, device) -> Tensor:  # int64 (n^2, n^2)
     "The squared distance of any two places of a grid, in blocks."
     place = torch.arange(n * n, device=device)
@@ -26,7 +26,7 @@ def nearest(n: int, device) -> tuple[Tensor, Tensor]:  # places, int64 (n^2, n^2
     far, order = offsets(n, device).sort(dim=1, stable=True)
     return order, far.float() / max(1, n - 1) ** 2
 
-# %% ../../nbs/methods/41_transport.ipynb #499af9ad
+# %% ../../nbs/methods/41_transport.ipynb #f443d182
 def wishes(shown: Tensor,    # z, bool (B, n^2)
            s: Tensor,        # saliency, float (B, n^2)
            eps: float,       # price of distance, 0 or more
@@ -42,7 +42,7 @@ def wishes(shown: Tensor,    # z, bool (B, n^2)
     cost = eps * far.gather(2, last) - s[..., None]
     return order.gather(2, last), torch.where(rank < n * n, cost, 1.)
 
-# %% ../../nbs/methods/41_transport.ipynb #face8f10
+# %% ../../nbs/methods/41_transport.ipynb #839eb44e
 def given(place: Tensor,  # what each block asks for, int64 (B, N)
           cost: Tensor,   # at which cost, (B, N)
           ) -> tuple[Tensor, Tensor]:  # the block that each place gets, N for none, int64 (B, N); who got it, bool (B, N)
@@ -66,7 +66,7 @@ def moves(shown: Tensor,   # where the image is shown, bool (B, n, n)
         turn = (turn + ~got[..., None]).clamp(max=s.shape[1] - 1)
     return torch.where(winner < winner.shape[1], winner, torch.arange(winner.shape[1], device=s.device))
 
-# %% ../../nbs/methods/41_transport.ipynb #a4b35462
+# %% ../../nbs/methods/41_transport.ipynb #469b6bd1
 def moved(x: Tensor,       # images, (B, C, H, H)
           source: Tensor,  # the block that comes to each place, int64 (B, n^2); H is a multiple of n
           ) -> Tensor:     # the same shape
