@@ -12,7 +12,9 @@ from ..core import named_in, pick, plain
 from .adv_mmd_vae import AdvMMDVAE
 from .adv_varmixup import AdvVarMixup
 from .at import AT
+from .autoaugment import AutoAugmented
 from .base import Method, MethodPart
+from .cutmix import CutMix
 from .cutout import Cutout
 from .decoder import Decoder
 from .dropout import Dropout
@@ -27,6 +29,7 @@ from .mixup import Mixup
 from .mixup_r import MixupR
 from .mmd_vae import MMDVAE
 from .noise import FeatureNoise, MixNoise
+from .puzzlemix import PuzzleMix
 from .semi_supervised import FewLabels, SSLManifoldMixup, SSLMixup
 from .trades import TRADES
 from .varmixup import ERMR, VarMixup

@@ -49,6 +49,7 @@ def ready(name: str, **args):
     "A method, its network and its training set, on the fake GPU, before the first step."
     kind, train = METHODS[name], images()
     if name == "factor-mixup": train = factors("train", size=16).subset(12)
+    if name == "puzzlemix": args = dict(passes=2) | args  # one is like the other
     train = train.to("cuda")
     more = dict(vae=network("vae-small").eval()) if kind.on_vae else {}
     if kind.unlabelled: more["labelled"] = train.subset(6)
@@ -99,7 +100,9 @@ VARIANTS = [("mixup", dict(per="example", criterion="bce")), ("manifold-mixup", 
             ("manifold-mixup", dict(per="lambda")), ("manifold-mixup", dict(per="lambda and layer")),
             ("varmixup", dict(share=.5)), ("at", dict(mode="eval", start="normal", steps=2)), ("iat", dict(shared=True, steps=2)), ("ssl-manifold-mixup", dict(target="logits")),
             ("gan-mixup", dict(law="folded-beta", target="fake", every=1)), ("trades", dict(mode="train", start="uniform", steps=2)),
-            ("adv-mmd-vae", dict(target="clean", kernel="gaussian-d", steps=2)), ("gan", dict(every=1))]
+            ("adv-mmd-vae", dict(target="clean", kernel="gaussian-d", steps=2)), ("gan", dict(every=1)),
+            ("cutmix", dict(per="example", labels={"name": "logistic"})), ("puzzlemix", dict(clean=1., t_size=0, blocks=(4,), criterion="bce")),
+            ("puzzlemix", dict(per="example", transport=False, n_labels=2, blocks=(16,)))]
 
 
 @pytest.mark.parametrize("name, args", VARIANTS, ids=lambda v: v if isinstance(v, str) else "-".join(v))
