@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['centred', 'labelled', 'assumptions', 'gradient', 'radii', 'worst', 'regulariser', 'adversarial_side', 'nfm_gaps',
-           'without', 'summed', 'binary', 'elasticity', 'elasticities', 'both_gaps', 'bounds', 'augmix_means',
-           'off_centre', 'draw_nfm', 'draw_elasticity', 'draw_bounds', 'draw_mean']
+           'without', 'summed', 'sums_of_classes', 'binary', 'elasticity', 'elasticities', 'both_gaps', 'bounds',
+           'augmix_means', 'off_centre', 'draw_nfm', 'draw_elasticity', 'draw_bounds', 'draw_mean']
 
-# %% ../../../nbs/noisymix/03c_bound.ipynb #715cf46b
+# %% ../../../nbs/noisymix/03c_bound.ipynb #963eba5e
 from dataclasses import replace
 
 import numpy as np
@@ -16,10 +16,10 @@ import torch
 from torch import Tensor
 
 from .stability import js, stability_loss, theorem2
-from .theorems import (KINKS, TONES, Case, along, directions, h_loss, logit, mixture_moments,
-    network, nfm_tilted, probabilities)
+from .theorems import (BENDS, KINKS, TONES, Case, along, directions, h_loss, logit,
+    mixture_moments, network, nfm_tilted, probabilities)
 
-# %% ../../../nbs/noisymix/03c_bound.ipynb #db397fbe
+# %% ../../../nbs/noisymix/03c_bound.ipynb #4b2a69dc
 def centred(rng: torch.Generator,
             pairs: int = 4,     # of a point and its negative
             d: int = 2,
@@ -32,7 +32,7 @@ def centred(rng: torch.Generator,
     both = lambda a: torch.cat([a, -a])
     return Case(both(x), torch.zeros(2 * pairs, dtype=torch.float64), both(x + away), **constants)
 
-# %% ../../../nbs/noisymix/03c_bound.ipynb #021b075f
+# %% ../../../nbs/noisymix/03c_bound.ipynb #d84d3d7a
 def labelled(c: Case, p) -> Case:
     "The case with the labels that p gives, so that theta lies in Theta."
     return replace(c, y=(p(c.x) >= 0).double())
@@ -44,7 +44,7 @@ def assumptions(p, c: Case) -> dict:  # what it is -> how far it is from holding
             "mean of x": c.x.mean(0).norm().item(), "mean of A(x)": c.ax.mean(0).norm().item(),
             "outside Θ": (c.y * out + (c.y - 1) * out < 0).double().mean().item()}
 
-# %% ../../../nbs/noisymix/03c_bound.ipynb #849eee5d
+# %% ../../../nbs/noisymix/03c_bound.ipynb #9bf1050b
 def gradient(p, x: Tensor) -> Tensor:  # (..., d)
     "The gradient of a logit at each point."
     return torch.autograd.grad(p(x := x.detach().requires_grad_()).sum(), x)[0]
@@ -55,7 +55,7 @@ def radii(p, c: Case, eps: float) -> Tensor:  # (n,)
     cosine = torch.nn.functional.cosine_similarity(g, c.x, dim=1)
     return eps * mixture_moments(c.alpha, c.beta)[0] * least * cosine.abs()
 
-# %% ../../../nbs/noisymix/03c_bound.ipynb #deac1120
+# %% ../../../nbs/noisymix/03c_bound.ipynb #5d639662
 def worst(p, c: Case,
           radius: Tensor,   # (n,)
           steps: int = 40,  # each .85 times as long as the one before
@@ -73,7 +73,7 @@ def worst(p, c: Case,
     at = c.x + radius[:, None] * unit(sign * gradient(p, c.x))  # the worst there is, where p is linear
     return torch.maximum(found, h_loss(p(at), c.y)).detach()
 
-# %% ../../../nbs/noisymix/03c_bound.ipynb #81d035a3
+# %% ../../../nbs/noisymix/03c_bound.ipynb #587cf7ae
 def regulariser(p, c: Case) -> float:
     "The mean of h'' (eps_reg)^2 / 2 (NoisyMix paper, eqs. 47 and 48)."
     m1, _ = mixture_moments(c.alpha, c.beta)
@@ -86,7 +86,7 @@ def adversarial_side(p, c: Case, eps: float) -> float:
     "The right side of theorem 3 for gamma = 0."
     return worst(p, c, radii(p, c, eps)).mean().item() + eps**2 * regulariser(p, c)
 
-# %% ../../../nbs/noisymix/03c_bound.ipynb #3564d386
+# %% ../../../nbs/noisymix/03c_bound.ipynb #eabfb45b
 def nfm_gaps(seed: int, powers: tuple,  # eps = 2^-power
              **constants,               # of the case
              ) -> pd.DataFrame:         # network, norms, eps, gap, over eps^2
@@ -103,7 +103,7 @@ def nfm_gaps(seed: int, powers: tuple,  # eps = 2^-power
     rows = pd.DataFrame(rows)
     return rows.assign(**{"over eps^2": rows.gap / rows.eps**2})
 
-# %% ../../../nbs/noisymix/03c_bound.ipynb #5f20d417
+# %% ../../../nbs/noisymix/03c_bound.ipynb #89d79ea1
 def without(seed: int, eps: float,  # small
             **constants,            # of the case
             ) -> dict:              # what is given up -> the gap over eps
@@ -119,14 +119,25 @@ def without(seed: int, eps: float,  # small
              "a bias": (bias, labelled(c, bias))}
     return {name: (nfm_tilted(q, d, eps) - adversarial_side(q, d, eps)) / eps for name, (q, d) in cases.items()}
 
-# %% ../../../nbs/noisymix/03c_bound.ipynb #919f990a
+# %% ../../../nbs/noisymix/03c_bound.ipynb #3afd1e83
 def summed(P, z: Tensor,             # probabilities (..., d) -> (..., K), and points
            ) -> tuple[Tensor, Tensor]:
     "The sums over classes of p^k and of grad p^k^T z."
     value, slope, _ = along(P, z, z)
     return value.sum(-1), slope.sum(-1)
 
-# %% ../../../nbs/noisymix/03c_bound.ipynb #d91b99be
+# %% ../../../nbs/noisymix/03c_bound.ipynb #7a34b1fc
+def sums_of_classes(seed: int, classes: tuple = (2, 3, 10)) -> tuple[float, float]:
+    "Of all networks and points: the sum of p^k, and of grad p^k^T z, that is farthest from 1 and from 0."
+    sums = []
+    for kind in BENDS:
+        for k in classes:
+            new = torch.Generator().manual_seed(seed)
+            sums.append(torch.stack(summed(probabilities(network(kind, k, new)), centred(new).x)))
+    left, right = torch.cat(sums, 1)
+    return left[(left - 1).abs().argmax()].item(), right[right.abs().argmax()].item()
+
+# %% ../../../nbs/noisymix/03c_bound.ipynb #a0429e21
 def binary(p): return lambda z: torch.sigmoid(torch.stack([p(z), -p(z)], -1))
 
 def elasticity(p, c: Case) -> float:
@@ -134,7 +145,7 @@ def elasticity(p, c: Case) -> float:
     stable, s1, _ = theorem2(binary(p), c)
     return -s1 / (mixture_moments(c.alpha, c.beta)[0] * stable)
 
-# %% ../../../nbs/noisymix/03c_bound.ipynb #da2c8e01
+# %% ../../../nbs/noisymix/03c_bound.ipynb #7698fe63
 def elasticities(seed: int, draws: int,  # of network and points
                  scales: tuple,          # factors of the logits
                  **constants) -> pd.DataFrame:  # network, draw, scale, elasticity
@@ -150,7 +161,7 @@ def elasticities(seed: int, draws: int,  # of network and points
                       "elasticity": elasticity(lambda z: s / size * p(z), c)} for s in scales]
     return pd.DataFrame(rows)
 
-# %% ../../../nbs/noisymix/03c_bound.ipynb #ac7b15d6
+# %% ../../../nbs/noisymix/03c_bound.ipynb #f530b484
 def both_gaps(p, c: Case, eps: float, gamma: float) -> tuple[float, float]:  # corrected, printed
     "Left minus right side of theorem 3, with S_1 and as printed."
     stable, s1, s2 = theorem2(binary(p), c)
@@ -159,7 +170,7 @@ def both_gaps(p, c: Case, eps: float, gamma: float) -> tuple[float, float]:  # c
     printed = -mixture_moments(c.alpha, c.beta)[0] * stable
     return left - rest - gamma * eps * s1, left - rest - gamma * eps * printed
 
-# %% ../../../nbs/noisymix/03c_bound.ipynb #e3663806
+# %% ../../../nbs/noisymix/03c_bound.ipynb #52d21a4c
 def bounds(seed: int, powers: tuple,    # eps = 2^-power
            gamma: float,                # weight of the stability loss
            sizes: tuple = (.3, 3.),     # mean |logit|
@@ -176,7 +187,7 @@ def bounds(seed: int, powers: tuple,    # eps = 2^-power
     rows = pd.DataFrame(rows)
     return rows.assign(**{"over eps^2": rows.gap / rows.eps**2})
 
-# %% ../../../nbs/noisymix/03c_bound.ipynb #5b367310
+# %% ../../../nbs/noisymix/03c_bound.ipynb #590ac98d
 def augmix_means(x: Tensor,  # uint8 (N, C, H, W)
                  draws: int,  # second views of each image
                  seed: int) -> Tensor:  # (draws, C, H, W), grey levels
@@ -197,7 +208,7 @@ def off_centre(x: Tensor, means: Tensor,  # the images, and their `augmix_means`
     return {"mean of the second views": rms(means.mean(0)), "its standard error": rms(chance),
             "an image": rms(x.double() - x.double().mean(0))}
 
-# %% ../../../nbs/noisymix/03c_bound.ipynb #620aacca
+# %% ../../../nbs/noisymix/03c_bound.ipynb #85b275e4
 def draw_nfm(ax, gaps: pd.DataFrame,  # from `nfm_gaps`
              ):
     "The gap over eps^2 where gamma is 0."
@@ -205,9 +216,10 @@ def draw_nfm(ax, gaps: pd.DataFrame,  # from `nfm_gaps`
         look = dict(linestyle="-" if norms == "equal" else "--", color=TONES[kind], ms=3, lw=1.1)
         ax.plot(part.eps, part["over eps^2"], KINKS[kind], label=f"{kind}, {norms} norms", **look)
     ax.set_xscale("log", base=2)
-    ax.set(yscale="log", xlabel=r"$\varepsilon$", ylabel=r"(left − right side) / $\varepsilon^2$")
+    ax.set(yscale="log", xlabel=r"$\varepsilon$", ylabel=r"(left − right side) / $\varepsilon^2$",
+           title=r"the mixed loss: a bound ($\gamma = 0$)")
 
-# %% ../../../nbs/noisymix/03c_bound.ipynb #25b9db8b
+# %% ../../../nbs/noisymix/03c_bound.ipynb #01cc02c3
 def draw_elasticity(ax, every: pd.DataFrame,  # from `elasticities`
                     ):
     "What the printed step takes for 1: medians, and the middle 90% of the draws."
@@ -218,9 +230,10 @@ def draw_elasticity(ax, every: pd.DataFrame,  # from `elasticities`
     ax.axhline(1, color="0.3", lw=1, ls="--")
     ax.annotate("1: the printed step", (1, 1), (.98, 1.05), xycoords=("axes fraction", "data"), ha="right",
                 textcoords=("axes fraction", "data"), fontsize=7)
-    ax.set(xscale="log", xlabel="mean |logit|", ylabel=r"$-S_1\,/\,(\mathbb{E}[1-\lambda]\,JS)$")
+    ax.set(xscale="log", xlabel="mean |logit|", ylabel=r"$-S_1\,/\,(\mathbb{E}[1-\lambda]\,JS)$",
+           title="the stability loss: what is taken for 1")
 
-# %% ../../../nbs/noisymix/03c_bound.ipynb #ed93e331
+# %% ../../../nbs/noisymix/03c_bound.ipynb #a3220356
 def draw_bounds(ax, both: pd.DataFrame,  # from `bounds`
                 ):
     "The gap over eps^2 with the stability loss: below 0 there is no bound."
@@ -229,14 +242,14 @@ def draw_bounds(ax, both: pd.DataFrame,  # from `bounds`
         ax.plot(part.eps, part["over eps^2"], "o", ms=3, lw=1.1, label=f"{bound}, mean |logit| {size:g}", **look)
     ax.axhline(0, color="0.5", lw=.6)
     ax.set_xscale("log", base=2); ax.set_yscale("symlog", linthresh=1)
-    ax.set(xlabel=r"$\varepsilon$", ylabel=r"(left − right side) / $\varepsilon^2$")
+    ax.set(xlabel=r"$\varepsilon$", ylabel=r"(left − right side) / $\varepsilon^2$", title="both losses together")
 
-# %% ../../../nbs/noisymix/03c_bound.ipynb #646589cd
+# %% ../../../nbs/noisymix/03c_bound.ipynb #f87aa6c4
 def draw_mean(ax, means: Tensor,  # from `augmix_means`
               ):
     "The mean second view of centred images, grey levels."
     shown = means.mean(0).mean(0)
     far = shown.abs().max().item()
     image = ax.imshow(shown, cmap="RdBu_r", vmin=-far, vmax=far)
-    ax.set(xticks=[], yticks=[])
+    ax.set(xticks=[], yticks=[], title="mean second view of centred images")
     ax.figure.colorbar(image, ax=ax, shrink=.8, label="grey levels")
