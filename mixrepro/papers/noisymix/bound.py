@@ -7,7 +7,7 @@ __all__ = ['centred', 'labelled', 'assumptions', 'gradient', 'radii', 'worst', '
            'without', 'summed', 'sums_of_classes', 'binary', 'elasticity', 'elasticities', 'both_gaps', 'bounds',
            'augmix_means', 'off_centre', 'draw_nfm', 'draw_elasticity', 'draw_bounds', 'draw_mean']
 
-# %% ../../../nbs/noisymix/03c_bound.ipynb #963eba5e
+# %% ../../../nbs/noisymix/03c_bound.ipynb #985fc9d6
 from dataclasses import replace
 
 import numpy as np
@@ -19,7 +19,7 @@ from .stability import js, stability_loss, theorem2
 from .theorems import (BENDS, KINKS, TONES, Case, along, directions, h_loss, logit,
     mixture_moments, network, nfm_tilted, probabilities)
 
-# %% ../../../nbs/noisymix/03c_bound.ipynb #4b2a69dc
+# %% ../../../nbs/noisymix/03c_bound.ipynb #c6db8ebd
 def centred(rng: torch.Generator,
             pairs: int = 4,     # of a point and its negative
             d: int = 2,
@@ -32,7 +32,7 @@ def centred(rng: torch.Generator,
     both = lambda a: torch.cat([a, -a])
     return Case(both(x), torch.zeros(2 * pairs, dtype=torch.float64), both(x + away), **constants)
 
-# %% ../../../nbs/noisymix/03c_bound.ipynb #d84d3d7a
+# %% ../../../nbs/noisymix/03c_bound.ipynb #3f77ecaa
 def labelled(c: Case, p) -> Case:
     "The case with the labels that p gives, so that theta lies in Theta."
     return replace(c, y=(p(c.x) >= 0).double())
@@ -44,7 +44,7 @@ def assumptions(p, c: Case) -> dict:  # what it is -> how far it is from holding
             "mean of x": c.x.mean(0).norm().item(), "mean of A(x)": c.ax.mean(0).norm().item(),
             "outside Θ": (c.y * out + (c.y - 1) * out < 0).double().mean().item()}
 
-# %% ../../../nbs/noisymix/03c_bound.ipynb #9bf1050b
+# %% ../../../nbs/noisymix/03c_bound.ipynb #6bf80d17
 def gradient(p, x: Tensor) -> Tensor:  # (..., d)
     "The gradient of a logit at each point."
     return torch.autograd.grad(p(x := x.detach().requires_grad_()).sum(), x)[0]
@@ -55,7 +55,7 @@ def radii(p, c: Case, eps: float) -> Tensor:  # (n,)
     cosine = torch.nn.functional.cosine_similarity(g, c.x, dim=1)
     return eps * mixture_moments(c.alpha, c.beta)[0] * least * cosine.abs()
 
-# %% ../../../nbs/noisymix/03c_bound.ipynb #5d639662
+# %% ../../../nbs/noisymix/03c_bound.ipynb #78769010
 def worst(p, c: Case,
           radius: Tensor,   # (n,)
           steps: int = 40,  # each .85 times as long as the one before
@@ -73,7 +73,7 @@ def worst(p, c: Case,
     at = c.x + radius[:, None] * unit(sign * gradient(p, c.x))  # the worst there is, where p is linear
     return torch.maximum(found, h_loss(p(at), c.y)).detach()
 
-# %% ../../../nbs/noisymix/03c_bound.ipynb #587cf7ae
+# %% ../../../nbs/noisymix/03c_bound.ipynb #26bee10c
 def regulariser(p, c: Case) -> float:
     "The mean of h'' (eps_reg)^2 / 2 (NoisyMix paper, eqs. 47 and 48)."
     m1, _ = mixture_moments(c.alpha, c.beta)
@@ -86,7 +86,7 @@ def adversarial_side(p, c: Case, eps: float) -> float:
     "The right side of theorem 3 for gamma = 0."
     return worst(p, c, radii(p, c, eps)).mean().item() + eps**2 * regulariser(p, c)
 
-# %% ../../../nbs/noisymix/03c_bound.ipynb #eabfb45b
+# %% ../../../nbs/noisymix/03c_bound.ipynb #b0d1ae60
 def nfm_gaps(seed: int, powers: tuple,  # eps = 2^-power
              **constants,               # of the case
              ) -> pd.DataFrame:         # network, norms, eps, gap, over eps^2
@@ -103,7 +103,7 @@ def nfm_gaps(seed: int, powers: tuple,  # eps = 2^-power
     rows = pd.DataFrame(rows)
     return rows.assign(**{"over eps^2": rows.gap / rows.eps**2})
 
-# %% ../../../nbs/noisymix/03c_bound.ipynb #89d79ea1
+# %% ../../../nbs/noisymix/03c_bound.ipynb #c539aad6
 def without(seed: int, eps: float,  # small
             **constants,            # of the case
             ) -> dict:              # what is given up -> the gap over eps
@@ -119,14 +119,14 @@ def without(seed: int, eps: float,  # small
              "a bias": (bias, labelled(c, bias))}
     return {name: (nfm_tilted(q, d, eps) - adversarial_side(q, d, eps)) / eps for name, (q, d) in cases.items()}
 
-# %% ../../../nbs/noisymix/03c_bound.ipynb #3afd1e83
+# %% ../../../nbs/noisymix/03c_bound.ipynb #8ae39715
 def summed(P, z: Tensor,             # probabilities (..., d) -> (..., K), and points
            ) -> tuple[Tensor, Tensor]:
     "The sums over classes of p^k and of grad p^k^T z."
     value, slope, _ = along(P, z, z)
     return value.sum(-1), slope.sum(-1)
 
-# %% ../../../nbs/noisymix/03c_bound.ipynb #7a34b1fc
+# %% ../../../nbs/noisymix/03c_bound.ipynb #d2f987b9
 def sums_of_classes(seed: int, classes: tuple = (2, 3, 10)) -> tuple[float, float]:
     "Of all networks and points: the sum of p^k, and of grad p^k^T z, that is farthest from 1 and from 0."
     sums = []
@@ -137,7 +137,7 @@ def sums_of_classes(seed: int, classes: tuple = (2, 3, 10)) -> tuple[float, floa
     left, right = torch.cat(sums, 1)
     return left[(left - 1).abs().argmax()].item(), right[right.abs().argmax()].item()
 
-# %% ../../../nbs/noisymix/03c_bound.ipynb #a0429e21
+# %% ../../../nbs/noisymix/03c_bound.ipynb #4c72dbcc
 def binary(p): return lambda z: torch.sigmoid(torch.stack([p(z), -p(z)], -1))
 
 def elasticity(p, c: Case) -> float:
@@ -145,7 +145,7 @@ def elasticity(p, c: Case) -> float:
     stable, s1, _ = theorem2(binary(p), c)
     return -s1 / (mixture_moments(c.alpha, c.beta)[0] * stable)
 
-# %% ../../../nbs/noisymix/03c_bound.ipynb #7698fe63
+# %% ../../../nbs/noisymix/03c_bound.ipynb #8f845d01
 def elasticities(seed: int, draws: int,  # of network and points
                  scales: tuple,          # factors of the logits
                  **constants) -> pd.DataFrame:  # network, draw, scale, elasticity
@@ -161,7 +161,7 @@ def elasticities(seed: int, draws: int,  # of network and points
                       "elasticity": elasticity(lambda z: s / size * p(z), c)} for s in scales]
     return pd.DataFrame(rows)
 
-# %% ../../../nbs/noisymix/03c_bound.ipynb #f530b484
+# %% ../../../nbs/noisymix/03c_bound.ipynb #b424c795
 def both_gaps(p, c: Case, eps: float, gamma: float) -> tuple[float, float]:  # corrected, printed
     "Left minus right side of theorem 3, with S_1 and as printed."
     stable, s1, s2 = theorem2(binary(p), c)
@@ -170,7 +170,7 @@ def both_gaps(p, c: Case, eps: float, gamma: float) -> tuple[float, float]:  # c
     printed = -mixture_moments(c.alpha, c.beta)[0] * stable
     return left - rest - gamma * eps * s1, left - rest - gamma * eps * printed
 
-# %% ../../../nbs/noisymix/03c_bound.ipynb #52d21a4c
+# %% ../../../nbs/noisymix/03c_bound.ipynb #897f7131
 def bounds(seed: int, powers: tuple,    # eps = 2^-power
            gamma: float,                # weight of the stability loss
            sizes: tuple = (.3, 3.),     # mean |logit|
@@ -187,7 +187,7 @@ def bounds(seed: int, powers: tuple,    # eps = 2^-power
     rows = pd.DataFrame(rows)
     return rows.assign(**{"over eps^2": rows.gap / rows.eps**2})
 
-# %% ../../../nbs/noisymix/03c_bound.ipynb #590ac98d
+# %% ../../../nbs/noisymix/03c_bound.ipynb #9a6d9d66
 def augmix_means(x: Tensor,  # uint8 (N, C, H, W)
                  draws: int,  # second views of each image
                  seed: int) -> Tensor:  # (draws, C, H, W), grey levels
@@ -208,7 +208,7 @@ def off_centre(x: Tensor, means: Tensor,  # the images, and their `augmix_means`
     return {"mean of the second views": rms(means.mean(0)), "its standard error": rms(chance),
             "an image": rms(x.double() - x.double().mean(0))}
 
-# %% ../../../nbs/noisymix/03c_bound.ipynb #85b275e4
+# %% ../../../nbs/noisymix/03c_bound.ipynb #6eeec080
 def draw_nfm(ax, gaps: pd.DataFrame,  # from `nfm_gaps`
              ):
     "The gap over eps^2 where gamma is 0."
@@ -219,7 +219,7 @@ def draw_nfm(ax, gaps: pd.DataFrame,  # from `nfm_gaps`
     ax.set(yscale="log", xlabel=r"$\varepsilon$", ylabel=r"(left − right side) / $\varepsilon^2$",
            title=r"the mixed loss: a bound ($\gamma = 0$)")
 
-# %% ../../../nbs/noisymix/03c_bound.ipynb #01cc02c3
+# %% ../../../nbs/noisymix/03c_bound.ipynb #cb01b259
 def draw_elasticity(ax, every: pd.DataFrame,  # from `elasticities`
                     ):
     "What the printed step takes for 1: medians, and the middle 90% of the draws."
@@ -228,12 +228,11 @@ def draw_elasticity(ax, every: pd.DataFrame,  # from `elasticities`
         ax.fill_between(low.index, low, high, color=TONES[kind], alpha=.18, lw=0)
         ax.plot(middle.index, middle, color=TONES[kind], label=kind)
     ax.axhline(1, color="0.3", lw=1, ls="--")
-    ax.annotate("1: the printed step", (1, 1), (.98, 1.05), xycoords=("axes fraction", "data"), ha="right",
-                textcoords=("axes fraction", "data"), fontsize=7)
-    ax.set(xscale="log", xlabel="mean |logit|", ylabel=r"$-S_1\,/\,(\mathbb{E}[1-\lambda]\,JS)$",
+    ax.text(every.scale.min(), .93, "1: the printed step", va="top", fontsize=7)
+    ax.set(xscale="log", ylim=(-1.5, 2.3), xlabel="mean |logit|", ylabel=r"$-S_1\,/\,(\mathbb{E}[1-\lambda]\,JS)$",
            title="the stability loss: what is taken for 1")
 
-# %% ../../../nbs/noisymix/03c_bound.ipynb #a3220356
+# %% ../../../nbs/noisymix/03c_bound.ipynb #88e5a5a6
 def draw_bounds(ax, both: pd.DataFrame,  # from `bounds`
                 ):
     "The gap over eps^2 with the stability loss: below 0 there is no bound."
@@ -244,7 +243,7 @@ def draw_bounds(ax, both: pd.DataFrame,  # from `bounds`
     ax.set_xscale("log", base=2); ax.set_yscale("symlog", linthresh=1)
     ax.set(xlabel=r"$\varepsilon$", ylabel=r"(left − right side) / $\varepsilon^2$", title="both losses together")
 
-# %% ../../../nbs/noisymix/03c_bound.ipynb #f87aa6c4
+# %% ../../../nbs/noisymix/03c_bound.ipynb #7c27b440
 def draw_mean(ax, means: Tensor,  # from `augmix_means`
               ):
     "The mean second view of centred images, grey levels."

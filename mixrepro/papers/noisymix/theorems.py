@@ -8,7 +8,7 @@ __all__ = ['BENDS', 'TONES', 'KINKS', 'positive', 'mixture_moments', 'beta_momen
            'nfm_tilted', 'identity', 'lemma1', 'along', 'directions', 'theorem1', 'remainders', 'fitted_slope',
            'on_a_kink', 'line_of', 'theorem1_lines', 'under', 'draw_identity', 'draw_remainders']
 
-# %% ../../../nbs/noisymix/03_theorems.ipynb #fa428480
+# %% ../../../nbs/noisymix/03_theorems.ipynb #151be223
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -21,7 +21,7 @@ from torch.nn import functional as F
 
 from ...core import pick
 
-# %% ../../../nbs/noisymix/03_theorems.ipynb #930372a3
+# %% ../../../nbs/noisymix/03_theorems.ipynb #388bace6
 def positive(alpha: float, beta: float):
     if min(alpha, beta) <= 0: raise ValueError(f"alpha and beta of a Beta must be above 0, got {alpha} and {beta}")
 
@@ -38,7 +38,7 @@ def beta_moments(alpha: float, beta: float) -> tuple[float, float]:
     mean = beta / (alpha + beta)
     return mean, mean * (beta + 1) / (alpha + beta + 1)
 
-# %% ../../../nbs/noisymix/03_theorems.ipynb #21305802
+# %% ../../../nbs/noisymix/03_theorems.ipynb #a63316b0
 def beta_rule(a: float, b: float,  # of the Beta, above 0
               nodes: int,
               ) -> tuple[Tensor, Tensor]:  # values of lambda, and weights that sum to 1, float64 (nodes,)
@@ -49,10 +49,11 @@ def beta_rule(a: float, b: float,  # of the Beta, above 0
 
 def mixture_rule(alpha: float, beta: float, nodes: int) -> tuple[Tensor, Tensor]:  # (2 nodes,)
     "Gauss quadrature of both parts of the tilted mixture."
+    positive(alpha, beta)
     (l, v), (m, w) = beta_rule(alpha + 1, beta, nodes), beta_rule(beta + 1, alpha, nodes)
     return torch.cat([l, m]), torch.cat([alpha * v, beta * w]) / (alpha + beta)
 
-# %% ../../../nbs/noisymix/03_theorems.ipynb #dac4d59f
+# %% ../../../nbs/noisymix/03_theorems.ipynb #20bd138d
 def noise_rule(d: int,           # dimensions of an example
                mean: float = 0.,  # of the additive noise
                ) -> Tensor:      # equally likely: (2^(2d), 2, d), additive noise and multiplicative noise
@@ -61,7 +62,7 @@ def noise_rule(d: int,           # dimensions of an example
     signs = torch.cartesian_prod(*[torch.tensor([-1., 1.], dtype=torch.float64)] * 2 * d).view(-1, 2, d)
     return signs * torch.tensor([[1.], [3**-.5]], dtype=torch.float64) + torch.tensor([[mean], [0.]])
 
-# %% ../../../nbs/noisymix/03_theorems.ipynb #4ff12b38
+# %% ../../../nbs/noisymix/03_theorems.ipynb #3d1f94af
 @dataclass(frozen=True, eq=False)
 class Case:
     "Examples and constants that the theorems speak of."
@@ -82,7 +83,7 @@ class Case:
     @property
     def noise(self) -> Tensor: return noise_rule(self.x.shape[1], self.mean)
 
-# %% ../../../nbs/noisymix/03_theorems.ipynb #65cf9955
+# %% ../../../nbs/noisymix/03_theorems.ipynb #810c0cea
 def draw_case(rng: torch.Generator,
               n: int = 6,
               d: int = 2,
@@ -94,7 +95,7 @@ def draw_case(rng: torch.Generator,
     y = torch.randint(2, (n,), generator=rng).double()
     return Case(x, y, x + apart * away, **constants)
 
-# %% ../../../nbs/noisymix/03_theorems.ipynb #68a61292
+# %% ../../../nbs/noisymix/03_theorems.ipynb #2c164ab3
 BENDS = {"linear": None, "ReLU": torch.relu, "smooth": torch.tanh}
 
 def network(kind: str,             # a name in BENDS
@@ -116,7 +117,7 @@ def network(kind: str,             # a name in BENDS
 def logit(f): return lambda z: f(z)[..., 0]
 def probabilities(f): return lambda z: f(z).softmax(-1)
 
-# %% ../../../nbs/noisymix/03_theorems.ipynb #a5be2da6
+# %% ../../../nbs/noisymix/03_theorems.ipynb #47a1225a
 def neighbours(c: Case,
                x: Tensor,           # examples or their second views, (n, d)
                lam: Tensor,         # values of lambda, (L,)
@@ -133,7 +134,7 @@ def expected(values: Tensor,  # (n, n, L, S)
     "The mean over examples, partners and noise, and the expectation over lambda."
     return (values.mean((0, 1, 3)) @ weight).item()
 
-# %% ../../../nbs/noisymix/03_theorems.ipynb #29efc357
+# %% ../../../nbs/noisymix/03_theorems.ipynb #e54b1656
 def h_loss(out: Tensor, y: Tensor) -> Tensor:
     "l = h(p) - y p, with h(z) = log(1 + e^z) (NoisyMix paper, appendix B.1)."
     return torch.logaddexp(out, torch.zeros_like(out)) - y * out
@@ -153,7 +154,7 @@ def nfm_tilted(p, c: Case, eps: float = 1., nodes: int = 24, rule=mixture_rule) 
     lam, weight = rule(c.alpha, c.beta, nodes)
     return expected(h_loss(p(neighbours(c, c.x, lam, eps)), c.y[:, None, None, None]), weight)
 
-# %% ../../../nbs/noisymix/03_theorems.ipynb #1a70bee6
+# %% ../../../nbs/noisymix/03_theorems.ipynb #56324b12
 def identity(sides,            # two functions (nodes) -> number
              nodes: tuple,     # of the quadratures
              ) -> list[float]:
@@ -175,7 +176,7 @@ def lemma1(c: Case,
             rows += [{"network": kind, "lambda": name, "nodes": m, "gap": g} for m, g in zip(nodes, gaps)]
     return pd.DataFrame(rows)
 
-# %% ../../../nbs/noisymix/03_theorems.ipynb #85a310e6
+# %% ../../../nbs/noisymix/03_theorems.ipynb #e035138a
 def along(p,              # (..., d) -> (...) or (..., K)
           x: Tensor,      # where, (..., d)
           v: Tensor,      # directions, broadcast against x
@@ -190,7 +191,7 @@ def along(p,              # (..., d) -> (...) or (..., K)
     def shaped(a): return torch.stack(a, -1).view(value.shape).detach()
     return value.detach(), shaped(first), shaped(second)
 
-# %% ../../../nbs/noisymix/03_theorems.ipynb #50474d20
+# %% ../../../nbs/noisymix/03_theorems.ipynb #ae1dc2ff
 def directions(c: Case, x: Tensor,  # examples or second views, (n, d)
                moment: float,       # E[(1 - lambda)^2]
                ) -> list:           # of (factor, directions (n, m, d))
@@ -199,7 +200,7 @@ def directions(c: Case, x: Tensor,  # examples or second views, (n, d)
     return [(moment, x - x[:, None]), (c.sigma_add**2, add.expand(len(x), -1, -1)),
             (c.sigma_mult**2, mult * x[:, None])]
 
-# %% ../../../nbs/noisymix/03_theorems.ipynb #dde28d2f
+# %% ../../../nbs/noisymix/03_theorems.ipynb #681d3a3d
 def theorem1(p, c: Case,
              printed: bool = False,    # eq. 12 as it is printed
              moments=mixture_moments,  # of 1 - lambda
@@ -215,7 +216,7 @@ def theorem1(p, c: Case,
     second = sum(factor * term(v) for factor, v in directions(c, c.x, m2))
     return h_loss(out, c.y).mean().item(), m1 * (wrong * toward).mean().item(), second.item()
 
-# %% ../../../nbs/noisymix/03_theorems.ipynb #5707736c
+# %% ../../../nbs/noisymix/03_theorems.ipynb #4b33bedf
 def remainders(loss,                  # eps -> a number
                coefficients: tuple,   # of 1, eps and eps^2
                powers: tuple,         # eps = 2^-power
@@ -233,7 +234,7 @@ def fitted_slope(rows: pd.DataFrame,  # as `remainders` gives them
     if len(small) < 2: raise ValueError(f"a slope needs two values of eps at least, got {len(small)}")
     return float(np.polyfit(np.log(small.eps), np.log(small.remainder.abs()), 1)[0])
 
-# %% ../../../nbs/noisymix/03_theorems.ipynb #1058bd08
+# %% ../../../nbs/noisymix/03_theorems.ipynb #dcc15c72
 def on_a_kink(x: Tensor,  # the example, (d,)
               rng: torch.Generator, width: int = 8):
     "A ReLU network, one of whose kinks passes through an example."
@@ -246,7 +247,7 @@ def line_of(what: str, network: str, expected: float, rows: pd.DataFrame) -> pd.
     "Remainders with their names and slopes."
     return rows.assign(what=what, network=network, expected=expected, slope=fitted_slope(rows))
 
-# %% ../../../nbs/noisymix/03_theorems.ipynb #00163aac
+# %% ../../../nbs/noisymix/03_theorems.ipynb #e04f5949
 def theorem1_lines(c: Case, seed: int,
                    powers: tuple,         # eps = 2^-power
                    ) -> pd.DataFrame:     # what, network, expected, slope; eps, loss, expansion, remainder
@@ -265,7 +266,7 @@ def theorem1_lines(c: Case, seed: int,
     add("an example on a kink", "ReLU", 1, on_a_kink(c.x[0], new()))
     return pd.concat(parts, ignore_index=True)
 
-# %% ../../../nbs/noisymix/03_theorems.ipynb #573bb272
+# %% ../../../nbs/noisymix/03_theorems.ipynb #4d152e91
 TONES = {"linear": "#193BB0", "ReLU": "#D48209", "smooth": "#A71F01"}  # blue, orange, vermilion of the house
 KINKS = {"linear": "o", "ReLU": "s", "smooth": "D"}
 
@@ -283,7 +284,7 @@ def draw_identity(ax, rows: pd.DataFrame,  # network, lambda, nodes, gap
     ax.axhline(1e-12, color="0.6", lw=.6)
     ax.set(yscale="log", xlabel="nodes of each quadrature", ylabel="|left − right side|", title=title)
 
-# %% ../../../nbs/noisymix/03_theorems.ipynb #4e6dcd90
+# %% ../../../nbs/noisymix/03_theorems.ipynb #31f1e25b
 def draw_remainders(ax, lines: pd.DataFrame,  # as `theorem1_lines`
                     title: str, styles: tuple = ("-", "--", ":", "-.")):
     "Remainders against eps, with their slopes."
