@@ -271,7 +271,7 @@ def make_p(images,                     # uint8: tensor (N, C, H, W), array (N, H
     return _make(plan, images, integer_labels(labels, n), typed(folder), batch, progress, name, wait)
 
 # %% ../../nbs/data/07_make.ipynb #39570402
-DRAWN = ("spirals", "factors")  # sets that are no stored images
+DRAWN = ("spirals", "band", "factors")  # sets that are no stored images
 
 def _named(what: str, root: Path, split: str) -> tuple[str, str, Tensor, Tensor]:
     "Name, letter, images and labels of a data set's -C or -P set."

@@ -19,15 +19,17 @@ from .images import SPLITS, ImageSet
 # %% ../../nbs/data/05c_spirals.ipynb #1ea0886d
 SQUARE = 2.5  # of the square of the plane that is [0, 1]^2; the spirals end at radius 1
 
-def as_images(p: Tensor,  # points of the plane, (N, 2)
-              ) -> Tensor:  # (N, 2, 1, 1), in [0, 1] within 1.25 of the centre
+def as_images(p: Tensor,                # points of the plane, (N, 2)
+              square: float = SQUARE,   # side of the square that is [0, 1]^2
+              ) -> Tensor:              # (N, 2, 1, 1), in [0, 1] within half a side of the centre
     "Points as images of one pixel."
-    return (.5 + p / SQUARE)[..., None, None]
+    return (.5 + p / square)[..., None, None]
 
-def as_points(x: Tensor,  # images (N, 2, 1, 1)
-              ) -> Tensor:  # points of the plane, (N, 2)
+def as_points(x: Tensor,               # images (N, 2, 1, 1)
+              square: float = SQUARE,  # as in `as_images`
+              ) -> Tensor:             # points of the plane, (N, 2)
     "The points that images of one pixel stand for."
-    return (x[..., 0, 0] - .5) * SQUARE
+    return (x[..., 0, 0] - .5) * square
 
 # %% ../../nbs/data/05c_spirals.ipynb #225dc79a
 @dataclass(frozen=True, eq=False)
