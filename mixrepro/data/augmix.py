@@ -8,7 +8,7 @@ __all__ = ['MATRICES', 'DULL', 'BASIC', 'OPERATIONS', 'posterized', 'solarized',
            'draw_chains', 'as_rows', 'only', 'matrices_of', 'step_of', 'through', 'laid_over', 'augmix',
            'pillow_operation', 'augmix_by_pillow', 'benchmark_augmix']
 
-# %% ../../nbs/data/02c_augmix.ipynb #cd1e5f1f
+# %% ../../nbs/data/02c_augmix.ipynb #3e009292
 import math
 import statistics
 import time
@@ -23,7 +23,7 @@ from torch.nn import functional as F
 
 from ..core import pick
 
-# %% ../../nbs/data/02c_augmix.ipynb #1697c3cb
+# %% ../../nbs/data/02c_augmix.ipynb #a9bcc3d6
 def posterized(u: Tensor,     # images, uint8 (N, C, H, W)
                bits: Tensor,  # that are kept, 1 to 8, int64 (N,)
                ) -> Tensor:   # the same shape and dtype
@@ -38,7 +38,7 @@ def solarized(u: Tensor,          # images, uint8 (N, C, H, W)
     light = u >= threshold.short().view(-1, 1, 1, 1)
     return u ^ light.to(torch.uint8).mul_(255)  # 255 - u, by its bits
 
-# %% ../../nbs/data/02c_augmix.ipynb #d4c88431
+# %% ../../nbs/data/02c_augmix.ipynb #8807bd7e
 def autocontrasted(u: Tensor,    # images, uint8 (N, C, H, W)
                    ) -> Tensor:
     "Each channel from black to white."
@@ -47,7 +47,7 @@ def autocontrasted(u: Tensor,    # images, uint8 (N, C, H, W)
     scale = torch.where(flat, 1, white / (high - low))
     return (u * scale).sub_(torch.where(flat, 0, low * scale)).clamp_(0, 255).to(torch.uint8)
 
-# %% ../../nbs/data/02c_augmix.ipynb #ec4c7b05
+# %% ../../nbs/data/02c_augmix.ipynb #33a1aff2
 def equalized(u: Tensor,   # images, uint8 (N, C, H, W)
               ) -> Tensor:
     "Each channel with its grey levels made equally frequent."
@@ -59,7 +59,7 @@ def equalized(u: Tensor,   # images, uint8 (N, C, H, W)
     table = torch.where(q > 0, table.clamp(max=255), torch.arange(256, device=u.device))
     return table.to(torch.uint8).gather(2, level).view_as(u)
 
-# %% ../../nbs/data/02c_augmix.ipynb #b75c84fb
+# %% ../../nbs/data/02c_augmix.ipynb #75bed519
 def warped(u: Tensor,       # images, uint8 (N, C, H, W)
            matrix: Tensor,  # (a, b, c), (d, e, f) of each image, float64 (N, 2, 3)
            ) -> Tensor:
@@ -75,7 +75,7 @@ def warped(u: Tensor,       # images, uint8 (N, C, H, W)
     found = F.grid_sample(u.float(), grid, padding_mode="border", align_corners=False)
     return found.add_(2 ** -7).mul_((far < 1)[:, None]).to(torch.uint8)
 
-# %% ../../nbs/data/02c_augmix.ipynb #091cb1f8
+# %% ../../nbs/data/02c_augmix.ipynb #565dc304
 def shifted(u: Tensor,   # images, uint8 (N, C, H, W)
             by: Tensor,  # where the first pixel comes from, in pixels, (x, y) of each image, int64 (N, 2)
             ) -> Tensor:
@@ -87,7 +87,7 @@ def shifted(u: Tensor,   # images, uint8 (N, C, H, W)
     found = u.flatten(2).gather(2, index.view(len(u), 1, -1).expand(-1, u.shape[1], -1))
     return found.view_as(u).mul_(inside[:, None])
 
-# %% ../../nbs/data/02c_augmix.ipynb #4d05e136
+# %% ../../nbs/data/02c_augmix.ipynb #5baac561
 def cut(level: Tensor, most: float) -> Tensor:  # float64, without its fraction
     "A level of 0 to 10 as a whole number of 0 to `most`; the sign stays."
     return (level * most / 10).trunc()
@@ -105,7 +105,7 @@ def matrix_of(name: str, t: Tensor, size: tuple) -> Tensor:  # (..., 2, 3), floa
     "Of an operation, for signed levels of any shape."
     return torch.stack([torch.zeros_like(t) + v for v in MATRICES[name](t, size)], -1).unflatten(-1, (2, 3))
 
-# %% ../../nbs/data/02c_augmix.ipynb #e71d0904
+# %% ../../nbs/data/02c_augmix.ipynb #d01eb23f
 def greyed(u: Tensor) -> Tensor:  # uint8 (N, 1, H, W)
     "The luma of an image."
     if u.shape[1] == 1: return u
@@ -131,7 +131,7 @@ def enhanced(name: str,       # a key of DULL
     dull, f = DULL[name](u).float(), factor.float().view(-1, 1, 1, 1)
     return (dull + f * (u - dull)).clamp(0, 255).to(torch.uint8)
 
-# %% ../../nbs/data/02c_augmix.ipynb #85778314
+# %% ../../nbs/data/02c_augmix.ipynb #70773a31
 BASIC = ("autocontrast", "equalize", "posterize", "rotate", "solarize", "shear_x", "shear_y", "translate_x",
          "translate_y")
 OPERATIONS = {"basic": BASIC, "all": (*BASIC, *DULL)}  # code of AugMix
@@ -144,7 +144,7 @@ class Chains:
     sign: Tensor    # -1 or 1, float64 (depth, width, N)
     weight: Tensor  # of each chain; the rest is the image's own, float32 (width, N)
 
-# %% ../../nbs/data/02c_augmix.ipynb #eb75a3db
+# %% ../../nbs/data/02c_augmix.ipynb #56c2c683
 def draw_shares(k: int,                # shares that sum to 1
                 n: int,                # draws
                 alpha: float,          # all parameters of the law, above 0; 1 is uniform
@@ -155,7 +155,7 @@ def draw_shares(k: int,                # shares that sum to 1
     v = torch.rand((k, n), dtype=torch.float64, device=rng.device, generator=rng)
     return torch.softmax(g.log() + v.log() / alpha, 0).float()
 
-# %% ../../nbs/data/02c_augmix.ipynb #64493dca
+# %% ../../nbs/data/02c_augmix.ipynb #3cca8a19
 def draw_chains(n: int,                # images
                 rng: torch.Generator,  # the only source of randomness
                 severity: float = 3.,  # s: levels are from U(.1, s), .1 to 10
@@ -177,7 +177,7 @@ def draw_chains(n: int,                # images
     return Chains(op.masked_fill(over, -1), level, sign,
                   draw_shares(2, n, alpha, rng)[0] * draw_shares(width, n, alpha, rng))
 
-# %% ../../nbs/data/02c_augmix.ipynb #f515be3c
+# %% ../../nbs/data/02c_augmix.ipynb #bb54414e
 def as_rows(u: Tensor) -> Tensor:
     "An image a row, eight bytes at a time where they fit: a copy of rows is so much faster."
     flat = u.reshape(len(u), -1)
@@ -198,7 +198,7 @@ def only(mine: Tensor,  # the images that an operation is for, bool (N,)
         as_rows(u).index_copy_(0, rows, as_rows(made))
     return u
 
-# %% ../../nbs/data/02c_augmix.ipynb #d0e67bf4
+# %% ../../nbs/data/02c_augmix.ipynb #fd1271bc
 def matrices_of(op: Tensor, t: Tensor, size: tuple) -> Tensor:  # operations, signed levels; (..., 2, 3)
     "What each operation does to places."
     found = matrix_of("shear_x", 0 * t, size)
@@ -224,7 +224,7 @@ def step_of(u: Tensor,       # images, uint8 (N, C, H, W); written to
         u = only(is_a(*names), u, f, *params, pick=pick)
     return u
 
-# %% ../../nbs/data/02c_augmix.ipynb #abf7cc01
+# %% ../../nbs/data/02c_augmix.ipynb #ae571ba8
 def through(u: Tensor,            # images, uint8 (N, C, H, W)
             chains: Chains,       # a draw for them
             ops: str = "basic",   # of which it was
@@ -246,7 +246,7 @@ def laid_over(x: Tensor,       # images, float (N, C, H, W) in [0, 1]
     for share, v in zip(weight / 255, made): out.addcmul_(v, share)
     return out
 
-# %% ../../nbs/data/02c_augmix.ipynb #da842e53
+# %% ../../nbs/data/02c_augmix.ipynb #60a0d2bd
 @torch.no_grad()
 def augmix(x: Tensor,             # images, float (N, C, H, W) in [0, 1], of 1 or 3 channels
            rng: torch.Generator,  # on their device
@@ -261,7 +261,7 @@ def augmix(x: Tensor,             # images, float (N, C, H, W) in [0, 1], of 1 o
     u = (255 * x.float() + .5).clamp_(0, 255).to(torch.uint8).contiguous()  # the nearest level
     return laid_over(x, through(u, chains, ops), chains.weight)
 
-# %% ../../nbs/data/02c_augmix.ipynb #30f24f04
+# %% ../../nbs/data/02c_augmix.ipynb #a388c797
 def pillow_operation(image: Image.Image, name: str, level: float, t: float) -> Image.Image:  # t: level with its sign
     "One operation, by Pillow (code of AugMix)."
     if name in ("autocontrast", "equalize"): return getattr(ImageOps, name)(image)
@@ -291,7 +291,7 @@ def augmix_by_pillow(u: np.ndarray,  # images, uint8 (N, H, W, C), or (N, H, W)
         out.append(mixed)
     return np.stack(out)
 
-# %% ../../nbs/data/02c_augmix.ipynb #05c35a50
+# %% ../../nbs/data/02c_augmix.ipynb #ececba3d
 def benchmark_augmix(n: int = 128, size: int = 32, repeats: int = 15) -> dict[str, float]:  # milliseconds, medians
     "Time one view of a batch, here and by Pillow, in turn on one thread; print and return it."
     threads, rng = torch.get_num_threads(), torch.Generator().manual_seed(0)

@@ -17,9 +17,8 @@ from torch.nn import functional as F
 from mixrepro.core import choice, provenance, spelled
 from mixrepro.data.datasets import load
 from mixrepro.methods import catalogue
-from mixrepro.methods.base import Method, MethodPart, Supervised, altered, parts_of, restore, state_of
+from mixrepro.methods.base import MethodPart, altered, parts_of, restore, state_of
 from mixrepro.methods.catalogue import METHODS, PARTS, method
-from mixrepro.methods.erm import ERM
 from mixrepro.methods.labels import Labels, LinearLabels, LogisticLabels
 from mixrepro.methods.manifold_mixup import ManifoldMixup
 from mixrepro.methods.mixup import Mixup

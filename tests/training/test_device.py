@@ -93,7 +93,7 @@ def test_a_run_waits_at_the_end_of_its_epochs_only(name, precision, optimizer):
 
 VARIANTS = [("mixup", dict(per="example", criterion="bce")), ("manifold-mixup", dict(noise={"name": "feature-noise", "sparse": .5})),
             ("mixup", dict(labels={"name": "logistic"})), ("cutout", dict(per="batch")), ("varmixup", dict(per="example")),
-            ("erm", dict(views={"name": "augmix", "ops": "all"})), ("erm", dict(views={"name": "noise", "gamma": 0})), ("mixup", dict(per="example", views={"name": "noise", "count": 1})),
+            ("erm", dict(views={"name": "augmix"})), ("erm", dict(views={"name": "noise", "gamma": 0})), ("mixup", dict(per="example", views={"name": "noise", "count": 1})),
             ("manifold-mixup", dict(views={"name": "augmix"}, labels={"name": "logistic"}, noise={"name": "feature-noise", "sparse": .65, "levels": (1, 2, 3)})),
             ("manifold-mixup", dict(per="lambda and layer", views={"name": "augmix"}, noise={"name": "feature-noise", "factor": "none", "shared": True})),
             ("varmixup", dict(views={"name": "augmix"})), ("varmixup", dict(share=.5, views={"name": "noise"})), ("mixup-r", dict(views={"name": "noise"})),
@@ -288,6 +288,7 @@ PLACES = {  # module, function -> who runs through it, what may be read meanwhil
     ("metrics.deformed", "deform"): (lambda made, net, train: deformed.deformed([net], train, rows=("rotation 20",)), ("metric",)),
     ("metrics.robustness", "corrupt"): (lambda made, net, train: robustness.robustness(net, train, kinds=("fog",)), ("metric", "images")),
     ("data.corruptions", "_gaussian"): (lambda made, net, train: corrupt(train.x, "gaussian_blur", 3), ("images",)),
+    ("data.augmix", "laid_over"): (lambda made, net, train: augmix(train.floats(), torch.Generator("cuda")), ()),
     ("data.deformations", "warp"): (lambda made, net, train: deform(train.floats(), "rotation 20", torch.Generator("cuda")), ())}
 
 
