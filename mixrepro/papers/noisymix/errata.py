@@ -6,7 +6,7 @@
 __all__ = ['erratum', 'POWERS', 'slope_of', 'first_order', 'second_order', 'lower_bound', 'row', 'copied_row', 'wrong_mean',
            'mended', 'impossible_shares', 'errata']
 
-# %% ../../../nbs/noisymix/04_errata.ipynb #93976a08
+# %% ../../../nbs/noisymix/04_errata.ipynb #6b32d4a3
 from functools import partial
 
 import torch
@@ -24,7 +24,7 @@ def slope_of(lines, what: str, network: str = "smooth") -> float:
     "The slope of one line of a theorem's remainders."
     return lines[(lines.what == what) & (lines.network == network)].slope.iloc[0]
 
-# %% ../../../nbs/noisymix/04_errata.ipynb #30d830de
+# %% ../../../nbs/noisymix/04_errata.ipynb #6a9d62ad
 def first_order(c: Case, seed: int) -> list[Erratum]:
     "Eq. 12, and both ends of lemma 1."
     lines, sides = theorem1_lines(c, seed, POWERS), lemma1(c, seed, (32,)).set_index(["lambda", "network"]).gap
@@ -41,9 +41,9 @@ def first_order(c: Case, seed: int) -> list[Erratum]:
                     shrunk < 1.5)
     return [erratum("eq. 12", "R₁ has h'(p(x) - y), where eq. 14 has h'(p(x)) - y", (printed,)),
             erratum("Lemma 1", "λ ~ Beta, after a formula with a mixture of two Betas", (ends, moments)),
-            erratum("Lemma 1, eqs. 5 and 7", "one loss, with 1 - λ, σ_add and σ_mult replaced by ε times each", (early,))]
+            erratum("Lemma 1, eqs. 5 and 7", "one loss, with ε before 1 - λ, σ_add and σ_mult in both", (early,))]
 
-# %% ../../../nbs/noisymix/04_errata.ipynb #6f4b16fb
+# %% ../../../nbs/noisymix/04_errata.ipynb #686cc3e1
 def second_order(c: Case, seed: int) -> list[Erratum]:
     "Eq. 26's remainder, eq. 36's index, shared noise, and the number of views."
     left, readings = third_order(c, seed, POWERS), slip36(c, seed)
@@ -55,7 +55,7 @@ def second_order(c: Case, seed: int) -> list[Erratum]:
                     readings["corrected"] < 1e-12 < 1e-3 < min(list(readings.values())[1:]))
     lines = theorem2_lines(c, seed, POWERS)
     apart, without = (slope_of(lines, what) for what in ("a noise for each view", "the same, no mixed term"))
-    noise = Finding("for the code's loss theorem 2 leaves a remainder of second order, of third without the mixed terms",
+    noise = Finding("for the code's loss the remainder is of second order, without the mixed terms of third",
                     {"slope, as printed": apart, "slope, without": without}, apart < 2.5 < without)
     views = Finding("for three views with weights 1/3 proposition 1 leaves a remainder of second order or less",
                     {"slope": slopes["3 views"]}, slopes["3 views"] < 2.5)
@@ -65,7 +65,7 @@ def second_order(c: Case, seed: int) -> list[Erratum]:
             erratum("appendix B.2, section 4", "a divergence of two views in the theory, of three in the experiments",
                     (views,))]
 
-# %% ../../../nbs/noisymix/04_errata.ipynb #500e62a0
+# %% ../../../nbs/noisymix/04_errata.ipynb #ed1d1b4b
 def lower_bound(seed: int) -> Erratum:
     "What theorem 3 asks of probabilities, and its bound."
     left, right = sums_of_classes(seed)
@@ -74,13 +74,14 @@ def lower_bound(seed: int) -> Erratum:
     return erratum("Theorem 3, eqs. 44 and 46", "p^k = ∇p^k·z for each class, so that S₁ is -E[1-λ] JS", (
         Finding("over the classes the left sides sum to 1 and the right sides to 0", {"left": left, "right": right},
                 abs(left - 1) < 1e-9 > abs(right)),
-        Finding("the median of -S₁/(E[1-λ] JS) is not 1", {f"mean logit {s:g}": v for s, v in every.median().items()},
+        Finding("the median of -S₁/(E[1-λ] JS) is not 1",
+                {f"mean size of the logits {s:g}": v for s, v in every.median().items()},
                 all(abs(v - 1) > .1 for v in every.median())),
         Finding("with small logits the gap over ε² is below 0 as printed, and not with S₁",
                 {"printed": both[.3, "printed"], "with S₁": both[.3, "corrected"]},
                 both[.3, "printed"] < -.1 and both[.3, "corrected"] > -.1)))
 
-# %% ../../../nbs/noisymix/04_errata.ipynb #44ba5574
+# %% ../../../nbs/noisymix/04_errata.ipynb #adcc587d
 def row(table, name: str): return table[table.row == name].set_index("column")["mean"].drop("mean", errors="ignore")
 
 def copied_row(table6) -> Erratum:
@@ -95,7 +96,7 @@ def copied_row(table6) -> Erratum:
                       same[most] == len(row(table6, most[0])))
     return erratum("Table 6", "each method has a row of its own", (finding,))
 
-# %% ../../../nbs/noisymix/04_errata.ipynb #49aaa9d7
+# %% ../../../nbs/noisymix/04_errata.ipynb #f6c14518
 def wrong_mean(table, name: str, printed: float, where: str, says: str,
                tolerance: float = .15) -> Erratum:  # points: what rounding of columns may do
     "Whether the mean of a row's columns is the one that is printed."
@@ -110,7 +111,7 @@ def mended(table, name: str, column: str, printed: float) -> float:
     columns = row(table, name)
     return printed * len(columns) - columns.drop(column).sum()
 
-# %% ../../../nbs/noisymix/04_errata.ipynb #0297f587
+# %% ../../../nbs/noisymix/04_errata.ipynb #eec2b497
 def impossible_shares(figure4, points: int = 250) -> Erratum:  # test points, appendix A
     "Figure 4: percentages of 250 test points."
     counts = dict(zip(figure4.row, (figure4["mean"] * points / 100).round(6)))
@@ -119,7 +120,7 @@ def impossible_shares(figure4, points: int = 250) -> Erratum:  # test points, ap
                       odd or counts, bool(odd), "points")
     return erratum("Figure 4", "accuracies on 250 test points", (finding,))
 
-# %% ../../../nbs/noisymix/04_errata.ipynb #952c9b74
+# %% ../../../nbs/noisymix/04_errata.ipynb #a8bcb559
 def errata(seed: int = 0,  # of points and networks
            ) -> list[Erratum]:
     "The errata of the paper, in reading order."
