@@ -7,7 +7,7 @@ from hypothesis import given, settings, strategies as st
 from matplotlib.path import Path as Outline
 
 from helpers import seeded
-from mixrepro.data.band import SPREAD, SQUARE_SIDE, VERTICES, WIDTH, band, draw_band, from_outline, inside, star
+from mixrepro.data.band import SPREAD, SQUARE_SIDE, VERTICES, WIDTH, band, draw_band, from_outline, in_polygon, star
 from mixrepro.data.spirals import as_points
 
 
@@ -16,7 +16,7 @@ from mixrepro.data.spirals import as_points
 def test_inside_as_matplotlib_has_it(points, seed):
     vertices = star(points) + .3 * torch.randn(2 * points, 2, generator=seeded(seed))
     p = torch.rand(300, 2, generator=seeded(seed + 100)) * 8 - 4
-    assert np.array_equal(inside(p, vertices), Outline(vertices.numpy()).contains_points(p.numpy()))
+    assert np.array_equal(in_polygon(p, vertices), Outline(vertices.numpy()).contains_points(p.numpy()))
 
 
 def test_distance_to_a_triangle_by_brute_force():

@@ -8,11 +8,13 @@ __all__ = ['ERRATA', 'errata']
 # %% ../../../nbs/across/01_errata.ipynb #d3240b4f
 from ..catalogue import PAPERS
 from ..manifold_mixup import errata as manifold_mixup
+from ..noisymix import errata as noisymix
 from ..varmixup import errata as varmixup
 from ...repro.erratum import Erratum
 
 # %% ../../../nbs/across/01_errata.ipynb #bc2894d7
-ERRATA = {"varmixup": varmixup.errata, "manifold_mixup": manifold_mixup.errata}  # paper -> its errata
+ERRATA = {"varmixup": varmixup.errata, "manifold_mixup": manifold_mixup.errata,
+          "noisymix": noisymix.errata}  # paper -> its errata
 
 def errata(seed: int = 0,  # of what is trained
            ) -> list[Erratum]:

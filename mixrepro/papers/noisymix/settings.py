@@ -27,7 +27,7 @@ from ...training.spec import Spec
 @dataclass(frozen=True)
 class Theorems(Settings):
     "On what theorems 1 to 3 are computed."
-    examples: int = setting(6, "default", "points in the plane, with labels at random; theorem 3: four and their negatives")
+    examples: int = setting(6, "default", "points in the plane; theorem 3 has four and their negatives")
     alpha: float = setting(1., "code", "lambda ~ Beta(alpha, alpha)")
     sigma_add: float = setting(.4, "code", "level of the additive noise of NFM")
     sigma_mult: float = setting(.2, "code", "level of the multiplicative noise of NFM")

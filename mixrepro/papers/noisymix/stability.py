@@ -6,7 +6,7 @@
 __all__ = ['weights', 'js', 'stability_loss', 'lemma2', 'proposition1', 'third_order', 'one_term', 'bends', 'slip36', 'form37',
            'second_term', 'first_term', 'theorem2', 'theorem2_lines', 'draw_lemma2', 'draw_third']
 
-# %% ../../../nbs/noisymix/03b_stability.ipynb #911556df
+# %% ../../../nbs/noisymix/03b_stability.ipynb #bb458485
 from functools import partial
 
 import numpy as np
@@ -17,7 +17,7 @@ from torch import Tensor
 from .theorems import (BENDS, KINKS, TONES, Case, along, beta_moments, beta_rule, directions,
     expected, identity, line_of, mixture_moments, mixture_rule, neighbours, network, probabilities, remainders)
 
-# %% ../../../nbs/noisymix/03b_stability.ipynb #1b855d6a
+# %% ../../../nbs/noisymix/03b_stability.ipynb #76576e41
 def weights(pi, views: int, like: Tensor) -> Tensor:
     "pi as a column over the views; None: equal weights."
     pi = torch.full((views,), 1 / views, dtype=like.dtype) if pi is None else torch.as_tensor(pi, dtype=like.dtype)
@@ -33,7 +33,7 @@ def js(*p: Tensor,   # distributions of the views, each (..., K)
     pi = weights(pi, len(p), p)
     return (pi * p * (p / (pi * p).sum(0)).log()).sum((0, -1))
 
-# %% ../../../nbs/noisymix/03b_stability.ipynb #b32c3728
+# %% ../../../nbs/noisymix/03b_stability.ipynb #f66e238c
 def stability_loss(p,                   # (..., d) -> probabilities (..., K)
                    c: Case,
                    eps: float = 1.,
@@ -47,7 +47,7 @@ def stability_loss(p,                   # (..., d) -> probabilities (..., K)
     if shared: return expected(js(a, b), weight)
     return expected(js(a[..., None, :], b[..., None, :, :]).mean(-1), weight)
 
-# %% ../../../nbs/noisymix/03b_stability.ipynb #9f9b891f
+# %% ../../../nbs/noisymix/03b_stability.ipynb #146bea79
 def lemma2(c: Case, seed: int,      # of the networks
            nodes: tuple,            # of the quadratures over lambda
            eps: tuple = (1., .5),   # where the sides are compared
@@ -61,7 +61,7 @@ def lemma2(c: Case, seed: int,      # of the networks
             rows += [{"network": kind, "eps": e, "nodes": m, "gap": g} for m, g in zip(nodes, identity(sides, nodes))]
     return pd.DataFrame(rows)
 
-# %% ../../../nbs/noisymix/03b_stability.ipynb #b4967ca9
+# %% ../../../nbs/noisymix/03b_stability.ipynb #050f20ad
 def proposition1(p: Tensor, first: Tensor, second: Tensor,  # values and derivatives of each view, (M + 1, ..., K)
                  pi=None,                                   # weights of the views; None: equal
                  ) -> tuple[Tensor, Tensor, Tensor]:        # coefficients of 1, eps and eps^2, each (...)
@@ -72,7 +72,7 @@ def proposition1(p: Tensor, first: Tensor, second: Tensor,  # values and derivat
     bend = (pi * (second * log + first**2 / p)).sum(0) - toward**2 / mean
     return (pi * p * log).sum((0, -1)), (pi * first * log).sum((0, -1)), bend.sum(-1) / 2
 
-# %% ../../../nbs/noisymix/03b_stability.ipynb #4fdb7a82
+# %% ../../../nbs/noisymix/03b_stability.ipynb #3407a653
 def third_order(c: Case, seed: int,
                 powers: tuple,      # eps = 2^-power
                 ) -> pd.DataFrame:  # views, network, eps, remainder, and the remainder over eps^2 and eps^3
@@ -88,7 +88,7 @@ def third_order(c: Case, seed: int,
     rows = pd.concat(map(of, (2, 3)), ignore_index=True)
     return rows.assign(**{f"over eps^{k}": rows.remainder / rows.eps**k for k in (2, 3)})
 
-# %% ../../../nbs/noisymix/03b_stability.ipynb #94cc5951
+# %% ../../../nbs/noisymix/03b_stability.ipynb #8ab19a50
 def one_term(p: Tensor, first: Tensor, second: Tensor, pi,  # as in `proposition1`
              last: Tensor = None,  # the sum inside the last part, (..., K); None: with each view's own direction
              ) -> Tensor:          # (M + 1, ..., K)
@@ -99,7 +99,7 @@ def one_term(p: Tensor, first: Tensor, second: Tensor, pi,  # as in `proposition
     return (second * (1 + (p / mean).log()) + first**2 / p - 2 * first * toward / mean - p * bend / mean
             + p * (last / mean)**2)
 
-# %% ../../../nbs/noisymix/03b_stability.ipynb #5459e3f1
+# %% ../../../nbs/noisymix/03b_stability.ipynb #d7f9c7be
 def bends(f) -> Tensor:  # as f(t)
     "The second derivative at 0 of each component of f(t), by automatic differentiation."
     t = torch.zeros((), dtype=torch.float64, requires_grad=True)
@@ -118,7 +118,7 @@ def slip36(c: Case, seed: int) -> dict:  # reading -> largest error over views a
     found = {"corrected": None, "δz_j of the first view": crossed[0], "δz_j of the second view": crossed[1]}
     return {name: (one_term(*moved, None, last) - exact).abs().max().item() for name, last in found.items()}
 
-# %% ../../../nbs/noisymix/03b_stability.ipynb #a81fd7f3
+# %% ../../../nbs/noisymix/03b_stability.ipynb #d679758e
 def form37(p: Tensor, slope: Tensor, bend: Tensor,  # of one view, (..., K)
            q: Tensor,                               # of the other one, (..., K)
            ) -> Tensor:                             # (..., K)
@@ -133,7 +133,7 @@ def second_term(p, c: Case, v: Tensor, w: Tensor,  # directions of both views, (
     together = form37(a, da, dda, b) + form37(b, db, ddb, a) - cross * 2 * da * db / (a + b)
     return together.sum(-1).mean().item() / 4
 
-# %% ../../../nbs/noisymix/03b_stability.ipynb #810c1941
+# %% ../../../nbs/noisymix/03b_stability.ipynb #e91192fc
 def first_term(p, c: Case, moment: float,  # E[1 - lambda]
                ) -> float:
     "S_1 (NoisyMix paper, eq. 40)."
@@ -150,7 +150,7 @@ def theorem2(p, c: Case, moments=mixture_moments,
                  for n, ((factor, v), (_, w)) in enumerate(pairs))
     return js(p(c.x), p(c.ax)).mean().item(), first_term(p, c, m1), second
 
-# %% ../../../nbs/noisymix/03b_stability.ipynb #4f266983
+# %% ../../../nbs/noisymix/03b_stability.ipynb #de350b5e
 def theorem2_lines(c: Case, seed: int,
                    powers: tuple,      # eps = 2^-power
                    ) -> pd.DataFrame:  # what, network, expected, slope; eps, loss, expansion, remainder
@@ -169,7 +169,7 @@ def theorem2_lines(c: Case, seed: int,
     add("the same, no mixed term", "smooth", 3, apart, apart)
     return pd.concat(parts, ignore_index=True)
 
-# %% ../../../nbs/noisymix/03b_stability.ipynb #ab81a2c0
+# %% ../../../nbs/noisymix/03b_stability.ipynb #53166637
 def draw_lemma2(ax, gaps: pd.DataFrame,  # from `lemma2`
                 ):
     "How far eqs. 20 and 23 are apart, by nodes of the quadratures."
@@ -177,11 +177,11 @@ def draw_lemma2(ax, gaps: pd.DataFrame,  # from `lemma2`
     for kind, part in gaps[whole].groupby("network", sort=False):
         ax.plot(part.nodes, part.gap.clip(lower=1e-17), KINKS[kind] + "-", color=TONES[kind], ms=3.5, label=kind)
     for kind, part in gaps[~whole].groupby("network", sort=False):
-        ax.plot(part.nodes, part.gap, "--", color=TONES[kind], lw=1)
+        ax.plot(part.nodes, part.gap, "--", color=TONES[kind], lw=1, label=f"{kind}, 1 − λ halved")
     ax.set(yscale="log", xlabel="nodes of each quadrature", ylabel="|left − right side|",
            title="Lemma 2: two sides")
 
-# %% ../../../nbs/noisymix/03b_stability.ipynb #046b31ff
+# %% ../../../nbs/noisymix/03b_stability.ipynb #b635ef28
 def draw_third(ax, left: pd.DataFrame,  # from `third_order`
                ):
     "The remainder over eps^2, which vanishes, and over eps^3, which does not."
