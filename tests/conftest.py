@@ -56,6 +56,9 @@ def pytest_collection_finish():
     gc.freeze()
 
 
+def pytest_unconfigure(): gc.unfreeze()  # or libraries complain at the end of what was never freed
+
+
 @pytest.fixture(scope="session")
 def root() -> Path:
     "The project's folder."
