@@ -2,17 +2,18 @@
 
 import pytest
 
-from mixrepro.papers.noisymix.settings import ARTEFACTS, Theorems
+from mixrepro.papers.noisymix.settings import ARTEFACTS, KNOWN, ROWS, Theorems
 from mixrepro.repro.scale import SCALES
-from plans import planned
+from plans import agree, args, every, grid, planned
 
 WITHOUT_RUNS = {"nm-fig3", "nm-fig5", "nm-theorem1", "nm-theorem2", "nm-theorem3"}
+WITH_RUNS = {f"nm-{k}" for k in ("table2", "table3", "table4", "table7", "table8", "table9", "table10", "fig2", "fig7", "fig8")}
 NUMBERED = {"table": 14, "fig": 8, "theorem": 3}  # of the text and its appendices
 
 
 def test_the_rooms_artefacts():
     assert set(ARTEFACTS) >= {f"nm-{kind}{i}" for kind, n in NUMBERED.items() for i in range(1, n + 1)}
-    assert {id for id, a in ARTEFACTS.items() if a.plan} == WITHOUT_RUNS
+    assert {id for id, a in ARTEFACTS.items() if a.plan} == WITHOUT_RUNS | WITH_RUNS
 
 
 @pytest.mark.parametrize("id", sorted(WITHOUT_RUNS))
@@ -25,3 +26,50 @@ def test_theorems_have_the_experiments_constants():
     "App. D and the released code: lambda ~ Beta(1, 1), NFM's levels; eps = 2^-1 ... 2^-10."
     s = Theorems.at("embedded")
     assert (s.alpha, s.sigma_add, s.sigma_mult, s.gamma) == (1, .4, .2, 12) and s.powers == tuple(range(1, 11))
+
+
+CIFAR = dict(optimizer="sgd", momentum=.9, nesterov=True, lr=.1, schedule="cosine", precision="float32", batch=128, weight_decay=5e-4, n_train=0,
+             augment="crop-flip", epochs=200, whiten="", split="", network_args={})
+NETWORKS = {"nm-table2": "preactresnet18", "nm-table7": "preactresnet18", "nm-table8": "preactresnet18", "nm-fig2": "preactresnet18",
+            "nm-table3": "wrn28-2", "nm-table9": "wrn28-2", "nm-table10": "wrn28-2", "nm-fig7": "wrn28-2", "nm-fig8": "wrn28-2", "nm-table4": "wrn28-2"}
+BOTH, TEN, HUNDRED = ("cifar10", "cifar100"), ("cifar10",), ("cifar100",)
+COLUMNS = {"nm-table2": BOTH, "nm-table3": BOTH, "nm-fig2": BOTH, "nm-table7": TEN, "nm-table9": TEN, "nm-fig7": TEN,
+           "nm-table8": HUNDRED, "nm-table10": HUNDRED, "nm-fig8": HUNDRED}
+
+
+@pytest.mark.parametrize("id", sorted(WITH_RUNS))
+def test_every_run_has_the_one_schedule(id):
+    "Section 4.1: five seeds, 200 epochs; the rest is the command of the released code."
+    for (row, column), specs in planned(id).items():
+        agree(specs, network=NETWORKS[id], dataset=column, **CIFAR)
+        assert [s.seed for s in specs] == list(range(5))
+
+
+@pytest.mark.parametrize("id", sorted(COLUMNS))
+def test_eight_schemes_and_noisymix_twice(id):
+    assert set(planned(id)) == grid(ROWS, *COLUMNS[id]) and len(ROWS) == 9
+
+
+def test_what_each_scheme_has_of_its_own():
+    "Each its own paper's; NFM .4 / .2 without sparsity; NoisyMix .5 / .5, by its code .65 of the noise left out and levels 1, 2, 3."
+    found = {row: args(specs) for (row, column), specs in planned("nm-table2").items() if column == "cifar10"}
+    assert found["mixup"]["alpha"] == found["cutmix"]["alpha"] == found["puzzlemix"]["alpha"] == 1
+    assert (found["manifold-mixup"]["alpha"], found["manifold-mixup"]["stages"]) == (2, (0, 1, 2))
+    for row in ("nfm", "noisymix", "noisymix-code"): assert (found[row]["alpha"], found[row]["stages"]) == (1, (0, 1, 2, 3))
+    noise = {row: [found[row]["noise"][k] for k in ("add", "mult", "sparse", "factor", "shared", "levels")] for row in ("nfm", "noisymix", "noisymix-code")}
+    assert noise == {"nfm": [.4, .2, 0, "beta", False, (1,)], "noisymix": [.5, .5, 0, "none", True, (1,)], "noisymix-code": [.5, .5, .65, "beta", False, (1, 2, 3)]}
+    for row in ("augmix", "noisymix", "noisymix-code"):
+        assert {k: found[row]["views"][k] for k in ("count", "gamma", "severity", "width", "depth", "alpha")} == dict(count=2, gamma=12, severity=3, width=3, depth=3, alpha=1)
+
+
+def test_the_ablation_has_all_that_means_something():
+    "2^4 settings less the four in which views that are equal are compared."
+    plan = {row: specs[0] for (row, _), specs in planned("nm-table4").items()}
+    assert len(plan) == 12 and set(KNOWN.values()) < set(plan) and not {"row 6", "row 7", "row 8", "row 9"} & set(plan)
+    assert plan["row 1"].method == "erm" and args(plan["row 2"])["alpha"] == 1e-8 and args(plan["row 3"])["noise"] == {}
+    assert plan["row 10"] == planned("nm-table3")["noisymix", "cifar100"][0] and plan["augmentation + jsd"] == planned("nm-table3")["augmix", "cifar100"][0]
+
+
+def test_at_embedded_all_tables_read_the_same_runs():
+    names = [{(row, s.seed): s for (row, _), specs in planned(id, "embedded").items() for s in specs} for id in sorted(COLUMNS)]
+    assert all(n == names[0] for n in names) and {s.dataset for s in every(planned("nm-table4", "embedded"))} == {"photo-digits-16"}
