@@ -478,7 +478,7 @@ def doctor():
 
 # %% ../nbs/workflow/93_cli.ipynb #d6b78a8a
 @app.command()
-def bench(what: Annotated[str, typer.Argument(help="corruptions | gpu")] = "corruptions",
+def bench(what: Annotated[str, typer.Argument(help="corruptions | augmix | gpu")] = "corruptions",
           n: Annotated[int, typer.Option(help="of corruptions: images")] = 10_000,
           size: Annotated[int, typer.Option(help="of corruptions: pixels a side")] = 32,
           severity: Annotated[int, typer.Option(help="of corruptions: 1 to 5; 0: all five")] = 0,
@@ -488,10 +488,13 @@ def bench(what: Annotated[str, typer.Argument(help="corruptions | gpu")] = "corr
                                                           "or MINUTES for each")] = [],
           device: Annotated[str, typer.Option(help="of gpu: cuda; cpu only checks the code, "
                                                    "and writes nothing under figures")] = "cuda"):
-    "Time the 15 corruptions, or measure a GPU: its tests, seconds of an epoch, and runs of the profile gpu by value."
-    if pick("bench", what, ("corruptions", "gpu")) == "corruptions":
+    "Time corruptions, or AugMix, or measure a GPU: its tests, seconds of an epoch, and runs of the profile gpu by value."
+    if pick("bench", what, ("corruptions", "augmix", "gpu")) == "corruptions":
         from mixrepro.data.corruptions import benchmark
         benchmark(n=n, size=size, severity=severity)
+    elif what == "augmix":
+        from mixrepro.data.augmix import benchmark_augmix
+        benchmark_augmix(size=size)
     else:
         from mixrepro.workflow.gpu import bench_gpu
         bench_gpu(workflow.clone(), part, minutes, device)
