@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['size_of', 'saliency', 'PuzzleDraw', 'check_blocks', 'PuzzleMix', 'seconds', 'puzzle_works', 'puzzle_benchmark']
 
-# %% ../../nbs/methods/42_puzzlemix.ipynb #f11a7576
+# %% ../../nbs/methods/42_puzzlemix.ipynb #2a76ef72
 import math
 import statistics
 import time
@@ -24,7 +24,7 @@ from .transport import moved, moves, moves_by_table
 from .vicinal import SCOPES, Mix, draw_lambda, taken
 from ..networks.staged import in_mode
 
-# %% ../../nbs/methods/42_puzzlemix.ipynb #0db75c13
+# %% ../../nbs/methods/42_puzzlemix.ipynb #dbbb9935
 def size_of(grad: Tensor,    # of images, (B, C, H, W)
             ) -> Tensor:     # float32 (B, H, W), the largest of an image is about 1
     "The root mean square over the channels, for each image in its own unit."
@@ -38,7 +38,7 @@ def saliency(net,        # images in [0, 1] -> logits (B, K)
     "How much the loss hangs on each pixel (code of Kim et al., 2020), looked up in evaluation mode."
     with in_mode(net, "eval"): return size_of(slope(net, x, lambda logits: tilt(logits, log_target(y, logits)))[1])
 
-# %% ../../nbs/methods/42_puzzlemix.ipynb #3ae06492
+# %% ../../nbs/methods/42_puzzlemix.ipynb #4d685164
 @dataclass(frozen=True)
 class PuzzleDraw(Mix):
     "One draw of a puzzle: which blocks show the example, and which have been moved."
@@ -52,7 +52,7 @@ class PuzzleDraw(Mix):
         if self.moved: ends = [moved(end, source) for end, source in zip(ends, self.moved)]
         return torch.lerp(ends[1], ends[0], F.interpolate(self.mask, size=a.shape[2:]).to(a.dtype))
 
-# %% ../../nbs/methods/42_puzzlemix.ipynb #3a8173be
+# %% ../../nbs/methods/42_puzzlemix.ipynb #99945516
 def check_blocks(x: Tensor,                # images, (B, C, H, W)
                  blocks: tuple[int, ...],  # a side
                  ):
@@ -63,7 +63,7 @@ def check_blocks(x: Tensor,                # images, (B, C, H, W)
         raise ValueError(f"images of {h} x {w} cannot be cut into {wrong[0]} x {wrong[0]} blocks of whole pixels: "
                          f"leave {', '.join(map(str, wrong))} out of blocks")
 
-# %% ../../nbs/methods/42_puzzlemix.ipynb #b75925e6
+# %% ../../nbs/methods/42_puzzlemix.ipynb #40672b1e
 @dataclass(frozen=True, kw_only=True)
 class PuzzleMix(Mixing):
     "PuzzleMix (Kim et al., 2020; NoisyMix paper, section 5): blocks of two images, by what the network looks at."
@@ -122,14 +122,14 @@ class PuzzleMix(Mixing):
     def risk(self, net, x: Tensor, y: Tensor, draw, rng: torch.Generator, index: Tensor = None) -> Tensor:
         return super().risk(net, x, y, draw, rng, index) + draw.clean
 
-# %% ../../nbs/methods/42_puzzlemix.ipynb #8b42f641
-def seconds(work) -> float:
-    "How long a call takes; the GPU's queue is waited for."
-    wait = torch.cuda.synchronize if torch.cuda.is_available() else (lambda: None)
+# %% ../../nbs/methods/42_puzzlemix.ipynb #2aff779e
+def seconds(work, device: str) -> float:
+    "How long a call takes: on a CPU in the time of this process alone, on a GPU until its queue is empty."
+    wait, clock = (lambda: None, time.process_time) if device == "cpu" else (torch.cuda.synchronize, time.perf_counter)
     wait()
-    begun = time.perf_counter()
+    begun = clock()
     work(); wait()
-    return time.perf_counter() - begun
+    return clock() - begun
 
 def puzzle_works(n: int, batch: int, device: str) -> dict:
     "What is timed at n blocks a side: masks, moves, and moves by the whole table."
@@ -150,7 +150,7 @@ def puzzle_benchmark(batch: int = 64,      # images
     table = {}
     for n in PuzzleMix.blocks:
         works = puzzle_works(n, batch, device)
-        taken = [{k: seconds(work) for k, work in works.items()} for _ in range(rounds + 1)][1:]
+        taken = [{k: seconds(work, device) for k, work in works.items()} for _ in range(rounds + 1)][1:]
         row = table[n] = {k: statistics.median(t[k] for t in taken) for k in works}
         print(f"{n:3} x {n:<3}" + "".join(f"{k:>10} {1000 * v:8.2f}" for k, v in row.items())
               + f"{row['by table'] / row['moves']:8.1f} times")

@@ -16,7 +16,7 @@ from helpers import photographs, seeded
 from mixrepro.methods.labels import LogisticLabels
 from mixrepro.methods.puzzle_mask import at_least, bent, costs, energy, least, pooled, prior, relaxed
 from mixrepro.methods.puzzlemix import PuzzleDraw, PuzzleMix, saliency
-from mixrepro.methods.transport import moved, moves
+from mixrepro.methods.transport import moved, moves, moves_by_table
 from mixrepro.networks.zoo import build
 
 BETA, GAMMA, ETA = 1.2, .5, .2
@@ -184,6 +184,15 @@ def test_moves_are_those_of_the_rounds(n, eps, heavy, share, seed):
     s = (s / s.sum((1, 2), keepdims=True)).astype(np.float32)
     ours = moves(torch.tensor(shown), torch.tensor(s), eps).numpy()
     for b in range(2): assert np.array_equal(ours[b], in_rounds(shown[b], s[b], eps))
+
+
+@pytest.mark.parametrize("n", [8, 16])
+def test_moves_are_those_of_the_whole_table(n):
+    rng = seeded(n)
+    for heavy, share in ((1, .5), (6, .6), (20, .3)):
+        s, shown = torch.rand(8, n, n, generator=rng) ** heavy, torch.rand(8, n, n, generator=rng) < share
+        s = s / s.sum((1, 2), keepdim=True)
+        assert torch.equal(moves(shown, s), moves_by_table(shown, s))
 
 
 def test_what_moves_is_more_salient_and_goes_to_where_it_is_shown():

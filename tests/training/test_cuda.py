@@ -31,7 +31,7 @@ def setting(spec=SPEC):
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-@pytest.mark.parametrize("name", ["erm", "mixup", "manifold-mixup", "cutout", "dropout", "at", "trades", "iat"])
+@pytest.mark.parametrize("name", ["erm", "mixup", "manifold-mixup", "cutout", "cutmix", "puzzlemix", "dropout", "at", "trades", "iat"])
 def test_no_step_waits_for_the_device(name, precision):
     net, made, train, spec, opt, rngs = setting(replace(SPEC, method=name, precision=precision))
     x, y = train.floats(slice(0, 64)), train.y[:64]
