@@ -86,7 +86,7 @@ def grouped(ax,                  # a matplotlib axis
         reach = np.array([mine["mean"] - mine["min"], mine["max"] - mine["mean"]])
         look = bar(m) | dict(label=labels.get(m, m))
         ax.bar(at, mine["mean"], width=.92 * width, yerr=reach, error_kw=dict(lw=.7, ecolor="0.25"), **look)
-    ax.set(xticks=range(len(groups)), xticklabels=[labels.get(g, g) for g in groups], ylabel="accuracy (%)")
+    ax.set(xticks=range(len(groups)), xticklabels=[g.capitalize() for g in groups], ylabel="accuracy (%)")
     low = 100 * rows.groupby(["method", "metric"]).value.mean().min()
     ax.set_ylim(bottom=max(0., 10 * (low // 10) - 10))
 
