@@ -488,7 +488,7 @@ def bench(what: Annotated[str, typer.Argument(help="corruptions | augmix | gpu")
                                                           "or MINUTES for each")] = [],
           device: Annotated[str, typer.Option(help="of gpu: cuda; cpu only checks the code, "
                                                    "and writes nothing under figures")] = "cuda"):
-    "Time corruptions or AugMix, or measure a GPU: its tests, seconds of an epoch, and runs of the profile gpu by value."
+    "Time corruptions or AugMix, or measure a GPU: its tests, seconds of an epoch, runs of the profile gpu by value."
     if pick("bench", what, ("corruptions", "augmix", "gpu")) == "corruptions":
         from mixrepro.data.corruptions import benchmark
         benchmark(n=n, size=size, severity=severity)
