@@ -152,8 +152,9 @@ def test_manifold_mixup_and_erm_differ_between_the_papers(table1, table2):
 
 
 def test_what_noisymix_prints(table2):
-    ranges = table2.spread.str.split("/", expand=True).astype(float)
-    assert len(table2) == 6 and (ranges[0] <= table2["mean"]).all() and (table2["mean"] <= ranges[1]).all() and (table2.n == 5).all()
+    three = table2[table2.row.isin(["erm", "mixup", "manifold-mixup"]) & table2.column.str.startswith("cifar100")]
+    ranges = three.spread.str.split("/", expand=True).astype(float)
+    assert len(three) == 6 and (ranges[0] <= three["mean"]).all() and (three["mean"] <= ranges[1]).all() and (three.n == 5).all()
 
 
 def test_a_changed_number_reaches_the_page(table1):
