@@ -488,7 +488,7 @@ def bench(what: Annotated[str, typer.Argument(help="corruptions | puzzlemix | gp
                                                           "or MINUTES for each")] = [],
           device: Annotated[str, typer.Option(help="of gpu: cuda; cpu only checks the code, "
                                                    "and writes nothing under figures")] = "cuda"):
-    "Time the 15 corruptions or the parts of PuzzleMix, or measure a GPU: its tests, epochs, and runs of the profile gpu by value."
+    "Time the 15 corruptions or PuzzleMix, or measure a GPU: its tests, epochs, runs of the profile gpu by value."
     if pick("bench", what, ("corruptions", "puzzlemix", "gpu")) == "corruptions":
         from mixrepro.data.corruptions import benchmark
         benchmark(n=n, size=size, severity=severity)
