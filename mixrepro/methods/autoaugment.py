@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['POLICIES', 'seed_of', 'auto_augment', 'AutoAugmented']
 
-# %% ../../nbs/methods/43_autoaugment.ipynb #bf61dd1a
+# %% ../../nbs/methods/43_autoaugment.ipynb #07831537
 from dataclasses import dataclass
 
 import torch
@@ -16,7 +16,7 @@ from .base import Supervised
 from .manifold_mixup import on_host
 from .vicinal import one_hot
 
-# %% ../../nbs/methods/43_autoaugment.ipynb #0040e71f
+# %% ../../nbs/methods/43_autoaugment.ipynb #7a0a8b22
 def seed_of(rng: torch.Generator,  # moves on
             ) -> int:              # in [0, 2^62)
     "A seed, without waiting for the generator's device."
@@ -25,7 +25,7 @@ def seed_of(rng: torch.Generator,  # moves on
     torch.rand((), generator=rng, device=rng.device)  # so that the next seed is another
     return seed
 
-# %% ../../nbs/methods/43_autoaugment.ipynb #dc02720a
+# %% ../../nbs/methods/43_autoaugment.ipynb #5e3379b1
 POLICIES = ("cifar10", "imagenet", "svhn")  # of torchvision
 
 def auto_augment(x: Tensor,             # images, float (B, C, H, W) in [0, 1], C 1 or 3
@@ -41,7 +41,7 @@ def auto_augment(x: Tensor,             # images, float (B, C, H, W) in [0, 1], 
         torch.default_generator.manual_seed(seed_of(rng))
         return torch.stack([change(image) for image in levels]).to(x.dtype) / 255
 
-# %% ../../nbs/methods/43_autoaugment.ipynb #9382e76a
+# %% ../../nbs/methods/43_autoaugment.ipynb #9a4357d6
 @dataclass(frozen=True, kw_only=True)
 class AutoAugmented(Supervised):
     "ERM on images changed by AutoAugment (Cubuk et al., 2019; NoisyMix paper, tables 1, 5, 6, 11 and 12)."

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['boxes', 'shares', 'CutDraw', 'draw_boxes', 'CutMix']
 
-# %% ../../nbs/methods/39_cutmix.ipynb #09978420
+# %% ../../nbs/methods/39_cutmix.ipynb #23ebc9a9
 from dataclasses import dataclass
 
 import torch
@@ -15,7 +15,7 @@ from ..core import choice
 from .mixing import Mixing, Place
 from .vicinal import SCOPES, Mix, draw_lambda, taken
 
-# %% ../../nbs/methods/39_cutmix.ipynb #24dca824
+# %% ../../nbs/methods/39_cutmix.ipynb #d913e32b
 def boxes(lam: Tensor,            # share of an image that is to stay, float in [0, 1], (n,)
           size: tuple[int, int],  # height and width
           rng: torch.Generator,   # draws the centres
@@ -35,7 +35,7 @@ def shares(inside: Tensor,  # bool (n, 1, H, W)
     n = inside[0].numel()
     return (n - inside.flatten(1).sum(1)) / n
 
-# %% ../../nbs/methods/39_cutmix.ipynb #43a72519
+# %% ../../nbs/methods/39_cutmix.ipynb #713bb5a4
 @dataclass(frozen=True)
 class CutDraw(Mix):
     "One draw of boxes: inside its box an image shows its partner."
@@ -49,7 +49,7 @@ class CutDraw(Mix):
                              "apply them to the batch they were drawn for")
         return torch.where(self.inside, taken(a, self.partner), a)
 
-# %% ../../nbs/methods/39_cutmix.ipynb #8bb75a45
+# %% ../../nbs/methods/39_cutmix.ipynb #18108166
 def draw_boxes(n: int,                 # images in the batch
                size: tuple[int, int],  # height and width
                alpha: float,           # both parameters of the Beta distribution, above 0; 1 is uniform
@@ -65,7 +65,7 @@ def draw_boxes(n: int,                 # images in the batch
     lam = shares(inside) if per == "example" else shares(inside)[0]
     return CutDraw(lam, torch.randperm(n, generator=rng, device=rng.device), inside)
 
-# %% ../../nbs/methods/39_cutmix.ipynb #52ef98c3
+# %% ../../nbs/methods/39_cutmix.ipynb #e9001d94
 @dataclass(frozen=True, kw_only=True)
 class CutMix(Mixing):
     "CutMix (Yun et al., 2019; NoisyMix paper, section 5): a box of one image over another."

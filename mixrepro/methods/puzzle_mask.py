@@ -6,14 +6,14 @@
 __all__ = ['PLACES', 'pooled', 'jumps', 'inner', 'onto_second', 'fits', 'prior', 'costs', 'energy', 'bent', 'across', 'relaxed',
            'least', 'at_least']
 
-# %% ../../nbs/methods/40_puzzle_mask.ipynb #b58c7790
+# %% ../../nbs/methods/40_puzzle_mask.ipynb #ccfcbc59
 import math
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-# %% ../../nbs/methods/40_puzzle_mask.ipynb #0662d903
+# %% ../../nbs/methods/40_puzzle_mask.ipynb #cf6fdb62
 def pooled(saliency: Tensor,  # of pixels, 0 or more, (B, H, W)
            n: int,            # blocks a side; H and W are multiples of it
            ) -> Tensor:       # of blocks, (B, n, n), each image's sum is 1
@@ -22,7 +22,7 @@ def pooled(saliency: Tensor,  # of pixels, 0 or more, (B, H, W)
     total = s.sum((1, 2), keepdim=True)
     return torch.where(total > 0, s / total, 1 / n ** 2)
 
-# %% ../../nbs/methods/40_puzzle_mask.ipynb #8fe32aac
+# %% ../../nbs/methods/40_puzzle_mask.ipynb #2a0780ee
 def jumps(a: Tensor,   # images of squares, (B, C, N, N): what the first block of each border shows
           b: Tensor,   # the same: what the second shows
           k: int,      # squares along a block, so that n = N / k
@@ -40,7 +40,7 @@ def inner(n: int,      # blocks a side
     edge = torch.arange(n, device=device) < n - 1
     return torch.stack([edge[:, None].expand(n, n), edge.expand(n, n)])[:, None].float()
 
-# %% ../../nbs/methods/40_puzzle_mask.ipynb #fe954a00
+# %% ../../nbs/methods/40_puzzle_mask.ipynb #5e5bfc69
 def onto_second(e: Tensor,   # of borders, (2, B, n, n)
                 ) -> Tensor: # of blocks, (B, n, n)
     "The sum over the borders of which a block is the second."
@@ -57,7 +57,7 @@ def fits(first: Tensor,       # images of squares, (B, C, N, N)
     other = (f00 + f01).sum(0) + onto_second(f10 + f00)
     return one / 2, other / 2, (f10 + f01 - f11 - f00) / 2
 
-# %% ../../nbs/methods/40_puzzle_mask.ipynb #13db29f0
+# %% ../../nbs/methods/40_puzzle_mask.ipynb #2845948c
 def prior(lam: Tensor,    # share of the first image, in [0, 1], () or (B,)
           labels: int,    # L, 2 or more
           ) -> Tensor:    # (1, 1, 1, L) or (B, 1, 1, L)
@@ -67,7 +67,7 @@ def prior(lam: Tensor,    # share of the first image, in [0, 1], () or (B,)
     ways = math.lgamma(labels) - (k + 1.).lgamma() - (labels - k).float().lgamma()
     return -(ways + k * lam.log() + (labels - 1 - k) * (1 - lam).log())
 
-# %% ../../nbs/methods/40_puzzle_mask.ipynb #8d6ba06f
+# %% ../../nbs/methods/40_puzzle_mask.ipynb #42d9501f
 def costs(s: Tensor,        # saliency of the first images' blocks, (B, n, n)
           partner: Tensor,  # int64 (B,)
           x: Tensor,        # the images, float (B, C, H, H) in [0, 1]
@@ -93,14 +93,14 @@ def energy(u: Tensor,  # cost of each label in each block, (B, n, n, L)
     unlike = torch.stack([m.roll(-1, 1) - m, m.roll(-1, 2) - m]) ** 2
     return u.gather(3, k[..., None]).sum((1, 2, 3)) + (w * unlike).sum((0, 2, 3))
 
-# %% ../../nbs/methods/40_puzzle_mask.ipynb #d4fa5ccd
+# %% ../../nbs/methods/40_puzzle_mask.ipynb #b30508d9
 def bent(v: Tensor,       # (...)
          bends: Tensor,   # a_l + l - 1, rising with l, (L - 1, ...)
          ) -> Tensor:     # as v, in [0, L - 1]
     "The proximal map of a convex function that is linear between whole numbers."
     return (v - bends).clamp_(0, 1).sum(0)
 
-# %% ../../nbs/methods/40_puzzle_mask.ipynb #3e08ac2a
+# %% ../../nbs/methods/40_puzzle_mask.ipynb #86989cbe
 def across(x: Tensor,     # (B, n, n)
            there: Tensor, # of `inner`
            ) -> Tensor:   # K x, (2, B, n, n)
@@ -110,7 +110,7 @@ def across(x: Tensor,     # (B, n, n)
 def relaxed(u: Tensor,     # cost of each label in each block, convex in the label, (B, n, n, L)
             w: Tensor,     # of borders, 0 or more, (2, B, n, n)
             passes: int,   # steps
-            ) -> tuple[Tensor, Tensor]:  # labels between whole numbers, (B, n, n); forces on blocks and borders, (2, B, n, n)
+            ) -> tuple[Tensor, Tensor]:  # labels between whole numbers, (B, n, n); forces at borders, (2, B, n, n)
     "The convex problem's solution (Chambolle & Pock, 2011, algorithm 1)."
     l, n = torch.arange(u.shape[3] - 1, device=u.device), u.shape[1]
     sigma = w.mean((0, 2, 3)).clamp(min=1e-9)[:, None, None] / 4
@@ -125,7 +125,7 @@ def relaxed(u: Tensor,     # cost of each label in each block, convex in the lab
         x, ahead = new, 2 * new - x
     return x, p * sigma
 
-# %% ../../nbs/methods/40_puzzle_mask.ipynb #63ea7fba
+# %% ../../nbs/methods/40_puzzle_mask.ipynb #633ae1b4
 PLACES = (.1, .3, .5, .7, .9)  # of rounding
 
 def least(u: Tensor, w: Tensor,  # as for `relaxed`

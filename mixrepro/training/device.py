@@ -45,7 +45,7 @@ ALLOWED = {
               "training.loop.batches": "the start of an epoch: the order of all its batches is sent",
               "data.factors.weights": "once for each process: a table is sent",
               "data.factors.signs_of": "once for each process: a table is sent",
-              "methods.autoaugment.auto_augment": "torchvision changes image by image, and sends the matrix of each shear"},
+              "methods.autoaugment.auto_augment": "image by image, and each shear sends its matrix"},
     "fit": {"training.fit.fit": "once at the end: the losses, and whether the weights are numbers"},
     "images": {"data.corruptions.jpeg_compression": "a JPEG file is written by Pillow, on the host",
                "data.water._joined": "edges grow until none does: how many rounds that takes, the image decides"},
