@@ -40,10 +40,12 @@ def mlp(shape: tuple[int, int, int],            # one image, (C, H, W)
         classes: int,                           # K
         widths: Annotated[tuple[int, ...], "[1, inf)"] = (256, 128),  # units of each hidden layer, one stage each
         mean=None, std=None,                    # of the training images, per channel
+        norm: bool = True,                      # batch norm after each hidden layer; else biases
         ) -> Staged:
-    "A multi-layer perceptron with batch norm; each hidden layer is a stage."
+    "A multi-layer perceptron; each hidden layer is a stage."
     sizes = [prod(shape), *widths]
-    def layer(i, o): return nn.Flatten(), nn.Linear(i, o, bias=False), nn.BatchNorm1d(o), nn.ReLU(inplace=True)
+    def layer(i, o):
+        return nn.Flatten(), nn.Linear(i, o, bias=not norm), *[nn.BatchNorm1d(o)] * norm, nn.ReLU(inplace=True)
     stages = [nn.Sequential(*layer(i, o)) for i, o in zip(sizes, sizes[1:])]
     return Staged(shape, stages, nn.Linear(sizes[-1], classes), pool=nn.Identity(), fixed=True, mean=mean,
                   std=std)

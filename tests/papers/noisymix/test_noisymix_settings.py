@@ -13,7 +13,7 @@ NUMBERED = {"table": 14, "fig": 8, "theorem": 3}  # of the text and its appendic
 
 def test_the_rooms_artefacts():
     assert set(ARTEFACTS) >= {f"nm-{kind}{i}" for kind, n in NUMBERED.items() for i in range(1, n + 1)}
-    assert {id for id, a in ARTEFACTS.items() if a.plan} == WITHOUT_RUNS | WITH_RUNS
+    assert {id for id, a in ARTEFACTS.items() if a.plan} == WITHOUT_RUNS | WITH_RUNS | {"nm-fig4"}
 
 
 @pytest.mark.parametrize("id", sorted(WITHOUT_RUNS))
@@ -73,3 +73,14 @@ def test_the_ablation_has_all_that_means_something():
 def test_at_embedded_all_tables_read_the_same_runs():
     names = [{(row, s.seed): s for (row, _), specs in planned(id, "embedded").items() for s in specs} for id in sorted(COLUMNS)]
     assert all(n == names[0] for n in names) and {s.dataset for s in every(planned("nm-table4", "embedded"))} == {"photo-digits-16"}
+
+
+def test_points_of_the_plane():
+    "Appendix A: one hidden layer of 32 ReLU units, Adam at .1, batches of 50, 100 epochs; six schemes in the figure's order, mixed at the input and the hidden layer."
+    plan = planned("nm-fig4")
+    assert [row for row, _ in plan][:6] == ["erm", "noise", "manifold-mixup", "nfm", "manifold-mixup-jsd", "noisymix"]
+    for (row, _), specs in plan.items():
+        agree(specs, dataset="band", network="mlp", network_args=dict(widths=(32,), norm=False), optimizer="adam", lr=.1, batch=50, epochs=100, schedule="constant")
+        assert len(specs) == 100 and (row == "erm" or args(specs)["stages"] == (0, 1))
+    assert args(plan["noisymix", "test accuracy"])["views"]["gamma"] == 12 and args(plan["noisymix, gentle", "test accuracy"])["views"]["gamma"] == 1
+    assert args(plan["noise", "test accuracy"])["alpha"] == 1e-8
