@@ -187,7 +187,7 @@ def test_all_analyses_read_the_same_classifiers(scale):
     assert plan("mm-knn") == plan("mm-unbounded-pgd") == grid
     assert [s.needs["classifier"] for s in plan("mm-fig4")] == grid[::2]
     assert plan("mm-table3")[:len(grid)] == grid
-    assert {s.dataset for s in plan("mm-table3")} == {"smoke": {"digits"}, "embedded": {"photo-digits-16"}, "gpu": {"cifar10", "svhn"}, "paper": {"cifar10", "cifar100", "svhn"}}[scale]
+    assert {s.dataset for s in plan("mm-table3")} == {"smoke": {"digits-few"}, "embedded": {"photo-digits-16"}, "gpu": {"cifar10", "svhn"}, "paper": {"cifar10", "cifar100", "svhn"}}[scale]
 
 
 # Nearest neighbours

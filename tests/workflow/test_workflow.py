@@ -38,7 +38,7 @@ def pristine(tmp_path_factory) -> Path: return make_project(tmp_path_factory.mkt
 def reproduced(tmp_path_factory) -> tuple[Path, subprocess.CompletedProcess]:
     "A project in which everything that is ready was reproduced once, at smoke scale."
     project = make_project(tmp_path_factory.mktemp("e2e") / "project")
-    return project, mixrepro("reproduce", *SMOKE, cwd=project, timeout=900)
+    return project, mixrepro("reproduce", *SMOKE, cwd=project, timeout=1800)
 
 
 def ready(project: Path) -> list[dict]:

@@ -19,7 +19,7 @@ from ...methods.noise import FeatureNoise, MixNoise
 from ...methods.noisymix import AUGMIX_JSD, NFM, NOISYMIX, NOISYMIX_CODE, STAGES
 from ...methods.puzzlemix import PuzzleMix
 from ...methods.views import AugMixViews, NoiseViews, Views
-from .marks import meaningful, setting_name
+from .parts import meaningful, setting_name
 from ...repro.artefact import FIGURE, Cell, catalogue, no_runs, shows
 from ...repro.scale import Scale, Settings, scale, setting, shortened
 from ...training.spec import Spec

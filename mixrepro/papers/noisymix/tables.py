@@ -13,7 +13,7 @@ import torch
 from ...data.corruptions import CATEGORIES
 from ...data.datasets import load
 from ...metrics.accuracy import accuracy, predict
-from .marks import PARTS
+from .parts import PARTS
 from .settings import KNOWN
 from ...repro.figures import bar
 from ...training.store import Run, open_net
