@@ -237,6 +237,15 @@ def test_the_loss_by_hand_in_float64(how, c, side):
     assert torch.allclose(target.sum(1), torch.ones(8).double()) and kind.loss(net, x, y, seeded(2)).item() == pytest.approx(-each.sum(1).mean().item(), rel=1e-6)
 
 
+@pytest.mark.parametrize("t_size, t", [(0, 4), (4, 4), (2, 8)])
+def test_both_images_move_where_they_are_shown(t_size, t):
+    (x, y), net = batch(), network((1, 16, 16))
+    draw = PuzzleMix(blocks=(4,), t_size=t_size, t_eps=.05).draw(net, x, y, seeded(1))
+    m, s = F.interpolate(draw.mask, size=(t, t))[:, 0].numpy(), pooled(saliency(net, x, y), t).numpy()
+    for b, p in enumerate(draw.partner.tolist()):
+        assert np.array_equal(draw.moved[0][b], in_rounds(m[b] > 0, s[b], .05)) and np.array_equal(draw.moved[1][b], in_rounds(m[b] < 1, s[p], .05))
+
+
 def test_saliency_is_the_size_of_the_gradient_also_where_the_network_is_sure():
     (x, y), net = batch(8, 3, 32), network((3, 32, 32), "small-cnn")
     seen = x.clone().requires_grad_()
