@@ -22,7 +22,8 @@ def test_js_is_scipys_and_keeps_its_bounds(n, k, scale, seed):
     a, b = (scale * torch.randn(2, n, k, generator=seeded(seed))).unbind()
     found = js_divergence(a, b)
     theirs = jensenshannon(a.double().softmax(1).numpy(), b.double().softmax(1).numpy(), axis=1)**2
-    assert np.allclose(found, np.nan_to_num(theirs), atol=1e-12) and ((0 <= found) & (found <= math.log(2))).all()
+    sane = ~np.isinf(theirs)  # scipy divides by probabilities below the smallest normal number
+    assert np.allclose(found[sane], np.nan_to_num(theirs[sane]), atol=1e-12) and ((0 <= found) & (found <= math.log(2))).all()
     assert torch.equal(found, js_divergence(b, a)) and torch.allclose(js_divergence(a + 5, b - 3), found, atol=1e-6 + 1e-6 * scale)
     order = torch.randperm(k, generator=seeded(seed + 1))
     assert torch.allclose(js_divergence(a[:, order], b[:, order]), found, atol=1e-12) and js_divergence(a, a).max() == 0
