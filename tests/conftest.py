@@ -16,8 +16,10 @@ sys.path.insert(0, STARTUP)
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [STARTUP, os.environ.get("PYTHONPATH")]))  # of what tests start
 
 import deprecations
+import hypothesis
 import nbformat
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from PIL import Image
@@ -27,7 +29,13 @@ from helpers import SHARED, write_tiny_imagenet
 ROOT = Path(__file__).resolve().parents[1]
 COMMAND = Path(sys.executable).with_name("mixrepro")
 SMOKE = ("--profile", "smoke")
+# What the tests reproduce as a user does: networks that need others, runs that two artefacts share, a picture, a theorem, errata. A kernel's start costs
+# more than most notebooks, so all others are drawn in forks of one process.
+BY_THE_ENGINE = ("vm-table1", "vm-fig2", "mm-table4", "nm-fig3", "mm-theorem1", "x-errata")
 torch.set_num_threads(1)
+# The same examples at every run, so that a change of the code is what a failure comes from; HYPOTHESIS_PROFILE=default looks for new ones.
+hypothesis.settings.register_profile("same", derandomize=True, database=None)
+hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "same"))
 
 
 @pytest.hookimpl(wrapper=True)
@@ -44,8 +52,8 @@ def pytest_runtest_protocol(item, nextitem):
 
 
 def pytest_collection_modifyitems(items):
-    "The longest file first, so that no worker is left alone with it at the end; what needs CUDA waits for a machine that has it."
-    items.sort(key=lambda item: item.path.name != "test_workflow.py")
+    "The longest files first, so that no worker is left alone with one at the end; what needs CUDA waits for a machine that has it."
+    items.sort(key=lambda item: item.path.name not in ("test_workflow.py", "test_drawings.py"))
     if torch.cuda.is_available(): return
     for item in items:
         if item.get_closest_marker("cuda"): item.add_marker(pytest.mark.skip(reason="no CUDA device"))
@@ -120,6 +128,29 @@ def sentence(done: subprocess.CompletedProcess) -> str:
     assert done.returncode != 0 and "Traceback" not in done.stderr, done.stdout + done.stderr
     assert lines and lines[-1].startswith("mixrepro: "), done.stderr
     return lines[-1]
+
+
+VERDICTS = re.compile(r"same direction|opposite direction|undecided|is contradicted|\bholds\b|no difference resolved|masked gradient|"
+                      r"ahead of|is found for|are resolved for|is the smaller one|by the 95% interval")
+NO_VERDICTS = {"withheld", "baseline", "not run", "stand-in", "other schedule", "not in the paper", "the paper gives a figure only"}
+
+
+def check_pages(project: Path, artefacts) -> None:
+    "Every page and notebook of the smoke scale says that it is a check, and none holds a verdict; those of the errata are the same at every scale."
+    from mixrepro.repro.scale import banner
+    assert (above := banner("smoke"))
+    for a in artefacts:
+        text = (project / "figures/smoke" / a.paper / f"{a.id}.md").read_text()
+        assert text.startswith(above + "\n\n") and text.count(above) == 1, a.id
+        cells = nbformat.read(project / f"runs/.workflow/notebooks/smoke-{a.id}.ipynb", as_version=4).cells
+        outputs = [o for c in cells for o in c.get("outputs", [])]
+        shown = [str(o.get("text", "")) + "".join(map(str, o.get("data", {}).values())) for o in outputs]
+        assert any(above in s for s in shown), a.id
+        if a.id == "x-errata": continue
+        assert not [m for s in (text, *shown) for m in VERDICTS.findall(s)], a.id
+        data = pd.read_csv(project / "figures/smoke" / a.paper / f"{a.id}.csv")
+        for words in (data[c].dropna() for c in ("direction", "value") if c in data):
+            assert pd.api.types.is_numeric_dtype(words) or set(words) <= NO_VERDICTS, a.id
 
 
 def python_blocks(markdown: str) -> list[str]:

@@ -7,6 +7,7 @@ __all__ = ['enlarge', 'held_out', 'scans', 'digits', 'some_digits', 'few_digits'
 
 # %% ../../nbs/data/01c_digits.ipynb #213a268b
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -36,14 +37,19 @@ def held_out(y: Tensor,            # labels in the file's order, int64 (N,)
     return test
 
 # %% ../../nbs/data/01c_digits.ipynb #c867a4e6
-def scans() -> tuple[Tensor, Tensor]:  # digits, 0..16, (1797, 8, 8); labels, int64 (1797,)
-    "The handwritten digits as scikit-learn has them."
+@cache
+def _scans() -> tuple[Tensor, Tensor]:
+    "What `scans` gives a copy of: reading the file takes longer than all else."
     try: from sklearn.datasets import load_digits
     except ImportError as e:
         raise ImportError("the digits come with scikit-learn, which is not installed: "
                           "pip install scikit-learn") from e
     raw = load_digits()
     return torch.from_numpy(raw.images), torch.from_numpy(raw.target).long()
+
+def scans() -> tuple[Tensor, Tensor]:  # digits, 0..16, (1797, 8, 8); labels, int64 (1797,)
+    "The handwritten digits as scikit-learn has them."
+    return tuple(t.clone() for t in _scans())
 
 def digits(split: str,              # "train" (1,258 scans) or "test" (539)
            root: Path | None = None,

@@ -6,6 +6,7 @@
 __all__ = ['photo_halves', 'crops', 'pasted', 'photo_digits', 'some_photo_digits']
 
 # %% ../../nbs/data/01f_photo_digits.ipynb #172a3e35
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -18,14 +19,19 @@ from .digits import enlarge, held_out, scans
 from .images import SPLITS, ImageSet
 
 # %% ../../nbs/data/01f_photo_digits.ipynb #70eea01a
+@cache
+def _photos(size: int) -> list[Tensor]:  # two, uint8 (3, H, W)
+    "Scikit-learn's photographs, made smaller by 32 / size."
+    from sklearn.datasets import load_sample_images
+    whole = [torch.from_numpy(np.array(p)).permute(2, 0, 1) for p in load_sample_images().images]
+    return [F.avg_pool2d(p[None].float(), 32 // size)[0].round().to(torch.uint8) for p in whole]
+
 def photo_halves(split: str,  # "train": left halves, "test": right halves
                 size: int,   # of the images to come, in pixels: 32, or a divisor of it
                 ) -> list[Tensor]:  # two of them, uint8 (3, H, W)
     "Halves of scikit-learn's two photographs."
-    from sklearn.datasets import load_sample_images
     if size < 8 or 32 % size: raise ValueError(f"size must be 32, 16 or 8 px, got {size}")
-    whole = [torch.from_numpy(np.array(p)).permute(2, 0, 1) for p in load_sample_images().images]
-    small = [F.avg_pool2d(p[None].float(), 32 // size)[0].round().to(torch.uint8) for p in whole]
+    small = _photos(size)
     left = pick("split", split, SPLITS) == "train"
     return [p[..., :p.shape[-1] // 2] if left else p[..., p.shape[-1] // 2:] for p in small]
 

@@ -103,7 +103,8 @@ def filled(runs: list[Run],      # complete
 def said(runs: list[Run], device: str = None) -> list[tuple[Tensor, Tensor]]:
     "Logits and labels of the test set, for each run."
     every = filled(runs, "logits", kept_arrays, device)
-    return [checked_logits(found["logits"], load(run.spec.dataset, "test").y) for run, found in zip(runs, every)]
+    y = {d: load(d, "test").y for d in dict.fromkeys(run.spec.dataset for run in runs)}
+    return [checked_logits(found["logits"], y[run.spec.dataset]) for run, found in zip(runs, every)]
 
 def with_sure(run: Run, key: str) -> dict | None:
     "The arrays of a metric; None where an older store has no confidences among them."

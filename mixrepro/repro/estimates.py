@@ -10,6 +10,7 @@ __all__ = ['LEVEL', 'NONE', 'POWER', 'MOST', 't_interval', 'Measured', 'signed',
 # %% ../../nbs/repro/81b_estimates.ipynb #931a553a
 import math
 from dataclasses import dataclass, replace
+from functools import cache
 
 import numpy as np
 import pandas as pd
@@ -68,6 +69,7 @@ def no_nan(obj) -> None:  # an instance of a dataclass
             raise ValueError(f"{name} of a {type(obj).__name__} is nan: leave it at None where there is no number")
 
 # %% ../../nbs/repro/81b_estimates.ipynb #885ad800
+@cache
 def d2(n: int,  # trials, 2 or more
        ) -> float:
     "Expected range of n standard normal values."

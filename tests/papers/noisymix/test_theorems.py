@@ -41,8 +41,8 @@ def test_both_lemmas_are_identities(seed, a, b):
     case = T.draw_case(seeded(seed), 4, alpha=a, beta=b)
     f = smooth(3, seed)
     p, P = (lambda z: .5 * f(z)[..., 0]), T.probabilities(lambda z: .5 * f(z))
-    assert abs(T.nfm_mixed(p, case, nodes=40) - T.nfm_tilted(p, case, nodes=40)) < 1e-10
-    two = [S.stability_loss(P, case, nodes=40, rule=rule) for rule in (T.beta_rule, T.mixture_rule)]
+    assert abs(T.nfm_mixed(p, case, nodes=96) - T.nfm_tilted(p, case, nodes=96)) < 1e-10
+    two = [S.stability_loss(P, case, nodes=96, rule=rule) for rule in (T.beta_rule, T.mixture_rule)]
     assert abs(two[0] - two[1]) < 1e-10
 
 

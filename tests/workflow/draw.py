@@ -1,0 +1,53 @@
+"""Execute artefacts' notebooks at smoke scale, each in a fork of one process that has imported everything: a start of a kernel costs more than the notebook."""
+
+import os
+import sys
+import traceback
+from pathlib import Path
+
+import nbformat
+import papermill
+from execnb.shell import CaptureShell
+from papermill.engines import Engine, papermill_engines
+
+from mixrepro.papers.catalogue import find
+from mixrepro.workflow import study  # noqa: F401  imported before the forks
+
+
+def stored(output: dict) -> dict:
+    "An output as nbformat keeps it: texts whole."
+    def whole(text): return "".join(text) if isinstance(text, list) else text
+    if "text" in output: return output | dict(text=whole(output["text"]))
+    return output | dict(data={kind: whole(v) for kind, v in output["data"].items()}) if "data" in output else output
+
+
+class Here(Engine):
+    "Cells run in this process."
+    @classmethod
+    def execute_managed_notebook(cls, manager, kernel_name, **_):
+        shell = CaptureShell(mpl_format="png")
+        for index, cell in enumerate(manager.nb.cells):
+            if cell.cell_type != "code": continue
+            manager.cell_start(cell, index)
+            cell.outputs = [nbformat.from_dict(stored(o)) for o in shell.run(cell.source)]
+            if shell.exc: raise shell.exc
+            manager.cell_complete(cell, index)
+
+
+def drawn(id: str) -> int:
+    "Execute one notebook in a fork; its exit status."
+    if (child := os.fork()): return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    try:
+        notebook = find(id).notebook
+        papermill.execute_notebook(notebook, f"runs/.workflow/notebooks/smoke-{id}.ipynb", dict(profile="smoke"), engine_name="here", progress_bar=False)
+    except BaseException:
+        print(f"{id}:\n{traceback.format_exc()[-3000:]}", file=sys.stderr, flush=True)
+        os._exit(1)
+    sys.stdout.flush()
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    papermill_engines.register("here", Here)
+    Path("runs/.workflow/notebooks").mkdir(parents=True, exist_ok=True)
+    if failed := [id for id in sys.argv[1:] if drawn(id)]: sys.exit(f"failed: {' '.join(failed)}")
