@@ -1,5 +1,6 @@
 """Execute artefacts' notebooks at smoke scale, each in a fork of one process that has imported everything: a start of a kernel costs more than the notebook."""
 
+import gc
 import os
 import sys
 import traceback
@@ -10,6 +11,7 @@ import papermill
 from execnb.shell import CaptureShell
 from papermill.engines import Engine, papermill_engines
 
+from mixrepro.data.datasets import load
 from mixrepro.papers.catalogue import find
 from mixrepro.workflow import study  # noqa: F401  imported before the forks
 
@@ -49,5 +51,7 @@ def drawn(id: str) -> int:
 
 if __name__ == "__main__":
     papermill_engines.register("here", Here)
+    load("digits-few", "test")
+    gc.freeze()  # what is loaded by now is not looked through by any fork
     Path("runs/.workflow/notebooks").mkdir(parents=True, exist_ok=True)
     if failed := [id for id in sys.argv[1:] if drawn(id)]: sys.exit(f"failed: {' '.join(failed)}")

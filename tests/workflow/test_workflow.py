@@ -68,8 +68,8 @@ def test_without_a_name_everything_ready_is_written(project):
     assert "nothing to do" in mixrepro("reproduce", *SMOKE, cwd=project).stdout
 
 
-def test_without_a_name_everything_ready_is_meant(pristine):
-    done = mixrepro("reproduce", *SMOKE, "--", "--list-rules", cwd=pristine)
+def test_without_a_name_everything_ready_is_meant(project):
+    done = mixrepro("reproduce", *SMOKE, "--", "--list-rules", cwd=project)
     assert sorted(done.stdout.split()) == sorted(["all", "train", *(r["id"] for r in listed(pristine) if r["state"] == "ready")])
 
 
@@ -105,11 +105,11 @@ def test_a_second_call_recomputes_nothing(reproduced):
 
 def test_forced_it_draws_the_same_bytes(reproduced):
     project, _ = reproduced
-    before = {k: v[0] for k, v in tree(project / "figures/smoke/varmixup").items() if k.suffix != ".png"}
+    before = {k: v[0] for k, v in tree(project / "figures/smoke/manifold_mixup").items() if k.suffix != ".png"}
     weights = tree(project / "runs/digits-few", "*.safetensors")
-    done = mixrepro("reproduce", "vm-fig2", *SMOKE, "--force", cwd=project)
+    done = mixrepro("reproduce", "mm-table4", *SMOKE, "--force", cwd=project)
     assert done.returncode == 0, done.stderr
-    assert {k: v[0] for k, v in tree(project / "figures/smoke/varmixup").items() if k.suffix != ".png"} == before
+    assert {k: v[0] for k, v in tree(project / "figures/smoke/manifold_mixup").items() if k.suffix != ".png"} == before
     assert tree(project / "runs/digits-few", "*.safetensors") == weights
 
 
@@ -266,7 +266,7 @@ def test_two_at_once(project):
 
 def test_killed_and_called_again(project):
     "SIGKILL to everything in the middle of the work: the same command goes on, and no finished run is trained again."
-    one = subprocess.Popen([COMMAND, "reproduce", "vm-fig2", *SMOKE], cwd=project, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    one = subprocess.Popen([COMMAND, "reproduce", "mm-lowdata", *SMOKE], cwd=project, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
                            start_new_session=True, env={k: v for k, v in os.environ.items() if k != "MIXREPRO_HOME"})
     deadline = time.time() + 200
     while not list((project / "runs").glob("digits-few/*/done.json")) and time.time() < deadline: time.sleep(.05)
@@ -276,10 +276,10 @@ def test_killed_and_called_again(project):
             if p.cwd() == str(project) or str(project) in " ".join(p.cmdline()): p.kill()
     done = {p: p.stat().st_mtime_ns for p in (project / "runs").glob("digits-few/*/weights.safetensors") if (p.parent / "done.json").is_file()}
     assert done
-    again = mixrepro("reproduce", "vm-fig2", *SMOKE, cwd=project)
+    again = mixrepro("reproduce", "mm-lowdata", *SMOKE, cwd=project)
     assert again.returncode == 0, again.stdout + again.stderr
     assert all(p.stat().st_mtime_ns == t for p, t in done.items())
-    assert not list((project / "runs").rglob("checkpoint.pt")) and (project / "figures/smoke/varmixup/vm-fig2.svg").is_file()
+    assert not list((project / "runs").rglob("checkpoint.pt")) and (project / "figures/smoke/manifold_mixup/mm-lowdata.md").is_file()
 
 
 def test_figures_that_came_with_a_clone_are_drawn_here(project):
