@@ -25,7 +25,7 @@ FEW = ("mixup-r", "at", "trades", "iat", "adv-varmixup")  # dear, or beside the 
 GOOD_VAE = dict(lr=3e-3, schedule="cosine", batch=64, seed=0)
 VAES = dict(smoke={},
     embedded=GOOD_VAE | dict(dataset="photo-digits-16-x8", n_train=0, network_args=dict(latent=256, width=32, depth=2)),
-    overnight=GOOD_VAE | dict(n_train=0, network_args=dict(latent=2048, width=64, depth=2), looks=1, batch=256,
+    overnight=GOOD_VAE | dict(lr=1e-3, n_train=0, network_args=dict(latent=2048, width=64, depth=2), looks=1,
                               precision=fast_precision()))
 
 @dataclass(frozen=True)
@@ -51,6 +51,7 @@ class Grid(Settings):
         smoke=.02, embedded=.04, overnight=.06, gpu=.3)
     vae: dict = setting({}, "default", "what else its run departs in; it needs no labels, so it may see all images",
         **VAES)
+    gamma: float = setting(1., "code", "weight of the VAE's MMD term", overnight=.01)
     methods: tuple = setting(tuple(EPOCHS), "paper", "table 1",
         overnight=("erm", "mixup", "manifold-mixup", "varmixup"))
 
@@ -60,7 +61,8 @@ def seen_through(s: Grid,
                  ) -> dict:
     "Hyper-parameters that name the autoencoder."
     epochs = shortened(s.vae_epochs, s.robust_share if robust else s.vae_share)
-    return dict(vae_network=s.vae_network, vae_epochs=epochs) | (dict(vae=s.vae) if s.vae else {})
+    asked = dict(vae=s.vae) if s.vae else {}
+    return dict(vae_network=s.vae_network, vae_epochs=epochs, gamma=s.gamma) | asked
 
 def run(s: Grid,
         scale: Scale,
