@@ -61,6 +61,8 @@ class Images(Settings):
     weight_decay: float = setting(5e-4, "code", "the paper is silent")
     n_train: int = setting(0, "paper", "0: all training images", smoke=200)
     augment: str = setting("crop-flip", "code", "padding 4 and flips; the paper is silent", smoke="crop")
+    films: str = setting("flips", "paper", "tables 13 and 14: the metric, on all test images",
+        smoke="flips-on-200", embedded="flips-on-200", overnight="flips-on-500")
 
 @dataclass(frozen=True)
 class Wide(Images):
@@ -186,8 +188,8 @@ ARTEFACTS = catalogue("noisymix",
     shows("nm-fig8", "CIFAR-100-C by category of corruption, WRN-28-2", on_hundred, Wide),
     shows("nm-table11", "Calibration error and AURRA on ImageNet-R"),
     shows("nm-table12", "Flip rates under ten perturbation sequences, ImageNet-P"),
-    shows("nm-table13", "Flip rates on CIFAR-10-P, PreActResNet-18"),
-    shows("nm-table14", "Flip rates on CIFAR-10-P, WRN-28-2"),
+    shows("nm-table13", "Flip probabilities on CIFAR-10-P, PreActResNet-18", on_ten, Images),
+    shows("nm-table14", "Flip probabilities on CIFAR-10-P, WRN-28-2", on_ten, Wide),
     shows("nm-theorem1", "The second-order expansion of the NFM loss: how fast the remainder vanishes",
           no_runs, Theorems, outputs=FIGURE),
     shows("nm-theorem2", "Proposition 1 and Theorem 2: the expansion of the stability loss",
