@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['CONTRASTS', 'QUIET', 'SNOW', 'by_kind', 'flip_columns', 'with_quiet', 'filmed_words', 'translated', 'rarer',
-           'categories_of', 'learned', 'grouped', 'by_parts']
+           'categories_of', 'learned', 'dotted', 'panels', 'widened', 'said_of', 'by_parts']
 
 # %% ../../../nbs/noisymix/05_tables.ipynb #7ef40721
 import math
@@ -21,7 +21,8 @@ from ...metrics.accuracy import accuracy, predict
 from ...metrics.flips import AS_PRINTED, NOISELESS, mean_flips
 from .parts import PARTS
 from .settings import KNOWN
-from ...repro.figures import bar
+from ...repro.estimates import Measured, Published, welch
+from ...repro.figures import line
 from ...training.store import Run, open_net
 
 # %% ../../../nbs/noisymix/05_tables.ipynb #d4f9818d
@@ -97,22 +98,54 @@ def learned(runs: list[Run],  # trained
     return means.replace(labels).rename(columns={"value": "training images right (%)"})
 
 # %% ../../../nbs/noisymix/05_tables.ipynb #10f8cf04
-def grouped(ax,                  # a matplotlib axis
-            rows: pd.DataFrame,  # method, metric, seed, value (a share)
-            labels: dict,        # id -> name to show
-            ):
-    "Accuracy in percent: a group for each quantity, in it a bar for each method; lines span the seeds."
-    methods, groups = list(rows.method.unique()), list(rows.metric.unique())
-    width = .84 / len(methods)
-    for i, m in enumerate(methods):
-        mine = rows[rows.method == m].groupby("metric").value.agg(["mean", "min", "max"]).loc[groups] * 100
-        at = np.arange(len(groups)) + (i - (len(methods) - 1) / 2) * width
-        reach = np.array([mine["mean"] - mine["min"], mine["max"] - mine["mean"]])
-        look = bar(m) | dict(label=labels.get(m, m))
-        ax.bar(at, mine["mean"], width=.92 * width, yerr=reach, error_kw=dict(lw=.7, ecolor="0.25"), **look)
-    ax.set(xticks=range(len(groups)), xticklabels=[g.capitalize() for g in groups], ylabel="accuracy (%)")
-    low = 100 * rows.groupby(["method", "metric"]).value.mean().min()
-    ax.set_ylim(bottom=max(0., 10 * (low // 10) - 10))
+def dotted(ax,               # a matplotlib axis
+           rows: pd.DataFrame,  # of one quantity: method, seed, value (a share)
+           ):
+    "A dot for each method with its interval over seeds; small ones are the seeds, the line is ERM."
+    for place, (method, mine) in enumerate(rows.groupby("method", sort=False)):
+        m, look = Measured(100 * mine.value), {k: v for k, v in line(method).items() if k in ("color", "marker")}
+        reach = [[m.mean - m.interval[0]], [m.interval[1] - m.mean]] if m.interval else None
+        ax.plot(m.values, [place - .25] * m.n, "o", color=look["color"], ms=2.5, alpha=.4, mew=0)
+        ax.errorbar([m.mean], [place], xerr=reach, capsize=2, ls="", **look)
+        if method == "erm": ax.axvline(m.mean, color="0.8", lw=.8, zorder=0)
+
+def panels(fig,                 # a matplotlib figure
+           rows: pd.DataFrame,  # method, metric, seed, value (a share)
+           labels: dict,        # id -> name to show
+           unit: str = "accuracy (%)",
+           ):
+    "Every quantity of `rows` in a panel, the methods below each other."
+    groups, methods = rows.groupby("metric", sort=False), rows.method.unique()
+    axes = fig.subplots(1, len(groups), sharey=True, squeeze=False)[0]
+    for ax, (name, mine) in zip(axes, groups):
+        dotted(ax, mine)
+        ax.set(title=labels.get(name, name.capitalize()), xlabel=unit)
+    axes[0].set(yticks=range(len(methods)), yticklabels=[labels.get(m, m) for m in methods])
+    axes[0].invert_yaxis()
+
+# %% ../../../nbs/noisymix/05_tables.ipynb #89e5a344
+def widened(narrow: pd.DataFrame,  # from `reported`: a row for each method and column
+            wide: pd.DataFrame,    # the same of the wider network
+            ) -> pd.DataFrame:     # method, column, effect, low, high: points; nan without an interval
+    "What the wider network changes, by the printed numbers."
+    both = narrow.merge(wide, on=["row", "column"], suffixes=("", "_wide"))
+    def change(r):
+        a, b = (Published.of({k: r[k + end] for k in ("mean", "spread", "n")}) for end in ("_wide", ""))
+        e = welch(a, b)
+        low, high = e.interval if e else (math.nan, math.nan)
+        return dict(method=r["row"], column=r["column"], effect=a.mean - b.mean, low=low, high=high)
+    return pd.DataFrame([change(r) for _, r in both.iterrows()])
+
+def said_of(changes: pd.DataFrame,  # from `widened`
+            labels: dict,           # id -> name to show
+            ) -> list[str]:
+    "Whom the wider network helps and whom it hurts."
+    def named(rows): return ", ".join(labels.get(m, m) for m in rows.method) or "none"
+    def sentence(column, g):
+        where = labels.get(column, column)
+        return (f"On {where} the wider network helps {named(g[g.low > 0])} and hurts {named(g[g.high < 0])}; "
+                f"undecided: {named(g[~((g.low > 0) | (g.high < 0))])}.")
+    return [sentence(c, g) for c, g in changes.groupby("column", sort=False)]
 
 # %% ../../../nbs/noisymix/05_tables.ipynb #aec2f153
 def by_parts(rows: pd.DataFrame,  # of `ablation`: method, seed, value, ...
