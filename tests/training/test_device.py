@@ -262,7 +262,7 @@ METRIC = {
 }
 
 
-READS = {"fgsm": "attacked", "flips-on-500": "flips", "flips-released": "flips", "deformed-mean": "deformed", "unbounded-normalised": "unbounded"}  # of the catalogue -> what computes it
+READS = {"fgsm": "attacked", "flips-on-200": "flips", "flips-on-500": "flips", "flips-released": "flips", "deformed-mean": "deformed", "unbounded-normalised": "unbounded"}  # of the catalogue -> what computes it
 
 
 def test_every_metric_of_the_catalogue_is_among_them():

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['BY', 'UNITS', 'by_loss', 'once', 'placed', 'both_losses', 'first_good', 'by_attack', 'same_seeds', 'chosen',
-           'choosing', 'over_input', 'penalties', 'with_epochs', 'draw_semi', 'spread', 'gained', 'compact', 'first_in']
+           'choosing', 'over_input', 'penalties', 'with_epochs', 'draw_semi', 'spread', 'gained', 'compact']
 
 # %% ../../../nbs/manifold_mixup/09_pages.ipynb #e1f8787e
 import pandas as pd
@@ -169,11 +169,3 @@ def compact(data: pd.DataFrame,  # from the ledger's `table`, in percent
         gains = {f"{gain}, paper": f"{mine['paper gain (points)']:+.2f}", f"{gain}, ours": gained(mine)}
         return {"": column} | printed | ours | gains | {"Direction": mine["direction"]}
     return pd.DataFrame([row(c, g.set_index("method")) for c, g in data.groupby("column", sort=False)])
-
-# %% ../../../nbs/manifold_mixup/09_pages.ipynb #71527a78
-def first_in(data: pd.DataFrame,  # column, method, and the one that is asked for
-             method: str,
-             values: str,         # a column of means
-             ) -> int:
-    "In how many columns of a table a method has the largest mean."
-    return int((data.loc[data.groupby("column", sort=False)[values].idxmax(), "method"] == method).sum())

@@ -2,12 +2,13 @@
 
 import pytest
 
+from mixrepro.metrics.catalogue import METRICS
 from mixrepro.papers.noisymix.settings import ARTEFACTS, KNOWN, ROWS, Theorems
 from mixrepro.repro.scale import SCALES
 from plans import agree, args, every, grid, planned
 
 WITHOUT_RUNS = {"nm-fig3", "nm-fig5", "nm-theorem1", "nm-theorem2", "nm-theorem3"}
-WITH_RUNS = {f"nm-{k}" for k in ("table2", "table3", "table4", "table7", "table8", "table9", "table10", "fig2", "fig7", "fig8")}
+WITH_RUNS = {f"nm-{k}" for k in ("table2", "table3", "table4", "table7", "table8", "table9", "table10", "table13", "table14", "fig2", "fig7", "fig8")}
 NUMBERED = {"table": 14, "fig": 8, "theorem": 3}  # of the text and its appendices
 
 
@@ -30,10 +31,11 @@ def test_theorems_have_the_experiments_constants():
 
 CIFAR = dict(optimizer="sgd", momentum=.9, nesterov=True, lr=.1, schedule="cosine", precision="float32", batch=128, weight_decay=5e-4, n_train=0,
              augment="crop-flip", epochs=200, whiten="", split="", network_args={})
-NETWORKS = {"nm-table2": "preactresnet18", "nm-table7": "preactresnet18", "nm-table8": "preactresnet18", "nm-fig2": "preactresnet18",
+NETWORKS = {"nm-table2": "preactresnet18", "nm-table7": "preactresnet18", "nm-table8": "preactresnet18", "nm-fig2": "preactresnet18", "nm-table13": "preactresnet18", "nm-table14": "wrn28-2",
             "nm-table3": "wrn28-2", "nm-table9": "wrn28-2", "nm-table10": "wrn28-2", "nm-fig7": "wrn28-2", "nm-fig8": "wrn28-2", "nm-table4": "wrn28-2"}
 BOTH, TEN, HUNDRED = ("cifar10", "cifar100"), ("cifar10",), ("cifar100",)
-COLUMNS = {"nm-table2": BOTH, "nm-table3": BOTH, "nm-fig2": BOTH, "nm-table7": TEN, "nm-table9": TEN, "nm-fig7": TEN,
+WIDER = ("cifar10, wide", "cifar100, wide")  # figure 2 has both networks
+COLUMNS = {"nm-table2": BOTH, "nm-table3": BOTH, "nm-fig2": (*BOTH, *WIDER), "nm-table7": TEN, "nm-table9": TEN, "nm-fig7": TEN, "nm-table13": TEN, "nm-table14": TEN,
            "nm-table8": HUNDRED, "nm-table10": HUNDRED, "nm-fig8": HUNDRED}
 
 
@@ -41,8 +43,17 @@ COLUMNS = {"nm-table2": BOTH, "nm-table3": BOTH, "nm-fig2": BOTH, "nm-table7": T
 def test_every_run_has_the_one_schedule(id):
     "Section 4.1: five seeds, 200 epochs; the rest is the command of the released code."
     for (row, column), specs in planned(id).items():
-        agree(specs, network=NETWORKS[id], dataset=column, **CIFAR)
+        network = "wrn28-2" if column in WIDER else NETWORKS[id]
+        agree(specs, network=network, dataset=column.removesuffix(", wide"), **CIFAR)
         assert [s.seed for s in specs] == list(range(5))
+
+
+@pytest.mark.parametrize("id", ["nm-table13", "nm-table14"])
+def test_films_are_of_all_test_images_or_the_name_says_of_how_many(id):
+    "App. E: tables 13 and 14 are of CIFAR-10-P itself."
+    films = {at: ARTEFACTS[id].settings.at(at).films for at in SCALES}
+    assert films == dict(smoke="flips-on-200", embedded="flips-on-200", overnight="flips-on-500", gpu="flips", paper="flips") and set(films.values()) < set(METRICS)
+    assert METRICS["flips-on-200"].keywords == dict(images=200)
 
 
 @pytest.mark.parametrize("id", sorted(COLUMNS))
