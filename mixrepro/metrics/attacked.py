@@ -15,7 +15,7 @@ from torch import Tensor
 from ..core import choice, pick
 from ..data.images import ImageSet
 from ..methods.attacks import PULLS, ascend, check_budget, check_range, flat, log_target, slope, tilt
-from .accuracy import checked_logits, evaluating
+from .accuracy import checked_logits, evaluating, shares
 from ..networks.staged import in_mode
 
 # %% ../../nbs/metrics/75_attacked.ipynb #76821174
@@ -96,21 +96,22 @@ def attacked(nets,                          # networks in stages, on the device 
              test: ImageSet,
              attacks: dict = ATTACKS,       # name -> what has `move`
              batch: int = 500,              # images in one pass
+             arrays: bool = False,          # with "arrays": "right", bool (attacks, N)
              # {"accuracy": {name: a share}, "attacks": {name: its fields}, "flat": {name: images whose gradient is 0}}
              # for each network
              ) -> list[dict]:
     "Accuracy of networks under attacks (Manifold Mixup paper, table 3)."
     results = []
     for net in nets:
-        hits, stuck = dict.fromkeys(attacks, 0), dict.fromkeys(attacks, 0)
+        right, stuck = {name: [] for name in attacks}, dict.fromkeys(attacks, 0)
         for index in torch.arange(len(test), device=test.x.device).split(batch):
             x, y = test.floats(index), test.y[index]
             for name, attack in attacks.items():
                 bad, still = attack.move(net, x, y)
                 with evaluating(net): logits, _ = checked_logits(net(bad), y)
-                hits[name] += (logits.argmax(1) == y).sum().item(); stuck[name] += still.sum().item()
-        results.append(dict(accuracy={name: n / len(test) for name, n in hits.items()},
-                            attacks={name: asdict(a) for name, a in attacks.items()}, flat=stuck))
+                right[name].append(logits.argmax(1) == y); stuck[name] += still.sum().item()
+        found = dict(attacks={name: asdict(a) for name, a in attacks.items()}, flat=stuck)
+        results.append(shares("accuracy", "right", right, arrays) | found)
     return results
 
 # %% ../../nbs/metrics/75_attacked.ipynb #8aa59076

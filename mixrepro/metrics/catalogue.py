@@ -18,16 +18,17 @@ from torch.nn import functional as F
 from ..core import pick
 from ..data.datasets import load
 from ..data.corruptions import CORRUPTIONS
+from ..data.deformations import DEFORMATIONS
 from ..data.sources import GENERATED, RELEASED, corruption_source
 from .accuracy import accuracy, checked_logits, nll, predict
-from .attacked import PGD, Unbounded, attacked, unbounded
+from .attacked import ATTACKS, PGD, Unbounded, attacked, unbounded
 from .calibration import ece, reliability
 from .concentration import concentration, dimensions, hull
 from .deformed import FILLED, deformed
 from .flips import FILMED, flips
 from .interpolation import interpolation
 from .linearity import linearity
-from .neighbours import neighbours
+from .neighbours import KS, neighbours
 from .ranked import ranked, ranked_cells
 from .robustness import robustness
 from .stability import moved, stability, steadiness
@@ -54,8 +55,10 @@ SOME_DAMAGED = f"corruptions-{ON_2000}"  # of the test images: where all would t
 # of the test images, the first of each class: a film is thirty images
 SOME_FILMED, FEW_FILMED = "flips-on-500", "flips-on-200"
 METRICS = {"concentration": concentration, "dimensions": dimensions, "interpolation": interpolation,
-           "neighbours": neighbours, "fgsm": attacked, "pgd": partial(attacked, attacks=PGD), "hull": hull,
-           "deformed": deformed, "deformed-mean": partial(deformed, fill="mean", rows=FILLED),
+           "neighbours": partial(neighbours, arrays=True), "fgsm": partial(attacked, arrays=True),
+           "pgd": partial(attacked, attacks=PGD, arrays=True), "hull": hull,
+           "deformed": partial(deformed, arrays=True),
+           "deformed-mean": partial(deformed, fill="mean", rows=FILLED, arrays=True),
            "unbounded": unbounded, "unbounded-normalised": partial(unbounded, attack=Unbounded(space="normalised")),
            "logits": logits, "moved": moved, "linearity": linearity,
            "flips": flips, SOME_FILMED: partial(flips, images=500), FEW_FILMED: partial(flips, images=200),
@@ -147,8 +150,12 @@ def of_moved(z: Tensor, y: Tensor, moved: dict) -> dict:
     return {what: {name: v.numpy() for name, v in each.items()} for what, each in steadiness(z, y, moved).items()}
 
 IMAGES = {"clean": of_logits, "temperature": of_scaled, "stability": of_moved}  # of what `told` gives
-IN_CELLS = {"corruptions": ("accuracy", "right"), SOME_DAMAGED: ("accuracy", "right"),  # kept image by image
-            **dict.fromkeys(("flips", SOME_FILMED, FEW_FILMED, f"flips-{RELEASED}"), ("flips", "flipped"))}
+IN_CELLS = {  # kept image by image: what is measured, the array of it, and the names of its rows
+    **dict.fromkeys(("corruptions", SOME_DAMAGED), ("accuracy", "right", CORRUPTIONS)),
+    **dict.fromkeys(("flips", SOME_FILMED, FEW_FILMED, f"flips-{RELEASED}"), ("flips", "flipped", FILMED)),
+    "fgsm": ("accuracy", "right", ATTACKS), "pgd": ("accuracy", "right", PGD),
+    "deformed": ("accuracy", "right", DEFORMATIONS), "deformed-mean": ("accuracy", "right", FILLED),
+    "neighbours": ("error", "wrong", list(map(str, KS)))}
 
 def of_images(runs: list[Run],     # complete
               name: str,           # a name in METRICS or READ
@@ -157,7 +164,7 @@ def of_images(runs: list[Run],     # complete
     "A metric image by image."
     if name in IMAGES: return [IMAGES[name](*args) for args in told(runs, name, device)]
     if name not in IN_CELLS: return None
-    what, array = IN_CELLS[name]
+    what, array, names = IN_CELLS[name]
     every = [found[array].double().numpy() for found in filled(runs, name, kept_arrays, device)]
-    if what == "flips": return [{what: dict(zip(FILMED, mine))} for mine in every]
-    return [{what: {kind: list(r) for kind, r in zip(CORRUPTIONS, mine)}} for mine in every]
+    def rows(r): return list(r) if r.ndim == 2 else r  # a corruption has five severities
+    return [{what: {n: rows(r) for n, r in zip(names, mine, strict=True)}} for mine in every]

@@ -13,7 +13,7 @@ from ..core import pick
 from ..data.datasets import STATS
 from ..data.images import ImageSet
 from ..data.deformations import DEFORMATIONS, deform
-from .accuracy import checked_logits, evaluating
+from .accuracy import checked_logits, evaluating, shares
 
 # %% ../../nbs/metrics/73_deformed.ipynb #88364339
 FILLS = ("black", "mean")  # the paper's caption; the code of Verma et al.
@@ -29,10 +29,10 @@ def fill_of(fill: str,   # a name in FILLS
 def right(net,        # images, float (B, C, H, W) in [0, 1] -> logits (B, K)
           x: Tensor,  # images, likewise
           y: Tensor,  # labels, int64 (B,)
-          ) -> int:
-    "How many images the network reads as their label."
+          ) -> Tensor:  # bool (B,)
+    "Which images the network reads as their label."
     with evaluating(net): logits, y = checked_logits(net(x), y)
-    return (logits.argmax(1) == y).sum().item()
+    return logits.argmax(1) == y
 
 # %% ../../nbs/metrics/73_deformed.ipynb #267cdff6
 def deformed(nets,                            # networks on the device of the images
@@ -42,13 +42,14 @@ def deformed(nets,                            # networks on the device of the im
              rows: tuple = tuple(DEFORMATIONS),  # of table 5
              seed: int = 0,                   # of the draws
              batch: int = 500,                # images in one pass
+             arrays: bool = False,            # with "arrays": "right", bool (rows, N)
              ) -> list[dict]:                 # {"accuracy": {row: a share}, "fill", "centre", "seed"} for each network
     "Accuracy of networks under each deformation (Manifold Mixup paper, table 5)."
-    outside, hits = fill_of(fill, test.name), [dict.fromkeys(rows, 0) for _ in nets]
+    outside, hits = fill_of(fill, test.name), [{row: [] for row in rows} for _ in nets]
     for row in rows:
         rng = torch.Generator(test.x.device).manual_seed(seed)
         for index in torch.arange(len(test), device=test.x.device).split(batch):
             x = deform(test.floats(index), row, rng, outside, centre)
-            for net, mine in zip(nets, hits): mine[row] += right(net, x, test.y[index])
-    return [dict(accuracy={row: n / len(test) for row, n in mine.items()}, fill=fill, centre=centre, seed=seed)
-            for mine in hits]
+            for net, mine in zip(nets, hits): mine[row].append(right(net, x, test.y[index]))
+    how = dict(fill=fill, centre=centre, seed=seed)
+    return [shares("accuracy", "right", mine, arrays) | how for mine in hits]

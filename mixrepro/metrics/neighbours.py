@@ -12,7 +12,7 @@ from torch import Tensor
 from ..data.datasets import load
 from ..data.images import ImageSet
 from ..guards import check_labels, check_rows
-from .accuracy import evaluating
+from .accuracy import evaluating, shares
 
 # %% ../../nbs/metrics/74_neighbours.ipynb #0aaea975
 def nearest(memory: Tensor,     # features of the training images, float (M, d)
@@ -60,6 +60,7 @@ def neighbours(nets,                       # networks with `features`, on the de
                test: ImageSet,
                memory: ImageSet = None,    # the training images; those that each network was trained on unless given
                ks: tuple[int, ...] = KS,   # numbers of neighbours
+               arrays: bool = False,       # with "arrays": "wrong", bool (ks, N)
                ) -> list[dict]:            # {"error": {"5": a share, ...}, "memory": its size} for each network
     "Test error of a nearest-neighbour classifier on each network's features (Manifold Mixup paper, section 5.1)."
     every, results = (memory or load(test.name, "train")).to(test.x.device), []
@@ -67,6 +68,6 @@ def neighbours(nets,                       # networks with `features`, on the de
         few = 0 if memory else getattr(net, "n_train", 0)  # 0: it was trained on all
         seen = every.subset(few) if few else every
         found = seen.y[nearest(features_of(net, seen), features_of(net, test), max(ks))]
-        results.append(dict(error={str(k): (vote(found[:, :k], test.k) != test.y).double().mean().item() for k in ks},
-                            memory=len(seen)))
+        wrong = {str(k): [vote(found[:, :k], test.k) != test.y] for k in ks}
+        results.append(shares("error", "wrong", wrong, arrays) | dict(memory=len(seen)))
     return results

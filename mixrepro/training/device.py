@@ -57,7 +57,8 @@ ALLOWED["metric"] = {
     "metrics.robustness._measured": "once for each cell of 75: its labels go to the host",
     "guards.check_labels": DIVERGED, "guards.check_logits": DIVERGED, "guards.check_rows": DIVERGED,
     "metrics.features.extract": DIVERGED, "metrics.linearity.linearity_errors": DIVERGED,
-    "metrics.deformed.right": PER_BATCH, "metrics.attacked.attacked": PER_BATCH,
+    "metrics.accuracy.shares": NETWORK + ": which images are counted goes to the host",
+    "metrics.attacked.attacked": PER_BATCH,
     "metrics.attacked.Unbounded.walk": "once for each step: images that are misread are left out",
     "metrics.linearity.search_sure": "once for each batch and radius: most networks are sure of no image",
     "metrics.mixed_loss.mixed_loss": "once for each pair of layers of a toy",
@@ -65,7 +66,7 @@ ALLOWED["metric"] = {
     "metrics.inception_score.scores": PER_BATCH, "metrics.inception_score.inception_score": NETWORK,
     **{f"metrics.{place}": NETWORK for place in (
         "attacked.unbounded", "linearity.linearity",
-        "neighbours.neighbours", "interpolation.interpolated", "accuracy.accuracy",
+        "interpolation.interpolated", "accuracy.accuracy",
         "concentration.concentration", "concentration.dimensions", "concentration.unsure", "concentration.scatter",
         "concentration.class_spectra", "concentration.gap", "concentration.dimension", "distances.root",
         "distances.frechet", "distances.mmd2", "distances.kid")}}
