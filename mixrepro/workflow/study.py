@@ -76,13 +76,13 @@ class Trained:
         return ours
 
 # %% ../../nbs/workflow/91_study.ipynb #a4f34afe
-def pictured(values: Iterable,      # means, in the order of the quantities
-             found: Iterable[dict],  # for each run {quantity: array (N,)}
-             ) -> list:             # of `Images`; None where the images do not average to the value
+def pictured(values: Iterable[dict],  # for each run {quantity: mean}
+             found: Iterable[dict],   # for each run {quantity: array (N,)}, in whatever order
+             ) -> list:               # of `Images`; None where the images do not average to the value
     "The images behind each value."
-    arrays = [v for mine in found for v in mine.values()]
+    pairs = [(mine[name], mean) for means, mine in zip(values, found, strict=True) for name, mean in means.items()]
     def fits(v, mean): return np.ndim(v) == 1 and np.isclose(v.mean(), mean, rtol=1e-6, atol=1e-9)
-    return [Images(v) if fits(v, mean) else None for v, mean in zip(arrays, values, strict=True)]
+    return [Images(v) if fits(v, mean) else None for v, mean in pairs]
 
 # %% ../../nbs/workflow/91_study.ipynb #2b2800cb
 class Measured(Trained):
@@ -118,8 +118,9 @@ class Measured(Trained):
                 ) -> pd.DataFrame:
         "Quantities of a metric, as `rows` gives them; with `images` where the metric is a mean over them."
         by_image, found = metrics.of_images(self.runs, self.named(metric)), self.values(metric)
-        rows = self.rows(map(pick, found))
-        return rows if by_image is None else rows.assign(images=pictured(rows.value, map(pick, by_image)))
+        means = [pick(v) for v in found]
+        rows = self.rows(means)
+        return rows if by_image is None else rows.assign(images=pictured(means, map(pick, by_image)))
 
     def wide(self, metric: str) -> pd.DataFrame:
         "One row for each run, a column for each quantity of a metric."
