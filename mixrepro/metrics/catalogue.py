@@ -64,7 +64,7 @@ METRICS = {"concentration": concentration, "dimensions": dimensions, "interpolat
            "corruptions": partial(robustness, source=GENERATED, arrays=True),
            f"corruptions-{RELEASED}": partial(robustness, source=RELEASED, arrays=True),
            "rendered": rendered}
-FEW = {"corruptions": (2000, 200, 50), "flips": (50, 10)}  # what may be measured on so few of the test images
+FEW = {"corruptions": (2000, 200, 10), "flips": (50, 2)}  # what may be measured on so few of the test images
 DAMAGED = ("corruptions", *(f"corruptions-on-{n}" for n in FEW["corruptions"]))
 METRICS |= {f"corruptions-on-{n}{end}": partial(robustness, source=source, images=n, arrays=True)
             for n in FEW["corruptions"] for end, source in (("", GENERATED), (f"-{RELEASED}", RELEASED))}

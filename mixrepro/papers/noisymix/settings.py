@@ -143,9 +143,9 @@ class ImageNet(Settings):
     augment: str = setting("resized-crop", "code", "windows of random size, mirrored", smoke="crop", embedded="crop")
     looks: int = setting(0, "default", "0: the test images are looked at after each epoch", smoke=1, embedded=2)
     corruptions: str = setting("corruptions", "paper", "section 4.1: all validation images",
-        smoke="corruptions-on-50", embedded="corruptions-on-200")
+        smoke="corruptions-on-10", embedded="corruptions-on-200")
     films: str = setting("flips", "paper", "section 4.1: a film of every validation image",
-        smoke="flips-on-10", embedded="flips-on-50")
+        smoke="flips-on-2", embedded="flips-on-50")
 
 # %% ../../../nbs/noisymix/00_settings.ipynb #72a8b589
 ADVERSARIAL = AT(eps=IMAGENET_EPS, step=2 / 3 * IMAGENET_EPS, steps=3)

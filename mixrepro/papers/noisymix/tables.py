@@ -42,10 +42,12 @@ def side_by_side(data: pd.DataFrame,  # as `Study.table` gives it: a row for eac
 # %% ../../../nbs/noisymix/05_tables.ipynb #4dae5a24
 def leaders(data: pd.DataFrame,  # as for `side_by_side`
             labels: dict,
+            lower: bool = False,  # the best is the lowest
             ) -> pd.DataFrame:   # a row for each column: the best by the paper's means, and by ours
-    "The scheme with the highest mean, of those that the paper prints."
+    "The scheme with the best mean, of those that the paper prints."
     both = data.dropna(subset=["paper mean (%)", "our mean (%)"])
-    def best(g, whose): return labels.get(m := g.method.iloc[g[f"{whose} mean (%)"].argmax()], m)
+    def at(g, whose): return (g[f"{whose} mean (%)"] * (-1 if lower else 1)).argmax()
+    def best(g, whose): return labels.get(m := g.method.iloc[at(g, whose)], m)
     found = {c: [best(g, whose) for whose in ("paper", "our")] for c, g in both.groupby("column", sort=False)}
     return pd.DataFrame.from_dict(found, orient="index", columns=["paper", "ours"]).rename_axis("column")
 
