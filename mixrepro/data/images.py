@@ -86,6 +86,14 @@ class ImageSet:
     def to(self, device) -> "ImageSet": return replace(self, x=self.x.to(device), y=self.y.to(device))
     def subset(self, n_or_index, rng=None) -> "ImageSet": return _subset(self, n_or_index, rng)
     def floats(self, index=slice(None)) -> Tensor: return self.x[index].float() / 255
+    def ahead(self, batches, seed=None) -> Iterator[Tensor]: return _ahead(self, batches, seed)
+
+# %% ../../nbs/data/01b_images.ipynb #554c2b34
+def _ahead(s: ImageSet, batches: list[Tensor], seed: int | None) -> Iterator[Tensor]:
+    "The images of each batch, float (B, C, H, W)."
+    if hasattr(s.x, "ahead"): return (x.float() / 255 for x in s.x.ahead(batches, seed))
+    if seed is None: return (s.floats(i) for i in batches)
+    raise ValueError(f"{s.name!r} lies in memory, so no windows are cut from its files: leave out the seed")
 
 # %% ../../nbs/data/01b_images.ipynb #f6a6bb1c
 def _subset(s: ImageSet, n_or_index, rng: torch.Generator | None) -> ImageSet:

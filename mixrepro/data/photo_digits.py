@@ -24,13 +24,13 @@ def _photos(size: int) -> list[Tensor]:  # two, uint8 (3, H, W)
     "Scikit-learn's photographs, made smaller by 32 / size."
     from sklearn.datasets import load_sample_images
     whole = [torch.from_numpy(np.array(p)).permute(2, 0, 1) for p in load_sample_images().images]
-    return [F.avg_pool2d(p[None].float(), 32 // size)[0].round().to(torch.uint8) for p in whole]
+    return [F.avg_pool2d(p[None].float(), max(1, 32 // size))[0].round().to(torch.uint8) for p in whole]
 
 def photo_halves(split: str,  # "train": left halves, "test": right halves
-                size: int,   # of the images to come, in pixels: 32, or a divisor of it
+                size: int,   # of the images to come, in pixels: 64, 32, 16 or 8
                 ) -> list[Tensor]:  # two of them, uint8 (3, H, W)
     "Halves of scikit-learn's two photographs."
-    if size < 8 or 32 % size: raise ValueError(f"size must be 32, 16 or 8 px, got {size}")
+    if size not in (64, 32, 16, 8): raise ValueError(f"size must be 64, 32, 16 or 8 px, got {size}")
     small = _photos(size)
     left = pick("split", split, SPLITS) == "train"
     return [p[..., :p.shape[-1] // 2] if left else p[..., p.shape[-1] // 2:] for p in small]
@@ -63,7 +63,7 @@ def photo_digits(split: str,              # "train" (1,258 scans) or "test" (539
                  size: int = 32,          # pixels, height and width
                  times: int = 1,          # backgrounds for each training scan
                  ) -> ImageSet:
-    "Scikit-learn's digits on crops of scikit-learn's photographs, in colour; they stand in for CIFAR-10."
+    "Scikit-learn's digits on crops of its photographs, in colour; they stand in for CIFAR-10, at 64 px for ImageNet."
     raw, y = scans()
     part = held_out(y) == (pick("split", split, SPLITS) == "test")
     n = times if split == "train" else 1
@@ -71,7 +71,7 @@ def photo_digits(split: str,              # "train" (1,258 scans) or "test" (539
     rng = torch.Generator().manual_seed(2 * size + SPLITS.index(split))
     x = pasted(digit, crops(photo_halves(split, size), len(y), size, rng))
     name = "photo-digits" + (f"-{size}" if size != 32 else "") + (f"-x{times}" if times != 1 else "")
-    return ImageSet(x, y, tuple("0123456789"), name, split, standin="CIFAR-10")
+    return ImageSet(x, y, tuple("0123456789"), name, split, standin="ImageNet" if size == 64 else "CIFAR-10")
 
 # %% ../../nbs/data/01f_photo_digits.ipynb #c15e5b78
 def some_photo_digits(split: str, root: Path | None = None, verify: bool = True,

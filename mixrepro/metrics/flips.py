@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['FILMED', 'AS_PRINTED', 'NOISELESS', 'FILM_BYTES', 'RELEASED_P', 'to_first', 'flipped', 'portions', 'stored_films',
-           'films', 'classes_of', 'filmed', 'flips', 'mean_flips', 'Baseline', 'baseline', 'flip_rates',
+           'stills', 'films', 'classes_of', 'filmed', 'flips', 'mean_flips', 'Baseline', 'baseline', 'flip_rates',
            'mean_flip_rate']
 
 # %% ../../nbs/metrics/76_flips.ipynb #9726c01d
@@ -63,6 +63,11 @@ def stored_films(test: ImageSet, kind: str, folder: str | Path) -> np.ndarray:
     return x
 
 # %% ../../nbs/metrics/76_flips.ipynb #7d7b5d9d
+def stills(test: ImageSet, i: Tensor) -> tuple[Tensor, int | None]:
+    "The images that films begin with, and the side of the middle that is kept: a file shows what moves in from outside."
+    if hasattr(test.x, "decoded"): return test.x.but(side=test.x.short)[i].decoded(), test.x.side
+    return test.x[i], None
+
 def films(test: ImageSet,                   # the clean test set
           kind: str,                        # a perturbation
           index: Tensor,                    # places of the images that are filmed, int64 (n,)
@@ -77,7 +82,8 @@ def films(test: ImageSet,                   # the clean test set
             yield torch.from_numpy(x[i.cpu().numpy()]).permute(0, 1, 4, 2, 3).to(test.x.device)
     else:
         for i in portions(index, frames(kind, table) * test.x[0].numel()):
-            yield perturb(test.x[i], kind, seed, i, table)
+            x, crop = stills(test, i)
+            yield perturb(x, kind, seed, i, table, crop)
 
 # %% ../../nbs/metrics/76_flips.ipynb #82eee7d8
 def classes_of(net,            # images -> logits

@@ -8,6 +8,7 @@ __all__ = ['CELL', 'damaged', 'robustness', 'corruption_mean', 'by_category', 'o
 # %% ../../nbs/metrics/62_robustness.ipynb #48dd50da
 import itertools
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -47,8 +48,9 @@ def damaged(test: ImageSet,                 # the clean test set
     if pick("source of corruptions", source, (GENERATED, RELEASED)) == RELEASED:
         whole = _released(test, kind, severity, root)
         return whole if index is None else whole.subset(index)
-    part = test if index is None else test.subset(index)
-    return replace(part, x=corrupt(part.x, kind, severity, seed=seed, table=table, index=index))
+    part, how = test if index is None else test.subset(index), dict(kind=kind, severity=severity, seed=seed, table=table)
+    if hasattr(part.x, "passed"): return replace(part, x=part.x.passed(partial(corrupt, **how)))  # when it is decoded
+    return replace(part, x=corrupt(part.x, **how, index=index))
 
 # %% ../../nbs/metrics/62_robustness.ipynb #550bde2a
 CELL = {"accuracy": accuracy, "nll": nll, "ece": ece}  # what is measured in each of the 75 cells

@@ -68,6 +68,7 @@ NETWORKS: dict[str, Callable[..., nn.Module]] = {
     "small-cnn": small_cnn,
     "small-cnn-3": partial(small_cnn, depth=3),
     "small-cnn-4": partial(small_cnn, depth=4),
+    "small-cnn-stem": partial(small_cnn, stem=4),
     "tiny-cnn":  partial(small_cnn, width=8, depth=1),
     "mlp": mlp,
     "factor-cnn": factor_cnn,

@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, fields
 
 from ..core import spelled
+from ..data.datasets import tested_on
 from ..methods.catalogue import method
 from .artefact import Cell
 from ..training.spec import Spec
@@ -172,6 +173,7 @@ def departures(paper: list[Cell],   # as the paper ran them, of one seed
     data = {key: [(k, p) for k, p in d.items() if is_standin(k, p)] for key, d in found.items()}
     rest = {key: {k: p for k, p in d.items() if not is_standin(k, p)} for key, d in found.items()}
     differ = sorted((key for key, d in found.items() if d), key=lambda key: bool(data[key]))  # a stand-in tells more
-    reasons = {(key[0], first[key][1].dataset): "stand-in" if data[key] else "other schedule" for key in differ}
+    reasons = {(key[0], tested_on(first[key][1].dataset)): "stand-in" if data[key] else "other schedule"
+               for key in differ}
     standins = stood_for((pair for pairs in data.values() for pair in pairs), labels)
     return Departures(standins, gathered(rest, labels), reasons)

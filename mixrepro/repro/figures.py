@@ -60,6 +60,7 @@ gm Generative_classifier brown | genlabel GenLabel vermilion | genlabel-gm GenLa
 genlabel-kde GenLabel_(KDE) purple | genlabel-latent GenLabel,_latent sky
 genlabel-manifold-mixup GenLabel_+_Manifold_Mixup green | genmix-gm GenMix_(GM) purple | genmix-gan GenMix_(GAN) orange
 erm-r ERM_on_reconstructions black
+adversarial Adversarial_training brown
 mmd-vae MMD-VAE vermilion | kl-vae KL-VAE sky | adv-mmd-vae adv-MMD-VAE orange
 """
 
@@ -87,6 +88,8 @@ DATA_LABELS = {"cifar10": "CIFAR-10", "cifar10-c": "CIFAR-10-C", "cifar100": "CI
                "digits-few": "digits (300 for testing)",
                "photo-digits": "photo-digits", "photo-digits-16": "photo-digits (16 px)",
                "photo-digits-16-x8": "photo-digits (16 px, eight backgrounds each)",
+               "photo-digits-64": "photo-digits (64 px)", "imagenet-stylized": "ImageNet with stylised ImageNet",
+               "photo-digits-64-stylized": "photo-digits (64 px) with painted copies",
                **{f"photo-digits-16-{k}": f"photo-digits (16 px, {k[0]} to {k[-1]})" for k in ("0to4", "5to9")}}
 LABELS = {id: look["label"] for id, look in LOOK.items()} | DATA_LABELS  # names to show, for tables as for figures
 

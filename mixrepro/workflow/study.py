@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 from IPython.display import Markdown
 
+from ..data.datasets import tested_on
 from ..data.sources import corruption_source
 from ..files import home, sha256
 from ..methods.catalogue import METHODS
@@ -59,8 +60,8 @@ class Trained:
     def datasets(self) -> dict:
         "The columns that are run -> our data set: a classifier's, where an autoencoder has seen another one."
         def first(c): return METHODS[c.spec.method].trains == "classifier"
-        every = {c.column: c.spec.dataset for c in self.cells}
-        return every | {c.column: c.spec.dataset for c in self.cells if first(c)}
+        every = {c.column: tested_on(c.spec.dataset) for c in self.cells}
+        return every | {c.column: tested_on(c.spec.dataset) for c in self.cells if first(c)}
 
     @cached_property
     def departures(self) -> Departures:
@@ -90,13 +91,14 @@ class Measured(Trained):
 
     def key(self, cell: Cell) -> dict:
         "What names a row."
-        return dict(method=cell.row, column=cell.column, dataset=cell.spec.dataset, network=cell.spec.network,
-                    seed=cell.spec.seed)
+        return dict(method=cell.row, column=cell.column, dataset=tested_on(cell.spec.dataset),
+                    network=cell.spec.network, seed=cell.spec.seed)
 
     def values(self, metric: str) -> list:
         "A metric of every run, as plain JSON; whose corruptions they met goes into the caption."
-        if metric == "corruptions":
-            on = f", on {n:,} test images, the first of each class" if (n := self.scale.damaged) else ""
+        if metric in metrics.DAMAGED:
+            n = int(metric.rpartition("-")[2]) if "-on-" in metric else self.scale.damaged
+            on = f", on {n:,} test images, the first of each class" if n else ""
             self.corrupted = {d: corruption_source(d).words + on for d in self.datasets.values()}
         return metrics.measure(self.runs, self.named(metric))
 

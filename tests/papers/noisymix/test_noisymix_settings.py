@@ -3,18 +3,19 @@
 import pytest
 
 from mixrepro.metrics.catalogue import METRICS
-from mixrepro.papers.noisymix.settings import ARTEFACTS, KNOWN, ROWS, Theorems
+from mixrepro.papers.noisymix.settings import ARTEFACTS, KNOWN, ON_IMAGENET, ROWS, ImageNet, Theorems
 from mixrepro.repro.scale import SCALES
 from plans import agree, args, every, grid, planned
 
 WITHOUT_RUNS = {"nm-fig3", "nm-fig5", "nm-theorem1", "nm-theorem2", "nm-theorem3"}
 WITH_RUNS = {f"nm-{k}" for k in ("table2", "table3", "table4", "table7", "table8", "table9", "table10", "table13", "table14", "fig2", "fig7", "fig8")}
+ON_IT = {f"nm-{k}" for k in ("table1", "table6", "table11", "table12", "fig1", "fig6")}
 NUMBERED = {"table": 14, "fig": 8, "theorem": 3}  # of the text and its appendices
 
 
 def test_the_rooms_artefacts():
     assert set(ARTEFACTS) >= {f"nm-{kind}{i}" for kind, n in NUMBERED.items() for i in range(1, n + 1)}
-    assert {id for id, a in ARTEFACTS.items() if a.plan} == WITHOUT_RUNS | WITH_RUNS | {"nm-fig4"}
+    assert {id for id, a in ARTEFACTS.items() if a.plan} == WITHOUT_RUNS | WITH_RUNS | ON_IT | {"nm-fig4"}
 
 
 @pytest.mark.parametrize("id", sorted(WITHOUT_RUNS))
@@ -95,3 +96,38 @@ def test_points_of_the_plane():
         assert len(specs) == 100 and (row == "erm" or args(specs)["stages"] == (0, 1))
     assert args(plan["noisymix", "test accuracy"])["views"]["gamma"] == 12 and args(plan["noisymix, gentle", "test accuracy"])["views"]["gamma"] == 1
     assert args(plan["noise", "test accuracy"])["alpha"] == 1e-8
+
+
+IMAGENET = dict(network="resnet50", optimizer="sgd", momentum=.9, nesterov=False, lr=.1, schedule="cosine", weight_decay=1e-4, batch=256, n_train=0,
+                augment="resized-crop", looks=0, precision="float32")
+
+
+@pytest.mark.parametrize("id", sorted(ON_IT))
+def test_imagenet_has_one_schedule_for_all_rows(id):
+    "Section 4.1: ResNet-50; one network each. 200 epochs, batches of 256, lr .1, weight decay 1e-4, cosine: the released code."
+    plan = planned(id)
+    assert set(plan) == grid(ON_IMAGENET, "imagenet") and len(ON_IMAGENET) == 11
+    for (row, _), specs in plan.items():
+        both = row == "stylized"
+        agree(specs, dataset="imagenet" + "-stylized" * both, epochs=100 if both else 200, **IMAGENET)
+        assert [s.seed for s in specs] == [0]
+    assert planned(id, "overnight") == planned(id, "gpu") == {}, "a scale without ImageNet plans nothing"
+
+
+def test_what_each_scheme_has_of_its_own_on_imagenet():
+    "Radius 4/255 and three steps from memory of Salman et al.; Mixup .2 and CutMix always, as their papers have it for ImageNet."
+    found = {row: args(specs) for (row, _), specs in planned("nm-table1").items()}
+    at = found["adversarial"]
+    assert (at["eps"], at["steps"], round(at["step"] * 255, 9)) == (4 / 255, 3, round(8 / 3, 9))
+    assert (found["mixup"]["alpha"], found["cutmix"]["prob"], found["autoaugment"]["policy"]) == (.2, 1, "imagenet")
+    assert found["erm"] == found["stylized"] and found["noisymix"]["noise"] == args(planned("nm-table2")["noisymix", "cifar10"])["noise"]
+
+
+def test_at_embedded_imagenet_is_digits_at_64_px_in_as_many_steps():
+    plan = {row: specs for (row, _), specs in planned("nm-table1", "embedded").items()}
+    for row, specs in plan.items():
+        agree(specs, network="small-cnn-stem", dataset="photo-digits-64" + "-stylized" * (row == "stylized"), batch=32)
+        assert [s.seed for s in specs] == [0, 1, 2]
+    steps = {row: specs[0].epochs * -(-specs[0].n_train // 32) for row, specs in plan.items()}
+    assert set(steps.values()) == {247, 228} and steps["stylized"] == 228  # six passes over twice as many, not six and a half
+    assert (ImageNet.at("embedded").corruptions, ImageNet.at("paper").corruptions) == ("corruptions-on-200", "corruptions")
