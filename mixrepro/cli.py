@@ -478,7 +478,7 @@ def doctor():
 
 # %% ../nbs/workflow/93_cli.ipynb #d6b78a8a
 @app.command()
-def bench(what: Annotated[str, typer.Argument(help="corruptions | augmix | puzzlemix | gpu")] = "corruptions",
+def bench(what: Annotated[str, typer.Argument(help="corruptions | augmix | puzzlemix | decoding | gpu")] = "corruptions",
           n: Annotated[int, typer.Option(help="of corruptions: images")] = 10_000,
           size: Annotated[int, typer.Option(help="of corruptions: pixels a side")] = 32,
           severity: Annotated[int, typer.Option(help="of corruptions: 1 to 5; 0: all five")] = 0,
@@ -488,8 +488,8 @@ def bench(what: Annotated[str, typer.Argument(help="corruptions | augmix | puzzl
                                                           "or MINUTES for each")] = [],
           device: Annotated[str, typer.Option(help="of gpu: cuda; cpu only checks the code, "
                                                    "and writes nothing under figures")] = "cuda"):
-    "Time the 15 corruptions, AugMix or the parts of PuzzleMix, or measure a GPU: its tests, epochs, runs by value."
-    if pick("bench", what, ("corruptions", "augmix", "puzzlemix", "gpu")) == "corruptions":
+    "Time corruptions, AugMix, PuzzleMix or JPEG decoding, or measure a GPU: its tests, epochs, runs by value."
+    if pick("bench", what, ("corruptions", "augmix", "puzzlemix", "decoding", "gpu")) == "corruptions":
         from mixrepro.data.corruptions import benchmark
         benchmark(n=n, size=size, severity=severity)
     elif what == "augmix":
@@ -498,6 +498,9 @@ def bench(what: Annotated[str, typer.Argument(help="corruptions | augmix | puzzl
     elif what == "puzzlemix":
         from mixrepro.methods.puzzlemix import puzzle_benchmark
         puzzle_benchmark()
+    elif what == "decoding":
+        from mixrepro.data.image_folder import benchmark_decoding
+        benchmark_decoding()
     else:
         from mixrepro.workflow.gpu import bench_gpu
         bench_gpu(workflow.clone(), part, minutes, device)

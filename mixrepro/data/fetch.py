@@ -28,6 +28,7 @@ from .corruptions import CORRUPTIONS, EXTRA
 from .corrupted import kind_faults
 from .images import data_root, folders, pictures, typed
 from .readers import CIFAR10, CIFAR100, MNIST
+from .image_folder import undecodable
 from .tiny_imagenet import tiny_faults
 from ..download import Patience, amount, download, fault, is_archive, locked, make_way, place, say, unpack
 from ..files import explained, write_atomic
@@ -347,7 +348,10 @@ def verify(name: str,                       # a name in DATA
            ) -> list[str]:                  # one sentence for each thing that is wrong; [] if the data set is whole
     "Read a data set again and say which of its files is wrong."
     root, kind = data_root(root), _kind(name)
-    if kind == "imagenet": return check_imagenet(root, None)[1]
+    if kind == "imagenet":
+        counts, wrong = check_imagenet(root, None)
+        there = (pictures(Path(counts["folder"], s)) for s in IMAGENET_ROWS if s in counts)
+        return wrong + undecodable([e.path for split in there for e in split])
     if kind == "openml": return verify_tables(root)
     edition, wrong = edition_on_disk(name, root, deep=True)
     if edition is None:

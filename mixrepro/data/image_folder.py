@@ -4,16 +4,19 @@
 
 # %% auto #0
 __all__ = ['SHORT', 'SIDE', 'middle', 'window', 'Files', 'together', 'whole', 'loaded', 'OnDisk', 'imagenet_folder', 'listed',
-           'imagenet', 'imagenet_stylized', 'imagenet_r', 'imagenet_c', 'undecodable']
+           'imagenet', 'imagenet_stylized', 'imagenet_r', 'imagenet_c', 'undecodable', 'benchmark_decoding']
 
 # %% ../../nbs/data/01h_image_folder.ipynb #14899916
 import copy
 import json
 import os
+import tempfile
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
@@ -188,3 +191,23 @@ def undecodable(paths: list[str],  # image files
         except FileNotFoundError: return f"{path} is missing"
         except ValueError as e: return str(e)
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool: return [why for why in pool.map(one, paths) if why]
+
+# %% ../../nbs/data/01h_image_folder.ipynb #4132b4d4
+def benchmark_decoding(n: int = 400,                          # photographs
+                       workers: tuple[int, ...] = (0, 1, 2, 4, 8),  # processes; more than there are cores are left out
+                       batch: int = 64,
+                       ) -> dict[str, float]:                 # windows and middles a second
+    "Time the decoding of JPEG files, as trained and as tested; print and return it."
+    rng, rates = np.random.default_rng(0), {}
+    with tempfile.TemporaryDirectory() as at:
+        for k in range(n):
+            coarse = Image.fromarray(rng.integers(0, 256, (24, 32, 3), dtype=np.uint8))
+            coarse.resize((500, 375), Image.BICUBIC).save(f"{at}/{k}.JPEG", quality=95)
+        for w in [w for w in workers if w <= (os.cpu_count() or 1)]:
+            x = OnDisk([f"{at}/{k}.JPEG" for k in range(n)], workers=w)
+            for what, seed in (("windows", 0), ("middles", None)):
+                begin = time.perf_counter()
+                for _ in x.ahead(x.at.split(batch), seed): pass
+                rates[f"{what}, {w} processes"] = n / (time.perf_counter() - begin)
+    print(f"{n} JPEG files of 500 x 375, a second: " + "; ".join(f"{k} {v:.0f}" for k, v in rates.items()))
+    return rates

@@ -308,6 +308,8 @@ def test_cifar10_from_an_archive_of_ones_own_loads(official, tmp_path):
 
 def test_imagenet_is_checked_and_indexed_where_it_lies(tmp_path, monkeypatch):
     monkeypatch.setattr(F, "IMAGENET_ROWS", {"train": 2000, "val": 1000})
+    opened = []
+    monkeypatch.setattr(F, "undecodable", lambda paths: opened.extend(paths) or [])
     for split, n in F.IMAGENET_ROWS.items():
         for c in range(1000):
             (folder := tmp_path / "there" / split / f"n{c:08d}").mkdir(parents=True)
@@ -316,7 +318,7 @@ def test_imagenet_is_checked_and_indexed_where_it_lies(tmp_path, monkeypatch):
     assert fetch("imagenet", tmp_path / "data", tmp_path / "there", say=lines.append) == [tmp_path / "data" / "imagenet.json"]
     index = json.loads((tmp_path / "data" / "imagenet.json").read_text())
     assert index["folder"] == str(tmp_path / "there") and len(index["train"]) == 1000 and set(index["val"].values()) == {1} and "2,000 images (train)" in lines[0]
-    assert verify("imagenet", tmp_path / "data") == []
+    assert verify("imagenet", tmp_path / "data") == [] and len(opened) == 3000
     (tmp_path / "there/val/n00000007/0.JPEG").unlink()
     assert verify("imagenet", tmp_path / "data") == [f"{tmp_path / 'there' / 'val'} holds 999 images in 1,000 class folders, expected 1,000 in 1,000"]
     with pytest.raises(FileNotFoundError, match="holds neither train nor val: name the folder that does with --from"): fetch("imagenet", tmp_path / "new", say=quiet)
