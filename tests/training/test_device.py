@@ -17,7 +17,7 @@ from mixrepro.data.perturbations import EXTRA_PERTURBATIONS, HARDER, PERTURBATIO
 from mixrepro.data.whitening import WHITENINGS, Whiten, fit_whitening
 from mixrepro.metrics import (accuracy, attacked, catalogue, concentration, deformed, distances, features, flips, inception_score, interpolation,
                               linearity, mixed_loss, neighbours, robustness, stability)
-from mixrepro.methods import attacks
+from mixrepro.methods import attacks, densities
 from mixrepro.methods.catalogue import METHODS, PARTS, method
 from mixrepro.networks.staged import Normalize
 from mixrepro.networks.zoo import NETWORKS, build, kind_of
@@ -136,6 +136,17 @@ def test_a_network_that_draws_and_a_fit():
         with pytest.raises(HostRead, match=r"training\.fit\.fit, line \d+, reads"): fit(net, method("mixup"), x, y, torch.Generator("cuda"), 3)
         with gpu.during("fit"): assert fit(net, method("mixup"), x, y, torch.Generator("cuda"), 3) == [0., 0., 0.]
         assert gpu.seen == {"training.fit.fit": 3 + len(list(net.parameters()))}  # of a list each number counts
+
+
+def test_densities_of_classes():
+    with fake_cuda("start") as gpu:
+        x, y = torch.rand(12, 6, device="cuda"), torch.arange(12, device="cuda") % K
+        made = [fit(x, y, K, **more) for fit, more in ((densities.fit_gaussian, {}), (densities.fit_gaussian, dict(shape="spherical")), (densities.fit_kde, {}))]
+        running = densities.RunningGaussian(K, device="cuda")
+        with gpu.during(sends=False):
+            running.see(x, nn.functional.one_hot(y, K).float())
+            for density in (*made, running): assert on_gpu(log_p := density(x)) and log_p.shape == (12, K)
+            assert on_gpu(densities.classify(made[0], x))
 
 
 # ---- images -------------------------------------------------------------------------------------------------------
