@@ -4,12 +4,13 @@
 
 # %% auto #0
 __all__ = ['LEAST', 'LOG_2PI', 'SHAPES', 'DENSITIES', 'check_examples', 'moments', 'tell', 'borrowed', 'check_ridge', 'whitening',
-           'Density', 'Gaussian', 'Spherical', 'log_spherical', 'fit_gaussian', 'KDE', 'fit_kde', 'posteriors',
-           'classify', 'moved', 'check_running', 'Remembered', 'RunningGaussian']
+           'Density', 'Whitened', 'Gaussian', 'Spherical', 'log_spherical', 'fit_gaussian', 'KDE', 'fit_kde',
+           'posteriors', 'classify', 'moved', 'check_running', 'Remembered', 'RunningGaussian']
 
-# %% ../../nbs/methods/44_densities.ipynb #49da58ce
+# %% ../../nbs/methods/44_densities.ipynb #b9877406
 import math
 import warnings
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +19,7 @@ from torch.nn import functional as F
 from ..core import pick
 from ..guards import check_labels, check_rows
 
-# %% ../../nbs/methods/44_densities.ipynb #19949955
+# %% ../../nbs/methods/44_densities.ipynb #accdb7ff
 def check_examples(x: Tensor,  # examples, float (N, d)
                    y: Tensor,  # their classes, int64 (N,)
                    k: int,     # classes
@@ -31,7 +32,7 @@ def check_examples(x: Tensor,  # examples, float (N, d)
     check_rows(x, "the examples", "leave them out, or fill in what is missing")
     check_labels(y, len(x), k)
 
-# %% ../../nbs/methods/44_densities.ipynb #7612929d
+# %% ../../nbs/methods/44_densities.ipynb #74884360
 def moments(x: Tensor, y: Tensor, k: int,
             correction: int = 0,  # 0: divided by n, 1: by n - 1
             ) -> tuple[Tensor, Tensor, Tensor]:  # counts (K,), means (K, d), covariances (K, d, d), float64
@@ -42,7 +43,7 @@ def moments(x: Tensor, y: Tensor, k: int,
     away = [x[y == c] - mean[c] for c in range(k)]
     return n, mean, torch.stack([a.T @ a / max(len(a) - correction, 1) for a in away])
 
-# %% ../../nbs/methods/44_densities.ipynb #0e2d2d50
+# %% ../../nbs/methods/44_densities.ipynb #18cfab9b
 LEAST = 1e-10  # eigenvalue, as a share of the largest
 
 def tell(which: Tensor,  # bool (K,)
@@ -53,7 +54,7 @@ def tell(which: Tensor,  # bool (K,)
     named = ("class " if len(at) == 1 else "classes ") + ", ".join(at[:8]) + ", ..." * (len(at) > 8)
     warnings.warn(f"{named}: {what}", stacklevel=4)
 
-# %% ../../nbs/methods/44_densities.ipynb #feadfd41
+# %% ../../nbs/methods/44_densities.ipynb #3ae6bc0d
 def borrowed(n: Tensor, mean: Tensor, cov: Tensor) -> Tensor:  # (K, d, d)
     "Covariances, of which those of one or two points are replaced by the one within all classes."
     few, weight = n < 3, n / n.sum()
@@ -64,7 +65,7 @@ def borrowed(n: Tensor, mean: Tensor, cov: Tensor) -> Tensor:  # (K, d, d)
     whole = within + torch.einsum("k,ki,kj->ij", weight, away, away)  # where no class has two examples
     return torch.where(few[:, None, None], within if (n > 1).any() else whole, cov)
 
-# %% ../../nbs/methods/44_densities.ipynb #cdd505d7
+# %% ../../nbs/methods/44_densities.ipynb #bc9106a0
 def check_ridge(ridge: float, total: Tensor):  # variances of all examples, (d,)
     "Refuse a negative ridge, and none where a column is constant."
     if not 0 <= ridge < float("inf"): raise ValueError(f"ridge must be at least 0 and finite, got {ridge}")
@@ -81,7 +82,7 @@ def whitening(cov: Tensor,    # (K, d, d)
     values = torch.maximum(values, LEAST * values[:, -1:]).clamp_min(torch.finfo(values.dtype).tiny)
     return vectors.mT / values.sqrt()[:, :, None], values.log().sum(1)
 
-# %% ../../nbs/methods/44_densities.ipynb #4df6b5e7
+# %% ../../nbs/methods/44_densities.ipynb #81a870c3
 LOG_2PI = math.log(2 * math.pi)
 
 class Density(nn.Module):
@@ -91,20 +92,32 @@ class Density(nn.Module):
         self.register_buffer("log_prior", (n / n.sum()).log())  # log P(y = c)
         self.register_buffer("absent", torch.where(n > 0, 0., -torch.inf))
 
-class Gaussian(Density):
-    "A normal density for each class, with a full covariance (GenLabel note, preliminaries)."
+class Whitened(Density):
+    "Densities of points in each class's own whitened coordinates."
     def __init__(self, n: Tensor, mean: Tensor, cov: Tensor,  # (K,), (K, d), (K, d, d), float64
-                 ridge: float = 0.):
+                 ridge: float = 0.,                           # added to each variance
+                 width: Tensor = None):                       # by which coordinates are divided, (K,)
         super().__init__(n)
         W, logdet = whitening(borrowed(n, mean, cov), ridge)
-        self.register_buffer("mean", mean); self.register_buffer("W", W)
-        self.register_buffer("top", self.absent - .5 * (logdet + mean.shape[1] * LOG_2PI))
+        if width is not None: W = W / width[:, None, None]
+        centre = mean.mean(0)
+        self.register_buffer("W", W); self.register_buffer("logdet", logdet); self.register_buffer("centre", centre)
+        self.register_buffer("shift", -(W @ (mean - centre)[:, :, None]).flatten())
 
-    def forward(self, z: Tensor) -> Tensor:
-        white = (z.double() - self.mean[:, None]) @ self.W.mT  # (K, B, d)
-        return self.top - .5 * white.square().sum(2).T
+    def white(self, z: Tensor) -> Tensor:  # (B, d) -> W_c (z - mean_c), (B, K, d), by one product of matrices
+        made = torch.addmm(self.shift, z.double() - self.centre, self.W.flatten(0, 1).T)
+        return made.view(len(z), *self.W.shape[:2])
 
-# %% ../../nbs/methods/44_densities.ipynb #7a4747a9
+# %% ../../nbs/methods/44_densities.ipynb #ba24acd2
+class Gaussian(Whitened):
+    "A normal density for each class, with a full covariance (GenLabel note, preliminaries)."
+    def __init__(self, n: Tensor, mean: Tensor, cov: Tensor, ridge: float = 0.):
+        super().__init__(n, mean, cov, ridge)
+        self.register_buffer("top", self.absent - .5 * (self.logdet + mean.shape[1] * LOG_2PI))
+
+    def forward(self, z: Tensor) -> Tensor: return self.top - .5 * self.white(z).square().sum(2)
+
+# %% ../../nbs/methods/44_densities.ipynb #d1b8f498
 class Spherical(Density):
     "A normal density for each class, with a multiple of the identity (GenLabel note, algorithm 3)."
     def __init__(self, n: Tensor, mean: Tensor,
@@ -122,7 +135,7 @@ def log_spherical(z: Tensor, mean: Tensor, variance: Tensor) -> Tensor:  # (B, d
     away = torch.cdist(z - centre, mean - centre).square()
     return -.5 * (away / variance + z.shape[1] * (variance.log() + LOG_2PI))
 
-# %% ../../nbs/methods/44_densities.ipynb #ee5f3f03
+# %% ../../nbs/methods/44_densities.ipynb #af9d9c2f
 SHAPES = ("full", "spherical")
 
 def fit_gaussian(x: Tensor,            # examples, float (N, d)
@@ -141,28 +154,29 @@ def fit_gaussian(x: Tensor,            # examples, float (N, d)
     tell(variance <= 0, "all examples are equal, so the variance is raised")
     return Spherical(n, mean, torch.maximum(variance, LEAST * variance.max()))
 
-# %% ../../nbs/methods/44_densities.ipynb #c8717cde
-class KDE(Density):
+# %% ../../nbs/methods/44_densities.ipynb #f3560d12
+class KDE(Whitened):
     "A kernel density for each class (GenLabel note, preliminaries)."
     def __init__(self, n: Tensor, mean: Tensor, cov: Tensor,
                  members: list[Tensor],   # the examples of each class, (n_c, d)
                  width: Tensor,           # h of each class, (K,)
                  ridge: float = 0.):
-        super().__init__(n)
-        W, logdet = whitening(borrowed(n, mean, cov), ridge)
-        d, rows, W = mean.shape[1], nn.utils.rnn.pad_sequence(members, True), W / width[:, None, None]
+        super().__init__(n, mean, cov, ridge, width)
+        rows = nn.utils.rnn.pad_sequence(members, True)
+        points = (rows - mean[:, None]) @ self.W.mT  # (K, most, d)
         there = torch.arange(rows.shape[1], device=n.device) < n[:, None]
-        self.register_buffer("mean", mean); self.register_buffer("W", W)
-        self.register_buffer("points", (rows - mean[:, None]) @ W.mT)  # (K, most, d)
-        self.register_buffer("weight", torch.where(there, 0., -torch.inf)[:, None])
-        self.register_buffer("top", self.absent - n.clamp_min(1).log() - .5 * (logdet + d * LOG_2PI) - d * width.log())
+        weight = torch.where(there, 0., -torch.inf) - .5 * points.square().sum(2)
+        self.register_buffer("points", points.mT.contiguous()); self.register_buffer("weight", weight[:, None])
+        top = n.clamp_min(1).log() + .5 * (self.logdet + mean.shape[1] * LOG_2PI) + mean.shape[1] * width.log()
+        self.register_buffer("top", self.absent - top)
 
     def forward(self, z: Tensor) -> Tensor:
-        white = (z.double() - self.mean[:, None]) @ self.W.mT  # (K, B, d)
-        near = self.weight - .5 * torch.cdist(white, self.points).square()
-        return torch.where(self.absent < 0, self.absent, self.top + near.logsumexp(2).T)
+        white = self.white(z)
+        near = torch.baddbmm(self.weight, white.transpose(0, 1), self.points)  # -|w - u|^2 / 2 + |w|^2 / 2
+        log_p = self.top + near.logsumexp(2).T - .5 * white.square().sum(2)
+        return torch.where(self.absent < 0, self.absent, log_p)
 
-# %% ../../nbs/methods/44_densities.ipynb #a2914ad8
+# %% ../../nbs/methods/44_densities.ipynb #a2f8b789
 def fit_kde(x: Tensor, y: Tensor, k: int,  # as for `fit_gaussian`
             ridge: float = 1e-8,           # added to each variance (code of GenLabel)
             factor: float = 0.,            # h; 0: Scott's, n^(-1 / (d + 4))
@@ -174,9 +188,9 @@ def fit_kde(x: Tensor, y: Tensor, k: int,  # as for `fit_gaussian`
     width = torch.full_like(n, factor) if factor else n.clamp_min(1) ** (-1 / (x.shape[1] + 4))
     return KDE(n, mean, cov, [x[y == c].double() for c in range(k)], width, ridge)
 
-DENSITIES = {"gm": fit_gaussian, "kde": fit_kde}
+DENSITIES = {"gm": fit_gaussian, "gm-spherical": partial(fit_gaussian, shape="spherical"), "kde": fit_kde}
 
-# %% ../../nbs/methods/44_densities.ipynb #5710fdcc
+# %% ../../nbs/methods/44_densities.ipynb #0354ee58
 def posteriors(log_p: Tensor,             # log-densities, (B, K)
                log_prior: Tensor = None,  # (K,); without: all classes are as likely beforehand
                ) -> Tensor:               # rows that sum to 1, (B, K)
@@ -187,7 +201,7 @@ def classify(density: Density, z: Tensor) -> Tensor:  # int64 (B,)
     "The generative classifier, which knows the classes' priors (GenLabel note, preliminaries)."
     return posteriors(density(z), density.log_prior).argmax(1)
 
-# %% ../../nbs/methods/44_densities.ipynb #a9a7e04a
+# %% ../../nbs/methods/44_densities.ipynb #b1015a71
 def moved(mean: Tensor, variance: Tensor,  # of the classes, (K, d) and (K,)
           z: Tensor, hot: Tensor,          # features of a batch (B, d), its labels as vectors (B, K)
           share: Tensor,                   # of the batch in the result, for each class, (K,)
@@ -200,7 +214,7 @@ def moved(mean: Tensor, variance: Tensor,  # of the classes, (K, d) and (K,)
     away = torch.cdist(z - centre, mean - centre).square() / z.shape[1]
     return mean, torch.lerp(variance, (hot * away).sum(0) / over, share)
 
-# %% ../../nbs/methods/44_densities.ipynb #b52e75aa
+# %% ../../nbs/methods/44_densities.ipynb #b340bea2
 def check_running(k: int, memory: float, floor: float):
     "Refuse what no running density can be made with."
     if k < 2: raise ValueError(f"a posterior needs two classes or more, got k = {k}")
@@ -216,7 +230,7 @@ class Remembered:
     def load_state_dict(self, state: dict):
         for name, kept in state.items(): setattr(self, name, kept.to(getattr(self, self.held[0]).device, copy=True))
 
-# %% ../../nbs/methods/44_densities.ipynb #cbc7b5e1
+# %% ../../nbs/methods/44_densities.ipynb #0e195271
 class RunningGaussian(Remembered):
     "Spherical normal densities of classes, learned batch by batch (GenLabel note, algorithm 3)."
     held = ("seen", "variance", "mean")

@@ -52,6 +52,7 @@ def ready(name: str, **args):
     if name == "puzzlemix": args = dict(passes=2) | args  # one is like the other
     train = train.to("cuda")
     more = dict(vae=network("vae-small").eval()) if kind.on_vae else {}
+    if args.get("labels", {}).get("name") == "genlabel-latent": more["vanilla"] = network("small-cnn").eval()
     if kind.unlabelled: more["labelled"] = train.subset(6)
     if kind.trains == "gan": net = network("sngan", (1, 32, 32), width=8); train = images(side=32).to("cuda")
     else:
@@ -102,6 +103,10 @@ VARIANTS = [("mixup", dict(per="example", criterion="bce")), ("manifold-mixup", 
             ("gan-mixup", dict(law="folded-beta", target="fake", every=1)), ("trades", dict(mode="train", start="uniform", steps=2)),
             ("adv-mmd-vae", dict(target="clean", kernel="gaussian-d", steps=2)), ("gan", dict(every=1)),
             ("cutmix", dict(per="example", labels={"name": "logistic"})), ("puzzlemix", dict(clean=1., t_size=0, blocks=(4,), criterion="bce")),
+            ("mixup", dict(labels={"name": "genlabel"}, per="example")), ("manifold-mixup", dict(labels={"name": "genlabel", "density": "kde"})),
+            ("mixup", dict(labels={"name": "genlabel-latent"})), ("varmixup", dict(labels={"name": "genlabel-latent", "density": "kde", "top": 2})),
+            ("mixup", dict(labels={"name": "genlabel-online", "warmup": 0})), ("no-intrusion", dict(labels={"name": "logistic"})),
+            ("manifold-mixup", dict(labels={"name": "genlabel-online"}, noise={"name": "feature-noise"}, views={"name": "noise"})),
             ("puzzlemix", dict(per="example", transport=False, n_labels=2, blocks=(16,)))]
 
 
