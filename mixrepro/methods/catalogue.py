@@ -21,6 +21,7 @@ from .dropout import Dropout
 from .erm import ERM
 from .factor_mixup import FactorMixup
 from .gan_mixup import GAN, GANMixup
+from .genlabel import GenLabels, LatentGenLabels, NoIntrusion, OnlineGenLabels
 from .iat import IAT
 from .kl_vae import KLVAE
 from .labels import LinearLabels, LogisticLabels
@@ -55,8 +56,9 @@ def part(kind,       # the type of a field
     "A part from its name and fields, such as `{'name': 'logistic', 's': .2}`."
     if not (isinstance(kind, type) and issubclass(kind, MethodPart)) or isinstance(value, MethodPart): return value
     table = {k: v for k, v in PARTS.items() if issubclass(v, kind)}
+    plainest = min(table.values(), key=lambda kind: len(fields(kind)))
     if not isinstance(value, dict) or "name" not in value:
-        raise ValueError(f"{name} must be a part with its name and fields, such as {plain(table[min(table)]())}, "
+        raise ValueError(f"{name} must be a part with its name and fields, such as {plain(plainest())}, "
                          f"got {value!r}")
     chosen = pick(f"part for {name}", value["name"], table)
     return built(chosen, {k: v for k, v in value.items() if k != "name"}, f"field of {value['name']!r}")

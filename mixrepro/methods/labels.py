@@ -6,6 +6,7 @@
 __all__ = ['Labels', 'LinearLabels', 'LogisticLabels']
 
 # %% ../../nbs/methods/20c_labels.ipynb #b62bcded
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -24,6 +25,10 @@ class Labels(MethodPart):
                  place,      # where they were mixed: `mix`, `before` and `after`
                  ) -> Tensor:  # labels of the mixtures, float (B, K)
         raise NotImplementedError(f"{type(self).__name__} labels nothing")
+
+    def watching(self, net, x: Tensor, place) -> AbstractContextManager:  # x: images, float (B, ...)
+        "What is looked at while mixtures pass the network: nothing, unless a labelling says otherwise."
+        return nullcontext()
 
 @dataclass(frozen=True, kw_only=True)
 class LinearLabels(Labels):

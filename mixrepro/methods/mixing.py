@@ -48,7 +48,11 @@ class Mixing(Viewed):
         "Logits (B, K) of mixtures: what is to be mixed goes through `place`."
         raise NotImplementedError(f"{type(self).__name__} does not say where it mixes: write forward")
 
-    def terms(self, net, x: Tensor, y: Tensor, draw: Mix, rng: torch.Generator, index: Tensor = None) -> tuple:
+    def placed(self, net, x: Tensor, y: Tensor, draw: Mix, rng: torch.Generator, index: Tensor = None) -> tuple:
+        "Logits, target, and the place."
         place = Place(draw, self.noise, rng, len(x) // len(y))
-        logits = self.forward(net, x, place, rng, index)
-        return logits, self.labels(one_hot(y, logits[:len(y)]), place)
+        with self.labels.watching(net, x, place): logits = self.forward(net, x, place, rng, index)
+        return logits, self.labels(one_hot(y, logits[:len(y)]), place), place
+
+    def terms(self, net, x: Tensor, y: Tensor, draw: Mix, rng: torch.Generator, index: Tensor = None) -> tuple:
+        return self.placed(net, x, y, draw, rng, index)[:2]

@@ -39,7 +39,11 @@ DIVERGED = PER_BATCH + ", and what has diverged is refused"
 ALLOWED = {
     "start": {"data.images._subset": ONCE, "data.images.balanced": ONCE,
               "methods.varmixup.encode_all": ONCE + ": whether the codes have collapsed",
-              "data.whitening.zca": ONCE, "data.whitening.fit_whitening": ONCE},
+              "data.whitening.zca": ONCE, "data.whitening.fit_whitening": ONCE,
+              **{name: ONCE for name in (
+                  "guards.check_rows", "guards.check_labels", "methods.densities.tell", "methods.densities.whitening",
+                  "methods.densities.borrowed", "methods.densities.check_ridge", "methods.densities.moments",
+                  "methods.densities.fit_kde")}},
     "epoch": {"training.loop.train_epoch": EPOCH_END, "training.loop.score": EPOCH_END,
               "training.loop.check_trained": EPOCH_END,
               "training.loop.batches": "the start of an epoch: the order of all its batches is sent",

@@ -17,7 +17,7 @@ from mixrepro.data.perturbations import EXTRA_PERTURBATIONS, HARDER, PERTURBATIO
 from mixrepro.data.whitening import WHITENINGS, Whiten, fit_whitening
 from mixrepro.metrics import (accuracy, attacked, catalogue, concentration, deformed, distances, features, flips, inception_score, interpolation,
                               linearity, mixed_loss, neighbours, robustness, stability)
-from mixrepro.methods import attacks
+from mixrepro.methods import attacks, densities
 from mixrepro.methods.catalogue import METHODS, PARTS, method
 from mixrepro.networks.staged import Normalize
 from mixrepro.networks.zoo import NETWORKS, build, kind_of
@@ -52,6 +52,7 @@ def ready(name: str, **args):
     if name == "puzzlemix": args = dict(passes=2) | args  # one is like the other
     train = train.to("cuda")
     more = dict(vae=network("vae-small").eval()) if kind.on_vae else {}
+    if args.get("labels", {}).get("name") == "genlabel-latent": more["vanilla"] = network("small-cnn").eval()
     if kind.unlabelled: more["labelled"] = train.subset(6)
     if kind.trains == "gan": net = network("sngan", (1, 32, 32), width=8); train = images(side=32).to("cuda")
     else:
@@ -102,6 +103,10 @@ VARIANTS = [("mixup", dict(per="example", criterion="bce")), ("manifold-mixup", 
             ("gan-mixup", dict(law="folded-beta", target="fake", every=1)), ("trades", dict(mode="train", start="uniform", steps=2)),
             ("adv-mmd-vae", dict(target="clean", kernel="gaussian-d", steps=2)), ("gan", dict(every=1)),
             ("cutmix", dict(per="example", labels={"name": "logistic"})), ("puzzlemix", dict(clean=1., t_size=0, blocks=(4,), criterion="bce")),
+            ("mixup", dict(labels={"name": "genlabel"}, per="example")), ("manifold-mixup", dict(labels={"name": "genlabel", "density": "kde"})),
+            ("mixup", dict(labels={"name": "genlabel-latent"})), ("varmixup", dict(labels={"name": "genlabel-latent", "density": "kde", "top": 2})),
+            ("mixup", dict(labels={"name": "genlabel-online", "warmup": 0})), ("no-intrusion", dict(labels={"name": "logistic"})),
+            ("manifold-mixup", dict(labels={"name": "genlabel-online"}, noise={"name": "feature-noise"}, views={"name": "noise"})),
             ("puzzlemix", dict(per="example", transport=False, n_labels=2, blocks=(16,)))]
 
 
@@ -136,6 +141,17 @@ def test_a_network_that_draws_and_a_fit():
         with pytest.raises(HostRead, match=r"training\.fit\.fit, line \d+, reads"): fit(net, method("mixup"), x, y, torch.Generator("cuda"), 3)
         with gpu.during("fit"): assert fit(net, method("mixup"), x, y, torch.Generator("cuda"), 3) == [0., 0., 0.]
         assert gpu.seen == {"training.fit.fit": 3 + len(list(net.parameters()))}  # of a list each number counts
+
+
+def test_densities_of_classes():
+    with fake_cuda("start") as gpu:
+        x, y = torch.rand(12, 6, device="cuda"), torch.arange(12, device="cuda") % K
+        made = [fit(x, y, K, **more) for fit, more in ((densities.fit_gaussian, {}), (densities.fit_gaussian, dict(shape="spherical")), (densities.fit_kde, {}))]
+        running = densities.RunningGaussian(K, device="cuda")
+        with gpu.during(sends=False):
+            running.see(x, nn.functional.one_hot(y, K).float())
+            for density in (*made, running): assert on_gpu(log_p := density(x)) and log_p.shape == (12, K)
+            assert on_gpu(densities.classify(made[0], x))
 
 
 # ---- images -------------------------------------------------------------------------------------------------------
