@@ -10,7 +10,7 @@ from mixrepro.metrics.catalogue import METRICS, READ, measure, of_images
 from mixrepro.metrics.flips import AS_PRINTED
 from mixrepro.papers.noisymix import imagenet as N
 from mixrepro.papers.noisymix.settings import ImageNet, imagenets
-from mixrepro.papers.noisymix.tables import leaders
+from mixrepro.repro.columns import leaders
 from mixrepro.repro.ledger import reported
 from mixrepro.repro.scale import SCALES, scale
 from mixrepro.training.loop import train_run
@@ -71,7 +71,7 @@ def test_claims_are_printed_differences():
 
 def test_the_lowest_leads_where_lower_is_better():
     data = pd.DataFrame({"method": ["a", "b"], "column": ["k", "k"], "paper mean (%)": [1., 2.], "our mean (%)": [4., 3.]})
-    assert leaders(data, {}).values.tolist() == [["b", "a"]] and leaders(data, {}, lower=True).values.tolist() == [["a", "b"]]
+    assert leaders(data, {}).values.tolist() == [["b", "a"]] and leaders(data, {}, lowest=True).values.tolist() == [["a", "b"]]
 
 
 @pytest.mark.parametrize("at", SCALES)
