@@ -286,3 +286,18 @@ def test_a_failure_without_a_log_is_no_failure_before_the_notebooks(tmp_path):
     for begun, when in (("", "failed before any notebook did"), ("Job 2: draw a\n", r"failed, and no notebook did \(1 were begun; what was computed before is kept\)")):
         log.write_text(begun + late)
         assert re.match(rf"Snakemake {when} \(Output x has older .* clock skew problem\.\): the whole log is ", cli.complaint([], todo, tmp_path))
+
+
+@pytest.mark.parametrize("deaths", [1, 9])
+def test_a_kernel_that_dies_at_its_start_is_started_once_more(project, tmp_path, deaths):
+    "A kernel may lose the race for its ports to another that starts at the same moment; one that dies twice has another reason."
+    died, site = tmp_path / "died", tmp_path / "site"
+    site.mkdir(), died.mkdir()
+    (site / "sitecustomize.py").write_text(f"""import os, sys
+if "ipykernel_launcher" in sys.orig_argv and len(os.listdir({str(died)!r})) < {deaths}:
+    open(os.path.join({str(died)!r}, str(os.getpid())), "w").close(); os._exit(1)""")
+    done = mixrepro("reproduce", "mm-theorem1", *SMOKE, cwd=quick(project), PYTHONPATH=os.pathsep.join([str(site), os.environ["PYTHONPATH"]]))
+    if deaths == 1: assert done.returncode == 0, done.stdout + done.stderr
+    else: assert "Kernel died" in sentence(done)
+    assert len(list(died.iterdir())) == min(deaths, 2)
+    assert (project / "figures/smoke/manifold_mixup/mm-theorem1.md").is_file() == (deaths == 1)
