@@ -55,7 +55,7 @@ SOME_DAMAGED = f"corruptions-{ON_2000}"  # of the test images: where all would t
 SOME_FILMED = "flips-on-500"  # of the test images, the first of each class: a film is thirty images
 METRICS = {"concentration": concentration, "dimensions": dimensions, "interpolation": interpolation,
            "neighbours": neighbours, "fgsm": attacked, "pgd": partial(attacked, attacks=PGD), "hull": hull,
-           "fgsm-pixels": partial(attacked, attacks={name: ATTACKS[name] for name in ("8/255, pixels", "4/255, pixels")}),
+           "fgsm-pixels": partial(attacked, attacks={k: ATTACKS[k] for k in ("8/255, pixels", "4/255, pixels")}),
            "deformed": deformed, "deformed-mean": partial(deformed, fill="mean", rows=FILLED),
            "unbounded": unbounded, "unbounded-normalised": partial(unbounded, attack=Unbounded(space="normalised")),
            "logits": logits, "moved": moved, "linearity": linearity,
