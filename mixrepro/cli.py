@@ -478,7 +478,8 @@ def doctor():
 
 # %% ../nbs/workflow/93_cli.ipynb #d6b78a8a
 @app.command()
-def bench(what: Annotated[str, typer.Argument(help="corruptions | augmix | puzzlemix | decoding | gpu")] = "corruptions",
+def bench(what: Annotated[str, typer.Argument(help="corruptions | augmix | puzzlemix | decoding | gpu"
+                                              )] = "corruptions",
           n: Annotated[int, typer.Option(help="of corruptions: images")] = 10_000,
           size: Annotated[int, typer.Option(help="of corruptions: pixels a side")] = 32,
           severity: Annotated[int, typer.Option(help="of corruptions: 1 to 5; 0: all five")] = 0,

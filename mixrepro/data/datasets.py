@@ -51,7 +51,8 @@ def load(name: str,               # one of `DATASETS`
     return read(pick("split", split, SPLITS), data_root(root), verify)
 
 # %% ../../nbs/data/01_datasets.ipynb #a751a11d
-TESTED = {f"{name}-stylized": name for name in ("photo-digits-64", "imagenet")}  # data set -> the one whose test images it has
+# data set -> the one whose test images it has
+TESTED = {f"{name}-stylized": name for name in ("photo-digits-64", "imagenet")}
 
 def tested_on(name: str) -> str:
     "The data set whose test images a data set has: its own, or another's."

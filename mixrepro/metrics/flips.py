@@ -64,7 +64,7 @@ def stored_films(test: ImageSet, kind: str, folder: str | Path) -> np.ndarray:
 
 # %% ../../nbs/metrics/76_flips.ipynb #7d7b5d9d
 def stills(test: ImageSet, i: Tensor) -> tuple[Tensor, int | None]:
-    "The images that films begin with, and the side of the middle that is kept: a file shows what moves in from outside."
+    "The images that films begin with, and the side of what is kept: a file shows what moves in from outside."
     if hasattr(test.x, "decoded"): return test.x.but(side=test.x.short)[i].decoded(), test.x.side
     return test.x[i], None
 

@@ -48,7 +48,8 @@ def damaged(test: ImageSet,                 # the clean test set
     if pick("source of corruptions", source, (GENERATED, RELEASED)) == RELEASED:
         whole = _released(test, kind, severity, root)
         return whole if index is None else whole.subset(index)
-    part, how = test if index is None else test.subset(index), dict(kind=kind, severity=severity, seed=seed, table=table)
+    part = test if index is None else test.subset(index)
+    how = dict(kind=kind, severity=severity, seed=seed, table=table)
     if hasattr(part.x, "passed"): return replace(part, x=part.x.passed(partial(corrupt, **how)))  # when it is decoded
     return replace(part, x=corrupt(part.x, **how, index=index))
 

@@ -51,7 +51,7 @@ def root(tmp_path_factory):
 def small(monkeypatch):
     "Images of 32 px, so that nothing takes long."
     real = I.OnDisk
-    monkeypatch.setattr(I, "OnDisk", lambda paths, short=36, side=32, workers=0: real(paths, 36 if short == I.SHORT else 32, 32, workers))
+    monkeypatch.setattr(I, "OnDisk", lambda paths, short=36, side=32, workers=0: real(paths, 36 if short == I.SHORTER else 32, 32, workers))
 
 
 def test_a_tested_image_is_what_torchvision_makes_of_the_file(root):

@@ -16,7 +16,7 @@ from mixrepro.data.images import ImageSet
 from mixrepro.data.perturbations import EXTRA_PERTURBATIONS, HARDER, PERTURBATIONS, perturb
 from mixrepro.data.whitening import WHITENINGS, Whiten, fit_whitening
 from mixrepro.metrics import (accuracy, attacked, catalogue, concentration, deformed, distances, features, flips, inception_score, interpolation,
-                              linearity, mixed_loss, neighbours, robustness, stability)
+                              linearity, mixed_loss, neighbours, rendered, robustness, stability)
 from mixrepro.methods import attacks, densities
 from mixrepro.methods.catalogue import METHODS, PARTS, method
 from mixrepro.networks.staged import Normalize
@@ -251,7 +251,14 @@ def on_train(metric):
     return measured
 
 
+def on_renditions(net, test):
+    "Renditions come from their reader on the CPU, with their labels."
+    shown = images(24)
+    with patch.dict(rendered.RENDERED, {test.name: lambda split: shown}): return rendered.rendered([net], test)
+
+
 METRIC = {
+    "rendered": on_renditions,
     "concentration": on_train(concentration.concentration), "dimensions": on_train(concentration.dimensions),
     "logits": lambda net, test: catalogue.logits([net], test), "pgd": lambda net, test: attacked.attacked([net], test, attacks=attacked.PGD),
     "hull": lambda net, test: concentration.hull([net], test),
@@ -278,7 +285,7 @@ METRIC = {
 }
 
 
-READS = {"fgsm": "attacked", "flips-on-200": "flips", "flips-on-500": "flips", "flips-released": "flips", "deformed-mean": "deformed", "unbounded-normalised": "unbounded"}  # of the catalogue -> what computes it
+READS = {"fgsm": "attacked", "fgsm-pixels": "attacked", **{f"flips-on-{n}": "flips" for n in (500, *catalogue.FEW["flips"])}, "flips-released": "flips", "deformed-mean": "deformed", "unbounded-normalised": "unbounded"}  # of the catalogue -> what computes it
 
 
 def test_every_metric_of_the_catalogue_is_among_them():

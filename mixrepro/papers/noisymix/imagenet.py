@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['QUIET_FILMS', 'AGAINST', 'CLAIMS', 'without_noise', 'mean_films', 'of_seeds', 'rate_grid', 'claimed', 'row_means',
-           'apart', 'crosses']
+           'apart', 'named_right', 'crosses']
 
 # %% ../../../nbs/noisymix/07_imagenet.ipynb #31076a6e
 import numpy as np
@@ -51,7 +51,8 @@ def rate_grid(rows: pd.DataFrame,  # as for `of_seeds`
     return grid.rename(columns=lambda c: c.replace("_", " ")).rename_axis("method").reset_index()
 
 # %% ../../../nbs/noisymix/07_imagenet.ipynb #888bc3a4
-AGAINST = (*(("noisymix", m) for m in ("augmix", "puzzlemix")), ("noisymix-code", "augmix"), ("noisymix-code", "noisymix"))
+AGAINST = (*(("noisymix", m) for m in ("augmix", "puzzlemix")), ("noisymix-code", "augmix"),
+           ("noisymix-code", "noisymix"))
 CLAIMS = {  # (row, column) -> the text
     ("noisymix", "imagenet-c"): "about 13 points over the baseline on ImageNet-C",
     ("noisymix over augmix", "imagenet-c"): "over 4 points over AugMix on ImageNet-C",
@@ -82,7 +83,8 @@ def row_means(single: pd.DataFrame,  # from `reported`: a row's values by kind
     computed = single[single.column != "mean"].groupby("row", sort=False)["mean"].mean()
     printed = whole[whole.column == column].set_index("row")["mean"].astype(float)
     found = pd.DataFrame({"table 1": printed, "mean of the row": computed}).loc[computed.index]
-    return found.assign(difference=found.iloc[:, 0] - found.iloc[:, 1]).rename(index=labels).rename_axis("method").reset_index()
+    found["difference"] = found.iloc[:, 0] - found.iloc[:, 1]
+    return found.rename(index=labels).rename_axis("method").reset_index()
 
 def apart(means: pd.DataFrame,  # from `row_means`
           most: float = .07,    # what two roundings explain
@@ -90,21 +92,27 @@ def apart(means: pd.DataFrame,  # from `row_means`
     "Which rows do not agree."
     far = means[means.difference.abs() > most]
     said = "; ".join(f"{r.method} {r['table 1']:.1f} against {r['mean of the row']:.1f}" for _, r in far.iterrows())
-    return f"Of {len(means)} rows {len(means) - len(far)} have the mean that table 1 prints" + (f", not {said}." if said else ".")
+    good = f"Of {len(means)} rows {len(means) - len(far)} have the mean of table 1"
+    return good + (f", not {said}." if said else ".")
 
 # %% ../../../nbs/noisymix/07_imagenet.ipynb #ebbe8293
+def named_right(ax, points: dict):  # name -> (x, y)
+    "Names in a column on the right, in the order of their points, each with a thin line to its own."
+    for k, (name, at) in enumerate(sorted(points.items(), key=lambda p: p[1][1])):
+        ax.annotate(name, at, (1.03, (k + .5) / len(points)), textcoords="axes fraction", fontsize=6.5, va="center",
+                    arrowprops=dict(arrowstyle="-", lw=.4, color="0.6", shrinkA=0, shrinkB=2))
+
 def crosses(ax,                  # a matplotlib axis
             rows: pd.DataFrame,  # method, metric, seed, value (a share); two metrics
             x: str, y: str,      # the metrics
             labels: dict,        # id -> name to show
-            left: tuple = (),    # whose names stand on the left
             ):
     "One point for each method with its interval over seeds in both directions, percent; names beside them."
     by = rows.pivot_table(index="method", columns=["metric", "seed"], values="value", sort=False) * 100
-    for method in by.index:
-        a, b = (Seeds(by.loc[method, m]) for m in (x, y))
-        reach = {f"{k}err": [[m.mean - m.interval[0]], [m.interval[1] - m.mean]] for k, m in (("x", a), ("y", b)) if m.interval}
+    points = {m: [Seeds(by.loc[m, metric]) for metric in (x, y)] for m in by.index}
+    for method, (a, b) in points.items():
+        ends = {k: m.interval for k, m in (("xerr", a), ("yerr", b)) if m.interval}
+        reach = {k: [[(high - low) / 2]] * 2 for k, (low, high) in ends.items()}
         look = {k: v for k, v in line(method).items() if k in ("color", "marker")}
         ax.errorbar([a.mean], [b.mean], ls="", lw=.6, ms=5, **look, **reach)
-        side = dict(ha="right", xytext=(-5, 3)) if method in left else dict(ha="left", xytext=(5, 3))
-        ax.annotate(labels.get(method, method), (a.mean, b.mean), textcoords="offset points", fontsize=6.5, **side)
+    named_right(ax, {labels.get(m, m): (a.mean, b.mean) for m, (a, b) in points.items()})

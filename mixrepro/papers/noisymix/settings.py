@@ -164,8 +164,9 @@ class ImageNet(Settings):
 
 # %% ../../../nbs/noisymix/00_settings.ipynb #72a8b589
 ADVERSARIAL = AT(eps=IMAGENET_EPS, step=2 / 3 * IMAGENET_EPS, steps=3)
-ON_IMAGENET = {"erm": ERM(), "adversarial": ADVERSARIAL, "stylized": ERM(), "autoaugment": AutoAugmented(policy="imagenet"),
-               "mixup": Mixup(alpha=.2), "manifold-mixup": ManifoldMixup(), "cutmix": CutMix(prob=1.),
+ON_IMAGENET = {"erm": ERM(), "adversarial": ADVERSARIAL, "stylized": ERM(),
+               "autoaugment": AutoAugmented(policy="imagenet"), "mixup": Mixup(alpha=.2),
+               "manifold-mixup": ManifoldMixup(), "cutmix": CutMix(prob=1.),
                "puzzlemix": PuzzleMix(), "augmix": AUGMIX_JSD, "noisymix": NOISYMIX, "noisymix-code": NOISYMIX_CODE}
 
 def imagenet_run(s: ImageNet, at: Scale, row: str, seed: int) -> Spec:
@@ -221,7 +222,7 @@ def toys(s: Toy, at: Scale, seed: int) -> list[Cell]:
 
 # %% ../../../nbs/noisymix/00_settings.ipynb #7ef957e3
 ARTEFACTS = catalogue("noisymix",
-    shows("nm-table1", "ResNet-50 on ImageNet and its corrupted, rendered and perturbed versions, and under FGSM (ours)",
+    shows("nm-table1", "ResNet-50 on ImageNet and its corrupted, rendered, perturbed versions, and under FGSM (ours)",
           imagenets, ImageNet),
     shows("nm-fig1", "ImageNet-C against ImageNet-R: one point for each method", imagenets, ImageNet),
     shows("nm-table2", "CIFAR-10(-C) and CIFAR-100(-C), PreActResNet-18", schemes, Images),
