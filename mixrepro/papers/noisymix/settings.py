@@ -174,7 +174,7 @@ def toys(s: Toy, at: Scale, seed: int) -> list[Cell]:
     "Figure 4: every scheme on the 250 points."
     def spec(scheme):
         args = plain(scheme, short=True)
-        return Spec("band", args.pop("name"), "mlp", seed, s.epochs, batch=s.batch, lr=s.lr, optimizer="adam",
+        return Spec("band-star", args.pop("name"), "mlp", seed, s.epochs, batch=s.batch, lr=s.lr, optimizer="adam",
                     weight_decay=0., schedule="constant", augment="none", method_args=args, looks=1,
                     network_args=dict(widths=(s.width,), norm=False))
     return [Cell(row, "test accuracy", spec(scheme)) for row, scheme in toy_schemes(s).items()]
