@@ -26,8 +26,8 @@ def star(points: int = 5, outer: float = 3., inner: float = 1.5) -> Tensor:  # (
     radius = torch.tensor([outer, inner]).repeat(points)
     return radius[:, None] * torch.stack([angle.cos(), angle.sin()], 1)
 
-VERTICES = star()
-WIDTH, SQUARE_SIDE = .6, 8.  # of the band; of the square that points are drawn from, before the scale
+VERTICES = star(outer=3.8, inner=2.6)
+WIDTH, SQUARE_SIDE = .4, 8.  # of the band; of the square that points are drawn from, before the scale
 SPREAD = 6.                  # side of the square of the plane that is [0, 1]^2, after the scale
 
 # %% ../../nbs/data/05d_band.ipynb #4b26dd56
@@ -81,7 +81,7 @@ def band(split: str,                # "train" or "test": two halves of one draw
     if n < 2 or n % 2: raise ValueError(f"the halves need an even number of points, 2 or more, got {n}")
     half = slice(None) if fresh else slice(0, n // 2) if split == "train" else slice(n // 2, None)
     p, y, _ = draw_band(fresh or n, torch.Generator().manual_seed(2 * seed + bool(fresh)), **shape)
-    return PointSet(as_images(p[half], SPREAD).clamp(0, 1), y[half], ("inside", "outside"), "band", split)
+    return PointSet(as_images(p[half], SPREAD).clamp(0, 1), y[half], ("inside", "outside"), "band-star", split)
 
 # %% ../../nbs/data/05d_band.ipynb #e89bb2e7
 INK = (("#193BB0", "o", "inside"), ("#D48209", "^", "outside"))  # of the classes

@@ -36,7 +36,7 @@ DATASETS = {
     "cifar100": partial(published, name="cifar100", layouts=CIFAR100, classes=CIFAR100_CLASSES),
     "svhn": partial(published, name="svhn", layouts=SVHN, classes=tuple("0123456789")),
     "mnist": mnist, "tiny-imagenet": tiny_imagenet, "mnist-0to4": mnist_0to4, "spirals": spirals,
-    "band": band,
+    "band-star": band,
     **{f"factors-{task}{end}": partial(factors, task=task, size=size)
        for end, size in (("", 64), ("-32", 32)) for task in "abc"}}
 
@@ -67,7 +67,7 @@ STATS = {  # data set -> (mean, std), one number for each channel, in units of [
     "mnist": ((.1307,), (.3081,)),                                    # of the 60,000 training images, computed
     "mnist-0to4": ((.1307,), (.3081,)),                               # as all of MNIST
     "spirals": ((.5, .5), (.4, .4)),                                  # back to the coordinates of the plane
-    "band": ((.5, .5), (1 / 6, 1 / 6)),                               # the same
+    "band-star": ((.5, .5), (1 / 6, 1 / 6)),                          # the same
     # public codes; not recomputed
     **dict.fromkeys(("imagenet", "imagenet-stylized"), ((.485, .456, .406), (.229, .224, .225))),
     "tiny-imagenet": ((.4802, .4481, .3975),

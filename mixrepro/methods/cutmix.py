@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ..core import choice
-from .mixing import Mixing, Place
+from .mixing import Mixing
 from .vicinal import SCOPES, Mix, draw_lambda, taken
 
 # %% ../../nbs/methods/39_cutmix.ipynb #d913e32b
@@ -77,6 +77,3 @@ class CutMix(Mixing):
 
     def draw(self, net, x: Tensor, y: Tensor, rng: torch.Generator) -> CutDraw:
         return draw_boxes(len(x), x.shape[2:], self.alpha, self.prob, rng, self.per)
-
-    def forward(self, net, x: Tensor, place: Place, rng: torch.Generator, index: Tensor = None) -> Tensor:
-        return net(place(x))

@@ -85,15 +85,16 @@ def draw_at_stages(n: int,                # examples in the batch
     return MixAtStages(lam, partner, stage)
 
 # %% ../../nbs/methods/27_manifold_mixup.ipynb #55456a1f
-def in_turn(through,         # mixes all states
+def in_turn(through,         # mixes all states, given them and their stage
             stage: Tensor,   # of each example, its place in the list, int64 (B,)
             stages: tuple,   # the eligible ones
             ):               # a function of the states after each of them, in their order
     "Mix at each stage the examples that have it, and leave the others as they are."
     turns = iter(sorted(range(len(stages)), key=stages.__getitem__))
     def here(h):
-        mine = (stage == next(turns)).view(-1, *[1] * (h.dim() - 1))
-        return torch.where(mine, through(h), h)
+        turn = next(turns)
+        mine = (stage == turn).view(-1, *[1] * (h.dim() - 1))
+        return torch.where(mine, through(h, stages[turn]), h)
     return here
 
 # %% ../../nbs/methods/27_manifold_mixup.ipynb #d6eb265b
@@ -121,9 +122,11 @@ class ManifoldMixup(Mixing):
 
     def forward(self, net, x: Tensor, place: Place, rng: torch.Generator, index: Tensor = None) -> Tensor:
         check_stages(net, self.stages)
-        through = (lambda h: place(h.detach())) if self.blocked else place
-        if self.per != "lambda and layer": return net(x, at=draw_stage(self.stages, rng), through=through)
-        return net(x, at=self.stages, through=in_turn(through, place.rows.stage, self.stages))
+        def mixed(h, k): return place(h.detach() if self.blocked else h, images=k == 0)
+        if self.per == "lambda and layer":
+            return net(x, at=self.stages, through=in_turn(mixed, place.rows.stage, self.stages))
+        k = draw_stage(self.stages, rng)
+        return net(x, at=k, through=lambda h: mixed(h, k))
 
 # %% ../../nbs/methods/27_manifold_mixup.ipynb #089277f5
 @dataclass(frozen=True, kw_only=True)

@@ -28,15 +28,18 @@ class Place:
         self.mix, self.noise, self.rng, self.views = mix, noise, rng, views
         self.rows, self.before, self.after = mix.repeated(views), None, None  # rows: the draw for all views
 
-    def __call__(self, a: Tensor) -> Tensor:  # float (views * B, ...)
-        made = self.noise(self.rows(a), self.rng, self.views)
+    def __call__(self,
+                 a: Tensor,             # float (views * B, ...)
+                 images: bool = False,  # whether it lies in [0, 1] and not among hidden states
+                 ) -> Tensor:
+        made = self.noise(self.rows(a), self.rng, self.views, images)
         self.before, self.after = (a, made) if self.views == 1 else (t[:len(self.mix.partner)] for t in (a, made))
         return made
 
 # %% ../../nbs/methods/20e_mixing.ipynb #f987e7c1
 @dataclass(frozen=True, kw_only=True)
 class Mixing(Viewed):
-    "Training on mixtures; a subclass has a field `alpha`, and `forward`, which says where they are made."
+    "Training on mixtures of images; a subclass has a field `alpha`, or draws otherwise, and may mix elsewhere."
     labels: Labels = choice(LinearLabels(), "paper", "Zhang et al. (2018); VarMixup paper, section 2.3", later=True)
     noise: MixNoise = choice(MixNoise(), "paper", "none but in noisy feature mixup and NoisyMix", later=True)
     per = "batch"  # scope of a coefficient; a field, where a method leaves it open
@@ -46,7 +49,7 @@ class Mixing(Viewed):
 
     def forward(self, net, x: Tensor, place: Place, rng: torch.Generator, index: Tensor = None) -> Tensor:
         "Logits (B, K) of mixtures: what is to be mixed goes through `place`."
-        raise NotImplementedError(f"{type(self).__name__} does not say where it mixes: write forward")
+        return net(place(x, images=True))
 
     def placed(self, net, x: Tensor, y: Tensor, draw: Mix, rng: torch.Generator, index: Tensor = None) -> tuple:
         "Logits, target, and the place."

@@ -8,11 +8,8 @@ __all__ = ['Mixup']
 # %% ../../nbs/methods/22_mixup.ipynb #41305994
 from dataclasses import dataclass
 
-import torch
-from torch import Tensor
-
 from ..core import choice
-from .mixing import Mixing, Place
+from .mixing import Mixing
 from .vicinal import SCOPES
 
 # %% ../../nbs/methods/22_mixup.ipynb #878dbd9c
@@ -24,6 +21,3 @@ class Mixup(Mixing):
                           allowed="(0, inf)", hint="for no mixing use the method 'erm'")
     per: str = choice("batch", "code", "Zhang et al. (2017): one lambda for the batch; 'example' draws one each",
                       allowed=SCOPES)
-
-    def forward(self, net, x: Tensor, place: Place, rng: torch.Generator, index: Tensor = None) -> Tensor:
-        return net(place(x))

@@ -45,4 +45,5 @@ class MixupR(WithVAE):
         return self.made.vae.decode(self.code(x)) if index is None else self.made.images[index].float()
 
     def forward(self, net, x: Tensor, place: Place, rng: torch.Generator, index: Tensor = None) -> Tensor:
-        return net(place(self.augmented(self.reconstruction(x, index), rng, place.views)))
+        shown = self.augmented(self.reconstruction(x, index), rng, place.views)
+        return net(place(shown, images=True))

@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from ..core import choice
 from .attacks import log_target, slope, tilt
 from .manifold_mixup import draw_stage
-from .mixing import Mixing, Place
+from .mixing import Mixing
 from .puzzle_mask import costs, least, pooled
 from .transport import moved, moves, moves_by_table
 from .vicinal import SCOPES, Mix, draw_lambda, taken
@@ -126,9 +126,6 @@ class PuzzleMix(Mixing):
         mask = least(u, w, self.passes)[:, None] / (self.n_labels - 1)
         sources = plans(mask, s, partner, self.t_size, self.t_eps) if self.transport else ()
         return PuzzleDraw(mask.mean((1, 2, 3)), partner, mask, sources, clean)
-
-    def forward(self, net, x: Tensor, place: Place, rng: torch.Generator, index: Tensor = None) -> Tensor:
-        return net(place(x))
 
     def risk(self, net, x: Tensor, y: Tensor, draw, rng: torch.Generator, index: Tensor = None) -> Tensor:
         return super().risk(net, x, y, draw, rng, index) + draw.clean

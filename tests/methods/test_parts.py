@@ -196,14 +196,13 @@ def test_the_noise_is_drawn_after_everything_else_and_from_the_generator_only():
     net, (x, y) = network(), batch()
     rng, noise = seeded(5), FeatureNoise(add=.3, mult=.1, sparse=.4)
     mix = draw_mix(10, 1., rng)
-    xi = torch.empty_like(x).uniform_(-1, 1, generator=rng)
-    def level(s):
+    times, plus, v = torch.empty(x.shape).uniform_(-.1, .1, generator=rng), torch.empty(x.shape).normal_(0, .3, generator=rng), torch.rand(x.shape, generator=rng)
+    def factor():
         g = torch._standard_gamma(torch.tensor([2., 5.]), generator=rng)
-        return s * (g[0] / g.sum())
-    times = level(.1); times = times * (xi * (torch.rand(x.shape, generator=rng) >= .4))
-    xi = torch.empty_like(x).normal_(generator=rng)
-    plus = level(.3); plus = plus * (xi * (torch.rand(x.shape, generator=rng) >= .4))
-    by_hand = F.cross_entropy(net((1 + times) * mix(x) + plus), mix(F.one_hot(y, 5).float()))
+        return g[0] / g.sum()
+    times, plus = factor() * times * (v < .6), factor() * plus * ((v >= .24) & (v < .84))
+    noised = .5 + .5 * ((1 + times) * (mix(x) - .5) / .5 + plus)  # an image, in the units of the code
+    by_hand = F.cross_entropy(net(noised), mix(F.one_hot(y, 5).float()))
     before = torch.get_rng_state()
     assert torch.allclose(Mixup(noise=noise).loss(net, x, y, seeded(5)), by_hand, atol=1e-6)
     assert torch.equal(torch.get_rng_state(), before)

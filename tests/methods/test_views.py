@@ -128,10 +128,11 @@ def test_only_mixing_and_noise_is_nfm_to_the_last_bit(seed, views):
     mix, k = draw_mix(10, 1., rng), draw_stage((0, 1, 2, 3), rng)
     def at(h):
         m = torch.lerp(h[mix.partner], h, mix.lam)
-        xi = torch.empty_like(m).uniform_(-1, 1, generator=rng)
-        times = (.2 * draw_factor(rng)) * xi
-        xi = torch.empty_like(m).normal_(generator=rng)
-        return (1 + times) * m + (.4 * draw_factor(rng)) * xi
+        times = torch.empty(m.shape).uniform_(-.2, .2, generator=rng)
+        plus = torch.empty(m.shape).normal_(0, .4, generator=rng)
+        times, plus = times * draw_factor(rng), plus * draw_factor(rng)
+        if k == 0: plus = .5 * plus - .5 * times  # .5 + .5 ((1 + times) (x - .5) / .5 + plus)
+        return torch.addcmul(plus, m, 1 + times)
     logits, hot = net(x, at=k, through=at), F.one_hot(y, 5).float()
     naive = F.cross_entropy(logits, torch.lerp(hot[mix.partner], hot, mix.lam))
     made = ManifoldMixup(**place, noise=FeatureNoise(**noise), **(dict(views=views) if views else {}))
@@ -149,18 +150,19 @@ def by_hand(noise, k, labels, x, y, net, rng, stages=(0, 1, 2, 3)):
     views = torch.cat([x, *(augmix(x, rng) for _ in range(k - 1))])
     stage = draw_stage(stages, rng)
     def drawn(m):
-        def level(xi, s):
-            if noise.factor == "beta": s = s * draw_factor(rng)
-            return s * (xi * (torch.rand(xi.shape, generator=rng) >= noise.sparse) if noise.sparse else xi)
-        times = level(torch.empty_like(m).uniform_(-1, 1, generator=rng), noise.mult)
-        return times, level(torch.empty_like(m).normal_(generator=rng), noise.add)
+        times, plus = torch.empty(m.shape).uniform_(-noise.mult, noise.mult, generator=rng), torch.empty(m.shape).normal_(0, noise.add, generator=rng)
+        if noise.sparse:
+            v, q = torch.rand(m.shape, generator=rng), 1 - noise.sparse
+            times, plus = times * (v < q), plus * ((v >= q * noise.sparse) & (v < q * noise.sparse + q))
+        def factor(): return draw_factor(rng) if noise.factor == "beta" else 1.
+        return [(t * factor(), p * factor()) for t, p in zip(times.chunk(1 if noise.shared else k), plus.chunk(1 if noise.shared else k))]
     def at(h):
-        out, first = [], None
+        out, xi = [], drawn(h[:len(x)] if noise.shared else h)
         for v, part in enumerate(h.chunk(k)):
             m = mix.lam * part + (1 - mix.lam) * part[mix.partner]
-            times, plus = first if noise.shared and first else drawn(m)
-            first = times, plus
-            out.append(m * (1 + times) + plus * (noise.levels * k if len(noise.levels) == 1 else noise.levels)[v])
+            times, plus = xi[0 if noise.shared else v]
+            plus = plus * (noise.levels * k if len(noise.levels) == 1 else noise.levels)[v]
+            out.append(m * (1 + times) + plus if stage else .5 + .5 * ((m - .5) / .5 * (1 + times) + plus))
         return torch.cat(out)
     logits = net(views, at=stage, through=at).chunk(k)
     lam = mix.lam if labels == "linear" else torch.sigmoid(20 * (mix.lam - .5))
@@ -274,6 +276,21 @@ def test_the_moments_of_the_noise_in_each_view(sparse):
         assert abs((times == 0).double().mean() - sparse) <= 4 * (sparse * (1 - sparse) / 1e6) ** .5 + 1e-6
 
 
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("images", [False, True])
+def test_a_channels_last_state_has_the_same_law_and_the_same_formula(layout, images):
+    "Each element has its own noise, whatever the order in memory; at .5 an image is moved by u (plus) and nothing is multiplied."
+    m = torch.full((6, 8, 50, 50), .5).to(memory_format=layout)
+    noise = FeatureNoise(add=.4, mult=.5, sparse=.65, factor="none", levels=(1, 2, 3))
+    for level, moved in zip((1, 2, 3), (noise(m, seeded(4), 3, images) - m).double().chunk(3)):
+        scale = (.5 if images else 1) * .4 * level
+        near(moved, 0, .35 * scale ** 2 + (0 if images else .35 * .25 * .25 / 3))
+        untouched = .65 if images else .65 ** 2
+        assert abs((moved.abs() < 1e-6).double().mean() - untouched) < 4 * (untouched * (1 - untouched) / moved.numel()) ** .5
+        rows = moved.flatten(0, 1).flatten(1)  # no two channels or images share it
+        assert torch.corrcoef(rows).fill_diagonal_(0).abs().max() < 5 / 2500 ** .5
+
+
 @pytest.mark.parametrize("shared", [False, True])
 def test_no_two_images_share_noise_and_views_only_where_they_should(shared):
     made = FeatureNoise(factor="none", shared=shared)(torch.zeros(12, 100_000), seeded(1), 3)
@@ -301,7 +318,7 @@ def test_new_fields_change_no_name_at_their_defaults():
     assert of() == of(views={"name": "no-views"}) and "views" not in canonical(spec)["method_args"]
     assert of(noise=noised) == of(noise=noised | dict(shared=False, levels=(1.,)))
     kept = canonical(replace(spec, method_args=dict(noise=noised)))["method_args"]["noise"]
-    assert set(kept) == {"name", "add", "mult", "sparse", "factor"}
+    assert set(kept) == {"name", "add", "mult", "sparse", "factor", "unit"}
     others = [of(views=dict(name="augmix")), of(views=dict(name="augmix", gamma=1)), of(views=dict(name="noise")), of(noise=noised | dict(shared=True)), of(noise=noised | dict(levels=[1, 2, 3]))]
     assert len({of(), of(noise=noised), *others}) == 7
     erm = Spec("digits", "erm", "tiny-cnn")

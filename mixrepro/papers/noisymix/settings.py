@@ -194,7 +194,7 @@ class Toy(Settings):
     lr: float = setting(.1, "paper", "appendix A: of Adam")
     width: int = setting(32, "paper", "appendix A: units of the hidden layer")
     alpha: float = setting(1., "code", "as on images; the appendix is silent")
-    add: float = setting(OWN_NOISE, "default", "level of the additive noise: that of the points themselves")
+    add: float = setting(.2, "default", "level of the additive noise, in the plane: that of the points themselves")
     mult: float = setting(.1, "default", "level of the multiplicative noise")
     s: float = setting(OWN_NOISE, "default", "of the second view's noise (Zheng et al., 2016): that of the points")
     gamma: float = setting(12., "code", "weight of the comparison, as on images; the paper names none")
@@ -203,7 +203,7 @@ class Toy(Settings):
 # %% ../../../nbs/noisymix/00_settings.ipynb #d1b9744b
 def toy_schemes(s: Toy) -> dict:  # row -> method
     "Figure 4's six schemes in the paper's order, and the last two with another weight of the comparison."
-    noise = FeatureNoise(add=s.add, mult=s.mult, factor="none")
+    noise = FeatureNoise(add=s.add, mult=s.mult, factor="none", unit=1 / SPREAD)
     def at(alpha=s.alpha, **parts): return ManifoldMixup(alpha=alpha, stages=(0, 1), **parts)
     def by(gamma): return NoiseViews(count=1, s=s.s, gamma=gamma)
     six = {"erm": ERM(), "noise": at(NEARLY_NONE, noise=noise), "manifold-mixup": at(), "nfm": at(noise=noise),
@@ -215,7 +215,7 @@ def toys(s: Toy, at: Scale, seed: int) -> list[Cell]:
     "Figure 4: every scheme on the 250 points."
     def spec(scheme):
         args = plain(scheme, short=True)
-        return Spec("band", args.pop("name"), "mlp", seed, s.epochs, batch=s.batch, lr=s.lr, optimizer="adam",
+        return Spec("band-star", args.pop("name"), "mlp", seed, s.epochs, batch=s.batch, lr=s.lr, optimizer="adam",
                     weight_decay=0., schedule="constant", augment="none", method_args=args, looks=1,
                     network_args=dict(widths=(s.width,), norm=False))
     return [Cell(row, "test accuracy", spec(scheme)) for row, scheme in toy_schemes(s).items()]

@@ -92,7 +92,7 @@ def test_points_of_the_plane():
     plan = planned("nm-fig4")
     assert [row for row, _ in plan][:6] == ["erm", "noise", "manifold-mixup", "nfm", "manifold-mixup-jsd", "noisymix"]
     for (row, _), specs in plan.items():
-        agree(specs, dataset="band", network="mlp", network_args=dict(widths=(32,), norm=False), optimizer="adam", lr=.1, batch=50, epochs=100, schedule="constant")
+        agree(specs, dataset="band-star", network="mlp", network_args=dict(widths=(32,), norm=False), optimizer="adam", lr=.1, batch=50, epochs=100, schedule="constant")
         assert len(specs) == 100 and (row == "erm" or args(specs)["stages"] == (0, 1))
     assert args(plan["noisymix", "test accuracy"])["views"]["gamma"] == 12 and args(plan["noisymix, gentle", "test accuracy"])["views"]["gamma"] == 1
     assert args(plan["noise", "test accuracy"])["alpha"] == 1e-8
