@@ -222,7 +222,7 @@ def toys(s: Toy, at: Scale, seed: int) -> list[Cell]:
 
 # %% ../../../nbs/noisymix/00_settings.ipynb #7ef957e3
 ARTEFACTS = catalogue("noisymix",
-    shows("nm-table1", "ResNet-50 on ImageNet and its corrupted, rendered, perturbed versions, and under FGSM (ours)",
+    shows("nm-table1", "ResNet-50 on ImageNet and its corrupted, rendered, perturbed versions; FGSM is ours",
           imagenets, ImageNet),
     shows("nm-fig1", "ImageNet-C against ImageNet-R: one point for each method", imagenets, ImageNet),
     shows("nm-table2", "CIFAR-10(-C) and CIFAR-100(-C), PreActResNet-18", schemes, Images),
