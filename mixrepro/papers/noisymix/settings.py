@@ -198,8 +198,9 @@ class Transfer(Settings):
     n_train: int = setting(0, "paper", "0: all training images", smoke=60, embedded=400)
     augment: str = setting("resized-crop", "code", "windows of random size, mirrored", smoke="crop2", embedded="crop2")
     resize: int = setting(224, "code", "pixels to which images are brought", smoke=64, embedded=64)
-    looks: int = setting(0, "default", "0: the test images are looked at after each epoch", smoke=1, embedded=2)
-    corruptions: str = setting("corruptions", "paper", "section 4.5: the corrupted test sets", smoke="corruptions-on-10")
+    looks: int = setting(0, "default", "0: the test images are looked at after each epoch", smoke=1, embedded=1)
+    corruptions: str = setting("corruptions", "paper", "section 4.5: the corrupted test sets",
+        smoke="corruptions-on-10", embedded="corruptions-on-200")
 
 # %% ../../../nbs/noisymix/00_settings.ipynb #d104d44b
 def source_of(source: Spec) -> dict:
