@@ -62,6 +62,10 @@ class Piece(Frozen):
         "Called once per run, before the first batch."
         return altered(self, **{k: part.prepare(train, rng, augment, **nets) for k, part in parts_of(self).items()})
 
+    def begin(self, net):  # net: with the weights that the run's seed gives it
+        "Called once per run, when it is prepared: what a network starts from, where that is not its seed alone."
+        for part in parts_of(self).values(): part.begin(net)
+
     def at(self, t: float) -> "Piece":  # t: share of the run's updates that are done, in [0, 1)
         "The piece as it is at this moment; called before each step."
         now = {k: part.at(t) for k, part in parts_of(self).items()}

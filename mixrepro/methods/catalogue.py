@@ -20,6 +20,7 @@ from .decoder import Decoder
 from .dropout import Dropout
 from .erm import ERM
 from .factor_mixup import FactorMixup
+from .finetune import FineTune
 from .gan_mixup import GAN, GANMixup
 from .genlabel import GenLabels, LatentGenLabels, NoIntrusion, OnlineGenLabels
 from .iat import IAT

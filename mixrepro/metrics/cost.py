@@ -133,6 +133,7 @@ class Worker:
         if device != "cpu": self.net = self.net.to(memory_format=torch.channels_last)
         nets = {name: fresh(s).eval() for name, s in spec.needs.items()}
         self.method, self.prepare_flops, self.prepare_seconds = prepared(spec, train, nets, device)
+        self.method.begin(self.net)
         self.one = train.subset(range(min(spec.batch, len(train))))
         self.optimizer = optimizer(spec, self.net)
         self.rngs = {name: generator(spec, name, "cpu" if name == "order" else device) for name in STREAMS}

@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['IGNORED', 'DROPS', 'OF', 'MISSING', 'PHRASES', 'ZERO', 'drops', 'labelled', 'decisive', 'same', 'differences',
-           'worded', 'phrase', 'is_standin', 'Departures', 'named', 'gathered', 'stood_for', 'matched', 'departures']
+           'worded', 'spoken', 'phrase', 'is_standin', 'Departures', 'named', 'gathered', 'stood_for', 'matched',
+           'departures']
 
 # %% ../../nbs/repro/84_departures.ipynb #c4b601d8
 from collections.abc import Iterable
@@ -85,12 +86,14 @@ def worded(name: str, value, labels: dict) -> str:
     return labels.get(value, value) if isinstance(value, str) else str(value)
 
 # %% ../../nbs/repro/84_departures.ipynb #3fff0b21
+def spoken(need: str) -> str: return need.upper() if need == "vae" else need
+
 def phrase(name: str, pair: tuple, labels: dict) -> str:
     "One difference in words."
     where, _, field = name.rpartition(": ")
     plain = field.replace("_", " ")
     text = PHRASES.get(field, plain + " {1} in place of {0}").format(*(worded(field, v, labels) for v in pair))
-    return f"{where.upper() if where == 'vae' else where}: {text}" if where else text
+    return f"{spoken(where)}: {text}" if where else text
 
 def is_standin(name: str, pair: tuple) -> bool:
     "Whether a difference is one of data: another set, not the same drawings at another size."
@@ -148,7 +151,7 @@ def stood_for(pairs: Iterable,  # (name of the field, (theirs, ours))
     "The stand-ins among differences of data."
     words = {}
     for name, (theirs, ours) in pairs:
-        as_data = f", on which the {name.rpartition(': ')[0].upper()} was trained" * (": " in name)
+        as_data = f", on which the {spoken(name.rpartition(': ')[0])} was trained" * (": " in name)
         words.setdefault(ours, {})[labels.get(theirs, theirs) + as_data] = None
     return {d: "stands in for " + " and ".join(w) for d, w in words.items()}
 

@@ -208,6 +208,7 @@ def rehearse(spec: Spec,
         ready = method(spec.method, **spec.method_args).prepare(images, rng, augment=augment, **few,
                                                                 **{k: blank(s) for k, s in spec.needs.items()})
     x = images.floats() if ready.raw else augment(images.floats(), rng)
+    ready.begin(trial)
     with torch.no_grad(): ready.loss(trial.train(), x, images.y, rng, torch.arange(len(images), device=images.y.device))
 
 # %% ../../nbs/training/52_loop.ipynb #da643e26
@@ -223,6 +224,7 @@ def start(spec: Spec, store: Store, device: str) -> tuple:
         if spec.whiten: fit_whitening(net.norm, seen["whiten"])
         ready = method(spec.method, **spec.method_args).prepare(seen["train"], generator(spec, "prepare", device),
                                                                 augment=AUGMENTS[spec.augment], **few, **nets)
+    ready.begin(net)
     return seen["train"], test, net, ready, [str(w.message) for w in said], seen.get("valid")
 
 # %% ../../nbs/training/52_loop.ipynb #95aa976b

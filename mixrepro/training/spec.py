@@ -53,6 +53,10 @@ def check_together(spec):
     if wanted != has:
         raise ValueError(f"the method {spec.method!r} trains networks of the kind {wanted!r}, such as "
                          f"{', '.join(networks_of(wanted)[:3])}, but {spec.network!r} is of the kind {has!r}")
+    if spec.resize and has != "classifier":
+        raise ValueError(f"resize is for a classifier's images, but {spec.network!r} is of the kind {has!r}: leave it 0")
+    if spec.resize and spec.whiten:
+        raise ValueError("resize and whiten do not go together, whitening is of images as they are: leave one out")
 
 # %% ../../nbs/training/50_spec.ipynb #62761644
 def check_split(spec):
@@ -84,6 +88,8 @@ class Spec(Optimisation):
                                        "and 200 validation images, drawn by the run's seed; -s0 for seed 0", later=True)
     whiten: str = choice("", "default", "images are normalised only; otherwise a name in WHITENINGS", later=True,
                          allowed=lambda: ("", *WHITENINGS))
+    resize: int = choice(0, "default", "pixels, height and width, to which the network brings its images, bilinear; 0: "
+                                       "they stay as they are", allowed="[0, inf)", later=True)
     looks: int = choice(0, "default", "times that the test set is scored, evenly, the last time at the end; 0: after "
                                       "every epoch", allowed="[0, inf)", later=True)
 
@@ -109,7 +115,7 @@ def needed(spec: Spec,
     "The spec of a network that must be trained before: its run's own, but for what a method asks for."
     for key in changes: pick("field of a run", key, [f.name for f in fields(Spec)])
     elsewhere = changes.get("dataset", spec.dataset) != spec.dataset
-    try: return replace(spec, **dict(whiten="") | (dict(split="") if elsewhere else {}) | changes)
+    try: return replace(spec, **dict(whiten="", resize=0) | (dict(split="") if elsewhere else {}) | changes)
     except ValueError as e: raise ValueError(f"the {name} that {spec.method!r} needs: {e}") from e
 
 # %% ../../nbs/training/50_spec.ipynb #22f008f6

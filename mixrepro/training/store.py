@@ -24,6 +24,7 @@ import torch
 from ..data.datasets import STATS, load
 from ..data.whitening import WHITENINGS, Whiten
 from ..files import home, set_aside, sha256, write_atomic
+from ..networks.staged import Resize
 from ..networks.zoo import build
 from .spec import Spec, from_json, generator, name_of, provenance_of, to_json
 
@@ -73,11 +74,13 @@ class Run:
 # %% ../../nbs/training/51_store.ipynb #64e88bc3
 def network_of(spec: Spec, shape, classes: int, device="cpu"):
     "The untrained network of a run: its weights depend on the seed alone."
-    mean, std = STATS[spec.dataset]
-    net = build(spec.network, shape, classes, generator(spec, "weights"), mean=mean, std=std, **spec.network_args)
+    (mean, std), size = STATS[spec.dataset], (spec.resize,) * 2 if spec.resize else shape[1:]
+    seen = (shape[0], *size)
+    net = build(spec.network, seen, classes, generator(spec, "weights"), mean=mean, std=std, **spec.network_args)
     if spec.whiten and not hasattr(net, "norm"):
         raise ValueError(f"{spec.network} does not normalise its images, so there is nothing to whiten: "
                          "leave `whiten` empty")
+    if spec.resize: net.norm, net.fixed = Resize(net.norm, spec.resize), False  # images of any size
     if spec.whiten: net.norm = Whiten(net.norm, shape, WHITENINGS[spec.whiten])
     return net.to(device, memory_format=torch.channels_last)
 
