@@ -7,18 +7,18 @@ __all__ = ['CLAIMS', 'INKS', 'draw_points', 'mean_h', 'label_moments', 'linear_m
            'adversarial_loss', 'radius_of', 'pair_constants', 'linear_losses', 'shares', 'minima', 'over_draws',
            'draw_losses', 'relu_network', 'relu_losses', 'gradient', 'true_label', 'second_order', 'losses_at']
 
-# %% ../../../nbs/genlabel/01b_losses.ipynb #4038a784
+# %% ../../../nbs/genlabel/01b_losses.ipynb #61b3c330
 import numpy as np
 import pandas as pd
 import torch
 from scipy.special import spence
 from torch import Tensor
 
-from .theory import Law, of_class, terms
-from ..noisymix.theorems import beta_rule, h_loss
+from .theory import Law, of_class, rule, terms
+from ..noisymix.theorems import h_loss
 from ...repro.figures import COLOURS
 
-# %% ../../../nbs/genlabel/01b_losses.ipynb #236ff10e
+# %% ../../../nbs/genlabel/01b_losses.ipynb #be9e8db1
 def draw_points(rng: torch.Generator,
                 n: int = 20,        # of each class
                 law: Law = Law(),   # independent columns
@@ -30,7 +30,7 @@ def draw_points(rng: torch.Generator,
     x[:, 0] += torch.where(y, 1., -1.)
     return x, y.double()
 
-# %% ../../../nbs/genlabel/01b_losses.ipynb #a5ab4a2d
+# %% ../../../nbs/genlabel/01b_losses.ipynb #de548c1f
 def mean_h(a: Tensor, b: Tensor) -> Tensor:
     "The mean of h over the segment between two scores, with lambda uniform."
     F = lambda u: torch.as_tensor(-spence(1 + np.exp(u.numpy())))
@@ -42,7 +42,7 @@ def mean_h(a: Tensor, b: Tensor) -> Tensor:
 
 def label_moments(x: Tensor, y: Tensor, law: Law, nodes: int = 1024) -> tuple[Tensor, Tensor]:  # (n, n) each
     "E[y_gen lambda] and E[y_gen (1 - lambda)] of each pair, by the true densities (independent columns)."
-    lam, w = beta_rule(1., 1., nodes)
+    lam, w = rule(1., 1., nodes)
     one, zero = torch.eye(law.d, dtype=x.dtype)[0], -torch.eye(law.d, dtype=x.dtype)[0]
     p, q = ((x - m) @ (x - m).T for m in (one, zero))  # |l a + (1 - l) b|^2 = l^2 aa + 2 l (1 - l) ab + (1 - l)^2 bb
     def far(g): return (g.diagonal()[:, None, None] * lam**2 + 2 * g[..., None] * lam * (1 - lam)
@@ -54,13 +54,13 @@ def linear_moments(y: Tensor) -> tuple[Tensor, Tensor]:
     "The same of Mixup's label."
     return y[:, None] / 3 + y / 6, y[:, None] / 6 + y / 3
 
-# %% ../../../nbs/genlabel/01b_losses.ipynb #38d97460
+# %% ../../../nbs/genlabel/01b_losses.ipynb #a0cffa84
 def mixed_losses(f: Tensor, *labels: tuple) -> list[Tensor]:  # scores (n, P); each as `label_moments` -> each (P,)
     "The exact loss over all pairs and a uniform lambda, for each labelling."
     pairs = torch.stack([mean_h(s[:, None], s).mean() for s in f.T])
     return [pairs - (own.sum(1) @ f + other.sum(0) @ f) / len(f)**2 for own, other in labels]
 
-# %% ../../../nbs/genlabel/01b_losses.ipynb #1e062e26
+# %% ../../../nbs/genlabel/01b_losses.ipynb #ebfb7e6c
 def taylor_loss(f: Tensor, y: Tensor, A: Tensor, B: Tensor) -> Tensor:  # (n, P), (n,), (n,), (n,) -> (P,)
     "The second-order loss of a linear classifier (GenLabel note, lemma 1 with R_3 = 0)."
     p, toward = torch.sigmoid(f), f.mean(0) - f
@@ -74,7 +74,7 @@ def adversarial_loss(f: Tensor, y: Tensor, eta: Tensor, norm: Tensor) -> Tensor:
     first = eta * (p - y[:, None]).abs() * norm
     return (h_loss(f, y[:, None]) + first + eta**2 / 2 * p * (1 - p) * norm**2).mean(0)
 
-# %% ../../../nbs/genlabel/01b_losses.ipynb #65de2b9f
+# %% ../../../nbs/genlabel/01b_losses.ipynb #07342245
 def radius_of(x: Tensor, gradients: Tensor,  # (n, d); of f at each point, (n, P, d)
               A: Tensor) -> Tensor:           # (n,) -> (n, P)
     "delta_gen of each point: R c_X A^i (GenLabel note, theorems 1 and 2)."
@@ -98,7 +98,7 @@ def linear_losses(x: Tensor, y: Tensor, law: Law, phi: Tensor, norm: float = 10.
     right = ((2 * y - 1)[:, None] * f >= 0).all(0)
     return pd.DataFrame({"phi": phi, "in Theta": right} | found)
 
-# %% ../../../nbs/genlabel/01b_losses.ipynb #a5cd0656
+# %% ../../../nbs/genlabel/01b_losses.ipynb #219e189c
 CLAIMS = {"L~mix > L~gen": ("Mixup, Taylor", "GenLabel, Taylor"), "L~gen >= adv": ("GenLabel, Taylor", "adversarial"),
           "Lmix > Lgen": ("Mixup", "GenLabel"), "Lgen >= adv": ("GenLabel", "adversarial")}  # tilde: second order
 
@@ -120,7 +120,7 @@ def over_draws(losses, draws: int, seed: int) -> pd.DataFrame:  # losses: (gener
     rng = torch.Generator().manual_seed(seed)
     return pd.concat([losses(rng).assign(draw=k) for k in range(draws)], ignore_index=True)
 
-# %% ../../../nbs/genlabel/01b_losses.ipynb #73b6225c
+# %% ../../../nbs/genlabel/01b_losses.ipynb #3d5a7472
 INKS = {"Mixup": "blue", "GenLabel": "vermilion", "ERM": "black", "adversarial": "wine"}
 
 def draw_losses(ax, rows: pd.DataFrame, names: tuple, title: str):
@@ -134,7 +134,7 @@ def draw_losses(ax, rows: pd.DataFrame, names: tuple, title: str):
     for where in degrees[~right]: ax.axvspan(where - .3, where + .3, color="0.92", lw=0, zorder=0)
     ax.set(xlabel="φ (degrees)", ylabel="loss (nats)", title=title); ax.legend()
 
-# %% ../../../nbs/genlabel/01b_losses.ipynb #b0cd7929
+# %% ../../../nbs/genlabel/01b_losses.ipynb #06b7f33d
 def relu_network(x: Tensor, rng: torch.Generator, width: int = 16):  # -> f(z, phi)
     "A ReLU network without biases that says 10 x_1 on the points, and whose first layer turns by phi."
     W1, W2 = (torch.randn(a, width, generator=rng, dtype=x.dtype) * (2 / a)**.5 for a in (x.shape[1], width))
@@ -151,7 +151,7 @@ def relu_losses(x: Tensor, y: Tensor, law: Law, phi: Tensor, rng: torch.Generato
     f = relu_network(x, rng, width)
     return pd.DataFrame([losses_at(lambda z: f(z, p), x, y, law, nodes) | {"phi": p.item()} for p in phi])
 
-# %% ../../../nbs/genlabel/01b_losses.ipynb #b7eff15a
+# %% ../../../nbs/genlabel/01b_losses.ipynb #ec1ccef7
 def gradient(f, x: Tensor) -> Tensor:  # (n, d)
     at = x.clone().requires_grad_()
     return torch.autograd.grad(f(at).sum(), at)[0]
@@ -168,7 +168,7 @@ def second_order(f, x: Tensor, y: Tensor, A: Tensor, B: Tensor) -> float:
 
 def losses_at(f, x: Tensor, y: Tensor, law: Law, nodes: int) -> dict:
     "The losses of theorem 2 of any classifier: (..., 2) -> (...)."
-    lam, w = beta_rule(1., 1., nodes)
+    lam, w = rule(1., 1., nodes)
     mixed = lam[:, None] * x[:, None, None] + (1 - lam)[:, None] * x[:, None]
     out, score, grads, (A, B) = f(mixed), f(x), gradient(f, x)[:, None], pair_constants(law, y)
     linear, third = lam * y[:, None, None] + (1 - lam) * y[:, None], torch.full_like(y, 1 / 3)
