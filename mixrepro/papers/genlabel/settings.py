@@ -5,13 +5,13 @@
 # %% auto #0
 __all__ = ['ARTEFACTS', 'Theory']
 
-# %% ../../../nbs/genlabel/00_settings.ipynb #d6a71e84
+# %% ../../../nbs/genlabel/00_settings.ipynb #73923cea
 from dataclasses import dataclass
 
 from ...repro.artefact import FIGURE, catalogue, no_runs, shows
 from ...repro.scale import Settings, setting
 
-# %% ../../../nbs/genlabel/00_settings.ipynb #416a4412
+# %% ../../../nbs/genlabel/00_settings.ipynb #39c587ba
 @dataclass(frozen=True)
 class Theory(Settings):
     "On what proposition 1, lemma 1 and theorems 1 and 2 are computed."
@@ -26,11 +26,11 @@ class Theory(Settings):
     norm: float = setting(10., "paper", "experiment under theorem 1: theta = 10 (cos phi, sin phi)")
     angles: int = setting(181, "default", "phi in [-pi/4, pi/4]", smoke=31)
     draws: int = setting(100, "default", "of the points; the note has one", smoke=5)
-    networks: int = setting(5, "default", "ReLU networks for theorem 2, each with its own points", smoke=1)
+    networks: int = setting(3, "default", "ReLU networks for theorem 2, each with its own points", smoke=1)
     width: int = setting(16, "default", "of both hidden layers; the note has no experiment")
-    nodes: int = setting(96, "default", "of the quadrature over lambda, theorem 2", smoke=32)
+    nodes: int = setting(64, "default", "of the quadrature over lambda, theorem 2", smoke=32)
 
-# %% ../../../nbs/genlabel/00_settings.ipynb #e1f8302d
+# %% ../../../nbs/genlabel/00_settings.ipynb #26f30905
 ARTEFACTS = catalogue("genlabel",
     shows("gl-intrusion", "OpenML: Mixup against Mixup that never enters another class", outputs=FIGURE),
     shows("gl-logistic", "OpenML: linear labels against logistic labels", outputs=FIGURE),

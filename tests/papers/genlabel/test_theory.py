@@ -1,0 +1,89 @@
+"GenLabel's theory against scipy's densities, quadrature and brute force in float64."
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings, strategies as st
+from scipy import integrate, stats
+
+from helpers import seeded
+from mixrepro.papers.genlabel import losses as L
+from mixrepro.papers.genlabel import theory as T
+from mixrepro.papers.noisymix.theorems import beta_rule, logit, network
+
+
+@given(sigma=st.floats(.03, 5), lam=st.floats(0, 1))
+@settings(max_examples=60, deadline=None)
+def test_proposition_1(sigma, lam):
+    logs = [stats.norm(m, sigma).logpdf(lam) for m in (0, 1)]
+    direct = np.exp(logs[1] - np.logaddexp(*logs))
+    assert abs(T.gaussian_label(lam, sigma) - direct) < 1e-12 and T.printed_label(lam, sigma) >= .5
+
+
+def test_proposition_1_as_printed_is_wrong_at_three_tenths():
+    assert T.gaussian_label(.3, .1) == pytest.approx(2.06e-9, rel=.01) and T.printed_label(.3, .1) > .98
+
+
+@given(sigma1=st.floats(.2, 3), c=st.floats(.3, 3.5), d=st.integers(2, 5), where=st.floats(.02, .95))
+@settings(max_examples=25, deadline=None)
+def test_the_label_on_the_axis(sigma1, c, d, where):
+    tau = -1 / (d - 1) + where * (1 + 1 / (d - 1))
+    law, lam = T.Law(sigma1, c, tau, d), torch.linspace(0, 1, 21, dtype=torch.float64)
+    S, e = np.full((d, d), tau) + (1 - tau) * np.eye(d), np.eye(d)[0]
+    logs = [stats.multivariate_normal(m * e, S / r**2).logpdf(np.outer(2 * lam - 1, e)) for m, r in ((-1, sigma1), (1, c * sigma1))]
+    assert np.allclose(law.label(lam), np.exp(logs[1] - np.logaddexp(*logs)), atol=1e-8)
+
+
+@given(c=st.floats(.3, 3.5), alpha=st.floats(.5, 3))
+@settings(max_examples=10, deadline=None)
+def test_constants_by_scipys_quadrature(c, alpha):
+    law = T.Law(1.5, c)
+    for y in (0, 1):
+        g = lambda l: 2 * T.own_label(law, torch.tensor(l, dtype=torch.float64), y).item() * stats.beta(alpha, alpha).pdf(l)
+        found = T.of_class(law, y, alpha=alpha, nodes=256)
+        for k, name in enumerate("GAB"):
+            assert found[name] == pytest.approx(integrate.quad(lambda l: g(l) * (1 - l)**k, 0, 1, limit=200)[0], abs=1e-5)
+
+
+@given(seed=st.integers(0, 999), c=st.sampled_from([.5, 1., 2.]))
+@settings(max_examples=6, deadline=None)
+def test_the_expansion_has_the_losss_derivatives(seed, c):
+    rng = seeded(seed)
+    x, y = torch.randn(4, 2, generator=rng, dtype=torch.float64), torch.tensor([0., 1, 1, 0], dtype=torch.float64)
+    f, (lam, w), law = logit(network("smooth", 1, rng)), beta_rule(1., 1., 64), T.Law(1.5, c)
+    v = T.weights(law, y, lam)
+    at = .01 * np.arange(-3, 4)
+    by_loss = np.polynomial.polynomial.polyfit(at, [T.shrunk_loss(f, x, y, v, lam, w, e) for e in at], 6)[:3]
+    assert T.expansion(f, x, y, v, lam, w) == pytest.approx(by_loss, abs=5e-5)
+    printed = T.printed_expansion(f, x, y, law)
+    assert (printed[0] == pytest.approx(by_loss[0], abs=1e-6)) == (c == 1), "L_std is the loss of the points at c = 1 only"
+
+
+@given(a=st.floats(-12, 12), b=st.floats(-12, 12))
+@settings(max_examples=60, deadline=None)
+def test_the_mean_of_h_over_a_segment(a, b):
+    found = L.mean_h(*torch.tensor([[a], [b]], dtype=torch.float64)).item()
+    assert found == pytest.approx(integrate.quad(lambda l: np.logaddexp(0, l * a + (1 - l) * b), 0, 1, limit=200)[0], abs=1e-8)
+
+
+def test_the_attack_to_second_order_is_the_worst_loss():
+    "Of a linear classifier the worst point of a ball is known: the first two derivatives in its radius are the formula's."
+    x, y = L.draw_points(seeded(), 4)
+    theta, one = torch.tensor([3., 1]).double(), torch.ones(8).double()
+    f = (x @ theta)[:, None]
+    def worst(e): return np.logaddexp(0, f[:, 0] - (2 * y - 1) * e * theta.norm()) - y * (f[:, 0] - (2 * y - 1) * e * theta.norm())
+    def ours(e): return L.adversarial_loss(f, y, e * one[:, None], theta.norm()).item()
+    gaps = [abs(worst(e).mean().item() - ours(e)) for e in (.02, .01)]
+    assert gaps[0] < 1e-5 and gaps[0] / gaps[1] == pytest.approx(8, rel=.1), "what is left is of third order"
+
+
+def test_theorem_1s_second_order_losses_are_lemma_1s():
+    x, y = L.draw_points(seeded(2), 5)
+    phi = torch.tensor([-.4, 0., .3], dtype=torch.float64)
+    rows, (A, B) = L.linear_losses(x, y, T.Law(), phi, 4.), L.pair_constants(T.Law(), y)
+    for p, found, plain in zip(phi, rows["GenLabel, Taylor"], rows["Mixup, Taylor"]):
+        f = lambda z: 4 * (z[..., 0] * p.cos() + z[..., 1] * p.sin())
+        assert found == pytest.approx(sum(T.terms(f, x, y, 1., A[:, None], B[:, None])), rel=1e-9)
+        assert plain == pytest.approx(sum(T.terms(f, x, y, 1., torch.tensor(1 / 3), torch.tensor(1 / 6))), rel=1e-9)
+    exact = L.losses_at(lambda z: 4 * z[..., 0], x, y, T.Law(), 512)
+    assert all(exact[k] == pytest.approx(rows.iloc[1][k], abs=1e-4) for k in exact)
