@@ -58,8 +58,10 @@ def ready(name: str, **args):
         which, options = SMALL[kind.trains]
         if name == "kl-vae": options = dict(posterior="gaussian")
         net = network(which, train.shape, train.k, **options)
+    if name == "fine-tune": more["source"] = network("small-cnn", k=K + 2)
     if kind.trains == "decoder": more["classifier"] = network("small-cnn"); args = dict(stage=1) | args
     made = method(name, **args).prepare(train, torch.Generator("cuda"), augment=AUGMENTS["crop2-flip"], **more)
+    made.begin(net)
     return made, net, train
 
 
@@ -102,6 +104,7 @@ VARIANTS = [("mixup", dict(per="example", criterion="bce")), ("manifold-mixup", 
             ("gan-mixup", dict(law="folded-beta", target="fake", every=1)), ("trades", dict(mode="train", start="uniform", steps=2)),
             ("adv-mmd-vae", dict(target="clean", kernel="gaussian-d", steps=2)), ("gan", dict(every=1)),
             ("cutmix", dict(per="example", labels={"name": "logistic"})), ("puzzlemix", dict(clean=1., t_size=0, blocks=(4,), criterion="bce")),
+            ("fine-tune", dict(frozen=True)), ("fine-tune", dict(views={"name": "augmix"})),
             ("puzzlemix", dict(per="example", transport=False, n_labels=2, blocks=(16,)))]
 
 
