@@ -23,7 +23,7 @@ from mixrepro.training.spec import Optimisation, Spec, from_json, name_of, to_js
 from mixrepro.training.store import Store
 
 SPEC = Spec("digits", "mixup", "small-cnn", epochs=3)
-WHOLE = ("classifier", "vae")  # of a method: fields of another run, looked at together
+WHOLE = ("classifier", "vae", "source")  # of a method: fields of another run, looked at together
 FREE = {("Spec", "split"), ("Spec", "method_args"), ("Spec", "network_args"), ("Decoder", "classifier")}  # looked at as a whole
 NET = {m: networks_of(kind.trains)[0] for m, kind in METHODS.items()} | {"decoder": "decoder-small"}
 
@@ -120,6 +120,11 @@ def test_a_field_of_the_run_itself_too(owner, name, kind, allowed):
     (lambda: a_run("decoder", classifier=dict(method="erm", network="mlpp")), "the classifier that 'decoder' needs: unknown network 'mlpp': did you mean 'mlp'"),
     (lambda: a_run("decoder", classifier=dict(method="erm", network="mlp", epoch=1)), "unknown field of a run 'epoch': did you mean 'epochs'"),
     (lambda: a_run("decoder", classifier=dict(method="erm", network="mlp", lr=math.nan)), "the classifier that 'decoder' needs: lr must be a number"),
+    (lambda: a_run("fine-tune", source=dict(dataset="imagenett", method="erm")), "the source that 'fine-tune' needs: unknown dataset 'imagenett': did you mean 'imagenet'"),
+    (lambda: a_run("fine-tune", source=dict(dataset="digits", method="erm", epoch=1)), "unknown field of a run 'epoch': did you mean 'epochs'"),
+    (lambda: a_run("fine-tune", source=dict(dataset="digits", method="mmd-vae")), "the source that 'fine-tune' needs: the method 'mmd-vae' trains networks of the kind 'autoencoder'"),
+    (lambda: a_run("fine-tune", source=dict(method="erm")), "the source must be named by its dataset and method at least"),
+    (lambda: replace(SPEC, resize=8, whiten="zca"), "resize and whiten do not go together"),
     (lambda: a_run("decoder", classifier=dict(method="erm", network="vae")), "'erm' trains networks of the kind 'classifier'"),
     (lambda: replace(SPEC, network_args=dict(widht=3)), "unknown argument of 'small-cnn' 'widht': did you mean 'width'"),
     (lambda: replace(SPEC, n_train=1), "n_train must be 0, for all training images, or at least 2, got 1"),

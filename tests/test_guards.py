@@ -182,6 +182,7 @@ def ready(name: str):
     nets = {"vae": network("vae-small", (1, 64, 64) if name == "factor-mixup" else (1, 32, 32)).eval()} if kind.on_vae else {}
     if kind.trains == "decoder": nets = {"classifier": network("tiny-cnn").eval()}
     if kind.unlabelled: nets = {"labelled": LABELLED}
+    if name == "fine-tune": nets = {"source": network("tiny-cnn")}
     train = load("factors-a", "train").subset(torch.arange(6)) if name == "factor-mixup" else IMAGES
     made = method(name, **dict(stage=1) if kind.trains == "decoder" else {}).prepare(train, seeded(), augment=AUGMENTS["none"], **nets)
     sure = dict(posterior="gaussian") if name == "kl-vae" else {}

@@ -28,7 +28,7 @@ def body(net,  # a network in stages
 class FineTuneFields(Viewed):
     "Where a network starts, and what of it learns."
     source: dict = choice(dict(dataset="imagenet", method="erm"), "paper",
-                          "NoisyMix, section 4.5: networks trained on ImageNet; what the run has otherwise than this one")
+                          "NoisyMix, section 4.5: networks of ImageNet; all that the run has otherwise than this one")
     frozen: bool = choice(False, "paper", "NoisyMix, section 4.5: fine-tuned; True: the head alone, in the code")
 
     def __post_init__(self):

@@ -54,7 +54,8 @@ def check_together(spec):
         raise ValueError(f"the method {spec.method!r} trains networks of the kind {wanted!r}, such as "
                          f"{', '.join(networks_of(wanted)[:3])}, but {spec.network!r} is of the kind {has!r}")
     if spec.resize and has != "classifier":
-        raise ValueError(f"resize is for a classifier's images, but {spec.network!r} is of the kind {has!r}: leave it 0")
+        raise ValueError(f"resize is for a classifier's images, but {spec.network!r} is of the kind {has!r}: "
+                         "leave it at 0")
     if spec.resize and spec.whiten:
         raise ValueError("resize and whiten do not go together, whitening is of images as they are: leave one out")
 

@@ -62,6 +62,7 @@ def test_two_steps(name):
         warnings.simplefilter("ignore", UserWarning)  # sixteen images do not vary in all directions, an untrained VAE has collapsed
         if spec.whiten: fit_whitening(net.norm, train)
         made = method(spec.method, **spec.method_args).prepare(train, generator(spec, "prepare"), augment=AUGMENTS[spec.augment], **others)
+    made.begin(net)
     rngs, before = {k: generator(spec, k) for k in loop.STREAMS}, [p.detach().clone() for p in net.parameters()]
     if hasattr(net, "draw_from"): net.draw_from(rngs["network"])
     loss = loop.train_epoch(net, made, train, spec, loop.optimizer(spec, net), rngs, 0)

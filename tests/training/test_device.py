@@ -59,8 +59,10 @@ def ready(name: str, **args):
         which, options = SMALL[kind.trains]
         if name == "kl-vae": options = dict(posterior="gaussian")
         net = network(which, train.shape, train.k, **options)
+    if name == "fine-tune": more["source"] = network("small-cnn", k=K + 2)
     if kind.trains == "decoder": more["classifier"] = network("small-cnn"); args = dict(stage=1) | args
     made = method(name, **args).prepare(train, torch.Generator("cuda"), augment=AUGMENTS["crop2-flip"], **more)
+    made.begin(net)
     return made, net, train
 
 
@@ -107,6 +109,7 @@ VARIANTS = [("mixup", dict(per="example", criterion="bce")), ("manifold-mixup", 
             ("mixup", dict(labels={"name": "genlabel-latent"})), ("varmixup", dict(labels={"name": "genlabel-latent", "density": "kde", "top": 2})),
             ("mixup", dict(labels={"name": "genlabel-online", "warmup": 0})), ("no-intrusion", dict(labels={"name": "logistic"})),
             ("manifold-mixup", dict(labels={"name": "genlabel-online"}, noise={"name": "feature-noise"}, views={"name": "noise"})),
+            ("fine-tune", dict(frozen=True)), ("fine-tune", dict(views={"name": "augmix"})),
             ("puzzlemix", dict(per="example", transport=False, n_labels=2, blocks=(16,)))]
 
 

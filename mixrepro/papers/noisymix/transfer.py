@@ -66,7 +66,8 @@ def by_what_learned(rows: pd.DataFrame,  # from `Study.rows`
                     ) -> pd.DataFrame:   # the same rows
     "A column's name without its end, and that end in the name of the quantity."
     alone = rows.column.str.endswith(FROZEN)
-    return rows.assign(column=rows.column.str.removesuffix(FROZEN), metric=rows.metric.where(~alone, rows.metric + HEAD))
+    metric = rows.metric.where(~alone, rows.metric + HEAD)
+    return rows.assign(column=rows.column.str.removesuffix(FROZEN), metric=metric)
 
 # %% ../../../nbs/noisymix/08_transfer.ipynb #5e6ad5e2
 SAID = {  # (row, column) -> the text

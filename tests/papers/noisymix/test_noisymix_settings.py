@@ -3,7 +3,7 @@
 import pytest
 
 from mixrepro.metrics.catalogue import METRICS
-from mixrepro.papers.noisymix.settings import ARTEFACTS, KNOWN, ON_IMAGENET, ROWS, ImageNet, Theorems
+from mixrepro.papers.noisymix.settings import ARTEFACTS, KNOWN, ON_IMAGENET, ROWS, SOURCES, ImageNet, Theorems
 from mixrepro.repro.scale import SCALES
 from plans import agree, args, every, grid, planned
 
@@ -15,7 +15,7 @@ NUMBERED = {"table": 14, "fig": 8, "theorem": 3}  # of the text and its appendic
 
 def test_the_rooms_artefacts():
     assert set(ARTEFACTS) >= {f"nm-{kind}{i}" for kind, n in NUMBERED.items() for i in range(1, n + 1)}
-    assert {id for id, a in ARTEFACTS.items() if a.plan} == WITHOUT_RUNS | WITH_RUNS | ON_IT | {"nm-fig4"}
+    assert {id for id, a in ARTEFACTS.items() if a.plan} == WITHOUT_RUNS | WITH_RUNS | ON_IT | {"nm-fig4", "nm-table5"}
 
 
 @pytest.mark.parametrize("id", sorted(WITHOUT_RUNS))
@@ -121,6 +121,25 @@ def test_what_each_scheme_has_of_its_own_on_imagenet():
     assert (at["eps"], at["steps"], round(at["step"] * 255, 9)) == (4 / 255, 3, round(8 / 3, 9))
     assert (found["mixup"]["alpha"], found["cutmix"]["prob"], found["autoaugment"]["policy"]) == (.2, 1, "imagenet")
     assert found["erm"] == found["stylized"] and found["noisymix"]["noise"] == args(planned("nm-table2")["noisymix", "cifar10"])["noise"]
+
+
+def test_the_networks_of_table_1_are_fine_tuned():
+    "Section 4.5, six sources and ours; 150 epochs, batches of 64, weight decay 5e-4, a tenth of the rate after every 50, .001 or .01 for the head alone, 224 px: the released code."
+    plan = planned("nm-table5")
+    assert set(plan) == grid(SOURCES, "cifar10", "cifar100", "cifar10 frozen", "cifar100 frozen") and SOURCES[:6] == ("erm", "puzzlemix", "mixup", "autoaugment", "augmix", "noisymix")
+    for (row, column), specs in plan.items():
+        frozen = column.endswith(" frozen")
+        agree(specs, dataset=column.removesuffix(" frozen"), network="resnet50", method="fine-tune", epochs=150, batch=64, optimizer="sgd", momentum=.9, lr=.01 if frozen else .001,
+              weight_decay=5e-4, schedule="step", milestones=(50, 100), n_train=0, resize=224, augment="resized-crop")
+        assert args(specs)["frozen"] is frozen and [s.seed for s in specs] == [0]
+    assert planned("nm-table5", "overnight") == {}
+
+
+@pytest.mark.parametrize("at", ["smoke", "embedded", "paper"])
+def test_a_source_is_a_run_of_table_1_with_the_same_seed(at):
+    parents = planned("nm-table1", at)
+    for (row, _), specs in planned("nm-table5", at).items():
+        assert [s.needs["source"] for s in specs] == parents[row, "imagenet"] and {s.seed == s.needs["source"].seed for s in specs} == {True}
 
 
 def test_at_embedded_imagenet_is_digits_at_64_px_in_as_many_steps():
