@@ -42,7 +42,7 @@ ALLOWED = {
               "data.whitening.zca": ONCE, "data.whitening.fit_whitening": ONCE,
               **{name: ONCE for name in (
                   "guards.check_rows", "guards.check_labels", "methods.densities.tell", "methods.densities.whitening",
-                  "methods.densities.borrowed", "methods.densities.check_ridge", "methods.densities.moments",
+                  "methods.densities.borrowed", "methods.densities.check_ridge", "methods.densities.class_moments",
                   "methods.densities.fit_kde")}},
     "epoch": {"training.loop.train_epoch": EPOCH_END, "training.loop.score": EPOCH_END,
               "training.loop.check_trained": EPOCH_END,

@@ -57,7 +57,7 @@ with torch.random.fork_rng():
 @settings(max_examples=30, deadline=None)
 def test_the_label_of_a_density(k, top, seed, scale):
     log_p = scale * torch.randn(5, k, generator=seeded(seed), dtype=torch.float64)
-    made = G.generated(log_p, top).numpy()
+    made = G.generative_label(log_p, top).numpy()
     for row, logs in zip(made, log_p.numpy()):
         stay = np.argsort(-logs)[:top or k]  # c1, c2: p_c1 >= p_c2 >= the others
         p = np.zeros(k); p[stay] = np.exp(logs[stay] - logs.max()); p /= p.sum()

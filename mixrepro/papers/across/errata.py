@@ -7,6 +7,7 @@ __all__ = ['ERRATA', 'errata']
 
 # %% ../../../nbs/across/01_errata.ipynb #d3240b4f
 from ..catalogue import PAPERS
+from ..genlabel import errata as genlabel
 from ..manifold_mixup import errata as manifold_mixup
 from ..noisymix import errata as noisymix
 from ..varmixup import errata as varmixup
@@ -14,7 +15,7 @@ from ...repro.erratum import Erratum
 
 # %% ../../../nbs/across/01_errata.ipynb #bc2894d7
 ERRATA = {"varmixup": varmixup.errata, "manifold_mixup": manifold_mixup.errata,
-          "noisymix": noisymix.errata}  # paper -> its errata
+          "noisymix": noisymix.errata, "genlabel": genlabel.errata}  # paper -> its errata
 
 def errata(seed: int = 0,  # of what is trained
            ) -> list[Erratum]:

@@ -7,7 +7,7 @@ __all__ = ['CLAIMS', 'INKS', 'draw_points', 'mean_h', 'label_moments', 'linear_m
            'adversarial_loss', 'radius_of', 'pair_constants', 'linear_losses', 'shares', 'minima', 'over_draws',
            'draw_losses', 'relu_network', 'relu_losses', 'gradient', 'true_label', 'second_order', 'losses_at']
 
-# %% ../../../nbs/genlabel/01b_losses.ipynb #61b3c330
+# %% ../../../nbs/genlabel/01b_losses.ipynb #aface7a9
 import numpy as np
 import pandas as pd
 import torch
@@ -18,7 +18,7 @@ from .theory import Law, of_class, rule, terms
 from ..noisymix.theorems import h_loss
 from ...repro.figures import COLOURS
 
-# %% ../../../nbs/genlabel/01b_losses.ipynb #be9e8db1
+# %% ../../../nbs/genlabel/01b_losses.ipynb #e3562cde
 def draw_points(rng: torch.Generator,
                 n: int = 20,        # of each class
                 law: Law = Law(),   # independent columns
@@ -30,7 +30,7 @@ def draw_points(rng: torch.Generator,
     x[:, 0] += torch.where(y, 1., -1.)
     return x, y.double()
 
-# %% ../../../nbs/genlabel/01b_losses.ipynb #de548c1f
+# %% ../../../nbs/genlabel/01b_losses.ipynb #66170e72
 def mean_h(a: Tensor, b: Tensor) -> Tensor:
     "The mean of h over the segment between two scores, with lambda uniform."
     F = lambda u: torch.as_tensor(-spence(1 + np.exp(u.numpy())))
@@ -54,13 +54,13 @@ def linear_moments(y: Tensor) -> tuple[Tensor, Tensor]:
     "The same of Mixup's label."
     return y[:, None] / 3 + y / 6, y[:, None] / 6 + y / 3
 
-# %% ../../../nbs/genlabel/01b_losses.ipynb #a0cffa84
+# %% ../../../nbs/genlabel/01b_losses.ipynb #102ee0d6
 def mixed_losses(f: Tensor, *labels: tuple) -> list[Tensor]:  # scores (n, P); each as `label_moments` -> each (P,)
     "The exact loss over all pairs and a uniform lambda, for each labelling."
     pairs = torch.stack([mean_h(s[:, None], s).mean() for s in f.T])
     return [pairs - (own.sum(1) @ f + other.sum(0) @ f) / len(f)**2 for own, other in labels]
 
-# %% ../../../nbs/genlabel/01b_losses.ipynb #ebfb7e6c
+# %% ../../../nbs/genlabel/01b_losses.ipynb #bd31979e
 def taylor_loss(f: Tensor, y: Tensor, A: Tensor, B: Tensor) -> Tensor:  # (n, P), (n,), (n,), (n,) -> (P,)
     "The second-order loss of a linear classifier (GenLabel note, lemma 1 with R_3 = 0)."
     p, toward = torch.sigmoid(f), f.mean(0) - f
@@ -74,7 +74,7 @@ def adversarial_loss(f: Tensor, y: Tensor, eta: Tensor, norm: Tensor) -> Tensor:
     first = eta * (p - y[:, None]).abs() * norm
     return (h_loss(f, y[:, None]) + first + eta**2 / 2 * p * (1 - p) * norm**2).mean(0)
 
-# %% ../../../nbs/genlabel/01b_losses.ipynb #07342245
+# %% ../../../nbs/genlabel/01b_losses.ipynb #d83faee5
 def radius_of(x: Tensor, gradients: Tensor,  # (n, d); of f at each point, (n, P, d)
               A: Tensor) -> Tensor:           # (n,) -> (n, P)
     "delta_gen of each point: R c_X A^i (GenLabel note, theorems 1 and 2)."
@@ -98,7 +98,7 @@ def linear_losses(x: Tensor, y: Tensor, law: Law, phi: Tensor, norm: float = 10.
     right = ((2 * y - 1)[:, None] * f >= 0).all(0)
     return pd.DataFrame({"phi": phi, "in Theta": right} | found)
 
-# %% ../../../nbs/genlabel/01b_losses.ipynb #219e189c
+# %% ../../../nbs/genlabel/01b_losses.ipynb #11bc466c
 CLAIMS = {"L~mix > L~gen": ("Mixup, Taylor", "GenLabel, Taylor"), "L~gen >= adv": ("GenLabel, Taylor", "adversarial"),
           "Lmix > Lgen": ("Mixup", "GenLabel"), "Lgen >= adv": ("GenLabel", "adversarial")}  # tilde: second order
 
@@ -120,7 +120,7 @@ def over_draws(losses, draws: int, seed: int) -> pd.DataFrame:  # losses: (gener
     rng = torch.Generator().manual_seed(seed)
     return pd.concat([losses(rng).assign(draw=k) for k in range(draws)], ignore_index=True)
 
-# %% ../../../nbs/genlabel/01b_losses.ipynb #3d5a7472
+# %% ../../../nbs/genlabel/01b_losses.ipynb #59c698f1
 INKS = {"Mixup": "blue", "GenLabel": "vermilion", "ERM": "black", "adversarial": "wine"}
 
 def draw_losses(ax, rows: pd.DataFrame, names: tuple, title: str):
@@ -131,10 +131,11 @@ def draw_losses(ax, rows: pd.DataFrame, names: tuple, title: str):
         ax.plot(degrees, rows[name], color=COLOURS[INKS[kind]], ls="--" if kind in ("ERM", "adversarial") else "-",
                 label=kind)
         ax.plot(degrees.iloc[rows[name].argmin()], rows[name].min(), "o", color=COLOURS[INKS[kind]], ms=4)
-    for where in degrees[~right]: ax.axvspan(where - .3, where + .3, color="0.92", lw=0, zorder=0)
+    grey = dict(transform=ax.get_xaxis_transform(), color="0.92", lw=0, zorder=0)
+    if not right.all(): ax.fill_between(degrees, 0, 1, where=~right, **grey)
     ax.set(xlabel="φ (degrees)", ylabel="loss (nats)", title=title); ax.legend()
 
-# %% ../../../nbs/genlabel/01b_losses.ipynb #06b7f33d
+# %% ../../../nbs/genlabel/01b_losses.ipynb #ac0cc87d
 def relu_network(x: Tensor, rng: torch.Generator, width: int = 16):  # -> f(z, phi)
     "A ReLU network without biases that says 10 x_1 on the points, and whose first layer turns by phi."
     W1, W2 = (torch.randn(a, width, generator=rng, dtype=x.dtype) * (2 / a)**.5 for a in (x.shape[1], width))
@@ -151,7 +152,7 @@ def relu_losses(x: Tensor, y: Tensor, law: Law, phi: Tensor, rng: torch.Generato
     f = relu_network(x, rng, width)
     return pd.DataFrame([losses_at(lambda z: f(z, p), x, y, law, nodes) | {"phi": p.item()} for p in phi])
 
-# %% ../../../nbs/genlabel/01b_losses.ipynb #ec1ccef7
+# %% ../../../nbs/genlabel/01b_losses.ipynb #ab7d5416
 def gradient(f, x: Tensor) -> Tensor:  # (n, d)
     at = x.clone().requires_grad_()
     return torch.autograd.grad(f(at).sum(), at)[0]

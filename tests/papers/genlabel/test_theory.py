@@ -71,7 +71,7 @@ def test_the_attack_to_second_order_is_the_worst_loss():
     x, y = L.draw_points(seeded(), 4)
     theta, one = torch.tensor([3., 1]).double(), torch.ones(8).double()
     f = (x @ theta)[:, None]
-    def worst(e): return np.logaddexp(0, f[:, 0] - (2 * y - 1) * e * theta.norm()) - y * (f[:, 0] - (2 * y - 1) * e * theta.norm())
+    def worst(e): return T.h_loss(f[:, 0] - (2 * y - 1) * e * theta.norm(), y)
     def ours(e): return L.adversarial_loss(f, y, e * one[:, None], theta.norm()).item()
     gaps = [abs(worst(e).mean().item() - ours(e)) for e in (.02, .01)]
     assert gaps[0] < 1e-5 and gaps[0] / gaps[1] == pytest.approx(8, rel=.1), "what is left is of third order"
@@ -84,6 +84,6 @@ def test_theorem_1s_second_order_losses_are_lemma_1s():
     for p, found, plain in zip(phi, rows["GenLabel, Taylor"], rows["Mixup, Taylor"]):
         f = lambda z: 4 * (z[..., 0] * p.cos() + z[..., 1] * p.sin())
         assert found == pytest.approx(sum(T.terms(f, x, y, 1., A[:, None], B[:, None])), rel=1e-9)
-        assert plain == pytest.approx(sum(T.terms(f, x, y, 1., torch.tensor(1 / 3), torch.tensor(1 / 6))), rel=1e-9)
+        assert plain == pytest.approx(sum(T.terms(f, x, y, 1., *torch.tensor([1 / 3, 1 / 6], dtype=torch.float64))), rel=1e-9)
     exact = L.losses_at(lambda z: 4 * z[..., 0], x, y, T.Law(), 512)
     assert all(exact[k] == pytest.approx(rows.iloc[1][k], abs=1e-4) for k in exact)
