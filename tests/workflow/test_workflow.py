@@ -70,7 +70,7 @@ def test_without_a_name_everything_ready_is_written(project):
 
 def test_without_a_name_everything_ready_is_meant(project):
     done = mixrepro("reproduce", *SMOKE, "--", "--list-rules", cwd=project)
-    assert sorted(done.stdout.split()) == sorted(["all", "train", *(r["id"] for r in listed(pristine) if r["state"] == "ready")])
+    assert sorted(done.stdout.split()) == sorted(["all", "train", *(r["id"] for r in listed(project) if r["state"] == "ready")])
 
 
 def test_progress_is_told(reproduced):

@@ -144,7 +144,7 @@ def said_of(changes: pd.DataFrame,  # from `widened`
     def sentence(column, g):
         where = labels.get(column, column)
         return (f"On {where} the wider network helps {named(g[g.low > 0])} and hurts {named(g[g.high < 0])}; "
-                f"undecided: {named(g[~((g.low > 0) | (g.high < 0))])}.")
+                f"neither by the printed spreads: {named(g[~((g.low > 0) | (g.high < 0))])}.")
     return [sentence(c, g) for c, g in changes.groupby("column", sort=False)]
 
 # %% ../../../nbs/noisymix/05_tables.ipynb #aec2f153
