@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['erratum', 'POWERS', 'slope_of', 'first_order', 'second_order', 'lower_bound', 'row', 'copied_row', 'wrong_mean',
-           'mended', 'impossible_shares', 'errata']
+           'mended', 'impossible_shares', 'number', 'ahead', 'categories_led', 'best_clean', 'hurt_too', 'weights',
+           'of_sentences', 'errata']
 
 # %% ../../../nbs/noisymix/04_errata.ipynb #6b32d4a3
 from functools import partial
@@ -12,6 +13,7 @@ from functools import partial
 import torch
 
 from .bound import bounds, elasticities, sums_of_classes
+from .tables import categories_of, widened
 from .stability import lemma2, slip36, theorem2_lines, third_order
 from .theorems import Case, draw_case, lemma1, theorem1_lines
 from ...repro.erratum import Erratum, Finding
@@ -120,6 +122,66 @@ def impossible_shares(figure4, points: int = 250) -> Erratum:  # test points, ap
                       odd or counts, bool(odd), "points")
     return erratum("Figure 4", "accuracies on 250 test points", (finding,))
 
+# %% ../../../nbs/noisymix/04_errata.ipynb #b2547634
+def number(id: str, name: str, column: str) -> float:
+    "One printed number."
+    return reported("noisymix", id).query("row == @name and column == @column")["mean"].item()
+
+def ahead(where: str, says: str, id: str, column: str, claim: float, sign: int = 1) -> Erratum:
+    "A lead of NoisyMix over AugMix that a sentence gives as another number of points."
+    lead = sign * (number(id, "noisymix", column) - number(id, "augmix", column))
+    return erratum(where, says, (Finding("the columns give another lead over AugMix",
+                   {"points": round(lead, 6), "as said": claim}, round(lead, 6) <= claim),))
+
+def categories_led(where: str, says: str, id: str, claim: int) -> Erratum:
+    "In how many categories of corruption NoisyMix has the best mean."
+    by = categories_of(reported("noisymix", id)).pivot(index="row", columns="column", values="mean")
+    led = int((by.idxmax() == "noisymix").sum())
+    return erratum(where, says, (Finding("NoisyMix has the best mean in another number of the four categories",
+                   {"categories": led, "as said": claim}, led != claim),))
+
+# %% ../../../nbs/noisymix/04_errata.ipynb #c662ae33
+def best_clean() -> Erratum:
+    "Section 4.3: PuzzleMix and the clean test sets."
+    over = {f"{id[3:]}, {c}, {m}": number(id, m, c) - number(id, "puzzlemix", c) for id, c, m in (
+        ("nm-table2", "cifar100", "manifold-mixup"), ("nm-table3", "cifar100", "manifold-mixup"),
+        ("nm-table2", "cifar10", "cutmix"))}
+    return erratum("section 4.3", "PuzzleMix has the best clean accuracy, as on ImageNet", (
+        Finding("another scheme is as good or better (points over PuzzleMix)", over, min(over.values()) > -1e-9),))
+
+def hurt_too() -> Erratum:
+    "Section 4.3: wide networks hurt PuzzleMix and NFM."
+    two, three = (reported("noisymix", f"nm-table{i}") for i in (2, 3))
+    change = widened(two, three)
+    worse = change[change.column.str.endswith("-c") & (change.effect < -1e-9)]
+    worse = worse[~worse.method.isin(["puzzlemix", "nfm"])]
+    found = {f"{m}, {c}": e for m, c, e in zip(worse.method, worse.column, worse.effect)}
+    return erratum("section 4.3, figure 2", "wide networks hurt robustness with PuzzleMix and NFM", (
+        Finding("they are worse with other schemes too (points, WRN less PreAct)", found, bool(found)),))
+
+def weights() -> Erratum:
+    "Table 5: what share the three noises have in the mean over fifteen corruptions."
+    found = {}
+    names = dict.fromkeys(reported("noisymix", "nm-table5").row)
+    for name, d in ((m, d) for m in names for d in ("cifar10", "cifar100")):
+        whole, noise, rest = (number("nm-table5", name, f"{d}-c{end}") for end in ("", " noise", " others"))
+        found[f"{name}, {d}"] = (whole - rest) / (noise - rest)
+    off = {k: round(v, 3) for k, v in found.items() if abs(v - .2) > .02}
+    return erratum("Table 5", "mean accuracy over the fifteen corruptions, of which three are noise", (
+        Finding("the noises weigh otherwise than 3/15 = .2", off, len(off) > len(found) / 2, "share"),))
+
+def of_sentences() -> list[Erratum]:
+    "Sentences and captions that the tables contradict."
+    return [
+        ahead("abstract, contributions", "over 4 % ahead of AugMix on ImageNet-C", "nm-table1", "imagenet-c", 4.),
+        ahead("Table 14, caption", "more stable by approximately 5 %", "nm-table14", "mean", 5., -1),
+        categories_led("Figure 6, caption", "NoisyMix leads in 2 of 4 categories", "nm-table6", 2),
+        categories_led("Figure 7, caption", "NoisyMix leads in 1 of 4 categories", "nm-table9", 1),
+        best_clean(), hurt_too(), weights(),
+        erratum("eq. 1", "a sum over one chain, from i = i", why="it is i = 1 to 3, each weight with its own chain"),
+        erratum("section 3.2", "decision boundaries are shown in figure 3", why="they are shown in figure 4"),
+        erratum("Table 1, introduction", "adversarial training as in [37]", why="the introduction cites [38] for it")]
+
 # %% ../../../nbs/noisymix/04_errata.ipynb #a8bcb559
 def errata(seed: int = 0,  # of points and networks
            ) -> list[Erratum]:
@@ -131,4 +193,5 @@ def errata(seed: int = 0,  # of points and networks
     return [impossible_shares(table("nm-fig4")), *first_order(c, seed), *second_order(c, seed), lower_bound(seed),
             copied_row(table("nm-table6")),
             wrong_mean(table("nm-table9"), "cutmix", cutmix, "Table 9, CutMix", "the accuracies behind Table 3's mean"),
-            wrong_mean(table("nm-table12"), "stylized", stylized, "Table 12, Stylized", "flip rates and their mean")]
+            wrong_mean(table("nm-table12"), "stylized", stylized, "Table 12, Stylized", "flip rates and their mean"),
+            *of_sentences()]
