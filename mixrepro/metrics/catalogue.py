@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['ON_2000', 'SOME_DAMAGED', 'SOME_FILMED', 'FEW_FILMED', 'FEW', 'IN_PIXELS', 'METRICS', 'DAMAGED', 'FLIPS', 'READ',
            'ALSO', 'OF_CELLS', 'AT_SOME', 'IMAGES', 'IN_CELLS', 'logits', 'clean', 'calibration', 'key_of', 'filled',
-           'said', 'with_sure', 'told', 'measure', 'of_logits', 'of_scaled', 'of_moved', 'of_images']
+           'said', 'with_sure', 'told', 'measure', 'fitted', 'of_logits', 'of_scaled', 'of_moved', 'of_images']
 
 # %% ../../nbs/metrics/69_catalogue.ipynb #82828743
 from collections.abc import Callable
@@ -34,7 +34,7 @@ from .rendered import rendered
 from .robustness import robustness
 from .stability import moved, stability, steadiness
 from .temperature import cross_fitted, scaled_metrics
-from ..training.loop import auto_device
+from ..training.loop import auto_device, seen_of
 from ..training.store import Run, keep, keep_arrays, kept, kept_arrays, open_net
 
 # %% ../../nbs/metrics/69_catalogue.ipynb #0b5eeb10
@@ -143,6 +143,17 @@ def measure(runs: list[Run],      # complete
     for run, value in zip(runs, values):
         if kept(run, name) != value: keep(run, name, value)
     return values
+
+# %% ../../nbs/metrics/69_catalogue.ipynb #704227e7
+def fitted(run: Run,            # complete
+           device: str = None,  # the GPU where there is one, unless given
+           ) -> float:          # in [0, 1]
+    "The share of its training images that a network reads rightly, as they are; kept like any metric."
+    if (there := kept(run, "fitted")) is not None: return there["accuracy"]
+    train = seen_of(run.spec, load(run.spec.dataset, "train"))["train"]
+    found = accuracy(predict(open_net(run, device or auto_device()), train), train.y)
+    keep(run, "fitted", dict(accuracy=found))
+    return found
 
 # %% ../../nbs/metrics/69_catalogue.ipynb #54f907ea
 def of_logits(z: Tensor, y: Tensor) -> dict:

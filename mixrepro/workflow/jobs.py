@@ -27,7 +27,7 @@ import torch
 from ..core import pick
 from ..files import home, write_if_changed
 from ..papers.catalogue import ARTEFACTS, find
-from ..repro.artefact import cells, state
+from ..repro.artefact import cells, lacking, state
 from ..repro.scale import scale
 from ..training.allotted import seconds_left, timed
 from ..training.spec import Spec, name_of, to_json
@@ -141,7 +141,7 @@ def ready(base: Path) -> list[str]:
 
 def meant(profile: str, base: Path) -> list[str]:
     "The artefacts that a scale is for and that are ready, the most wanted first."
-    there = ready(base)
+    there = [i for i in ready(base) if not lacking(find(i), profile)]
     return [i for i in scale(profile).only if i in there] or there
 
 def made_of(*parts) -> str:
@@ -164,6 +164,9 @@ def jobs(ids: list[str],     # artefacts; empty: every ready one
     for i in ids:
         if state(find(i), base) != "ready":
             raise ValueError(f"the artefact {i!r} is planned, not ready: 'mixrepro list' shows which are")
+        if gone := lacking(find(i), profile):
+            raise ValueError(f"the scale {profile!r} has nothing for {i}, which reads {' and '.join(gone)}: "
+                             "'mixrepro data list' shows what is at hand and how to get the rest")
         if i not in meant(profile, base):
             raise ValueError(f"the scale {profile!r} is not meant for {i}: it is for {', '.join(meant(profile, base))}")
     every = ids or meant(profile, base)

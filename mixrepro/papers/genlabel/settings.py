@@ -17,7 +17,7 @@ class Theory(Settings):
     "On what proposition 1, lemma 1 and theorems 1 and 2 are computed."
     sigmas: tuple = setting((.1, .2, .5, 2.), "default", "of proposition 1, small and not")
     uneven: tuple = setting((.1, .3), "default", "two different sigmas, for the softmax under proposition 1")
-    lambdas: int = setting(1001, "default", "shares in [0, 1]")
+    lambdas: int = setting(201, "default", "shares in [0, 1]")
     lemma_points: int = setting(6, "default", "normal points in the plane, for lemma 1")
     cs: tuple = setting((1., .5, 2.), "default", "values of c = sigma_2 / sigma_1; the note asks for .27 to 3.73")
     powers: tuple = setting(tuple(range(2, 10)), "default", "eps = 2^-2 ... 2^-9")

@@ -11,19 +11,17 @@ import math
 
 import numpy as np
 import pandas as pd
-import torch
 
 from ...data.corruptions import CATEGORIES
-from ...data.datasets import load
 from ...data.perturbations import PERTURBATIONS
 from ...data.sources import RELEASED
-from ...metrics.accuracy import accuracy, predict
+from ...metrics.catalogue import fitted
 from ...metrics.flips import AS_PRINTED, NOISELESS, mean_flips
 from .parts import PARTS
 from .settings import KNOWN
 from ...repro.estimates import Measured, Published, welch
 from ...repro.figures import line
-from ...training.store import Run, open_net
+from ...training.store import Run
 
 # %% ../../../nbs/noisymix/05_tables.ipynb #d4f9818d
 CONTRASTS = (*(("noisymix", m) for m in ("augmix", "nfm", "puzzlemix")), ("noisymix-code", "noisymix"))
@@ -89,11 +87,8 @@ def learned(runs: list[Run],  # trained
             labels: dict,     # id -> name to show
             ) -> pd.DataFrame:  # scheme, data, percent: means over the seeds
     "Accuracy on the training images as they are."
-    def right(run):
-        train = load(run.spec.dataset, "train")
-        seen = train.subset(run.spec.n_train) if run.spec.n_train else train
-        return 100 * accuracy(predict(open_net(run), seen), seen.y)
-    found = pd.DataFrame([dict(method=c.row, data=run.spec.dataset, value=right(run)) for c, run in zip(cells, runs)])
+    found = pd.DataFrame([dict(method=c.row, data=run.spec.dataset, value=100 * fitted(run))
+                          for c, run in zip(cells, runs)])
     means = found.groupby(["method", "data"], sort=False, as_index=False).value.mean()
     return means.replace(labels).rename(columns={"value": "training images right (%)"})
 
