@@ -28,7 +28,7 @@ def test_the_page_and_the_data_hold_every_erratum(every):
     for x, line in zip(every, lines[2:]):
         assert line.endswith(f"| {x.verdict} |") and f"| {PAPERS[x.paper]} |" in line
         assert all(f.claim.replace("|", "\\|") in line and show(v) in line for f in x.findings for v in f.numbers.values())
-    assert sum(x.verdict == "by reading" for x in every) <= 10 and all(x.where and x.says for x in every)
+    assert sum(x.verdict == "by reading" for x in every) <= len(every) / 4 and all(x.where and x.says for x in every)
 
 
 def test_errata_repeat(every): assert frame(every).equals(frame(errata()))
