@@ -26,7 +26,7 @@ class Theory(Settings):
     norm: float = setting(10., "paper", "experiment under theorem 1: theta = 10 (cos phi, sin phi)")
     angles: int = setting(181, "default", "phi in [-pi/4, pi/4]", smoke=31)
     draws: int = setting(100, "default", "of the points; the note has one", smoke=5)
-    networks: int = setting(3, "default", "ReLU networks for theorem 2, each with its own points", smoke=1)
+    networks: int = setting(10, "default", "ReLU networks for theorem 2, each with its own points", smoke=1)
     width: int = setting(16, "default", "of both hidden layers; the note has no experiment")
     nodes: int = setting(64, "default", "of the quadrature over lambda, theorem 2", smoke=32)
 
