@@ -40,6 +40,7 @@ class Theorems(Settings):
     nodes: tuple = setting((2, 4, 8, 12, 16, 24, 32, 48), "default", "of the quadratures over lambda",
         smoke=(4, 16, 32))
     powers: tuple = setting(tuple(range(1, 11)), "default", "eps = 2^-1 ... 2^-10", smoke=tuple(range(4, 11)))
+    others: int = setting(12, "default", "draws of which a ReLU network's slope is taken", smoke=2)
     logits: tuple = setting((.03, .1, .3, .6, 1., 2., 3., 6., 10.), "default", "mean size of the logits, theorem 3",
         smoke=(.03, 1., 10.))
     draws: int = setting(60, "default", "networks and points for each, theorem 3", smoke=8)

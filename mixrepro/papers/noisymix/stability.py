@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['weights', 'js', 'stability_loss', 'lemma2', 'proposition1', 'third_order', 'one_term', 'bends', 'slip36', 'form37',
-           'second_term', 'first_term', 'theorem2', 'theorem2_lines', 'draw_lemma2', 'draw_third']
+           'second_term', 'first_term', 'theorem2', 'theorem2_lines', 'relu_slope2', 'draw_lemma2', 'draw_third']
 
 # %% ../../../nbs/noisymix/03b_stability.ipynb #bb458485
 from functools import partial
@@ -14,8 +14,9 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from .theorems import (BENDS, KINKS, TONES, Case, along, beta_moments, beta_rule, directions,
-    expected, identity, line_of, mixture_moments, mixture_rule, neighbours, network, probabilities, remainders)
+from mixrepro.papers.noisymix.theorems import (BENDS, KINKS, TONES, Case, along, beta_moments, beta_rule, directions,
+    draw_case, expected, fitted_slope, identity, line_of, mixture_moments, mixture_rule, neighbours, network,
+    probabilities, remainders)
 
 # %% ../../../nbs/noisymix/03b_stability.ipynb #76576e41
 def weights(pi, views: int, like: Tensor) -> Tensor:
@@ -168,6 +169,14 @@ def theorem2_lines(c: Case, seed: int,
     add("a noise for each view", "smooth", 2, apart)
     add("the same, no mixed term", "smooth", 3, apart, apart)
     return pd.concat(parts, ignore_index=True)
+
+# %% ../../../nbs/noisymix/03b_stability.ipynb #213792df
+def relu_slope2(seed: int, powers: tuple, **more) -> float:  # as for `draw_case`
+    "The slope of theorem 2's remainder of one ReLU network on one draw of points."
+    new = partial(torch.Generator().manual_seed, seed)
+    c = draw_case(new(), **more)
+    p = probabilities(network("ReLU", 3, new(), c.x.shape[1]))
+    return fitted_slope(remainders(lambda e: stability_loss(p, c, e), theorem2(p, c), powers))
 
 # %% ../../../nbs/noisymix/03b_stability.ipynb #53166637
 def draw_lemma2(ax, gaps: pd.DataFrame,  # from `lemma2`

@@ -6,7 +6,8 @@
 __all__ = ['BENDS', 'TONES', 'KINKS', 'positive', 'mixture_moments', 'beta_moments', 'beta_rule', 'mixture_rule', 'noise_rule',
            'Case', 'draw_case', 'network', 'logit', 'probabilities', 'neighbours', 'expected', 'h_loss', 'nfm_mixed',
            'nfm_tilted', 'identity', 'lemma1', 'along', 'directions', 'theorem1', 'remainders', 'fitted_slope',
-           'on_a_kink', 'line_of', 'theorem1_lines', 'under', 'draw_identity', 'draw_remainders']
+           'on_a_kink', 'line_of', 'theorem1_lines', 'relu_slope1', 'of_seeds', 'under', 'draw_identity',
+           'draw_remainders']
 
 # %% ../../../nbs/noisymix/03_theorems.ipynb #151be223
 from dataclasses import dataclass, replace
@@ -265,6 +266,22 @@ def theorem1_lines(c: Case, seed: int,
     add("shrunk before lemma 1", "smooth", 1, p, loss=nfm_mixed)
     add("an example on a kink", "ReLU", 1, on_a_kink(c.x[0], new()))
     return pd.concat(parts, ignore_index=True)
+
+# %% ../../../nbs/noisymix/03_theorems.ipynb #93af349a
+def relu_slope1(seed: int, powers: tuple, **more) -> float:  # as for `draw_case`
+    "The slope of theorem 1's remainder of one ReLU network on one draw of points."
+    new = partial(torch.Generator().manual_seed, seed)
+    c = draw_case(new(), **more)
+    p = logit(network("ReLU", 1, new(), c.x.shape[1]))
+    return fitted_slope(remainders(lambda e: nfm_tilted(p, c, e), theorem1(p, c), powers))
+
+def of_seeds(slope_of,       # (seed) -> slope
+             seeds: int,     # 0, 1, ...
+             near: float = .2) -> str:
+    "On how many draws the remainder of a ReLU network is of third order."
+    slopes = np.array([slope_of(seed) for seed in range(seeds)])
+    return (f"The slope of a ReLU network hangs on the draw: of {seeds} seeds {int((abs(slopes - 3) < near).sum())} "
+            f"have one within {near:g} of 3 (lowest {slopes.min():.2f}, highest {slopes.max():.2f}).")
 
 # %% ../../../nbs/noisymix/03_theorems.ipynb #4d152e91
 TONES = {"linear": "#193BB0", "ReLU": "#D48209", "smooth": "#A71F01"}  # blue, orange, vermilion of the house
