@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['ON_2000', 'SOME_DAMAGED', 'SOME_FILMED', 'FEW_FILMED', 'FEW', 'IN_PIXELS', 'METRICS', 'DAMAGED', 'FLIPS', 'READ',
-           'ALSO', 'OF_CELLS', 'AT_SOME', 'IMAGES', 'IN_CELLS', 'logits', 'clean', 'calibration', 'key_of', 'filled',
-           'said', 'with_sure', 'told', 'measure', 'fitted', 'of_logits', 'of_scaled', 'of_moved', 'of_images']
+           'ALSO', 'OF_CELLS', 'AT_SOME', 'IMAGES', 'IN_CELLS', 'logits', 'clean', 'calibration', 'on_first', 'key_of',
+           'filled', 'said', 'with_sure', 'told', 'measure', 'fitted', 'of_logits', 'of_scaled', 'of_moved',
+           'of_images']
 
 # %% ../../nbs/metrics/69_catalogue.ipynb #82828743
 from collections.abc import Callable
@@ -19,6 +20,7 @@ from ..core import pick
 from ..data.datasets import load, tested_on
 from ..data.corruptions import CORRUPTIONS
 from ..data.deformations import DEFORMATIONS
+from ..data.images import balanced
 from ..data.sources import GENERATED, RELEASED, corruption_source
 from .accuracy import accuracy, checked_logits, nll, predict
 from .attacked import ATTACKS, PGD, Unbounded, attacked, unbounded
@@ -55,7 +57,8 @@ ON_2000 = "on-2000"
 SOME_DAMAGED = f"corruptions-{ON_2000}"  # of the test images: where all would take longer than the training
 # of the test images, the first of each class: a film is thirty images
 SOME_FILMED, FEW_FILMED = "flips-on-500", "flips-on-200"
-FEW = {"corruptions": (2000, 200, 10), "flips": (500, 200, 50, 2)}  # what may be measured on so few test images
+# what may be measured on so few test images
+FEW = {"corruptions": (2000, 200, 10), "flips": (500, 200, 50, 2), "linearity": (50,), "fgsm-pixels": (50,)}
 IN_PIXELS = {name: ATTACKS[name] for name in ("8/255, pixels", "4/255, pixels")}
 METRICS = {"concentration": concentration, "dimensions": dimensions, "interpolation": interpolation,
            "neighbours": partial(neighbours, arrays=True), "fgsm": partial(attacked, arrays=True),
@@ -73,6 +76,13 @@ METRICS |= {name + end: partial(robustness, source=source, arrays=True, **(dict(
             for end, source in (("", GENERATED), (f"-{RELEASED}", RELEASED))}
 METRICS |= {"flips": flips, f"flips-{RELEASED}": partial(flips, source=RELEASED)}
 METRICS |= {f"flips-on-{n}": partial(flips, images=n) for n in FEW["flips"]}
+
+def on_first(metric: Callable, n: int, nets: list, test) -> list:
+    "A metric on so many test images, the first of each class."
+    return metric(nets, test.subset(balanced(test.y, n)))
+
+METRICS |= {f"{name}-on-{n}": partial(on_first, METRICS[name], n)
+            for name in ("linearity", "fgsm-pixels") for n in FEW[name]}
 
 # %% ../../nbs/metrics/69_catalogue.ipynb #4fd98ec4
 # of logits (N, K) and labels (N,)
@@ -173,7 +183,8 @@ IMAGES = {"clean": of_logits, "temperature": of_scaled, "stability": of_moved}  
 IN_CELLS = {  # kept image by image: what is measured, the array of it, and the names of its rows
     **dict.fromkeys(DAMAGED, ("accuracy", "right", CORRUPTIONS)), "rendered": ("accuracy", "right", ()),
     **dict.fromkeys(FLIPS, ("flips", "flipped", FILMED)),
-    "fgsm": ("accuracy", "right", ATTACKS), "fgsm-pixels": ("accuracy", "right", IN_PIXELS),
+    "fgsm": ("accuracy", "right", ATTACKS),
+    **dict.fromkeys(("fgsm-pixels", "fgsm-pixels-on-50"), ("accuracy", "right", IN_PIXELS)),
     "pgd": ("accuracy", "right", PGD), "neighbours": ("error", "wrong", list(map(str, KS))),
     "deformed": ("accuracy", "right", DEFORMATIONS), "deformed-mean": ("accuracy", "right", FILLED)}
 

@@ -8,6 +8,9 @@ from pathlib import Path
 
 import nbformat
 import papermill
+import statsmodels.stats.multitest  # noqa: F401  slow to import, and most artefacts need it
+import tabulate  # noqa: F401
+import torch
 from execnb.shell import CaptureShell
 from papermill.engines import Engine, papermill_engines
 
@@ -52,6 +55,7 @@ def drawn(id: str) -> int:
 if __name__ == "__main__":
     papermill_engines.register("here", Here)
     load("digits-few", "test")
+    torch.optim.Adam([torch.zeros(1)])  # the first optimizer imports torch's compiler: once, not in each fork
     gc.freeze()  # what is loaded by now is not looked through by any fork
     Path("runs/.workflow/notebooks").mkdir(parents=True, exist_ok=True)
     if failed := [id for id in sys.argv[1:] if drawn(id)]: sys.exit(f"failed: {' '.join(failed)}")

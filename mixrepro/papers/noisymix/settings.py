@@ -67,7 +67,7 @@ class Images(Settings):
     n_train: int = setting(0, "paper", "0: all training images", smoke=200)
     augment: str = setting("crop-flip", "code", "padding 4 and flips; the paper is silent", smoke="crop")
     films: str = setting("flips", "paper", "tables 13 and 14: the metric, on all test images",
-        smoke="flips-on-200", embedded="flips-on-200", overnight="flips-on-500")
+        smoke="flips-on-2", embedded="flips-on-200", overnight="flips-on-500")
 
 @dataclass(frozen=True)
 class Wide(Images):
@@ -161,6 +161,7 @@ class ImageNet(Settings):
     looks: int = setting(0, "default", "0: the test images are looked at after each epoch", smoke=1, embedded=2)
     corruptions: str = setting("corruptions", "paper", "section 4.1: all validation images",
         smoke="corruptions-on-10", embedded="corruptions-on-200")
+    attack: str = setting("fgsm-pixels", "paper", "caption of table 1: FGSM", smoke="fgsm-pixels-on-50")
     films: str = setting("flips", "paper", "section 4.1: a film of every validation image",
         smoke="flips-on-2", embedded="flips-on-50")
 

@@ -5,8 +5,9 @@
 # %% auto #0
 __all__ = ['EPOCHS', 'ALIKE', 'FEW', 'GOOD_VAE', 'VAES', 'DATASETS', 'CIFARS', 'NO_CELL', 'MIXINGS', 'PAIRS', 'HALVES',
            'OF_PHOTOS', 'AUTOENCODERS', 'ON_EACH', 'KINDS', 'ARTEFACTS', 'Grid', 'seen_through', 'run', 'wanted',
-           'grid', 'mixings', 'Samples', 'vaes', 'seers', 'first_vaes', 'Transfer', 'transfer', 'Horseshoe', 'Cost',
-           'whole', 'Curve', 'through', 'on_vae', 'curve', 'Divergences', 'divergences', 'OffManifold', 'off_manifold']
+           'grid', 'mixings', 'Linearity', 'Samples', 'vaes', 'seers', 'first_vaes', 'Transfer', 'transfer',
+           'Horseshoe', 'Cost', 'whole', 'Curve', 'through', 'on_vae', 'curve', 'Divergences', 'divergences',
+           'OffManifold', 'off_manifold']
 
 # %% ../../../nbs/varmixup/00_settings.ipynb #eb299326
 from dataclasses import dataclass, replace
@@ -100,6 +101,11 @@ def mixings(s: Grid, scale: Scale, seed: int) -> list[Cell]:
     return grid(s, scale, seed, tuple(m for m in MIXINGS if m in s.methods), CIFARS)
 
 # %% ../../../nbs/varmixup/00_settings.ipynb #362b55e9
+@dataclass(frozen=True)
+class Linearity(Grid):
+    "How linear the loss is around the test images."
+    linearity: str = setting("linearity", "paper", "figure 3: all test images", smoke="linearity-on-50")
+
 @dataclass(frozen=True)
 class Samples(Grid):
     "Sets of mixed images."
@@ -241,7 +247,7 @@ ARTEFACTS = catalogue("varmixup",
     shows("vm-table1", "Accuracy under 15 corruptions and on clean images, nine methods, three data sets", grid, Grid),
     shows("vm-fig1", "The idea: a line on the unfolded manifold against a line in input space", no_runs, Horseshoe),
     shows("vm-fig2", "Expected calibration error of ERM, Mixup, VarMixup and adv-VarMixup", mixings, Grid),
-    shows("vm-fig3", "How far the loss is from linear as the perturbation grows", mixings, Grid),
+    shows("vm-fig3", "How far the loss is from linear as the perturbation grows", mixings, Linearity),
     shows("vm-fig4", "Distance of mixed samples from the training images: FID and KID", vaes, Samples, shared=seers),
     shows("vm-fig5", "Samples of Mixup, VarMixup and adv-VarMixup half way between two images", no_runs, Grid,
           shared=first_vaes),

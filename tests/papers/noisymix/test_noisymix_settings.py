@@ -53,7 +53,7 @@ def test_every_run_has_the_one_schedule(id):
 def test_films_are_of_all_test_images_or_the_name_says_of_how_many(id):
     "App. E: tables 13 and 14 are of CIFAR-10-P itself."
     films = {at: ARTEFACTS[id].settings.at(at).films for at in SCALES}
-    assert films == dict(smoke="flips-on-200", embedded="flips-on-200", overnight="flips-on-500", gpu="flips", paper="flips") and set(films.values()) < set(METRICS)
+    assert films == dict(smoke="flips-on-2", embedded="flips-on-200", overnight="flips-on-500", gpu="flips", paper="flips") and set(films.values()) < set(METRICS)
     assert METRICS["flips-on-200"].keywords == dict(images=200)
 
 
