@@ -79,8 +79,12 @@ def epoch(made, net, train, precision="float32", optimizer="sgd"):
 
 # ---- a run --------------------------------------------------------------------------------------------------------
 
-@pytest.mark.parametrize("precision, optimizer", [("float32", "sgd"), ("bfloat16", "adam")])
-@pytest.mark.parametrize("name", METHODS)
+def whole(name: str): return name in ("erm", "varmixup", "gan")  # the optimizer's way through a step is the same for every method
+
+
+@pytest.mark.parametrize("name, precision, optimizer", [
+    pytest.param(name, *how, marks=[] if how[1] == "adam" or whole(name) else pytest.mark.slow)
+    for name in METHODS for how in (("float32", "sgd"), ("bfloat16", "adam"))])
 def test_a_run_waits_at_the_end_of_its_epochs_only(name, precision, optimizer):
     with fake_cuda("start") as gpu:
         made, net, train = ready(name)
@@ -180,14 +184,14 @@ def test_augmix(ops, c, side, dtype):
         assert on_gpu(out) and out.shape == x.shape and out.dtype == dtype and not gpu.seen
 
 
-@pytest.mark.parametrize("table, side", [("cifar", 32), ("tiny-imagenet", 64), ("imagenet", 96)])
+@pytest.mark.parametrize("table, side", [("cifar", 32), pytest.param("tiny-imagenet", 64, marks=pytest.mark.slow), ("imagenet", 96)])
 @pytest.mark.parametrize("kind", (*CORRUPTIONS, *EXTRA))
 def test_corruptions(kind, table, side):
     reads = {"jpeg_compression": {"data.corruptions.jpeg_compression"}, "spatter": {"data.water._joined"}}.get(kind, set())
     for c in (1, 3) if table == "cifar" else (3,):
         with fake_cuda("images") as gpu:
             x = bytes_on_gpu(4, c, side)
-            for severity in (1, 2, 3, 4, 5):
+            for severity in (1, 3, 5):
                 out = corrupt(x, kind, severity, table=table)
                 assert on_gpu(out) and out.shape == x.shape and out.dtype == torch.uint8
             assert set(gpu.seen) == reads
@@ -292,7 +296,8 @@ READS = {"fgsm": "attacked", "fgsm-pixels": "attacked", **{f"flips-on-{n}": "fli
 
 
 def test_every_metric_of_the_catalogue_is_among_them():
-    kinds = {READS.get(n, "robustness" if n.startswith("corruptions") else n) for n in catalogue.METRICS}
+    on_first = {n for n in catalogue.METRICS if getattr(catalogue.METRICS[n], "func", None) is catalogue.on_first}
+    kinds = {READS.get(n, "robustness" if n.startswith("corruptions") else n) for n in {*catalogue.METRICS} - on_first}
     assert kinds <= set(METRIC)
 
 
