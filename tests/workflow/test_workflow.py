@@ -357,7 +357,8 @@ def test_nobody_reads_on(project):
 
 def test_interrupted_it_says_how_to_go_on(project):
     "Ctrl-C reaches every process of the terminal."
-    one = waiting(project, start_new_session=True)
+    def hears(): signal.signal(signal.SIGINT, signal.default_int_handler)  # what runs in the background is deaf to it, and so are its children
+    one = waiting(project, start_new_session=True, preexec_fn=hears)
     os.killpg(one.pid, signal.SIGINT)
     _, said = one.communicate(timeout=200)
     assert one.returncode == 130 and said.splitlines()[-1] == "mixrepro: interrupted: what is trained is kept, the same command goes on", said
