@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Conditional', 'dense', 'PointGAN', 'ConditionalSNGAN']
 
-# %% ../../nbs/networks/18b_cgan.ipynb #b6aa788d
+# %% ../../nbs/networks/18b_cgan.ipynb #dd0d1915
 from math import prod
 from typing import Annotated
 
@@ -17,7 +17,7 @@ from torch.nn.utils.parametrizations import spectral_norm
 from .sngan import GANBase, discriminator, generator, xavier
 from .staged import Staged, in_mode
 
-# %% ../../nbs/networks/18b_cgan.ipynb #bc963ca5
+# %% ../../nbs/networks/18b_cgan.ipynb #c7d670d5
 class Conditional(GANBase):
     "A generator `G` and a discriminator `D` of images of a class."
     def ready(self, shape: tuple, classes: int, latent: int, **made_of):
@@ -49,7 +49,7 @@ class Conditional(GANBase):
         "Images of these classes from a trained generator."
         with in_mode(self, "eval"): return self.make(self.draw(len(y), rng), y)
 
-# %% ../../nbs/networks/18b_cgan.ipynb #f9704b98
+# %% ../../nbs/networks/18b_cgan.ipynb #ac7109a5
 def dense(*widths: int, layer=lambda m: m) -> nn.Sequential:
     "Fully connected layers, each with a ReLU behind it."
     pairs = zip(widths, widths[1:])
@@ -63,17 +63,18 @@ class PointGAN(Conditional):
                  width: Annotated[int, "[1, inf)"] = 64,       # units of each hidden layer
                  depth: Annotated[int, "[1, inf)"] = 2,        # hidden layers of either network
                  latent: Annotated[int, "[1, inf)"] = 2,       # numbers that a point is made from
+                 steep: Annotated[float, "(0, inf)"] = 4.,     # how much the discriminator's input is stretched
                  mean=None, std=None,                          # of the data in [0, 1], per channel; .5 if None
                  ):
         super().__init__()
-        self.ready(shape, classes, latent, width=width, depth=depth, mean=mean, std=std)
+        self.ready(shape, classes, latent, width=width, depth=depth, steep=steep, mean=mean, std=std)
         inner, d = [width] * depth, prod(shape)
         self.G = nn.Sequential(dense(latent + classes, *inner), nn.Linear(width, d), nn.Unflatten(1, self.shape))
         self.D = Staged(shape, [dense(d, *inner, layer=spectral_norm)], spectral_norm(xavier(nn.Linear(width, 1))),
-                        pool=nn.Identity(), mean=mean, std=std, fixed=True)
+                        pool=nn.Identity(), mean=mean, std=[v / steep for v in std or (.5,) * shape[0]], fixed=True)
         self.embed = spectral_norm(xavier(nn.Linear(width, classes, bias=False)))
 
-# %% ../../nbs/networks/18b_cgan.ipynb #7262b965
+# %% ../../nbs/networks/18b_cgan.ipynb #c046f200
 class ConditionalSNGAN(Conditional):
     "The SN-GAN's blocks, told the class."
     def __init__(self,
