@@ -6,7 +6,7 @@
 __all__ = ['examples_of', 'made_of_run', 'middles', 'lie', 'middle_points', 'of_run', 'left_out', 'lead_map', 'boundaries',
            'draw_panel']
 
-# %% ../../../nbs/genlabel/05_genmix.ipynb #1acb4240
+# %% ../../../nbs/genlabel/05_genmix.ipynb #13892673
 import warnings
 
 import numpy as np
@@ -25,7 +25,7 @@ from ...training.loop import seen_of, train_run
 from ...training.spec import generator
 from ...training.store import Run, Store, open_net
 
-# %% ../../../nbs/genlabel/05_genmix.ipynb #fc7a7e3a
+# %% ../../../nbs/genlabel/05_genmix.ipynb #727be2dc
 def examples_of(run: Run) -> ImageSet:
     "The examples that a run was trained on."
     return seen_of(run.spec, load(run.spec.dataset, "train"))["train"]
@@ -39,7 +39,7 @@ def made_of_run(run: Run, store: Store = None) -> Made:
         warnings.simplefilter("ignore", UserWarning)
         return asked.prepare(examples_of(run), generator(spec, "prepare"), **nets).made.drawn
 
-# %% ../../../nbs/genlabel/05_genmix.ipynb #d9bba649
+# %% ../../../nbs/genlabel/05_genmix.ipynb #5ed0b7dc
 def middles(train: ImageSet, n: int, rng: torch.Generator) -> tuple[Tensor, Tensor]:  # points (P n, d), pairs (P n, 2)
     "Mixup's mixtures of different classes with lambda = 1/2, n for each ordered pair."
     pairs = ordered_pairs(train.k).repeat_interleave(n, 0)
@@ -57,7 +57,7 @@ def lie(name: str, x: Tensor, pair: Tensor) -> dict[str, float]:  # points in [0
             "one class twice as near (%)": 100 * (2 * near <= far).double().mean().item(),
             "off the middle": (far - near).mean().item(), "from the nearest": d.amin(1).mean().item()}
 
-# %% ../../../nbs/genlabel/05_genmix.ipynb #0b411de3
+# %% ../../../nbs/genlabel/05_genmix.ipynb #d85ea265
 def middle_points(runs: dict, n: int = 100, store: Store = None) -> pd.DataFrame:  # runs: (row, column) -> its runs
     "Where the middle points of Mixup and of GenMix lie: means over the seeds."
     rows = []
@@ -79,7 +79,7 @@ def left_out(runs: dict, store: Store = None) -> pd.DataFrame:  # (row, column) 
             for (row, column), mine in runs.items() for run in mine]
     return pd.DataFrame(rows).groupby(["data", "method"], sort=False).sum().reset_index()
 
-# %% ../../../nbs/genlabel/05_genmix.ipynb #c32bc6df
+# %% ../../../nbs/genlabel/05_genmix.ipynb #42d6a21b
 @torch.no_grad()
 def lead_map(net, side: int = 161, reach: float = 1.3) -> tuple[np.ndarray, np.ndarray]:  # (side,), (K, side, side)
     "By how much a network prefers each class to all others, over a square of the plane."
@@ -95,7 +95,7 @@ def boundaries(net, **grid) -> list[np.ndarray]:  # lines, each (M, 2)
     at, lead = lead_map(net, **grid)
     return [line for one in lead for line in contour_generator(at, at, one).lines(0.)]
 
-# %% ../../../nbs/genlabel/05_genmix.ipynb #5f8d0067
+# %% ../../../nbs/genlabel/05_genmix.ipynb #4abf76b0
 def draw_panel(ax, train: ImageSet, points: Tensor, nets: list = ()):  # points in [0, 1]^2 (M, 2)
     "Examples, middle points, and the boundaries of networks, the first one bold."
     for k, net in list(enumerate(nets))[::-1]:

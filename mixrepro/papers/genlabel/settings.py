@@ -85,7 +85,7 @@ def genmix_rows(s: GenMixRuns, gan: dict) -> dict:  # row -> method
     "The note's four schemes in its order, and GenMix with a normal density for each class, which it does not show."
     alpha, lams = s.alpha, (s.share,)
     return {"erm": ERM(), "mixup": Mixup(alpha=alpha), "manifold-mixup": ManifoldMixup(alpha=alpha),
-            "genmix-gan": GenMixGAN(lams=lams, steps=s.inversion, **gan), "genmix-gm": GenMix(lams=lams)}
+            "genmix-gan": GenMixGAN(lams=lams, descent=s.inversion, **gan), "genmix-gm": GenMix(lams=lams)}
 
 def few(s: GenMixRuns, dataset: str, n: int, seed: int, method, **more) -> Spec:
     "A run on as many examples of a data set, drawn by the seed."
