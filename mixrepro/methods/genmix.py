@@ -7,7 +7,7 @@ __all__ = ['WHY', 'logit', 'ordered_pairs', 'share_of', 'accepted', 'nearest_roo
            'lines_by_means', 'example_of', 'lines_by_examples', 'Candidates', 'Made', 'labels_of', 'first_of',
            'counted', 'in_rounds', 'genmix', 'tell_missing', 'by_density', 'GenMixing', 'GenMix']
 
-# %% ../../nbs/methods/47_genmix.ipynb #d5099aa5
+# %% ../../nbs/methods/47_genmix.ipynb #e39969da
 import math
 import warnings
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ from .base import Supervised
 from .densities import DENSITIES, Density, Gaussian, Whitened
 from .vicinal import one_hot
 
-# %% ../../nbs/methods/47_genmix.ipynb #0eb1316c
+# %% ../../nbs/methods/47_genmix.ipynb #44abc41a
 def logit(lam: float) -> float:
     "log(lam / (1 - lam)), for a share strictly between 0 and 1."
     if not 0 < lam < 1: raise ValueError(f"lambda must be in (0, 1), got {lam}: at 0 and 1 the point is no mixture")
@@ -44,7 +44,7 @@ def accepted(log_p: Tensor, pair: Tensor, lam: float, eps: float) -> Tensor:  # 
     others = log_p.scatter(1, pair, -torch.inf).amax(1)
     return (share_of(log_p, pair) - lam).abs() <= eps, log_p.gather(1, pair).amin(1) >= others
 
-# %% ../../nbs/methods/47_genmix.ipynb #efd88088
+# %% ../../nbs/methods/47_genmix.ipynb #891c437b
 def nearest_root(A: Tensor, B: Tensor, C: Tensor) -> Tensor:  # (B,) each; nan where there is none
     "The real root of A t^2 + B t + C that is nearest to 1/2."
     q = -.5 * (B + torch.copysign((B.square() - 4 * A * C).sqrt(), B))
@@ -64,7 +64,7 @@ def gaussian_root(density: Gaussian, start: Tensor, way: Tensor,  # (B, d) each,
     C = (dot(a_i, a_i) - dot(a_j, a_j)) / 2 + top_j - top_i - logit(lam)
     return nearest_root((dot(b_i, b_i) - dot(b_j, b_j)) / 2, dot(a_i, b_i) - dot(a_j, b_j), C)
 
-# %% ../../nbs/methods/47_genmix.ipynb #f007ce4d
+# %% ../../nbs/methods/47_genmix.ipynb #e57dfe35
 def bisected_root(density: Density, start: Tensor, way: Tensor, pair: Tensor, lam: float,  # as for `gaussian_root`
                   places: int = 33,   # at which a line is looked at
                   halvings: int = 40,
@@ -85,10 +85,10 @@ def bisected_root(density: Density, start: Tensor, way: Tensor, pair: Tensor, la
         low, high = torch.where(left, mid, low), torch.where(left, high, mid)
     return torch.where(turns.any(1), low[:, 0], torch.nan)
 
-# %% ../../nbs/methods/47_genmix.ipynb #0a766407
+# %% ../../nbs/methods/47_genmix.ipynb #e3d02b39
 def lines_by_means(density: Whitened, pairs: Tensor, n: int, rng: torch.Generator) -> tuple[Tensor, Tensor]:
     "n lines from mean to mean for each pair, moved by draws of the first class: starts and ways, (P n, d)."
-    back = torch.linalg.inv(density.W)
+    back = torch.linalg.inv_ex(density.W).inverse  # without a look at whether it exists: it does
     mean = density.centre - (back @ density.shift.view(*back.shape[:2], 1))[..., 0]
     i, j = pairs.unbind(1)
     z = torch.randn(len(pairs), n, mean.shape[1], generator=rng, device=rng.device, dtype=mean.dtype)
@@ -107,7 +107,7 @@ def lines_by_examples(x: Tensor, y: Tensor, k: int, pairs: Tensor, n: int, rng: 
     i, j = (example_of(y, k, c.repeat_interleave(n), rng) for c in pairs.unbind(1))
     return x[i], x[j] - x[i]
 
-# %% ../../nbs/methods/47_genmix.ipynb #3c039560
+# %% ../../nbs/methods/47_genmix.ipynb #8f02da3a
 @dataclass(frozen=True)
 class Candidates:
     "Points that may become examples."
@@ -131,7 +131,7 @@ class Made:
     def __len__(self): return len(self.x)
     def report(self) -> dict: return dict(zip(WHY, self.counts.tolist()))
 
-# %% ../../nbs/methods/47_genmix.ipynb #5871eb33
+# %% ../../nbs/methods/47_genmix.ipynb #1e524832
 def labels_of(log_p: Tensor, pair: Tensor) -> Tensor:  # (B, K)
     "The label of a made point (GenMix note, algorithm 4)."
     share = share_of(log_p, pair)
@@ -147,7 +147,7 @@ def counted(seen: Candidates, met: Tensor, clear: Tensor, kept: Tensor) -> Tenso
     every = torch.ones_like(met), ~seen.valid, seen.valid & ~met, seen.valid & met & ~clear, far, kept
     return torch.stack([which.sum() for which in every])
 
-# %% ../../nbs/methods/47_genmix.ipynb #f312146f
+# %% ../../nbs/methods/47_genmix.ipynb #3b4b912a
 def in_rounds(find,           # (pairs as rows (B, 2), candidates of each, lambda) -> Candidates
               pairs: Tensor,  # int64 (P, 2)
               n_aug: int, lam: float, eps: float, rounds: int) -> tuple[list, Tensor, Tensor]:
@@ -176,7 +176,7 @@ def genmix(find, k: int, n_aug: int, lams: tuple, eps: float, rounds: int, devic
     tell_missing(pairs, lams, found, n_aug)
     return made
 
-# %% ../../nbs/methods/47_genmix.ipynb #dbd5688a
+# %% ../../nbs/methods/47_genmix.ipynb #f86554a2
 def tell_missing(pairs: Tensor, lams: tuple, found: Tensor, n_aug: int):
     "Warn of pairs that have fewer points than were asked for."
     lacks = [(i, j, lam, n) for lam, row in zip(lams, found.tolist())
@@ -186,7 +186,7 @@ def tell_missing(pairs: Tensor, lams: tuple, found: Tensor, n_aug: int):
     warnings.warn(f"{len(lacks)} of {found.numel()} pairs of classes have fewer than {n_aug} made points ({said}): "
                   "the others are trained on", stacklevel=3)
 
-# %% ../../nbs/methods/47_genmix.ipynb #49d11d09
+# %% ../../nbs/methods/47_genmix.ipynb #ed9dc283
 def by_density(density: Density, lines,  # lines: (pairs, n, rng) -> starts and ways
                rng: torch.Generator):    # a `find` for `genmix`
     "Candidates on lines, by the closed form where there is one."
@@ -198,7 +198,7 @@ def by_density(density: Density, lines,  # lines: (pairs, n, rng) -> starts and 
         return Candidates(x, density(x), ~t.isnan())
     return find
 
-# %% ../../nbs/methods/47_genmix.ipynb #a747b436
+# %% ../../nbs/methods/47_genmix.ipynb #1f8509a4
 @dataclass(frozen=True, kw_only=True)
 class GenMixing(Supervised):
     "Training on examples and made points; a subclass says where they are looked for."
@@ -231,7 +231,7 @@ class GenMixing(Supervised):
         logits = net(torch.cat([x, self.made.points[chosen].to(x.dtype)]))
         return logits, torch.cat([one_hot(y, logits[:len(y)]), self.made.labels[chosen].to(logits.dtype)])
 
-# %% ../../nbs/methods/47_genmix.ipynb #c39aacc5
+# %% ../../nbs/methods/47_genmix.ipynb #f492e86a
 @dataclass(frozen=True, kw_only=True)
 class GenMix(GenMixing):
     "GenMix with densities of the examples (GenMix note, algorithm 4, GM case)."
