@@ -6,7 +6,7 @@
 __all__ = ['SPAN', 'SHAPES', 'NOISE', 'POINTS', 'SHAPE_SETS', 'INKS', 'Strokes', 'Shell', 'distances_to', 'draw_shape',
            'shape_set', 'draw_classes']
 
-# %% ../../nbs/data/05e_shapes.ipynb #6c721811
+# %% ../../nbs/data/05e_shapes.ipynb #c42a68ab
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -18,7 +18,7 @@ from ..core import pick
 from .images import SPLITS
 from .spirals import PointSet, as_images, as_points
 
-# %% ../../nbs/data/05e_shapes.ipynb #9b8a4f48
+# %% ../../nbs/data/05e_shapes.ipynb #de3971b9
 @dataclass(frozen=True)
 class Strokes:
     "A class of places on line segments."
@@ -38,7 +38,7 @@ class Strokes:
         t = ((p[:, None] - a) * way).sum(-1) / way.square().sum(-1)
         return (p[:, None] - a - t.clamp(0, 1)[..., None] * way).norm(dim=-1).amin(1)
 
-# %% ../../nbs/data/05e_shapes.ipynb #4310ea63
+# %% ../../nbs/data/05e_shapes.ipynb #445aa53f
 @dataclass(frozen=True)
 class Shell:
     "A class of places between two spheres round the origin."
@@ -56,7 +56,7 @@ class Shell:
         r = p.norm(dim=1)
         return torch.maximum(self.low - r, r - self.high).clamp_min(0)
 
-# %% ../../nbs/data/05e_shapes.ipynb #9174f4a5
+# %% ../../nbs/data/05e_shapes.ipynb #e1827652
 SPAN = 4.  # side of the square of the plane that is [0, 1]^2
 
 SHAPES = {  # name -> a class of places each
@@ -65,7 +65,8 @@ SHAPES = {  # name -> a class of places each
     "shape-y": (Strokes((((-.17, .1), (-.87, .5)),)), Strokes((((.17, .1), (.87, .5)),)),
                 Strokes((((0., -.2), (0., -1.)),))),
     "circle-2d": (Shell(2, 0., .6), Shell(2, .7, 1.)), "circle-3d": (Shell(3, 0., .6), Shell(3, .7, 1.))}
-NOISE = {name: .05 for name in SHAPES} | {"circle-2d": .1, "circle-3d": .04}  # standard deviation
+SHAPES["circle-2d-noisy"] = SHAPES["circle-2d"]
+NOISE = {name: .05 for name in SHAPES} | {"circle-2d": 0., "circle-3d": 0., "circle-2d-noisy": .1}  # deviations
 
 def distances_to(name: str,  # of a shape
                  p: Tensor,  # points (N, d)
@@ -73,7 +74,7 @@ def distances_to(name: str,  # of a shape
     "Distance of points to the places of each class."
     return torch.stack([places.away(p) for places in pick("shape", name, SHAPES)], 1)
 
-# %% ../../nbs/data/05e_shapes.ipynb #53a58ea2
+# %% ../../nbs/data/05e_shapes.ipynb #61c084b6
 def draw_shape(name: str,             # of a shape
                n: int,                # points, one of each class at least
                rng: torch.Generator,  # the only source of randomness
@@ -89,7 +90,7 @@ def draw_shape(name: str,             # of a shape
     place = each[y, torch.arange(n, device=rng.device)]
     return place + noise * torch.randn(place.shape, generator=rng, device=rng.device), y, place
 
-# %% ../../nbs/data/05e_shapes.ipynb #c3f769c3
+# %% ../../nbs/data/05e_shapes.ipynb #308a15fd
 POINTS = {"train": 2000, "test": 5000}
 
 def shape_set(split: str,                # "train" or "test": other draws
@@ -108,7 +109,7 @@ def shape_set(split: str,                # "train" or "test": other draws
 
 SHAPE_SETS = {name: partial(shape_set, name=name) for name in SHAPES}
 
-# %% ../../nbs/data/05e_shapes.ipynb #ae431934
+# %% ../../nbs/data/05e_shapes.ipynb #1588e0cd
 INKS = (("#193BB0", "o"), ("#D48209", "^"), ("#7A9660", "s"))  # of the classes
 
 def draw_classes(ax, p: Tensor, y: Tensor, size: float = 2.5, **look):

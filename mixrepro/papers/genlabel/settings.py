@@ -48,7 +48,7 @@ class GenMixRuns(Settings):
     widths: tuple = setting((64, 64), "default", "hidden layers of the classifier of points")
     alpha: float = setting(1., "default", "of Mixup and Manifold Mixup; the note is silent")
     share: float = setting(.5, "paper", "lambda of the made points: the note's picture has middle points")
-    gan_steps: int = setting(1000, "default", "of the discriminator, on points", smoke=20)
+    gan_steps: int = setting(600, "default", "of the discriminator, on points", smoke=20)
     inversion: int = setting(60, "default", "steps of Adam for each inverted point", smoke=8)
 
 @dataclass(frozen=True)
@@ -62,11 +62,12 @@ class GenMixToy(GenMixRuns):
 class GenMixError(GenMixRuns):
     "Circles, and sevens against nines."
     seeds: int = setting(10, "default", "runs of a cell; the note is silent", smoke=0, embedded=5)
-    flat: int = setting(100, "default", "points of Circle (2D), by the error of ERM", smoke=30)
-    space: int = setting(200, "default", "points of Circle (3D), by the error of ERM", smoke=30)
+    flat: int = setting(20, "default", "points of Circle (2D), by mean and spread of ERM's error")
+    space: int = setting(100, "default", "points of Circle (3D), likewise", smoke=30)
+    noisy: int = setting(100, "default", "points of Circle (2D) with overlap, by the mean of ERM's error", smoke=30)
     digits: str = setting("mnist-7-9", "paper", "results page", smoke="digits-7-9", embedded="digits-7-9")
     n_digits: int = setting(500, "paper", "results page: n_train = 500", smoke=20, embedded=100)
-    digit_seeds: int = setting(10, "default", "seeds of the digits", smoke=1, embedded=3)
+    few_seeds: int = setting(10, "default", "seeds of the digits and of the overlap", smoke=1, embedded=3)
     digit_network: str = setting("small-cnn", "default", "the note is silent", smoke="mlp", embedded="mlp")
     digit_epochs: int = setting(50, "default", "the note is silent", smoke=2, embedded=20)
     digit_lr: float = setting(3e-3, "default", "of Adam; the note is silent")
@@ -105,16 +106,16 @@ def strokes(s: GenMixToy, at: Scale, seed: int) -> list[Cell]:
             for data, name in STROKES.items() for row, scheme in rows.items()]
 
 def circles(s: GenMixError, at: Scale, seed: int) -> list[Cell]:
-    "The schemes of the table on the circles."
-    sets = {"circle-2d": s.flat, "circle-3d": s.space}
+    "The schemes of the table on the circles; those that overlap for the first seeds."
+    sets = {"circle-2d": s.flat, "circle-3d": s.space} | ({"circle-2d-noisy": s.noisy} if seed < s.few_seeds else {})
     return [Cell(row, data, few(s, data, n, seed, scheme)) for data, n in sets.items()
             for row, scheme in genmix_rows(s, gan_of(s.gan_steps, n, s.batch, gan_args=dict(latent=int(data[7])))).items()]
 
 def errors(s: GenMixError, at: Scale, seed: int) -> list[Cell]:
     "The circles, and of the first seeds the digits."
-    if seed >= s.digit_seeds: return circles(s, at, seed)
+    if seed >= s.few_seeds: return circles(s, at, seed)
     gan = gan_of(s.digit_gan_steps, s.n_digits, s.batch, gan_network=s.digit_gan, gan_args=s.digit_gan_args,
-                 gan_lr=s.digit_gan_lr, gan_every=2)
+                 gan_lr=s.digit_gan_lr, gan_every=2, restarts=2)
     how = dict(network=s.digit_network, epochs=s.digit_epochs, lr=s.digit_lr, network_args={})
     return [*circles(s, at, seed), *(Cell(row, "mnist 7/9", few(s, s.digits, s.n_digits, seed, scheme, **how))
                                      for row, scheme in genmix_rows(s, gan).items())]
