@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['check_told', 'Conditional', 'dense', 'PointGAN', 'ConditionalSNGAN']
 
-# %% ../../nbs/networks/18b_cgan.ipynb #afb62fe3
+# %% ../../nbs/networks/18b_cgan.ipynb #b5065ee5
 from math import prod
 from typing import Annotated
 
@@ -17,7 +17,7 @@ from torch.nn.utils.parametrizations import spectral_norm
 from .sngan import GANBase, discriminator, generator, xavier
 from .staged import Staged, in_mode
 
-# %% ../../nbs/networks/18b_cgan.ipynb #d79f0a59
+# %% ../../nbs/networks/18b_cgan.ipynb #b438c089
 def check_told(y: Tensor):
     "Refuse to guess a class."
     if y is None: raise TypeError("a conditional GAN needs the class of each image, int64 (B,), got none: it is for "
@@ -56,7 +56,7 @@ class Conditional(GANBase):
         "Images of these classes from a trained generator."
         with in_mode(self, "eval"): return self.make(self.draw(len(y), rng), y)
 
-# %% ../../nbs/networks/18b_cgan.ipynb #43a0599b
+# %% ../../nbs/networks/18b_cgan.ipynb #370a81a1
 def dense(*widths: int, layer=lambda m: m) -> nn.Sequential:
     "Fully connected layers, each with a ReLU behind it."
     pairs = zip(widths, widths[1:])
@@ -81,7 +81,7 @@ class PointGAN(Conditional):
                         pool=nn.Identity(), mean=mean, std=[v / steep for v in std or (.5,) * shape[0]], fixed=True)
         self.embed = spectral_norm(xavier(nn.Linear(width, classes, bias=False)))
 
-# %% ../../nbs/networks/18b_cgan.ipynb #93966200
+# %% ../../nbs/networks/18b_cgan.ipynb #aab33702
 class ConditionalSNGAN(Conditional):
     "The SN-GAN's blocks, told the class."
     def __init__(self,
