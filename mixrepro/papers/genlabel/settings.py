@@ -54,7 +54,7 @@ class GenMixRuns(Settings):
 @dataclass(frozen=True)
 class GenMixToy(GenMixRuns):
     "V, Ket and Y."
-    seeds: int = setting(10, "default", "runs of a cell; the note shows one", smoke=0, embedded=3)
+    seeds: int = setting(10, "default", "runs of a cell; the note shows one", smoke=1, embedded=3)
     points: int = setting(90, "default", "to train on, drawn by the seed", smoke=30)
 
 # %% ../../../nbs/genlabel/00_settings.ipynb #7c8d14d2
