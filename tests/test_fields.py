@@ -23,7 +23,7 @@ from mixrepro.training.spec import Optimisation, Spec, from_json, name_of, to_js
 from mixrepro.training.store import Store
 
 SPEC = Spec("digits", "mixup", "small-cnn", epochs=3)
-WHOLE = ("classifier", "vae", "source")  # of a method: fields of another run, looked at together
+WHOLE = ("classifier", "vae", "source", "gan_args")  # of a method: fields of another run, looked at together
 FREE = {("Spec", "split"), ("Spec", "method_args"), ("Spec", "network_args"), ("Decoder", "classifier")}  # looked at as a whole
 NET = {m: networks_of(kind.trains)[0] for m, kind in METHODS.items()} | {"decoder": "decoder-small"}
 
@@ -132,6 +132,9 @@ def test_a_field_of_the_run_itself_too(owner, name, kind, allowed):
     (lambda: replace(SPEC, method="mmd-vae"), "but 'small-cnn' is of the kind 'classifier'"),
     (lambda: replace(SPEC, method="gan"), "such as sngan, sngan-small, but 'small-cnn'"),
     (lambda: replace(SPEC, network="sngan"), "but 'sngan' is of the kind 'gan'"),
+    (lambda: a_run("genmix-gan", gan_args=dict(widht=3)), "the gan that 'genmix-gan' needs: unknown argument of 'point-gan' 'widht': did you mean 'width'"),
+    (lambda: a_run("genmix-gan", gan_network="sngan"), "unknown gan_network 'sngan': did you mean"),
+    (lambda: a_run("genmix", lams=(.5, 1)), r"each of lams must be in \(0, 1\), got 1.0: at 0 and 1 the point is no mixture"),
     (lambda: replace(SPEC, milestones="12"), "milestones must be a list, got '12'"), (lambda: replace(SPEC, milestones=3), "milestones must be a list, got 3"),
     (lambda: replace(SPEC, method_args=3), "method_args must be names with values, got 3"),
     (lambda: Mixup(alpha=10 ** 400), "alpha must be a number, above 0"), (lambda: Mixup(alpha=-0.), "alpha must be above 0, got 0.0: for no mixing")])

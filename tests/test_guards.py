@@ -168,7 +168,7 @@ def test_the_kernel_distance_of_many_rows_takes_no_table_of_all_pairs():
 # ---- the door of every loss ------------------------------------------------------------------------------------------
 
 IMAGES, LABELLED = load("digits", "train").subset(30), load("digits", "train").subset(20)
-WITH = {"classifier": "tiny-cnn", "autoencoder": "vae-small", "gan": "sngan-small", "decoder": "decoder-small"}
+WITH = {"classifier": "tiny-cnn", "autoencoder": "vae-small", "gan": "sngan-small", "decoder": "decoder-small", "class-gan": "point-gan"}
 
 
 def network(name: str, shape=(1, 32, 32), **more):
@@ -183,8 +183,10 @@ def ready(name: str):
     if kind.trains == "decoder": nets = {"classifier": network("tiny-cnn").eval()}
     if kind.unlabelled: nets = {"labelled": LABELLED}
     if name == "fine-tune": nets = {"source": network("tiny-cnn")}
+    if name == "genmix-gan": nets = {"gan": network("point-gan")}
     train = load("factors-a", "train").subset(torch.arange(6)) if name == "factor-mixup" else IMAGES
-    made = method(name, **dict(stage=1) if kind.trains == "decoder" else {}).prepare(train, seeded(), augment=AUGMENTS["none"], **nets)
+    args = dict(stage=1) if kind.trains == "decoder" else dict(density="gm-spherical") if name == "genmix" else {}  # of 1024 numbers
+    made = method(name, **args).prepare(train, seeded(), augment=AUGMENTS["none"], **nets)
     sure = dict(posterior="gaussian") if name == "kl-vae" else {}
     return made, network(WITH[kind.trains], train.shape, **sure).train(), train
 
@@ -224,7 +226,7 @@ def test_a_network_of_another_kind_is_one_sentence(name):
         if kind == METHODS[name].trains or (kind == "decoder" and METHODS[name].trains != "autoencoder"): continue
         with pytest.raises((ValueError, TypeError)) as e: loss_of(name, net=network(other, shape).train())
         said = str(e.value)
-        assert any(s in said for s in ("trains a network of the kind", "of a classifier, got", "class numbers 0..0", "needs a network", "a GAN needs", "images must have shape")), said
+        assert any(s in said for s in ("trains a network of the kind", "of a classifier, got", "class numbers 0..0", "needs a network", "a GAN needs", "a conditional GAN needs", "images must have shape")), said
 
 
 def test_a_network_without_stages_and_a_batch_of_one():

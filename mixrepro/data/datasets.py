@@ -12,21 +12,22 @@ from pathlib import Path
 
 from ..core import pick
 from .band import band
-from .digits import blobs, digits, few_digits, some_digits
+from .digits import blobs, digits, few_digits, seven_or_nine, some_digits
 from .factors import factors
 from .image_folder import imagenet, imagenet_stylized
 from .images import SPLITS, ImageSet, data_root
 from .photo_digits import photo_digits, some_photo_digits
 from .readers import (CIFAR10, CIFAR10_CLASSES, CIFAR100, CIFAR100_CLASSES, SVHN, mnist, mnist_0to4,
-                                   published)
+                                   mnist_7_9, published)
 from .renditions import photo_stylized
+from .shapes import SHAPE_SETS, SPAN
 from .spirals import spirals
 from .tiny_imagenet import tiny_imagenet
 
 # %% ../../nbs/data/01_datasets.ipynb #80a786e1
 DATASETS = {
     "digits": digits, "digits-0to4": partial(some_digits, low=0), "digits-5to9": partial(some_digits, low=5),
-    "digits-few": few_digits,
+    "digits-few": few_digits, "digits-7-9": seven_or_nine,
     "photo-digits": photo_digits, "photo-digits-16": partial(photo_digits, size=16),
     "photo-digits-16-x8": partial(photo_digits, size=16, times=8),
     "photo-digits-64": partial(photo_digits, size=64), "photo-digits-64-stylized": photo_stylized,
@@ -36,8 +37,8 @@ DATASETS = {
     "cifar10": partial(published, name="cifar10", layouts=CIFAR10, classes=CIFAR10_CLASSES),
     "cifar100": partial(published, name="cifar100", layouts=CIFAR100, classes=CIFAR100_CLASSES),
     "svhn": partial(published, name="svhn", layouts=SVHN, classes=tuple("0123456789")),
-    "mnist": mnist, "tiny-imagenet": tiny_imagenet, "mnist-0to4": mnist_0to4, "spirals": spirals,
-    "band-star": band,
+    "mnist": mnist, "tiny-imagenet": tiny_imagenet, "mnist-0to4": mnist_0to4, "mnist-7-9": mnist_7_9,
+    "spirals": spirals, "band-star": band, **SHAPE_SETS,
     **{f"factors-{task}{end}": partial(factors, task=task, size=size)
        for end, size in (("", 64), ("-32", 32)) for task in "abc"}}
 
@@ -75,15 +76,16 @@ STATS = {  # data set -> (mean, std), one number for each channel, in units of [
     "cifar100": ((129.3 / 255, 124.1 / 255, 112.4 / 255), (68.2 / 255, 65.4 / 255, 70.4 / 255)),
     "svhn": ((.4377, .4438, .4728), (.1980, .2010, .1970)),           # public codes, not recomputed
     "mnist": ((.1307,), (.3081,)),                                    # of the 60,000 training images, computed
-    "mnist-0to4": ((.1307,), (.3081,)),                               # as all of MNIST
+    **dict.fromkeys(("mnist-0to4", "mnist-7-9"), ((.1307,), (.3081,))),  # as all of MNIST
     "spirals": ((.5, .5), (.4, .4)),                                  # back to the coordinates of the plane
     "band-star": ((.5, .5), (1 / 6, 1 / 6)),                          # the same
+    **{name: ((.5,) * d, (1 / SPAN,) * d) for name in SHAPE_SETS for d in [3 if "3d" in name else 2]},
     # public codes; not recomputed
     **dict.fromkeys(("imagenet", "imagenet-stylized"), ((.485, .456, .406), (.229, .224, .225))),
     "tiny-imagenet": ((.4802, .4481, .3975),
                       (.2770, .2691, .2821)),  # public codes, compared with 17 of the 200 classes
     # of the training split of all digits, asserted below
-    **dict.fromkeys(("digits", "digits-0to4", "digits-5to9", "digits-few"), ((.3059,), (.3229,))),
+    **dict.fromkeys(("digits", "digits-0to4", "digits-5to9", "digits-few", "digits-7-9"), ((.3059,), (.3229,))),
     "photo-digits": ((.3687, .3448, .3429), (.2899, .2474, .2648)),   # as for digits
     **dict.fromkeys(("photo-digits-16", "photo-digits-16-x8", "photo-digits-16-0to4", "photo-digits-16-5to9"),
                     ((.3609, .3379, .3386), (.2832, .2398, .2583))),

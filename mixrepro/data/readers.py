@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['CIFAR10', 'CIFAR100', 'CIFAR10_CLASSES', 'CIFAR100_CLASSES', 'SVHN', 'MNIST_FOLDERS', 'MNIST', 'read_binary',
-           'read_pickle', 'Layout', 'published', 'read_mat', 'read_idx', 'mnist', 'mnist_0to4']
+           'read_pickle', 'Layout', 'published', 'read_mat', 'read_idx', 'mnist', 'mnist_0to4', 'mnist_7_9']
 
 # %% ../../nbs/data/01d_readers.ipynb #5e213e59
 import gzip
@@ -218,3 +218,9 @@ def mnist_0to4(split: str, root: Path, verify: bool = True) -> ImageSet:
     "MNIST's digits 0 to 4."
     s = mnist(split, root, verify)
     return ImageSet(s.x[s.y < 5], s.y[s.y < 5], s.classes[:5], "mnist-0to4", split)
+
+def mnist_7_9(split: str, root: Path, verify: bool = True) -> ImageSet:
+    "MNIST's sevens and nines."
+    s = mnist(split, root, verify)
+    keep = (s.y == 7) | (s.y == 9)
+    return ImageSet(s.x[keep], (s.y[keep] == 9).long(), ("7", "9"), "mnist-7-9", split)

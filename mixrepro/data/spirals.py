@@ -19,30 +19,30 @@ from .images import SPLITS, ImageSet
 # %% ../../nbs/data/05c_spirals.ipynb #1ea0886d
 SQUARE = 2.5  # of the square of the plane that is [0, 1]^2; the spirals end at radius 1
 
-def as_images(p: Tensor,                # points of the plane, (N, 2)
-              square: float = SQUARE,   # side of the square that is [0, 1]^2
-              ) -> Tensor:              # (N, 2, 1, 1), in [0, 1] within half a side of the centre
+def as_images(p: Tensor,                # points of the plane or of space, (N, d)
+              square: float = SQUARE,   # side of the square that is [0, 1]^d
+              ) -> Tensor:              # (N, d, 1, 1), in [0, 1] within half a side of the centre
     "Points as images of one pixel."
     return (.5 + p / square)[..., None, None]
 
-def as_points(x: Tensor,               # images (N, 2, 1, 1)
+def as_points(x: Tensor,               # images (N, d, 1, 1)
               square: float = SQUARE,  # as in `as_images`
-              ) -> Tensor:             # points of the plane, (N, 2)
+              ) -> Tensor:             # points, (N, d)
     "The points that images of one pixel stand for."
     return (x[..., 0, 0] - .5) * square
 
 # %% ../../nbs/data/05c_spirals.ipynb #225dc79a
 @dataclass(frozen=True, eq=False)
 class PointSet(ImageSet):
-    "Labelled points in [0, 1]^2, as images of one pixel and two channels."
+    "Labelled points in [0, 1]^2 or [0, 1]^3, as images of one pixel, a channel for each coordinate."
 
     def __post_init__(self):
-        points = self.x.is_floating_point() and self.x.shape[1:] == (2, 1, 1)
+        points = self.x.is_floating_point() and self.x.shape[1:] in ((2, 1, 1), (3, 1, 1))
         if not points or not len(self.x) or len(self.x) != len(self.y):
-            raise ValueError("a set of points needs float (N, 2, 1, 1) and N labels, N at least 1, "
+            raise ValueError("a set of points needs float (N, 2 or 3, 1, 1) and N labels, N at least 1, "
                              f"got {self.x.dtype} {tuple(self.x.shape)} and {tuple(self.y.shape)}")
         if self.x.min() < 0 or self.x.max() > 1:
-            raise ValueError(f"points must lie in [0, 1]^2, got {self.x.min():.3g} to {self.x.max():.3g}: "
+            raise ValueError(f"points must lie in [0, 1]^d, got {self.x.min():.3g} to {self.x.max():.3g}: "
                              "use as_images")
 
     def __repr__(self): return f"{self.name} {self.split}: {len(self):,} points, {self.k} classes"

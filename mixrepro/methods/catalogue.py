@@ -23,6 +23,8 @@ from .factor_mixup import FactorMixup
 from .finetune import FineTune
 from .gan_mixup import GAN, GANMixup
 from .genlabel import GenLabels, LatentGenLabels, NoIntrusion, OnlineGenLabels
+from .genmix import GenMix
+from .genmix_gan import ClassGAN, GenMixGAN
 from .iat import IAT
 from .kl_vae import KLVAE
 from .labels import LinearLabels, LogisticLabels

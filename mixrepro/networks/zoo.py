@@ -18,6 +18,7 @@ from ..core import brought, pick
 from .autoencoders import ConvVAE, VAEChoices
 from .factors import factor_cnn
 from .bottleneck import bottleneck
+from .cgan import ConditionalSNGAN, PointGAN
 from .decoder import DecoderChoices, StateDecoder, state_shape
 from .preact import preact_resnet
 from .resnet import resnet, resnet50
@@ -80,10 +81,14 @@ NETWORKS: dict[str, Callable[..., nn.Module]] = {
     "decoder-small": partial(decoder, widths=(16, 8), kernel=3),
     "sngan": SNGAN,
     "sngan-small": partial(SNGAN, width=32, plain=1, enlarge=4),
+    "point-gan": PointGAN,
+    "class-sngan": ConditionalSNGAN,
+    "class-sngan-small": partial(ConditionalSNGAN, width=16, latent=8, enlarge=4),
 }
 
 # %% ../../nbs/networks/19_zoo.ipynb #50f2d7a0
-KINDS = {vae: "autoencoder", decoder: "decoder", SNGAN: "gan"}  # all others build classifiers
+KINDS = {vae: "autoencoder", decoder: "decoder", SNGAN: "gan", PointGAN: "class-gan",
+         ConditionalSNGAN: "class-gan"}  # all others build classifiers
 
 def builder_of(name: str) -> Callable:
     "The function behind a name."

@@ -43,7 +43,8 @@ ALLOWED = {
               **{name: ONCE for name in (
                   "guards.check_rows", "guards.check_labels", "methods.densities.tell", "methods.densities.whitening",
                   "methods.densities.borrowed", "methods.densities.check_ridge", "methods.densities.class_moments",
-                  "methods.densities.fit_kde")}},
+                  "methods.densities.fit_kde", "methods.genmix.in_rounds", "methods.genmix.tell_missing",
+                  "methods.genmix.genmix")}},
     "epoch": {"training.loop.train_epoch": EPOCH_END, "training.loop.score": EPOCH_END,
               "training.loop.check_trained": EPOCH_END,
               "training.loop.batches": "the start of an epoch: the order of all its batches is sent",

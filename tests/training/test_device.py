@@ -42,7 +42,8 @@ def network(name, shape=(1, 16, 16), k=K, **more):
     return build(name, shape, k, seeded(), **more).to("cuda", memory_format=torch.channels_last)
 
 
-SMALL = {"classifier": ("small-cnn", {}), "autoencoder": ("vae-small", {}), "decoder": ("decoder", dict(of="small-cnn", stage=1))}
+SMALL = {"classifier": ("small-cnn", {}), "autoencoder": ("vae-small", {}), "decoder": ("decoder", dict(of="small-cnn", stage=1)),
+         "class-gan": ("class-sngan-small", dict(enlarge=1))}
 
 
 def ready(name: str, **args):
@@ -60,6 +61,7 @@ def ready(name: str, **args):
         if name == "kl-vae": options = dict(posterior="gaussian")
         net = network(which, train.shape, train.k, **options)
     if name == "fine-tune": more["source"] = network("small-cnn", k=K + 2)
+    if name == "genmix-gan": more["gan"] = network("class-sngan-small", (1, 16, 16), enlarge=1).eval(); args = dict(descent=4, rounds=1) | args
     if kind.trains == "decoder": more["classifier"] = network("small-cnn"); args = dict(stage=1) | args
     made = method(name, **args).prepare(train, torch.Generator("cuda"), augment=AUGMENTS["crop2-flip"], **more)
     made.begin(net)
@@ -95,7 +97,7 @@ def test_a_run_waits_at_the_end_of_its_epochs_only(name, precision, optimizer):
         assert set(at_end) <= set(ALLOWED["epoch"]) and at_end["training.loop.train_epoch"] == 1
         learned = [p for p in net.parameters() if p.requires_grad]
         assert learned and all(on_gpu(p) for p in net.parameters())
-        if METHODS[name].trains != "gan" and name != "manifold-mixup-blocked": assert all(p.grad is not None and p.grad.shape == p.shape for p in learned)
+        if METHODS[name].trains not in ("gan", "class-gan") and name != "manifold-mixup-blocked": assert all(p.grad is not None and p.grad.shape == p.shape for p in learned)
 
 
 VARIANTS = [("mixup", dict(per="example", criterion="bce")), ("manifold-mixup", dict(noise={"name": "feature-noise", "sparse": .5})),
@@ -113,6 +115,8 @@ VARIANTS = [("mixup", dict(per="example", criterion="bce")), ("manifold-mixup", 
             ("mixup", dict(labels={"name": "genlabel-latent"})), ("varmixup", dict(labels={"name": "genlabel-latent", "density": "kde", "top": 2})),
             ("mixup", dict(labels={"name": "genlabel-online", "warmup": 0})), ("no-intrusion", dict(labels={"name": "logistic"})),
             ("manifold-mixup", dict(labels={"name": "genlabel-online"}, noise={"name": "feature-noise"}, views={"name": "noise"})),
+            ("class-gan", dict(every=1)), ("genmix", dict(density="kde")), ("genmix", dict(density="gm-spherical", lams=(.3, .5))),
+            ("genmix-gan", dict(hold_nearest=False, energy="squared")),
             ("fine-tune", dict(frozen=True)), ("fine-tune", dict(views={"name": "augmix"})),
             ("puzzlemix", dict(per="example", transport=False, n_labels=2, blocks=(16,)))]
 
