@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['signed_step', 'other_side', 'proposals', 'adapted', 'boundary_attack']
 
-# %% ../../nbs/metrics/79_boundary.ipynb #2ef4a513
+# %% ../../nbs/metrics/79_boundary.ipynb #77719205
 from collections.abc import Callable
 
 import torch
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..methods.attacks import slope, tilt
 
-# %% ../../nbs/metrics/79_boundary.ipynb #78c8b654
+# %% ../../nbs/metrics/79_boundary.ipynb #9b8694de
 def signed_step(net: Callable,  # (G, M, m, d) -> logits (G, M, m, K)
                 x: Tensor,      # points, each network's own, (G, M, m, d)
                 y: Tensor,      # their classes, int64 (G, M, m)
@@ -28,10 +28,11 @@ def signed_step(net: Callable,  # (G, M, m, d) -> logits (G, M, m, K)
         return tilt(flat, hard).view_as(logits)
     return x + eps * slope(net, x, pull)[1].sign()
 
-# %% ../../nbs/metrics/79_boundary.ipynb #c11f300d
+# %% ../../nbs/metrics/79_boundary.ipynb #2bc99ce2
 def other_side(net: Callable, x: Tensor, y: Tensor,  # as for `signed_step`
                examples: Tensor,        # (G, n, d)
-               rng: torch.Generator, halvings: int = 12) -> tuple[Tensor, Tensor]:  # (G, M, m, d); found, bool (G, M, m)
+               rng: torch.Generator, halvings: int = 12,
+               ) -> tuple[Tensor, Tensor]:  # (G, M, m, d); whether there is one, bool (G, M, m)
     "For each point one that the network reads as another class, near the boundary between them."
     M, n = x.shape[1], examples.shape[1]
     other = net(examples[:, None].expand(-1, M, -1, -1)).argmax(-1)[:, :, None] != y[..., None]  # (G, M, m, n)
@@ -45,7 +46,7 @@ def other_side(net: Callable, x: Tensor, y: Tensor,  # as for `signed_step`
         low, high = torch.where(crossed, low, mid), torch.where(crossed, mid, high)
     return torch.lerp(x, far, high), other.any(-1)
 
-# %% ../../nbs/metrics/79_boundary.ipynb #1420dea0
+# %% ../../nbs/metrics/79_boundary.ipynb #651f3b8b
 def proposals(x: Tensor, at: Tensor, around: Tensor, toward: Tensor,  # sizes of both steps, (G, M, m, 1)
               rng: torch.Generator) -> tuple[Tensor, Tensor]:  # on the sphere, and nearer, (G, M, m, d) each
     "Two points to try (Brendel et al., 2018, algorithm 1)."
@@ -61,13 +62,13 @@ def adapted(size: Tensor, rate: Tensor, low: float, high: float) -> Tensor:
     "A step that is made longer where it succeeds often, and shorter where it seldom does."
     return size * torch.where(rate > high, 1.5, torch.where(rate < low, 1 / 1.5, 1.))
 
-# %% ../../nbs/metrics/79_boundary.ipynb #9a5a8d65
+# %% ../../nbs/metrics/79_boundary.ipynb #5fc38be1
 def boundary_attack(net: Callable, x: Tensor, y: Tensor,  # as for `signed_step`
                     examples: Tensor,        # where the walk may start, (G, n, d)
                     rng: torch.Generator,
                     steps: int = 1000,       # foolbox walks 25,000
                     every: int = 10,         # steps between two looks at how often they succeed
-                    ) -> Tensor:             # distance to the nearest other reading found, (G, M, m); 0: misread as it is
+                    ) -> Tensor:             # distance of the nearest point found, (G, M, m); 0: misread as it is
     "The decision-based attack (Brendel et al., 2018; code of GenLabel)."
     (at, found), misread = other_side(net, x, y, examples, rng), net(x).argmax(-1) != y
     around, toward = (torch.full_like(x[..., :1], .1) for _ in range(2))

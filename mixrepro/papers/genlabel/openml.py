@@ -8,7 +8,7 @@ __all__ = ['METHODS', 'AGAIN', 'DENSE', 'PRINTED', 'Protocol', 'arms', 'fold_edg
            'refit', 'told_once', 'removed', 'attacked', 'measured', 'by_folds', 'generative', 'on_tables',
            'check_tables', 'arrays', 'table_of', 'protocols']
 
-# %% ../../../nbs/genlabel/03_openml.ipynb #33faaa7e
+# %% ../../../nbs/genlabel/03_openml.ipynb #f5141986
 import warnings
 from collections import Counter
 from contextlib import contextmanager
@@ -27,7 +27,7 @@ from ...training.computed import computed
 from ...training.stacked import (Examples, Labelling, Stacked, accuracy, clean_view, draw_epochs, kept, layers,
                                        mixed_view, together, train, untrained)
 
-# %% ../../../nbs/genlabel/03_openml.ipynb #884295cb
+# %% ../../../nbs/genlabel/03_openml.ipynb #a02d660c
 @dataclass(frozen=True)
 class Protocol(Choices):
     "How networks are chosen, trained and tested on a table (GenLabel, low-dimensional experiments)."
@@ -54,7 +54,7 @@ class Protocol(Choices):
     def sizes(self, d: int, k: int) -> tuple[int, ...]:
         return (d, k) if self.network == "logistic" else (d, self.width, self.width, k)
 
-# %% ../../../nbs/genlabel/03_openml.ipynb #22ba6663
+# %% ../../../nbs/genlabel/03_openml.ipynb #08a96d0c
 METHODS = {"erm": None, "mixup": Labelling(), "mixup-again": Labelling(), "no-intrusion": Labelling(removal=True),
            "logistic": Labelling("logistic"), "logistic-removal": Labelling("logistic", removal=True),
            "genlabel-gm": Labelling("gm"), "genlabel-kde": Labelling("kde")}
@@ -66,10 +66,11 @@ def arms(p: Protocol, again: bool = False) -> list[tuple[str, Labelling, float]]
     mine = [m for m in p.methods if METHODS[m] and (m == "mixup-again") == again and not (deep and "genlabel" in m)]
     return [(m, METHODS[m], r) for m in mine for r in (p.ratios if "genlabel" in m else (1.,))]
 
-# %% ../../../nbs/genlabel/03_openml.ipynb #f58ab837
+# %% ../../../nbs/genlabel/03_openml.ipynb #634fd504
 def fold_edges(n: int, folds: int) -> list[int]:
     "Where each fold begins, and the end."
-    if n < 2 * folds: raise ValueError(f"{folds} folds need {2 * folds} training rows or more, got {n}: take fewer folds")
+    if n < 2 * folds:
+        raise ValueError(f"{folds} folds need {2 * folds} training rows or more, got {n}: take fewer folds")
     sizes = [n // folds + (f < n % folds) for f in range(folds)]
     return [sum(sizes[:f]) for f in range(folds + 1)]
 
@@ -77,7 +78,7 @@ def fold(a: Tensor, f: int, folds: int) -> tuple[Tensor, Tensor]:  # (D, n, ...)
     low, high = fold_edges(a.shape[1], folds)[f:f + 2]
     return torch.cat([a[:, :low], a[:, high:]], 1), a[:, low:high]
 
-# %% ../../../nbs/genlabel/03_openml.ipynb #7b284cef
+# %% ../../../nbs/genlabel/03_openml.ipynb #bd8186ed
 def generators(p: Protocol, f: int, shift: int = 0, device="cpu") -> list[torch.Generator]:
     "One for each trial."
     return [torch.Generator(device).manual_seed(1000 * s + f + shift) for s in range(p.trials)]
@@ -89,7 +90,7 @@ def fit_clean(p: Protocol, x: Tensor, y: Tensor, k: int, rates: Tensor, f: int, 
     draws = together([draw_epochs(x.shape[1], 1, p.batch, p.alpha, rng) for rng in rngs])  # their number counts
     return train(net, clean_view(Examples(x, y, k, draws), p.batch), rates, epochs or p.epochs, p.batch, p.weight_decay)
 
-# %% ../../../nbs/genlabel/03_openml.ipynb #4528ecf2
+# %% ../../../nbs/genlabel/03_openml.ipynb #9da37414
 def mixed_groups(p: Protocol, x: Tensor, y: Tensor, k: int, rngs: list, epochs: int) -> Examples:
     return Examples(x, y, k, together([draw_epochs(x.shape[1], epochs, p.batch, p.alpha, rng) for rng in rngs]))
 
@@ -107,7 +108,7 @@ def fit_mixed(p: Protocol, x: Tensor, y: Tensor, k: int,     # (D, n, d), (D, n)
     view = mixed_view(of, labellings, gamma, p.batch, densities)
     return train(net, view, rates, p.epochs, p.batch, p.weight_decay)
 
-# %% ../../../nbs/genlabel/03_openml.ipynb #e6d5143f
+# %% ../../../nbs/genlabel/03_openml.ipynb #64723b9c
 def fit_latent(p: Protocol, x: Tensor, y: Tensor, k: int,
                gamma: Tensor,   # (T,), or (G, T) with one rate
                rates: Tensor,   # (1, R) or (G, R)
@@ -118,8 +119,9 @@ def fit_latent(p: Protocol, x: Tensor, y: Tensor, k: int,
     firsts = untrained(sizes, rngs, R * T, p.relu).flat
     of = mixed_groups(p, x, y, k, rngs, p.epochs if p.scratch else p.epochs - p.warm)
     heads = untrained(sizes[-2:], rngs, R * T)
-    draws = replace(of.draws, lam=of.draws.lam.repeat_interleave(R, 0), partner=of.draws.partner.repeat_interleave(R, 0))
-    of = Examples(*(of.each(a).repeat_interleave(R, 0) for a in (x, y)), k, draws)
+    def by_rate(a): return a.repeat_interleave(R, 0)
+    draws = replace(of.draws, lam=by_rate(of.draws.lam), partner=by_rate(of.draws.partner))
+    of = Examples(by_rate(of.each(x)), by_rate(of.each(y)), k, draws)
     alone = Stacked(warm.flat.flatten(0, 1)[:, None], sizes, p.relu)
     def features(z): return alone.features(z)[:, 0]
     with warnings.catch_warnings():  # a few columns make a hundred features: what is flat has the ridge
@@ -129,7 +131,7 @@ def fit_latent(p: Protocol, x: Tensor, y: Tensor, k: int,
     net = Stacked(firsts, sizes, p.relu) if p.scratch else heads
     return latent_networks(p, net, warm, view, rates.expand(G, -1))
 
-# %% ../../../nbs/genlabel/03_openml.ipynb #ae5c8732
+# %% ../../../nbs/genlabel/03_openml.ipynb #6bc3557f
 def latent_networks(p: Protocol, net: Stacked, warm: Stacked, view, rates: Tensor) -> Stacked:
     "Train new networks, or new last layers; a last layer gets its features back."
     (G, R), P = rates.shape, net.flat.shape[2]
@@ -141,7 +143,7 @@ def latent_networks(p: Protocol, net: Stacked, warm: Stacked, view, rates: Tenso
     below = warm.flat[..., :-P].repeat_interleave(last.shape[1] // R, 1)
     return replace(warm, flat=torch.cat([below, last], 2))
 
-# %% ../../../nbs/genlabel/03_openml.ipynb #015a8b9b
+# %% ../../../nbs/genlabel/03_openml.ipynb #f88ffe83
 def first_best(scores: np.ndarray) -> tuple[int, ...]:
     "The place of the largest number, the first of equal ones."
     return tuple(int(i) for i in np.unravel_index(np.argmax(scores.round(12)), scores.shape))
@@ -164,7 +166,7 @@ def scored(p: Protocol, x: Tensor, y: Tensor, k: int, f: int) -> dict:  # method
         found |= {m: every[..., [i for i, n in enumerate(names) if n == m]] for m in dict.fromkeys(names)}
     return {m: v.cpu().numpy() for m, v in found.items()}
 
-# %% ../../../nbs/genlabel/03_openml.ipynb #a8416496
+# %% ../../../nbs/genlabel/03_openml.ipynb #cdf86ab4
 @dataclass(frozen=True)
 class Chosen:
     "A method's rate and ratio for each trial, and the accuracy over folds that they had."
@@ -196,7 +198,7 @@ def refit(p: Protocol, x: Tensor, y: Tensor, k: int, chosen: dict[str, Chosen]) 
         found |= {m: replace(net, flat=net.flat[:, i:i + 1].clone()) for i, m in enumerate(mine)}
     return found
 
-# %% ../../../nbs/genlabel/03_openml.ipynb #953374cf
+# %% ../../../nbs/genlabel/03_openml.ipynb #1635d402
 @contextmanager
 def told_once(of: str):
     "Warnings of many fits as one each."
@@ -222,7 +224,7 @@ def attacked(p: Protocol, nets: list[Stacked], x: Tensor, y: Tensor, examples: T
     moved = signed_step(net, own, y, eps[..., None])
     return dict(fgsm=(net(moved).argmax(-1) == y).double().mean(-1), boundary=(near > eps).double().mean(-1))
 
-# %% ../../../nbs/genlabel/03_openml.ipynb #e8c17a54
+# %% ../../../nbs/genlabel/03_openml.ipynb #7e9af6b2
 def measured(p: Protocol, nets: dict[str, Stacked], x: Tensor, y: Tensor, examples: Tensor) -> dict:
     "Method -> quantity -> a number for each trial."
     found = {m: dict(accuracy=accuracy(net, x, y)[:, 0].tolist()) for m, net in nets.items()}
@@ -241,7 +243,7 @@ def generative(x: Tensor, y: Tensor, k: int, x_new: Tensor, y_new: Tensor) -> fl
     "The accuracy of one normal density for each class, with the classes' shares."
     return (classify(fit_gaussian(x, y, k), x_new) == y_new).double().mean().item()
 
-# %% ../../../nbs/genlabel/03_openml.ipynb #9ec39399
+# %% ../../../nbs/genlabel/03_openml.ipynb #70702914
 def on_tables(p: Protocol, tables: list[Table]) -> dict:  # one, or one for each trial; of one shape
     "What every method reaches: method -> accuracy, rate, ratio and more, each a number for each trial."
     one, k = tables[0], max(t.k for t in tables)
@@ -257,7 +259,8 @@ def on_tables(p: Protocol, tables: list[Table]) -> dict:  # one, or one for each
     for m, c in chosen.items(): found[m] |= dict(rate=c.rates, ratio=c.ratios, folds=c.scores)
     if {"genlabel-gm", "genlabel-kde"} <= found.keys(): found["genlabel"] = by_folds(found, chosen)
     found["gm"] = dict(accuracy=gm * (p.trials // len(gm)))
-    return dict(id=one.id, name=one.name, n=len(one.y_train), m=len(one.y_test), d=one.d, k=k, removed=share, methods=found)
+    about = dict(id=one.id, name=one.name, n=len(one.y_train), m=len(one.y_test), d=one.d, k=k)
+    return about | dict(removed=share, methods=found)
 
 def check_tables(tables: list[Table]):
     "Refuse what no classifier can be chosen on."
@@ -266,7 +269,7 @@ def check_tables(tables: list[Table]):
         if bad := [f for f, ok in zip(t.features, t.x_train.isfinite().all(0).tolist()) if not ok]:
             raise ValueError(f"{t.name} has NaN or infinity in the column {bad[0]!r}: fill in what is missing")
 
-# %% ../../../nbs/genlabel/03_openml.ipynb #57801528
+# %% ../../../nbs/genlabel/03_openml.ipynb #90ed608e
 def arrays(name: int | str, seed: int, root=None) -> tuple[Table, str]:  # the table, and how its categories are encoded
     "A table with the note's arrays, as far as its numbers tell."
     try: return tabular(name, root, **NOTE | dict(seed=seed)), NOTE["encode"]
@@ -283,7 +286,7 @@ def table_of(p: Protocol, name: int | str, store=None, root=None) -> dict:
     file = "" if name in EMBEDDED else _find(name, data_root(root) / FOLDER).get("sha256", "")
     return computed(f"table-{name}-{p.network}", dict(table=name, file=file, seed=SEED) | spelled(p), work, store)
 
-# %% ../../../nbs/genlabel/03_openml.ipynb #4bbd813c
+# %% ../../../nbs/genlabel/03_openml.ipynb #192ef045
 DENSE = ("erm", "mixup", "no-intrusion", "genlabel-gm", "genlabel-kde")
 PRINTED = ("erm", "mixup", "no-intrusion", "genlabel-gm")  # rows of the fully connected tables that are trained
 
@@ -291,7 +294,7 @@ def protocols(s) -> dict[str, Protocol]:  # s: settings of the experiment
     "The experiments by name."
     same = dict(trials=s.trials, folds=s.folds, epochs=s.epochs, rates=s.rates, ratios=s.ratios)
     each = same | dict(split="each", steps=s.steps)
-    deep = each | dict(network="fc", warm=s.warm, methods=PRINTED)
+    deep = each | dict(network="fc", width=s.width, warm=s.warm, methods=PRINTED)
     return {"logistic": Protocol(**same, methods=(*DENSE, "mixup-again", "logistic", "logistic-removal")),
             "alpha 2": Protocol(**same, alpha=2., methods=DENSE),
             "attacked": Protocol(**each, methods=("erm", "mixup", "genlabel-gm")),

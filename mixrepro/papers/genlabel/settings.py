@@ -49,13 +49,15 @@ class OpenML(Settings):
     rates: tuple = setting((.1, .01, .001, .0001), "code", "of Adam", smoke=(.1, .01))
     ratios: tuple = setting((0., .2, .4, .6, .8, 1.), "code", "of the losses", smoke=(0., 1.))
     epochs: int = setting(100, "code", "over the rows in their order", smoke=4)
+    width: int = setting(128, "code", "of both hidden layers", embedded=32, smoke=16)
     warm: int = setting(20, "code", "of them before features have densities", smoke=2)
     steps: int = setting(1000, "default", "of the decision-based attack; foolbox walks 25,000", smoke=20)
 
 # %% ../../../nbs/genlabel/00_settings.ipynb #26f30905
 ARTEFACTS = catalogue("genlabel",
-    shows("gl-intrusion", "OpenML: Mixup against Mixup that never enters another class", outputs=FIGURE),
-    shows("gl-logistic", "OpenML: linear labels against logistic labels", outputs=FIGURE),
+    shows("gl-intrusion", "OpenML: Mixup against Mixup that never enters another class",
+          no_runs, OpenML, outputs=FIGURE),
+    shows("gl-logistic", "OpenML: linear labels against logistic labels", no_runs, OpenML, outputs=FIGURE),
     shows("gl-margin", "The margin that labels imply: linear, logistic, and the SVM's maximum margin", outputs=FIGURE),
     shows("gl-toy", "Labels of mixed points on nine Gaussians and on two circles, with boundaries", outputs=FIGURE),
     shows("gl-prop1", "Proposition 1: the logistic label in closed form", no_runs, Theory, outputs=FIGURE),
@@ -64,10 +66,11 @@ ARTEFACTS = catalogue("genlabel",
           no_runs, Theory, outputs=FIGURE),
     shows("gl-theorem2", "Theorem 2: losses of a ReLU network as its direction turns",
           no_runs, Theory, outputs=FIGURE),
-    shows("gl-openml-accuracy", "OpenML, logistic regression: accuracy differences over all data sets", outputs=FIGURE),
-    shows("gl-openml-fgsm", "OpenML, logistic regression under FGSM"),
-    shows("gl-relu-accuracy", "OpenML, ReLU network: accuracy"),
-    shows("gl-relu-fgsm", "OpenML, ReLU network under FGSM"),
+    shows("gl-openml-accuracy", "OpenML, logistic regression: accuracy differences over all data sets",
+          no_runs, OpenML, outputs=FIGURE),
+    shows("gl-openml-fgsm", "OpenML, logistic regression under two attacks", no_runs, OpenML, outputs=FIGURE),
+    shows("gl-relu-accuracy", "OpenML, three layers: accuracy", no_runs, OpenML, outputs=FIGURE),
+    shows("gl-relu-fgsm", "OpenML, three layers under two attacks", no_runs, OpenML, outputs=FIGURE),
     shows("gl-images", "Images: clean and AutoAttack accuracy of six methods"),
     shows("gl-genmix-toy", "GenMix with a GAN on the V, Ket and Y data: middle points and boundaries", outputs=FIGURE),
     shows("gl-genmix-error", "GenMix with a GAN: error on circles and on two digits"))
