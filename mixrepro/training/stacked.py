@@ -7,7 +7,7 @@ __all__ = ['LABELS', 'layers', 'first_weights', 'widened', 'states', 'loss_gradi
            'draw_epochs', 'together', 'Examples', 'Labelling', 'logistic_share', 'density_labels', 'kept', 'shares',
            'labels', 'mixed_view', 'clean_view', 'untrained', 'accuracy']
 
-# %% ../../nbs/training/58_stacked.ipynb #b999219c
+# %% ../../nbs/training/58_stacked.ipynb #7f25d020
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,11 +18,10 @@ from torch.nn import functional as F
 
 from ..core import pick
 from ..methods.densities import posteriors
-from ..methods.genlabel import nearest_labels
 from ..methods.labels import LogisticLabels
 from ..methods.vicinal import Mix, draw_lambda
 
-# %% ../../nbs/training/58_stacked.ipynb #66584615
+# %% ../../nbs/training/58_stacked.ipynb #994fef93
 def layers(flat: Tensor,             # rows of weights, (G, M, P)
            sizes: tuple[int, ...],   # of the states from the input to the logits
            ) -> list[tuple[Tensor, Tensor]]:  # (G, M, inputs, outputs) and (G, M, 1, outputs) of each layer
@@ -39,7 +38,7 @@ def first_weights(sizes: tuple[int, ...], rng: torch.Generator) -> Tensor:  # (P
     def uniform(i, n): return (2 * torch.rand(n, generator=rng, device=rng.device) - 1) / math.sqrt(i)
     return torch.cat([uniform(i, i * o + o) for i, o in zip(sizes, sizes[1:])])
 
-# %% ../../nbs/training/58_stacked.ipynb #a063c193
+# %% ../../nbs/training/58_stacked.ipynb #4501228d
 def widened(x: Tensor, W: Tensor) -> Tensor:  # (G, B, d), (G, M, d, o) -> (G, M, B, o)
     "The product of what a group sees with each of its networks' matrices."
     out = x @ W.permute(0, 2, 3, 1).flatten(2)
@@ -57,7 +56,7 @@ def states(made: list,           # from `layers`
         found.append(torch.baddbmm(b.flatten(0, 1), h, W.flatten(0, 1)).unflatten(0, W.shape[:2]))
     return found
 
-# %% ../../nbs/training/58_stacked.ipynb #bb768af3
+# %% ../../nbs/training/58_stacked.ipynb #611c11db
 def loss_gradient(logits: Tensor,  # (G, M, B, K), M = R x T: R learning rates, each with T labellings
                   target: Tensor,  # (G, B, K, T)
                   share: Tensor,   # what each target sums to, (G, B, 1, T)
@@ -81,7 +80,7 @@ def backward(made: list, into: list,  # from `layers`: of the weights, and of wh
     wide = x.mT @ grad.permute(0, 2, 3, 1).flatten(2)
     gW.copy_(wide.unflatten(2, (gW.shape[3], gW.shape[1])).permute(0, 3, 1, 2)); gb.copy_(grad.sum(2, keepdim=True))
 
-# %% ../../nbs/training/58_stacked.ipynb #9c83ddd4
+# %% ../../nbs/training/58_stacked.ipynb #c098b553
 class Adam:
     "Adam for rows of weights."
     def __init__(self, flat: Tensor,      # (G, M, P), changed in place
@@ -97,7 +96,7 @@ class Adam:
         below = self.v.sqrt().mul_((1 - .999**self.t)**-.5).add_(1e-8).mul_((1 - .9**self.t) / self.rates)
         self.flat.addcdiv_(self.m, below, value=-1)
 
-# %% ../../nbs/training/58_stacked.ipynb #7dbb7665
+# %% ../../nbs/training/58_stacked.ipynb #2d352ea5
 @dataclass(frozen=True)
 class Stacked:
     "Trained networks: G groups with M networks each."
@@ -112,7 +111,7 @@ class Stacked:
         z = states(layers(self.flat, self.sizes)[:-1], x, self.relu)[-1]
         return z.relu_() if self.relu else z
 
-# %% ../../nbs/training/58_stacked.ipynb #c40c756a
+# %% ../../nbs/training/58_stacked.ipynb #024b5f72
 def train(net: Stacked,        # its weights are changed
           view: Callable,      # epoch -> inputs (G, n, d), targets (G, n, K, T), what they sum to (G, n, 1, T)
           rates: Tensor,       # (G, M) or (1, M)
@@ -130,7 +129,7 @@ def train(net: Stacked,        # its weights are changed
             adam.step(grad)
     return net
 
-# %% ../../nbs/training/58_stacked.ipynb #f25ff2ad
+# %% ../../nbs/training/58_stacked.ipynb #7fd8bbf0
 def draw_epochs(n: int,                # examples of the group
                 epochs: int,
                 batch: int,            # examples in a batch; the last one has what is left
@@ -146,7 +145,7 @@ def draw_epochs(n: int,                # examples of the group
 def together(draws: list[Mix]) -> Mix:  # of groups of one size -> (G, epochs, n)
     return Mix(torch.stack([d.lam for d in draws]), torch.stack([d.partner for d in draws]))
 
-# %% ../../nbs/training/58_stacked.ipynb #79d377df
+# %% ../../nbs/training/58_stacked.ipynb #f8ba25dc
 @dataclass(frozen=True)
 class Examples:
     "D sets of n examples, each seen by S groups."
@@ -168,7 +167,7 @@ class Examples:
         def mix(a): return torch.lerp(a[rows, partner], a, lam.view(*lam.shape, *[1] * (a.dim() - 2)))
         return mix
 
-# %% ../../nbs/training/58_stacked.ipynb #980011a7
+# %% ../../nbs/training/58_stacked.ipynb #1140df11
 LABELS = ("linear", "logistic", "gm", "kde")
 
 @dataclass(frozen=True)
@@ -190,13 +189,14 @@ def density_labels(densities: list,  # one for each set of examples
     found = [posteriors(p(part.flatten(0, 1))) for p, part in zip(densities, parts)]
     return torch.cat(found).to(z.dtype).view(*z.shape[:2], -1)
 
-# %% ../../nbs/training/58_stacked.ipynb #2ea2c4b1
+# %% ../../nbs/training/58_stacked.ipynb #4054ee5d
 def kept(of: Examples, z: Tensor, epoch: int) -> Tensor:  # mixtures (G, n, d) -> bool (G, n)
     "Which mixtures lie next to one of their parents' classes (GenLabel note, manifold intrusion removal)."
     centre = of.x.double().mean(1, keepdim=True)
-    parts, points = z.double().unflatten(0, (len(of.x), -1)), of.x.double() - centre
-    near = torch.cat([nearest_labels(p, y, (part - c).flatten(0, 1))
-                      for p, y, part, c in zip(points, of.y, parts, centre)]).view(z.shape[:2])
+    points, parts = of.x.double() - centre, z.double().unflatten(0, (len(of.x), -1))
+    half = points.square().sum(2) / 2  # |z - p|^2 / 2 without what all p share is |p|^2 / 2 - z p
+    near = torch.cat([y[torch.addmm(-h, (part - c).flatten(0, 1), p.T).argmax(1)]
+                      for p, h, y, part, c in zip(points, half, of.y, parts, centre)]).view(z.shape[:2])
     y = of.each(of.y)
     return (near == y) | (near == y.gather(1, of.draws.partner[:, epoch]))
 
@@ -205,7 +205,7 @@ def shares(kept: Tensor, batch: int) -> Tensor:  # bool (G, n) -> float (G, n)
     parts = kept.float().split(batch, 1)
     return torch.cat([p / p.sum(1, keepdim=True).clamp_min(1) for p in parts], 1)
 
-# %% ../../nbs/training/58_stacked.ipynb #3641a307
+# %% ../../nbs/training/58_stacked.ipynb #d53d88c8
 def labels(of: Examples, hot: Tensor, linear: Tensor, epoch: int, densities: dict, seen: Tensor) -> dict:
     "The labels of an epoch's mixtures by kind, each (G, n, K)."
     made = {"linear": linear, "logistic": of.mixing(epoch, logistic_share)(hot)}
@@ -238,7 +238,7 @@ def clean_view(of: Examples, batch: int) -> Callable:
     share = shares(torch.ones_like(x[..., 0], dtype=torch.bool), batch)[:, :, None, None]
     return lambda epoch: (x, hot[..., None] * share, share)
 
-# %% ../../nbs/training/58_stacked.ipynb #4855a820
+# %% ../../nbs/training/58_stacked.ipynb #8ab7ff82
 def untrained(sizes: tuple[int, ...],
               rngs: list[torch.Generator],  # one for each group
               each: int,                    # networks in a group, which begin alike

@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['METHODS', 'AGAIN', 'DENSE', 'PRINTED', 'Protocol', 'arms', 'fold_edges', 'fold', 'generators', 'fit_clean',
-           'mixed_groups', 'fit_mixed', 'fit_latent', 'latent_networks', 'first_best', 'scored', 'Chosen', 'choose',
-           'refit', 'told_once', 'removed', 'attacked', 'measured', 'by_folds', 'generative', 'on_tables',
-           'check_tables', 'arrays', 'table_of', 'protocols']
+           'mixed_groups', 'fit_mixed', 'fit_latent', 'latent_networks', 'first_best', 'blocks_of_folds', 'scored',
+           'Chosen', 'choose', 'refit', 'told_once', 'removed', 'attacked', 'measured', 'by_folds', 'generative',
+           'on_tables', 'check_tables', 'arrays', 'table_of', 'protocols']
 
-# %% ../../../nbs/genlabel/03_openml.ipynb #f5141986
+# %% ../../../nbs/genlabel/03_openml.ipynb #77b2de28
 import warnings
 from collections import Counter
 from contextlib import contextmanager
@@ -27,7 +27,7 @@ from ...training.computed import computed
 from ...training.stacked import (Examples, Labelling, Stacked, accuracy, clean_view, draw_epochs, kept, layers,
                                        mixed_view, together, train, untrained)
 
-# %% ../../../nbs/genlabel/03_openml.ipynb #a02d660c
+# %% ../../../nbs/genlabel/03_openml.ipynb #4d793358
 @dataclass(frozen=True)
 class Protocol(Choices):
     "How networks are chosen, trained and tested on a table (GenLabel, low-dimensional experiments)."
@@ -54,7 +54,7 @@ class Protocol(Choices):
     def sizes(self, d: int, k: int) -> tuple[int, ...]:
         return (d, k) if self.network == "logistic" else (d, self.width, self.width, k)
 
-# %% ../../../nbs/genlabel/03_openml.ipynb #08a96d0c
+# %% ../../../nbs/genlabel/03_openml.ipynb #57c7f31d
 METHODS = {"erm": None, "mixup": Labelling(), "mixup-again": Labelling(), "no-intrusion": Labelling(removal=True),
            "logistic": Labelling("logistic"), "logistic-removal": Labelling("logistic", removal=True),
            "genlabel-gm": Labelling("gm"), "genlabel-kde": Labelling("kde")}
@@ -66,7 +66,7 @@ def arms(p: Protocol, again: bool = False) -> list[tuple[str, Labelling, float]]
     mine = [m for m in p.methods if METHODS[m] and (m == "mixup-again") == again and not (deep and "genlabel" in m)]
     return [(m, METHODS[m], r) for m in mine for r in (p.ratios if "genlabel" in m else (1.,))]
 
-# %% ../../../nbs/genlabel/03_openml.ipynb #634fd504
+# %% ../../../nbs/genlabel/03_openml.ipynb #de212f43
 def fold_edges(n: int, folds: int) -> list[int]:
     "Where each fold begins, and the end."
     if n < 2 * folds:
@@ -78,19 +78,19 @@ def fold(a: Tensor, f: int, folds: int) -> tuple[Tensor, Tensor]:  # (D, n, ...)
     low, high = fold_edges(a.shape[1], folds)[f:f + 2]
     return torch.cat([a[:, :low], a[:, high:]], 1), a[:, low:high]
 
-# %% ../../../nbs/genlabel/03_openml.ipynb #bd8186ed
-def generators(p: Protocol, f: int, shift: int = 0, device="cpu") -> list[torch.Generator]:
-    "One for each trial."
-    return [torch.Generator(device).manual_seed(1000 * s + f + shift) for s in range(p.trials)]
+# %% ../../../nbs/genlabel/03_openml.ipynb #44265a73
+def generators(p: Protocol, folds: list[int], shift: int = 0, device="cpu") -> list[torch.Generator]:
+    "One for each fold and trial."
+    return [torch.Generator(device).manual_seed(1000 * s + f + shift) for f in folds for s in range(p.trials)]
 
-def fit_clean(p: Protocol, x: Tensor, y: Tensor, k: int, rates: Tensor, f: int, epochs: int = 0) -> Stacked:
+def fit_clean(p: Protocol, x: Tensor, y: Tensor, k: int, rates: Tensor, folds: list[int], epochs: int = 0) -> Stacked:
     "Networks that see no mixtures."
-    rngs = generators(p, f, device=x.device)
+    rngs = generators(p, folds, device=x.device)
     net = untrained(p.sizes(x.shape[2], k), rngs, rates.shape[1], p.relu)
     draws = together([draw_epochs(x.shape[1], 1, p.batch, p.alpha, rng) for rng in rngs])  # their number counts
     return train(net, clean_view(Examples(x, y, k, draws), p.batch), rates, epochs or p.epochs, p.batch, p.weight_decay)
 
-# %% ../../../nbs/genlabel/03_openml.ipynb #9da37414
+# %% ../../../nbs/genlabel/03_openml.ipynb #8197378e
 def mixed_groups(p: Protocol, x: Tensor, y: Tensor, k: int, rngs: list, epochs: int) -> Examples:
     return Examples(x, y, k, together([draw_epochs(x.shape[1], epochs, p.batch, p.alpha, rng) for rng in rngs]))
 
@@ -98,9 +98,9 @@ def fit_mixed(p: Protocol, x: Tensor, y: Tensor, k: int,     # (D, n, d), (D, n)
               labellings: list[Labelling],                   # T of them
               gamma: Tensor,                                 # (T,) or (G, T)
               rates: Tensor,                                 # (1, R T) or (G, R T)
-              f: int, shift: int = 0) -> Stacked:
+              folds: list[int], shift: int = 0) -> Stacked:
     "Networks on mixtures; densities are of the inputs (GenLabel note, algorithm 1)."
-    rngs = generators(p, f, shift, x.device)
+    rngs = generators(p, folds, shift, x.device)
     net = untrained(p.sizes(x.shape[2], k), rngs, rates.shape[1], p.relu)
     of = mixed_groups(p, x, y, k, rngs, p.epochs)
     densities = {kind: [DENSITIES[kind](a, b, k) for a, b in zip(x, y)]
@@ -108,13 +108,13 @@ def fit_mixed(p: Protocol, x: Tensor, y: Tensor, k: int,     # (D, n, d), (D, n)
     view = mixed_view(of, labellings, gamma, p.batch, densities)
     return train(net, view, rates, p.epochs, p.batch, p.weight_decay)
 
-# %% ../../../nbs/genlabel/03_openml.ipynb #64723b9c
+# %% ../../../nbs/genlabel/03_openml.ipynb #b215a192
 def fit_latent(p: Protocol, x: Tensor, y: Tensor, k: int,
                gamma: Tensor,   # (T,), or (G, T) with one rate
                rates: Tensor,   # (1, R) or (G, R)
-               f: int) -> Stacked:  # R x T networks a group
+               folds: list[int]) -> Stacked:  # R x T networks a group
     "Networks on mixtures; densities are of a network's features (GenLabel note, algorithm 2; its code)."
-    warm, rngs = fit_clean(p, x, y, k, rates, f, p.warm), generators(p, f, device=x.device)
+    warm, rngs = fit_clean(p, x, y, k, rates, folds, p.warm), generators(p, folds, device=x.device)
     (G, R), T, sizes = warm.flat.shape[:2], gamma.shape[-1], warm.sizes
     firsts = untrained(sizes, rngs, R * T, p.relu).flat
     of = mixed_groups(p, x, y, k, rngs, p.epochs if p.scratch else p.epochs - p.warm)
@@ -131,7 +131,7 @@ def fit_latent(p: Protocol, x: Tensor, y: Tensor, k: int,
     net = Stacked(firsts, sizes, p.relu) if p.scratch else heads
     return latent_networks(p, net, warm, view, rates.expand(G, -1))
 
-# %% ../../../nbs/genlabel/03_openml.ipynb #6bc3557f
+# %% ../../../nbs/genlabel/03_openml.ipynb #e7a32a0e
 def latent_networks(p: Protocol, net: Stacked, warm: Stacked, view, rates: Tensor) -> Stacked:
     "Train new networks, or new last layers; a last layer gets its features back."
     (G, R), P = rates.shape, net.flat.shape[2]
@@ -143,30 +143,35 @@ def latent_networks(p: Protocol, net: Stacked, warm: Stacked, view, rates: Tenso
     below = warm.flat[..., :-P].repeat_interleave(last.shape[1] // R, 1)
     return replace(warm, flat=torch.cat([below, last], 2))
 
-# %% ../../../nbs/genlabel/03_openml.ipynb #f88ffe83
+# %% ../../../nbs/genlabel/03_openml.ipynb #e2be1e3d
 def first_best(scores: np.ndarray) -> tuple[int, ...]:
     "The place of the largest number, the first of equal ones."
     return tuple(int(i) for i in np.unravel_index(np.argmax(scores.round(12)), scores.shape))
 
-def scored(p: Protocol, x: Tensor, y: Tensor, k: int, f: int) -> dict:  # method -> (trials, rates, ratios)
-    "The accuracy of every network on a fold that it was not trained on."
-    (x, x_new), (y, y_new) = fold(x, f, p.folds), fold(y, f, p.folds)
+def blocks_of_folds(p: Protocol, n: int) -> list[list[int]]:
+    "Folds that are trained at once: those of one size, where networks are small; a large one fills the cache alone."
+    if p.network == "fc": return [[f] for f in range(p.folds)]
+    return [fs for fs in ([*range(n % p.folds)], [*range(n % p.folds, p.folds)]) if fs]
+
+# %% ../../../nbs/genlabel/03_openml.ipynb #e3c2f784
+def scored(p: Protocol, x: Tensor, y: Tensor, k: int, folds: list[int]) -> dict:  # method -> (F, trials, rates, ratios)
+    "The accuracy of every network on the fold that it was not trained on."
+    (x, x_new), (y, y_new) = ([torch.cat(part) for part in zip(*(fold(a, f, p.folds) for f in folds))] for a in (x, y))
     rates, found = torch.tensor(p.rates, device=x.device), {}
-    def right(net): return accuracy(net, *(a.repeat_interleave(p.trials // len(a), 0) for a in (x_new, y_new)))
-    if "erm" in p.methods: found["erm"] = right(fit_clean(p, x, y, k, rates[None], f))[..., None]
+    new = [a.repeat_interleave(p.trials * len(folds) // len(a), 0) for a in (x_new, y_new)]
+    def right(net): return accuracy(net, *new).unflatten(0, (len(folds), -1)).unflatten(2, (len(rates), -1))
+    if "erm" in p.methods: found["erm"] = right(fit_clean(p, x, y, k, rates[None], folds))
     if p.network == "fc" and "genlabel-gm" in p.methods:
-        net = fit_latent(p, x, y, k, rates.new_tensor(p.ratios), rates[None], f)
-        found["genlabel-gm"] = right(net).unflatten(1, (len(rates), -1))
+        found["genlabel-gm"] = right(fit_latent(p, x, y, k, rates.new_tensor(p.ratios), rates[None], folds))
     for again in (False, True):
         if not (mine := arms(p, again)): continue
         names, labellings, gamma = zip(*mine)
-        net = fit_mixed(p, x, y, k, labellings, rates.new_tensor(gamma), rates.repeat_interleave(len(mine))[None], f,
-                        AGAIN * again)
-        every = right(net).unflatten(1, (len(rates), -1))
+        every = right(fit_mixed(p, x, y, k, labellings, rates.new_tensor(gamma),
+                                rates.repeat_interleave(len(mine))[None], folds, AGAIN * again))
         found |= {m: every[..., [i for i, n in enumerate(names) if n == m]] for m in dict.fromkeys(names)}
     return {m: v.cpu().numpy() for m, v in found.items()}
 
-# %% ../../../nbs/genlabel/03_openml.ipynb #cdf86ab4
+# %% ../../../nbs/genlabel/03_openml.ipynb #7052755b
 @dataclass(frozen=True)
 class Chosen:
     "A method's rate and ratio for each trial, and the accuracy over folds that they had."
@@ -174,11 +179,11 @@ class Chosen:
     ratios: list[float]
     scores: list[float]
 
-def choose(p: Protocol, scores: list[dict]) -> dict[str, Chosen]:  # of each fold, from `scored`
+def choose(p: Protocol, scores: list[dict]) -> dict[str, Chosen]:  # from `scored`
     "The best over folds."
     found = {}
     for m in scores[0]:
-        mean = np.mean([s[m] for s in scores], 0)  # (trials, rates, ratios)
+        mean = np.concatenate([s[m] for s in scores]).mean(0)  # (trials, rates, ratios)
         at = [first_best(one) for one in mean]
         ratios = p.ratios if "genlabel" in m else (1.,)
         found[m] = Chosen([p.rates[r] for r, _ in at], [ratios[g] for _, g in at], [float(one.max()) for one in mean])
@@ -187,7 +192,7 @@ def choose(p: Protocol, scores: list[dict]) -> dict[str, Chosen]:  # of each fol
 def refit(p: Protocol, x: Tensor, y: Tensor, k: int, chosen: dict[str, Chosen]) -> dict[str, Stacked]:
     "The networks of every method, one for each trial, trained on all training rows."
     def column(ms, name): return x.new_tensor([getattr(chosen[m], name) for m in ms]).T  # (trials, methods)
-    found, f = {}, p.folds
+    found, f = {}, [p.folds]
     if "erm" in chosen: found["erm"] = fit_clean(p, x, y, k, column(["erm"], "rates"), f)
     if p.network == "fc" and "genlabel-gm" in chosen:
         found["genlabel-gm"] = fit_latent(p, x, y, k, *(column(["genlabel-gm"], c) for c in ("ratios", "rates")), f)
@@ -198,7 +203,7 @@ def refit(p: Protocol, x: Tensor, y: Tensor, k: int, chosen: dict[str, Chosen]) 
         found |= {m: replace(net, flat=net.flat[:, i:i + 1].clone()) for i, m in enumerate(mine)}
     return found
 
-# %% ../../../nbs/genlabel/03_openml.ipynb #1635d402
+# %% ../../../nbs/genlabel/03_openml.ipynb #78427cca
 @contextmanager
 def told_once(of: str):
     "Warnings of many fits as one each."
@@ -210,7 +215,7 @@ def told_once(of: str):
 
 def removed(p: Protocol, x: Tensor, y: Tensor, k: int, epochs: int = 10) -> float:
     "The share of mixtures that lie next to another class than their parents'."
-    of = mixed_groups(replace(p, epochs=epochs), x, y, k, generators(p, p.folds, device=x.device), epochs)
+    of = mixed_groups(replace(p, epochs=epochs), x, y, k, generators(p, [p.folds], device=x.device), epochs)
     stay = [kept(of, of.mixing(e)(of.each(of.x)), e).double().mean() for e in range(epochs)]
     return 1 - torch.stack(stay).mean().item()
 
@@ -224,7 +229,7 @@ def attacked(p: Protocol, nets: list[Stacked], x: Tensor, y: Tensor, examples: T
     moved = signed_step(net, own, y, eps[..., None])
     return dict(fgsm=(net(moved).argmax(-1) == y).double().mean(-1), boundary=(near > eps).double().mean(-1))
 
-# %% ../../../nbs/genlabel/03_openml.ipynb #7e9af6b2
+# %% ../../../nbs/genlabel/03_openml.ipynb #31034b77
 def measured(p: Protocol, nets: dict[str, Stacked], x: Tensor, y: Tensor, examples: Tensor) -> dict:
     "Method -> quantity -> a number for each trial."
     found = {m: dict(accuracy=accuracy(net, x, y)[:, 0].tolist()) for m, net in nets.items()}
@@ -243,7 +248,7 @@ def generative(x: Tensor, y: Tensor, k: int, x_new: Tensor, y_new: Tensor) -> fl
     "The accuracy of one normal density for each class, with the classes' shares."
     return (classify(fit_gaussian(x, y, k), x_new) == y_new).double().mean().item()
 
-# %% ../../../nbs/genlabel/03_openml.ipynb #70702914
+# %% ../../../nbs/genlabel/03_openml.ipynb #9471179d
 def on_tables(p: Protocol, tables: list[Table]) -> dict:  # one, or one for each trial; of one shape
     "What every method reaches: method -> accuracy, rate, ratio and more, each a number for each trial."
     one, k = tables[0], max(t.k for t in tables)
@@ -252,7 +257,7 @@ def on_tables(p: Protocol, tables: list[Table]) -> dict:  # one, or one for each
                           for a in ("x_train", "y_train", "x_test", "y_test"))
     def each(a): return a.repeat_interleave(p.trials // len(a), 0)
     with told_once(one.name):
-        chosen = choose(p, [scored(p, x, y, k, f) for f in range(p.folds)])
+        chosen = choose(p, [scored(p, x, y, k, folds) for folds in blocks_of_folds(p, x.shape[1])])
         found = measured(p, refit(p, x, y, k, chosen), each(x_new), each(y_new), each(x))
         gm = [generative(a, b, k, c, d) for a, b, c, d in zip(x, y, x_new, y_new)]
         share = removed(p, x, y, k) if "no-intrusion" in p.methods else None
@@ -269,7 +274,7 @@ def check_tables(tables: list[Table]):
         if bad := [f for f, ok in zip(t.features, t.x_train.isfinite().all(0).tolist()) if not ok]:
             raise ValueError(f"{t.name} has NaN or infinity in the column {bad[0]!r}: fill in what is missing")
 
-# %% ../../../nbs/genlabel/03_openml.ipynb #90ed608e
+# %% ../../../nbs/genlabel/03_openml.ipynb #8a0b0573
 def arrays(name: int | str, seed: int, root=None) -> tuple[Table, str]:  # the table, and how its categories are encoded
     "A table with the note's arrays, as far as its numbers tell."
     try: return tabular(name, root, **NOTE | dict(seed=seed)), NOTE["encode"]
@@ -286,7 +291,7 @@ def table_of(p: Protocol, name: int | str, store=None, root=None) -> dict:
     file = "" if name in EMBEDDED else _find(name, data_root(root) / FOLDER).get("sha256", "")
     return computed(f"table-{name}-{p.network}", dict(table=name, file=file, seed=SEED) | spelled(p), work, store)
 
-# %% ../../../nbs/genlabel/03_openml.ipynb #192ef045
+# %% ../../../nbs/genlabel/03_openml.ipynb #6ee8a88d
 DENSE = ("erm", "mixup", "no-intrusion", "genlabel-gm", "genlabel-kde")
 PRINTED = ("erm", "mixup", "no-intrusion", "genlabel-gm")  # rows of the fully connected tables that are trained
 

@@ -47,7 +47,7 @@ def steps(net, opt, batches):
 def test_latent_genlabel_is_two_trainings_one_after_the_other(iris, relu):
     "Vanilla epochs, densities of the second layer's states, a new last layer on frozen features: one network alone."
     p, x, y, k = replace(P, network="fc", relu=relu), iris.x_train, iris.y_train, 3
-    ours = fit_latent(p, x[None], y[None], k, torch.tensor(p.ratios), torch.tensor([p.rates]), 1)
+    ours = fit_latent(p, x[None], y[None], k, torch.tensor(p.ratios), torch.tensor([p.rates]), [1])
     sizes = p.sizes(4, 3)
     for trial, r, g in ((0, 0, 1), (1, 1, 2), (1, 0, 0)):
         rng = torch.Generator().manual_seed(1000 * trial + 1)
@@ -77,16 +77,16 @@ def test_latent_genlabel_is_two_trainings_one_after_the_other(iris, relu):
 
 def test_from_scratch_trains_all_layers(iris):
     p = replace(P, network="fc", scratch=True)
-    ours = fit_latent(p, iris.x_train[None], iris.y_train[None], 3, torch.tensor([0., 1.]), torch.tensor([p.rates]), 0)
-    warm = fit_clean(p, iris.x_train[None], iris.y_train[None], 3, torch.tensor([p.rates]), 0, p.warm)
+    ours = fit_latent(p, iris.x_train[None], iris.y_train[None], 3, torch.tensor([0., 1.]), torch.tensor([p.rates]), [0])
+    warm = fit_clean(p, iris.x_train[None], iris.y_train[None], 3, torch.tensor([p.rates]), [0], p.warm)
     assert ours.flat.shape == (2, 4, warm.flat.shape[2]) and (ours.flat[:, ::2] - warm.flat).abs().amax(2).gt(1e-3).all()
-    mixup = O.fit_mixed(p, iris.x_train[None], iris.y_train[None], 3, [METHODS["mixup"]], torch.ones(1), torch.tensor([p.rates]), 0)
+    mixup = O.fit_mixed(p, iris.x_train[None], iris.y_train[None], 3, [METHODS["mixup"]], torch.ones(1), torch.tensor([p.rates]), [0])
     assert torch.allclose(ours.flat[:, [0, 2]], mixup.flat, atol=1e-6), "a ratio of 0 is Mixup"
 
 
 def test_scores_are_those_of_networks_that_never_saw_the_fold(iris):
     x, y = iris.x_train, iris.y_train
-    scores = scored(replace(P, methods=("erm",)), x[None], y[None], 3, 1)["erm"]
+    scores = scored(replace(P, methods=("erm",)), x[None], y[None], 3, [0, 1])["erm"][1]
     train, valid = [*KFold(3).split(x)][1]
     for trial in (0, 1):
         rng = torch.Generator().manual_seed(1000 * trial + 1)
@@ -101,8 +101,8 @@ def test_scores_are_those_of_networks_that_never_saw_the_fold(iris):
 
 
 def test_the_first_of_equal_scores_is_taken():
-    s = {"genlabel-gm": np.array([[[.5, .9, .9], [.9, .2, .1]]]), "mixup": np.array([[[.3], [.3]]])}
-    chosen = choose(P, [s, {m: v[..., ::1] for m, v in s.items()}])
+    s = {"genlabel-gm": np.array([[[[.5, .9, .9], [.9, .2, .1]]]]), "mixup": np.array([[[[.3], [.3]]]])}
+    chosen = choose(P, [s, {m: v.copy() for m, v in s.items()}])
     assert chosen["genlabel-gm"].rates == [.1] and chosen["genlabel-gm"].ratios == [.5] and chosen["mixup"].rates == [.1]
     assert chosen["genlabel-gm"].scores == [.9] and chosen["mixup"].ratios == [1.]
 
