@@ -32,8 +32,7 @@ class Theory(Settings):
 
 # %% ../../../nbs/genlabel/00_settings.ipynb #d68c3100
 SHORT = ("iris", "wine", "friedman1-100-5", "friedman1-100-10", "friedman1-250-5", "friedman1-250-10")
-BUNDLED = (*SHORT, "breast-cancer", "friedman1-500-5", "friedman1-500-10", "friedman1-1000-5", "friedman1-1000-10",
-           "friedman2-500", "friedman3-500")
+BUNDLED = (*SHORT, "breast-cancer", "friedman1-500-5", "friedman1-500-10", "friedman2-500", "friedman3-500")
 
 # %% ../../../nbs/genlabel/00_settings.ipynb #9080c91c
 @dataclass(frozen=True)
@@ -51,7 +50,8 @@ class OpenML(Settings):
     epochs: int = setting(100, "code", "over the rows in their order", smoke=4)
     width: int = setting(128, "code", "of both hidden layers", embedded=32, smoke=16)
     warm: int = setting(20, "code", "of them before features have densities", smoke=2)
-    steps: int = setting(1000, "default", "of the decision-based attack; foolbox walks 25,000", smoke=20)
+    steps: int = setting(1000, "default", "of the decision-based attack; foolbox walks 25,000", embedded=300,
+                         smoke=20)
 
 # %% ../../../nbs/genlabel/00_settings.ipynb #26f30905
 ARTEFACTS = catalogue("genlabel",
