@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['LABELS', 'layers', 'first_weights', 'widened', 'states', 'loss_gradient', 'backward', 'Adam', 'Stacked', 'train',
-           'draw_epochs', 'together', 'Examples', 'Labelling', 'logistic_share', 'density_labels', 'kept', 'shares',
-           'labels', 'mixed_view', 'clean_view', 'untrained', 'accuracy']
+           'draw_epochs', 'together', 'Examples', 'Labelling', 'logistic_share', 'log_densities', 'density_labels',
+           'kept', 'shares', 'labels', 'mixed_view', 'clean_view', 'untrained', 'accuracy']
 
-# %% ../../nbs/training/58_stacked.ipynb #7f25d020
+# %% ../../nbs/training/58_stacked.ipynb #5e138f8c
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,11 +17,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..core import pick
-from ..methods.densities import posteriors
+from ..methods.densities import Gaussian
 from ..methods.labels import LogisticLabels
 from ..methods.vicinal import Mix, draw_lambda
 
-# %% ../../nbs/training/58_stacked.ipynb #994fef93
+# %% ../../nbs/training/58_stacked.ipynb #af3fb850
 def layers(flat: Tensor,             # rows of weights, (G, M, P)
            sizes: tuple[int, ...],   # of the states from the input to the logits
            ) -> list[tuple[Tensor, Tensor]]:  # (G, M, inputs, outputs) and (G, M, 1, outputs) of each layer
@@ -38,7 +38,7 @@ def first_weights(sizes: tuple[int, ...], rng: torch.Generator) -> Tensor:  # (P
     def uniform(i, n): return (2 * torch.rand(n, generator=rng, device=rng.device) - 1) / math.sqrt(i)
     return torch.cat([uniform(i, i * o + o) for i, o in zip(sizes, sizes[1:])])
 
-# %% ../../nbs/training/58_stacked.ipynb #4501228d
+# %% ../../nbs/training/58_stacked.ipynb #5d9c1e4e
 def widened(x: Tensor, W: Tensor) -> Tensor:  # (G, B, d), (G, M, d, o) -> (G, M, B, o)
     "The product of what a group sees with each of its networks' matrices."
     out = x @ W.permute(0, 2, 3, 1).flatten(2)
@@ -56,7 +56,7 @@ def states(made: list,           # from `layers`
         found.append(torch.baddbmm(b.flatten(0, 1), h, W.flatten(0, 1)).unflatten(0, W.shape[:2]))
     return found
 
-# %% ../../nbs/training/58_stacked.ipynb #611c11db
+# %% ../../nbs/training/58_stacked.ipynb #50702c99
 def loss_gradient(logits: Tensor,  # (G, M, B, K), M = R x T: R learning rates, each with T labellings
                   target: Tensor,  # (G, B, K, T)
                   share: Tensor,   # what each target sums to, (G, B, 1, T)
@@ -80,7 +80,7 @@ def backward(made: list, into: list,  # from `layers`: of the weights, and of wh
     wide = x.mT @ grad.permute(0, 2, 3, 1).flatten(2)
     gW.copy_(wide.unflatten(2, (gW.shape[3], gW.shape[1])).permute(0, 3, 1, 2)); gb.copy_(grad.sum(2, keepdim=True))
 
-# %% ../../nbs/training/58_stacked.ipynb #c098b553
+# %% ../../nbs/training/58_stacked.ipynb #aab57419
 class Adam:
     "Adam for rows of weights."
     def __init__(self, flat: Tensor,      # (G, M, P), changed in place
@@ -96,7 +96,7 @@ class Adam:
         below = self.v.sqrt().mul_((1 - .999**self.t)**-.5).add_(1e-8).mul_((1 - .9**self.t) / self.rates)
         self.flat.addcdiv_(self.m, below, value=-1)
 
-# %% ../../nbs/training/58_stacked.ipynb #2d352ea5
+# %% ../../nbs/training/58_stacked.ipynb #279615b1
 @dataclass(frozen=True)
 class Stacked:
     "Trained networks: G groups with M networks each."
@@ -111,7 +111,7 @@ class Stacked:
         z = states(layers(self.flat, self.sizes)[:-1], x, self.relu)[-1]
         return z.relu_() if self.relu else z
 
-# %% ../../nbs/training/58_stacked.ipynb #024b5f72
+# %% ../../nbs/training/58_stacked.ipynb #7166c087
 def train(net: Stacked,        # its weights are changed
           view: Callable,      # epoch -> inputs (G, n, d), targets (G, n, K, T), what they sum to (G, n, 1, T)
           rates: Tensor,       # (G, M) or (1, M)
@@ -129,7 +129,7 @@ def train(net: Stacked,        # its weights are changed
             adam.step(grad)
     return net
 
-# %% ../../nbs/training/58_stacked.ipynb #7fd8bbf0
+# %% ../../nbs/training/58_stacked.ipynb #6bb1cc4f
 def draw_epochs(n: int,                # examples of the group
                 epochs: int,
                 batch: int,            # examples in a batch; the last one has what is left
@@ -145,7 +145,7 @@ def draw_epochs(n: int,                # examples of the group
 def together(draws: list[Mix]) -> Mix:  # of groups of one size -> (G, epochs, n)
     return Mix(torch.stack([d.lam for d in draws]), torch.stack([d.partner for d in draws]))
 
-# %% ../../nbs/training/58_stacked.ipynb #f8ba25dc
+# %% ../../nbs/training/58_stacked.ipynb #475750d5
 @dataclass(frozen=True)
 class Examples:
     "D sets of n examples, each seen by S groups."
@@ -167,7 +167,7 @@ class Examples:
         def mix(a): return torch.lerp(a[rows, partner], a, lam.view(*lam.shape, *[1] * (a.dim() - 2)))
         return mix
 
-# %% ../../nbs/training/58_stacked.ipynb #1140df11
+# %% ../../nbs/training/58_stacked.ipynb #df8f30ae
 LABELS = ("linear", "logistic", "gm", "kde")
 
 @dataclass(frozen=True)
@@ -181,15 +181,25 @@ def logistic_share(lam: Tensor) -> Tensor:
     "The share of an example in a logistic label (code of GenLabel)."
     return torch.sigmoid(2 * (lam - .5) / LogisticLabels().s)
 
-def density_labels(densities: list,  # one for each set of examples
-                   z: Tensor,        # mixtures, (G, n, d)
+def log_densities(each: list) -> Callable:  # D densities of one kind -> ((D, n, d) -> float64 (D, n, K))
+    "One function for the densities of all sets; normal ones are one product of matrices."
+    if not all(isinstance(e, Gaussian) for e in each):
+        return lambda z: torch.stack([e(part) for e, part in zip(each, z)])
+    W = torch.stack([e.W.flatten(0, 1).T for e in each])
+    shift, centre, top = (torch.stack([getattr(e, name) for e in each])[:, None] for name in ("shift", "centre", "top"))
+    def normal(z):
+        white = torch.baddbmm(shift, z.double() - centre, W).unflatten(2, (top.shape[2], -1))
+        return top - .5 * white.square().sum(3)
+    return normal
+
+def density_labels(log_p: Callable,  # from `log_densities`, of D sets
+                   D: int, z: Tensor,  # mixtures, (G, n, d)
                    ) -> Tensor:      # (G, n, K)
     "The labels y_gen of mixtures (GenLabel note, algorithm 1, line 5)."
-    parts = z.unflatten(0, (len(densities), -1))
-    found = [posteriors(p(part.flatten(0, 1))) for p, part in zip(densities, parts)]
-    return torch.cat(found).to(z.dtype).view(*z.shape[:2], -1)
+    found = log_p(z.unflatten(0, (D, -1)).flatten(1, 2)).softmax(2)
+    return found.to(z.dtype).view(*z.shape[:2], -1)
 
-# %% ../../nbs/training/58_stacked.ipynb #4054ee5d
+# %% ../../nbs/training/58_stacked.ipynb #3e2df3fe
 def kept(of: Examples, z: Tensor, epoch: int) -> Tensor:  # mixtures (G, n, d) -> bool (G, n)
     "Which mixtures lie next to one of their parents' classes (GenLabel note, manifold intrusion removal)."
     centre = of.x.double().mean(1, keepdim=True)
@@ -205,11 +215,11 @@ def shares(kept: Tensor, batch: int) -> Tensor:  # bool (G, n) -> float (G, n)
     parts = kept.float().split(batch, 1)
     return torch.cat([p / p.sum(1, keepdim=True).clamp_min(1) for p in parts], 1)
 
-# %% ../../nbs/training/58_stacked.ipynb #d53d88c8
+# %% ../../nbs/training/58_stacked.ipynb #a3689d82
 def labels(of: Examples, hot: Tensor, linear: Tensor, epoch: int, densities: dict, seen: Tensor) -> dict:
     "The labels of an epoch's mixtures by kind, each (G, n, K)."
     made = {"linear": linear, "logistic": of.mixing(epoch, logistic_share)(hot)}
-    return made | {kind: density_labels(each, seen) for kind, each in densities.items()}
+    return made | {kind: density_labels(log_p, len(of.x), seen) for kind, log_p in densities.items()}
 
 def mixed_view(of: Examples,
                labellings: list[Labelling],  # T of them
@@ -221,6 +231,7 @@ def mixed_view(of: Examples,
                ) -> Callable:                # a view for `train`
     "What networks see that are trained on mixtures."
     hot, x, gamma = of.each(F.one_hot(of.y, of.k).to(of.x.dtype)), of.each(of.x), gamma.expand(of.groups, -1)
+    densities = {kind: log_densities(each) for kind, each in densities.items()}
     def view(epoch: int):
         mix = of.mixing(epoch)
         z, linear = mix(x), mix(hot)
@@ -238,7 +249,7 @@ def clean_view(of: Examples, batch: int) -> Callable:
     share = shares(torch.ones_like(x[..., 0], dtype=torch.bool), batch)[:, :, None, None]
     return lambda epoch: (x, hot[..., None] * share, share)
 
-# %% ../../nbs/training/58_stacked.ipynb #8ab7ff82
+# %% ../../nbs/training/58_stacked.ipynb #0169ff41
 def untrained(sizes: tuple[int, ...],
               rngs: list[torch.Generator],  # one for each group
               each: int,                    # networks in a group, which begin alike

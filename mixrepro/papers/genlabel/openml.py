@@ -8,7 +8,7 @@ __all__ = ['METHODS', 'AGAIN', 'DENSE', 'PRINTED', 'Protocol', 'arms', 'fold_edg
            'Chosen', 'choose', 'refit', 'told_once', 'removed', 'attacked', 'measured', 'by_folds', 'generative',
            'on_tables', 'check_tables', 'arrays', 'table_of', 'protocols']
 
-# %% ../../../nbs/genlabel/03_openml.ipynb #77b2de28
+# %% ../../../nbs/genlabel/03_openml.ipynb #e391c944
 import warnings
 from collections import Counter
 from contextlib import contextmanager
@@ -27,7 +27,7 @@ from ...training.computed import computed
 from ...training.stacked import (Examples, Labelling, Stacked, accuracy, clean_view, draw_epochs, kept, layers,
                                        mixed_view, together, train, untrained)
 
-# %% ../../../nbs/genlabel/03_openml.ipynb #4d793358
+# %% ../../../nbs/genlabel/03_openml.ipynb #20ea5683
 @dataclass(frozen=True)
 class Protocol(Choices):
     "How networks are chosen, trained and tested on a table (GenLabel, low-dimensional experiments)."
@@ -54,7 +54,7 @@ class Protocol(Choices):
     def sizes(self, d: int, k: int) -> tuple[int, ...]:
         return (d, k) if self.network == "logistic" else (d, self.width, self.width, k)
 
-# %% ../../../nbs/genlabel/03_openml.ipynb #57c7f31d
+# %% ../../../nbs/genlabel/03_openml.ipynb #103ed99c
 METHODS = {"erm": None, "mixup": Labelling(), "mixup-again": Labelling(), "no-intrusion": Labelling(removal=True),
            "logistic": Labelling("logistic"), "logistic-removal": Labelling("logistic", removal=True),
            "genlabel-gm": Labelling("gm"), "genlabel-kde": Labelling("kde")}
@@ -66,7 +66,7 @@ def arms(p: Protocol, again: bool = False) -> list[tuple[str, Labelling, float]]
     mine = [m for m in p.methods if METHODS[m] and (m == "mixup-again") == again and not (deep and "genlabel" in m)]
     return [(m, METHODS[m], r) for m in mine for r in (p.ratios if "genlabel" in m else (1.,))]
 
-# %% ../../../nbs/genlabel/03_openml.ipynb #de212f43
+# %% ../../../nbs/genlabel/03_openml.ipynb #6f2a5f52
 def fold_edges(n: int, folds: int) -> list[int]:
     "Where each fold begins, and the end."
     if n < 2 * folds:
@@ -78,7 +78,7 @@ def fold(a: Tensor, f: int, folds: int) -> tuple[Tensor, Tensor]:  # (D, n, ...)
     low, high = fold_edges(a.shape[1], folds)[f:f + 2]
     return torch.cat([a[:, :low], a[:, high:]], 1), a[:, low:high]
 
-# %% ../../../nbs/genlabel/03_openml.ipynb #44265a73
+# %% ../../../nbs/genlabel/03_openml.ipynb #275407fd
 def generators(p: Protocol, folds: list[int], shift: int = 0, device="cpu") -> list[torch.Generator]:
     "One for each fold and trial."
     return [torch.Generator(device).manual_seed(1000 * s + f + shift) for f in folds for s in range(p.trials)]
@@ -90,7 +90,7 @@ def fit_clean(p: Protocol, x: Tensor, y: Tensor, k: int, rates: Tensor, folds: l
     draws = together([draw_epochs(x.shape[1], 1, p.batch, p.alpha, rng) for rng in rngs])  # their number counts
     return train(net, clean_view(Examples(x, y, k, draws), p.batch), rates, epochs or p.epochs, p.batch, p.weight_decay)
 
-# %% ../../../nbs/genlabel/03_openml.ipynb #8197378e
+# %% ../../../nbs/genlabel/03_openml.ipynb #37130471
 def mixed_groups(p: Protocol, x: Tensor, y: Tensor, k: int, rngs: list, epochs: int) -> Examples:
     return Examples(x, y, k, together([draw_epochs(x.shape[1], epochs, p.batch, p.alpha, rng) for rng in rngs]))
 
@@ -108,7 +108,7 @@ def fit_mixed(p: Protocol, x: Tensor, y: Tensor, k: int,     # (D, n, d), (D, n)
     view = mixed_view(of, labellings, gamma, p.batch, densities)
     return train(net, view, rates, p.epochs, p.batch, p.weight_decay)
 
-# %% ../../../nbs/genlabel/03_openml.ipynb #b215a192
+# %% ../../../nbs/genlabel/03_openml.ipynb #43e3e861
 def fit_latent(p: Protocol, x: Tensor, y: Tensor, k: int,
                gamma: Tensor,   # (T,), or (G, T) with one rate
                rates: Tensor,   # (1, R) or (G, R)
@@ -131,7 +131,7 @@ def fit_latent(p: Protocol, x: Tensor, y: Tensor, k: int,
     net = Stacked(firsts, sizes, p.relu) if p.scratch else heads
     return latent_networks(p, net, warm, view, rates.expand(G, -1))
 
-# %% ../../../nbs/genlabel/03_openml.ipynb #e7a32a0e
+# %% ../../../nbs/genlabel/03_openml.ipynb #0c8da810
 def latent_networks(p: Protocol, net: Stacked, warm: Stacked, view, rates: Tensor) -> Stacked:
     "Train new networks, or new last layers; a last layer gets its features back."
     (G, R), P = rates.shape, net.flat.shape[2]
@@ -143,17 +143,17 @@ def latent_networks(p: Protocol, net: Stacked, warm: Stacked, view, rates: Tenso
     below = warm.flat[..., :-P].repeat_interleave(last.shape[1] // R, 1)
     return replace(warm, flat=torch.cat([below, last], 2))
 
-# %% ../../../nbs/genlabel/03_openml.ipynb #e2be1e3d
+# %% ../../../nbs/genlabel/03_openml.ipynb #0ce7c33f
 def first_best(scores: np.ndarray) -> tuple[int, ...]:
     "The place of the largest number, the first of equal ones."
     return tuple(int(i) for i in np.unravel_index(np.argmax(scores.round(12)), scores.shape))
 
 def blocks_of_folds(p: Protocol, n: int) -> list[list[int]]:
     "Folds that are trained at once: those of one size, where networks are small; a large one fills the cache alone."
-    if p.network == "fc": return [[f] for f in range(p.folds)]
+    if p.network == "fc" and p.width > 64: return [[f] for f in range(p.folds)]
     return [fs for fs in ([*range(n % p.folds)], [*range(n % p.folds, p.folds)]) if fs]
 
-# %% ../../../nbs/genlabel/03_openml.ipynb #e3c2f784
+# %% ../../../nbs/genlabel/03_openml.ipynb #bce008e2
 def scored(p: Protocol, x: Tensor, y: Tensor, k: int, folds: list[int]) -> dict:  # method -> (F, trials, rates, ratios)
     "The accuracy of every network on the fold that it was not trained on."
     (x, x_new), (y, y_new) = ([torch.cat(part) for part in zip(*(fold(a, f, p.folds) for f in folds))] for a in (x, y))
@@ -171,7 +171,7 @@ def scored(p: Protocol, x: Tensor, y: Tensor, k: int, folds: list[int]) -> dict:
         found |= {m: every[..., [i for i, n in enumerate(names) if n == m]] for m in dict.fromkeys(names)}
     return {m: v.cpu().numpy() for m, v in found.items()}
 
-# %% ../../../nbs/genlabel/03_openml.ipynb #7052755b
+# %% ../../../nbs/genlabel/03_openml.ipynb #01301e23
 @dataclass(frozen=True)
 class Chosen:
     "A method's rate and ratio for each trial, and the accuracy over folds that they had."
@@ -203,7 +203,7 @@ def refit(p: Protocol, x: Tensor, y: Tensor, k: int, chosen: dict[str, Chosen]) 
         found |= {m: replace(net, flat=net.flat[:, i:i + 1].clone()) for i, m in enumerate(mine)}
     return found
 
-# %% ../../../nbs/genlabel/03_openml.ipynb #78427cca
+# %% ../../../nbs/genlabel/03_openml.ipynb #64ccabd4
 @contextmanager
 def told_once(of: str):
     "Warnings of many fits as one each."
@@ -229,7 +229,7 @@ def attacked(p: Protocol, nets: list[Stacked], x: Tensor, y: Tensor, examples: T
     moved = signed_step(net, own, y, eps[..., None])
     return dict(fgsm=(net(moved).argmax(-1) == y).double().mean(-1), boundary=(near > eps).double().mean(-1))
 
-# %% ../../../nbs/genlabel/03_openml.ipynb #31034b77
+# %% ../../../nbs/genlabel/03_openml.ipynb #083f6c9a
 def measured(p: Protocol, nets: dict[str, Stacked], x: Tensor, y: Tensor, examples: Tensor) -> dict:
     "Method -> quantity -> a number for each trial."
     found = {m: dict(accuracy=accuracy(net, x, y)[:, 0].tolist()) for m, net in nets.items()}
@@ -248,7 +248,7 @@ def generative(x: Tensor, y: Tensor, k: int, x_new: Tensor, y_new: Tensor) -> fl
     "The accuracy of one normal density for each class, with the classes' shares."
     return (classify(fit_gaussian(x, y, k), x_new) == y_new).double().mean().item()
 
-# %% ../../../nbs/genlabel/03_openml.ipynb #9471179d
+# %% ../../../nbs/genlabel/03_openml.ipynb #db508193
 def on_tables(p: Protocol, tables: list[Table]) -> dict:  # one, or one for each trial; of one shape
     "What every method reaches: method -> accuracy, rate, ratio and more, each a number for each trial."
     one, k = tables[0], max(t.k for t in tables)
@@ -274,7 +274,7 @@ def check_tables(tables: list[Table]):
         if bad := [f for f, ok in zip(t.features, t.x_train.isfinite().all(0).tolist()) if not ok]:
             raise ValueError(f"{t.name} has NaN or infinity in the column {bad[0]!r}: fill in what is missing")
 
-# %% ../../../nbs/genlabel/03_openml.ipynb #8a0b0573
+# %% ../../../nbs/genlabel/03_openml.ipynb #4c481120
 def arrays(name: int | str, seed: int, root=None) -> tuple[Table, str]:  # the table, and how its categories are encoded
     "A table with the note's arrays, as far as its numbers tell."
     try: return tabular(name, root, **NOTE | dict(seed=seed)), NOTE["encode"]
@@ -291,7 +291,7 @@ def table_of(p: Protocol, name: int | str, store=None, root=None) -> dict:
     file = "" if name in EMBEDDED else _find(name, data_root(root) / FOLDER).get("sha256", "")
     return computed(f"table-{name}-{p.network}", dict(table=name, file=file, seed=SEED) | spelled(p), work, store)
 
-# %% ../../../nbs/genlabel/03_openml.ipynb #6ee8a88d
+# %% ../../../nbs/genlabel/03_openml.ipynb #f84875e1
 DENSE = ("erm", "mixup", "no-intrusion", "genlabel-gm", "genlabel-kde")
 PRINTED = ("erm", "mixup", "no-intrusion", "genlabel-gm")  # rows of the fully connected tables that are trained
 

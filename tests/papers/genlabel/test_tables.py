@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
@@ -28,6 +28,7 @@ def rows(gains, trials=5, spread=1., seed=0, methods=("genlabel", "mixup")):
         a: dict(accuracy=(.7 + (g + spread * rng.standard_normal(trials)) / 100).tolist()), b: dict(accuracy=[.7] * trials)}) for i, g in enumerate(gains)])
 
 
+@settings(max_examples=25)
 @given(st.lists(st.floats(-9, 9), min_size=7, max_size=30), st.integers(0, 99))
 def test_counts_and_tests_against_scipy(gains, seed):
     d = differences(rows(gains, seed=seed), "genlabel", "mixup")
