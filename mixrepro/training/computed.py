@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Computation', 'computed']
 
-# %% ../../nbs/training/51c_computed.ipynb #9d56118b
+# %% ../../nbs/training/51c_computed.ipynb #9fe8a2eb
 import hashlib
 import json
 from collections.abc import Callable
@@ -14,7 +14,7 @@ from pathlib import Path
 
 from .store import Store, keep, kept, working_on
 
-# %% ../../nbs/training/51c_computed.ipynb #5b6714a2
+# %% ../../nbs/training/51c_computed.ipynb #45c845dd
 @dataclass(frozen=True)
 class Computation:
     "A value and its folder in the store."
@@ -31,6 +31,6 @@ def computed(name: str,            # of the value's folder, beside a hash of the
     at = Computation(root / "computed" / f"{name}-{hashlib.sha256(text.encode()).hexdigest()[:12]}")
     if (found := kept(at, "value")): return found["value"]
     with working_on(at, root):
-        if not (found := kept(at, "value")):  # nobody else has made it meanwhile
-            keep(at, "value", found := dict(settings=settings, value=compute()))
-    return found["value"]
+        if not kept(at, "value"):  # nobody else has made it meanwhile
+            keep(at, "value", dict(settings=settings, value=compute()))
+    return kept(at, "value")["value"]  # as it is read, also the first time

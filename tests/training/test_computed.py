@@ -50,3 +50,8 @@ def test_a_false_value_is_a_value(tmp_path):
     calls = []
     for _ in range(2): assert computed("zero", {}, lambda: calls.append(1) or 0, Store(tmp_path)) == 0
     assert len(calls) == 1
+
+
+def test_the_first_answer_is_the_one_that_is_read(tmp_path):
+    first, second = (computed("t", {}, lambda: dict(b=(1, 2), a={}), Store(tmp_path)) for _ in range(2))
+    assert first == second == dict(a={}, b=[1, 2]) and [*first] == [*second]

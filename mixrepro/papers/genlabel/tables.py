@@ -8,7 +8,7 @@ __all__ = ['DEEP', 'SHARES', 'ON_PAR', 'ROWS', 'NAMES', 'FEATURES', 'SPLITS', 'F
            'summary', 'worded', 'over_sets', 'coin', 'tried_words', 'tidy_together', 'which_tables', 'all_rows',
            'five_seeds', 'by_split', 'splits_tried', 'draw_ordered', 'draw_histogram']
 
-# %% ../../../nbs/genlabel/03b_tables.ipynb #5de4dd2d
+# %% ../../../nbs/genlabel/03b_tables.ipynb #414c799b
 import math
 import warnings
 from collections.abc import Iterable
@@ -30,7 +30,7 @@ from ...repro.figures import COLOURS
 from ...repro.rows import reported
 from ...repro.verdicts import claim
 
-# %% ../../../nbs/genlabel/03b_tables.ipynb #90ddd48f
+# %% ../../../nbs/genlabel/03b_tables.ipynb #a35bddf3
 DEEP = {*COLLECTIONS["genlabel-fc"], *COLLECTIONS["genlabel-fc-fgsm"]}
 
 def at_hand(names: tuple, root: Path = None) -> list[int | str]:
@@ -50,7 +50,7 @@ def results(p: Protocol, names: Iterable, store=None, root=None) -> tuple[list[d
     if found: return found, out
     raise ValueError(f"no table is left: {'; '.join(out.values())}")
 
-# %% ../../../nbs/genlabel/03b_tables.ipynb #7c191a61
+# %% ../../../nbs/genlabel/03b_tables.ipynb #bc92e8e3
 SHARES = ("accuracy", "fgsm", "boundary", "folds")
 
 def tidy(found: list[dict]) -> pd.DataFrame:
@@ -73,7 +73,7 @@ def differences(rows: pd.DataFrame,  # from `tidy`
     made = pd.DataFrame(dict(gain=by.mean(), low=by.mean() - half, high=by.mean() + half, trials=by.size()))
     return made.sort_values("gain", kind="stable").reset_index()
 
-# %% ../../../nbs/genlabel/03b_tables.ipynb #76d345c3
+# %% ../../../nbs/genlabel/03b_tables.ipynb #e0bea968
 ON_PAR = .5  # points (GenLabel note, statistics)
 
 def counted(d: pd.DataFrame) -> dict:  # from `differences`
@@ -91,7 +91,7 @@ def sign_test(k: int, n: int) -> float:
     "The chance that a coin is as far from one half as k of n, two-sided."
     return float(stats.binomtest(k, n).pvalue) if n else math.nan
 
-# %% ../../../nbs/genlabel/03b_tables.ipynb #c91367ff
+# %% ../../../nbs/genlabel/03b_tables.ipynb #ac25d0f0
 def note_counts() -> pd.DataFrame:
     "GenLabel (CV) against each baseline in the note: counts of 109, and a sign test of higher against lower."
     printed = reported("genlabel", "gl-openml-accuracy")
@@ -101,7 +101,7 @@ def note_counts() -> pd.DataFrame:
     p = [f"{sign_test(h, h + l):.2g}" for h, l in zip(n.higher, n.lower)]
     return n.assign(p=p)[["higher", "on_par", "lower", "p"]].rename(columns=dict(on_par="on par"))
 
-# %% ../../../nbs/genlabel/03b_tables.ipynb #7927d0e5
+# %% ../../../nbs/genlabel/03b_tables.ipynb #7d1e375e
 def manufactured(d: pd.DataFrame) -> dict:  # from `differences`
     "The mean gain on all sets, and on those in which it is above 0."
     chosen = d.gain[d.gain.round(9) > 0]
@@ -114,7 +114,7 @@ def note_gain(id: str) -> float:
     best = wide[wide.index.str.startswith("genlabel")].max()
     return float((best - wide.loc["mixup"]).mean())
 
-# %% ../../../nbs/genlabel/03b_tables.ipynb #d2cdd360
+# %% ../../../nbs/genlabel/03b_tables.ipynb #358205dc
 ROWS = {"erm": "erm", "mixup": "mixup", "no-intrusion": "mixup-without-intrusion", "gm": "generative-classifier",
         "genlabel-gm": "genlabel-gm", "genlabel-kde": "genlabel-kde", "genlabel": "genlabel-cv"}  # ours -> the note's
 NAMES = {"erm": "Vanilla", "mixup": "Mixup", "mixup-again": "Mixup, other seeds", "gm": "Generative classifier",
@@ -140,7 +140,7 @@ def beside_note(rows: pd.DataFrame, id: str, of: str = "accuracy") -> pd.DataFra
     wide = wide.reindex(index=columns, columns=[m for m in ROWS if m in wide])
     return wide.rename(columns=NAMES).rename_axis("table")
 
-# %% ../../../nbs/genlabel/03b_tables.ipynb #76a91dae
+# %% ../../../nbs/genlabel/03b_tables.ipynb #a7ac0afc
 def summary(rows: pd.DataFrame, pairs: list[tuple[str, str]], of: str = "accuracy") -> pd.DataFrame:
     "A row for each pair of a method and its baseline."
     found = {f"{NAMES[a]} - {NAMES[b]}": counted(differences(rows, a, b, of)) for a, b in pairs}
@@ -154,14 +154,14 @@ def worded(found: pd.DataFrame) -> pd.DataFrame:  # from `summary`
     gains = [interval(*r) for r in zip(found["mean"], found.low, found.high)]
     def p(c): return found[c].map(lambda v: f"{v:.2g}" if v == v else "")
     return pd.DataFrame({"sets": found.sets, "higher": share("higher"), "on par": share("on_par"),
-                         "lower": share("lower"), "mean gain (points)": gains, "median": found["median"].round(2),
+                         "lower": share("lower"), "mean gain (points)": gains, "median": found["median"].round(2) + 0.,
                          "signed rank, p": p("p"),
                          "interval above / below 0": [f"{a} / {b}" for a, b in zip(found.above_0, found.below_0)],
                          "above / below 0": [f"{a} / {b}" for a, b in zip(found.up, found.down)],
                          "sign test, p": p("sign")},
                         index=found.index).rename_axis("difference").reset_index()
 
-# %% ../../../nbs/genlabel/03b_tables.ipynb #af90a52a
+# %% ../../../nbs/genlabel/03b_tables.ipynb #fa3b6c54
 def over_sets(found: pd.DataFrame, pair: str, at: str) -> str:  # from `summary`, one of its rows, a profile's name
     "What one difference is over all sets."
     r = found.loc[pair]
@@ -191,7 +191,7 @@ def tidy_together(rows: dict) -> pd.DataFrame:  # kind -> from `tidy`
     "The rows of several experiments below each other."
     return pd.concat([r.assign(network=kind) for kind, r in rows.items()], ignore_index=True)
 
-# %% ../../../nbs/genlabel/03b_tables.ipynb #a07f7d24
+# %% ../../../nbs/genlabel/03b_tables.ipynb #66d70fe5
 FEATURES = 20  # code of GenLabel: tables with more columns are not run
 
 def which_tables(rows: pd.DataFrame, out: dict, found: list[dict]) -> list[str]:  # from `tidy` and `results`
@@ -209,7 +209,7 @@ def which_tables(rows: pd.DataFrame, out: dict, found: list[dict]) -> list[str]:
     return [*said, f"Of the {len(COLLECTIONS['openml'])} ids that the note prints or its code lists, {len(missing)} "
             f"could not be had: {', '.join(map(str, missing))}."]
 
-# %% ../../../nbs/genlabel/03b_tables.ipynb #2bfeb784
+# %% ../../../nbs/genlabel/03b_tables.ipynb #efa1fbeb
 def all_rows(name: int | str, root=None) -> tuple[np.ndarray, np.ndarray]:  # (n, d), (n,)
     "A table in the order of its file."
     frame, target, _ = _source(name, data_root(root) / FOLDER)
@@ -227,7 +227,7 @@ def five_seeds(split, x, y):
     for s in range(split.random_state, split.random_state + 5):
         yield train_test_split(np.arange(len(y)), test_size=split.test_size, random_state=s)
 
-# %% ../../../nbs/genlabel/03b_tables.ipynb #f1002dd3
+# %% ../../../nbs/genlabel/03b_tables.ipynb #5a2f6def
 def by_split(x: np.ndarray, y: np.ndarray, split) -> dict[str, tuple[float, float]]:  # with and without shares
     "The mean and the deviation of the generative classifier's accuracies, percent."
     a, b, k, right = torch.tensor(x).float(), torch.tensor(y), int(y.max()) + 1, []
@@ -254,7 +254,7 @@ def splits_tried(names: list, root=None) -> pd.DataFrame:  # table, split, share
                      for w, (m, sd) in by_split(x, y, split).items()]
     return pd.DataFrame(made)
 
-# %% ../../../nbs/genlabel/03b_tables.ipynb #fe912422
+# %% ../../../nbs/genlabel/03b_tables.ipynb #d8c1cd08
 def draw_ordered(ax, d: pd.DataFrame, title: str, ink: str = "vermilion"):
     "All differences in their order, with their intervals; grey: on par."
     place, reach = np.arange(len(d)), d[["gain", "low", "high"]]
@@ -263,15 +263,16 @@ def draw_ordered(ax, d: pd.DataFrame, title: str, ink: str = "vermilion"):
     for mine, colour in ((~clear, "0.6"), (clear, COLOURS[ink])):
         bars = [reach.gain[mine] - reach.low[mine], reach.high[mine] - reach.gain[mine]]
         ax.errorbar(place[mine], reach.gain[mine], bars, fmt="o", color=colour, ms=2.2, lw=.7, mew=0)
-    most = max(1.3 * d.gain.abs().max(), 2 * ON_PAR)
-    ax.set(xlabel=f"{len(d)} sets in the order of their differences", ylabel="points", title=title, ylim=(-most, most),
-           xlim=(-1, len(d)))
+    most = max(1.1 * d.gain.abs().max(), 1.05 * d[["low", "high"]].abs().stack().quantile(.95), 2 * ON_PAR)
+    ax.set(xlabel=f"{len(d)} sets, in order", ylabel="points", title=title, ylim=(-most, most),
+           xlim=(-1, len(d)), xticks=[])
 
 def draw_histogram(ax, by: dict, title: str):  # what it is called -> from `differences`
     "How the differences are spread."
     most = max(max(d.gain.abs().max() for d in by.values()), 1.)
     edges = np.linspace(-most, most, 22)
     for (name, d), ink in zip(by.items(), ("blue", "orange")):
-        ax.hist(d.gain, edges, histtype="step", color=COLOURS[ink], label=f"{name}: mean {d.gain.mean():+.2f}", lw=1.2)
+        ax.stairs(np.histogram(d.gain, edges)[0], edges, color=COLOURS[ink], label=f"{name}: mean {d.gain.mean():+.2f}")
     ax.axvline(0, color="0.5", lw=.6)
-    ax.set(xlabel="points", ylabel="sets", title=title); ax.legend()
+    ax.set(xlabel="points", ylabel="sets", title=title, ylim=(0, 1.35 * ax.get_ylim()[1])); ax.legend(loc="upper left")
+    ax.yaxis.get_major_locator().set_params(integer=True)
