@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Computation', 'computed']
 
-# %% ../../nbs/training/51c_computed.ipynb #9fe8a2eb
+# %% ../../nbs/training/51c_computed.ipynb #dee87577
 import hashlib
 import json
 from collections.abc import Callable
@@ -14,7 +14,7 @@ from pathlib import Path
 
 from .store import Store, keep, kept, working_on
 
-# %% ../../nbs/training/51c_computed.ipynb #45c845dd
+# %% ../../nbs/training/51c_computed.ipynb #3c0d1a4b
 @dataclass(frozen=True)
 class Computation:
     "A value and its folder in the store."

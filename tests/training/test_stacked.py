@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from mixrepro.data.tabular import tabular
 from mixrepro.methods.densities import fit_gaussian, fit_kde
 from mixrepro.training.device import fake_cuda, on_gpu
-from mixrepro.training.stacked import (Examples, Labelling, Stacked, accuracy, clean_view, draw_epochs, first_weights, kept, layers, mixed_view, shares,
+from mixrepro.training.stacked import (Examples, Labelling, Stacked, stack_accuracy, clean_view, draw_epochs, first_weights, near_parents, layers, mixed_view, batch_shares,
                                        together, train, untrained)
 
 from helpers import seeded
@@ -120,7 +120,7 @@ def test_a_stack_without_mixing(data):
         alone = looped(module(first[g], (2, 8, 3), True), x[g], y[g], 3, None, "", False, 1., (.05, .003)[m])
         assert torch.allclose(net.flat[g, m], alone, atol=1e-5)
         right = (module(net.flat[g, m], (2, 8, 3), True)(x[g]).argmax(1) == y[g]).double().mean()
-        assert accuracy(net, x, y)[g, m] == right
+        assert stack_accuracy(net, x, y)[g, m] == right
 
 
 def test_features_and_own_points_against_the_plain_network(data):
@@ -159,7 +159,7 @@ def test_a_group_does_not_depend_on_the_groups_beside_it(data):
 
 
 def test_a_batch_of_which_nothing_stays_moves_by_the_penalty_only():
-    none = shares(torch.zeros(1, 4, dtype=torch.bool), 4)
+    none = batch_shares(torch.zeros(1, 4, dtype=torch.bool), 4)
     assert not none.any()
     net = Stacked(first_weights((2, 2), seeded())[None, None].clone(), (2, 2))
     before = net.flat.clone()
@@ -171,7 +171,7 @@ def test_kept_is_by_the_nearest_of_all_training_points(data):
     x, y = data
     of = Examples(x, y, 3, together([draw_epochs(N, 2, BATCH, 1., seeded(s)) for s in range(6)]))
     z = of.mixing(1)(of.each(x))
-    mine = kept(of, z, 1)
+    mine = near_parents(of, z, 1)
     for g in range(6):
         near = NearestNeighbors(n_neighbors=1).fit(x[g // 2].double().numpy()).kneighbors(z[g].double().numpy(), return_distance=False)[:, 0]
         labels, own, other = y[g // 2][near], y[g // 2], y[g // 2][of.draws.partner[g, 1]]
@@ -190,4 +190,4 @@ def test_on_a_gpu_nothing_waits():
             of = Examples(x, y, 3, together([draw_epochs(12, 2, 5, 1., rng) for rng in rngs]))
             view = mixed_view(of, [Labelling(), Labelling("logistic", True), Labelling("gm"), Labelling("kde")], gamma, 5, densities)
             train(net, view, rates, 2, 5); train(net, clean_view(of, 5), rates, 1, 5)
-            assert on_gpu(net.flat) and on_gpu(accuracy(net, of.each(x), of.each(y)))
+            assert on_gpu(net.flat) and on_gpu(stack_accuracy(net, of.each(x), of.each(y)))

@@ -8,7 +8,7 @@ __all__ = ['METHODS', 'AGAIN', 'DENSE', 'PRINTED', 'Protocol', 'arms', 'fold_edg
            'Chosen', 'choose', 'refit', 'told_once', 'removed', 'attacked', 'measured', 'by_folds', 'generative',
            'on_tables', 'check_tables', 'arrays', 'table_of', 'protocols']
 
-# %% ../../../nbs/genlabel/03_openml.ipynb #e391c944
+# %% ../../../nbs/genlabel/03_openml.ipynb #6d7e507c
 import warnings
 from collections import Counter
 from contextlib import contextmanager
@@ -24,10 +24,10 @@ from ...data.tabular import EMBEDDED, FOLDER, NOTE, SEED, Table, _find, tabular
 from ...methods.densities import DENSITIES, classify, fit_gaussian
 from ...metrics.boundary import boundary_attack, signed_step
 from ...training.computed import computed
-from ...training.stacked import (Examples, Labelling, Stacked, accuracy, clean_view, draw_epochs, kept, layers,
-                                       mixed_view, together, train, untrained)
+from ...training.stacked import (Examples, Labelling, Stacked, clean_view, draw_epochs, mixed_view, near_parents,
+                                       stack_accuracy, together, train, untrained)
 
-# %% ../../../nbs/genlabel/03_openml.ipynb #20ea5683
+# %% ../../../nbs/genlabel/03_openml.ipynb #64efde0a
 @dataclass(frozen=True)
 class Protocol(Choices):
     "How networks are chosen, trained and tested on a table (GenLabel, low-dimensional experiments)."
@@ -54,7 +54,7 @@ class Protocol(Choices):
     def sizes(self, d: int, k: int) -> tuple[int, ...]:
         return (d, k) if self.network == "logistic" else (d, self.width, self.width, k)
 
-# %% ../../../nbs/genlabel/03_openml.ipynb #103ed99c
+# %% ../../../nbs/genlabel/03_openml.ipynb #c3825d52
 METHODS = {"erm": None, "mixup": Labelling(), "mixup-again": Labelling(), "no-intrusion": Labelling(removal=True),
            "logistic": Labelling("logistic"), "logistic-removal": Labelling("logistic", removal=True),
            "genlabel-gm": Labelling("gm"), "genlabel-kde": Labelling("kde")}
@@ -66,7 +66,7 @@ def arms(p: Protocol, again: bool = False) -> list[tuple[str, Labelling, float]]
     mine = [m for m in p.methods if METHODS[m] and (m == "mixup-again") == again and not (deep and "genlabel" in m)]
     return [(m, METHODS[m], r) for m in mine for r in (p.ratios if "genlabel" in m else (1.,))]
 
-# %% ../../../nbs/genlabel/03_openml.ipynb #6f2a5f52
+# %% ../../../nbs/genlabel/03_openml.ipynb #8196ce06
 def fold_edges(n: int, folds: int) -> list[int]:
     "Where each fold begins, and the end."
     if n < 2 * folds:
@@ -78,7 +78,7 @@ def fold(a: Tensor, f: int, folds: int) -> tuple[Tensor, Tensor]:  # (D, n, ...)
     low, high = fold_edges(a.shape[1], folds)[f:f + 2]
     return torch.cat([a[:, :low], a[:, high:]], 1), a[:, low:high]
 
-# %% ../../../nbs/genlabel/03_openml.ipynb #275407fd
+# %% ../../../nbs/genlabel/03_openml.ipynb #8f3cc74a
 def generators(p: Protocol, folds: list[int], shift: int = 0, device="cpu") -> list[torch.Generator]:
     "One for each fold and trial."
     return [torch.Generator(device).manual_seed(1000 * s + f + shift) for f in folds for s in range(p.trials)]
@@ -90,7 +90,7 @@ def fit_clean(p: Protocol, x: Tensor, y: Tensor, k: int, rates: Tensor, folds: l
     draws = together([draw_epochs(x.shape[1], 1, p.batch, p.alpha, rng) for rng in rngs])  # their number counts
     return train(net, clean_view(Examples(x, y, k, draws), p.batch), rates, epochs or p.epochs, p.batch, p.weight_decay)
 
-# %% ../../../nbs/genlabel/03_openml.ipynb #37130471
+# %% ../../../nbs/genlabel/03_openml.ipynb #7d40f9ce
 def mixed_groups(p: Protocol, x: Tensor, y: Tensor, k: int, rngs: list, epochs: int) -> Examples:
     return Examples(x, y, k, together([draw_epochs(x.shape[1], epochs, p.batch, p.alpha, rng) for rng in rngs]))
 
@@ -108,7 +108,7 @@ def fit_mixed(p: Protocol, x: Tensor, y: Tensor, k: int,     # (D, n, d), (D, n)
     view = mixed_view(of, labellings, gamma, p.batch, densities)
     return train(net, view, rates, p.epochs, p.batch, p.weight_decay)
 
-# %% ../../../nbs/genlabel/03_openml.ipynb #43e3e861
+# %% ../../../nbs/genlabel/03_openml.ipynb #67d36f85
 def fit_latent(p: Protocol, x: Tensor, y: Tensor, k: int,
                gamma: Tensor,   # (T,), or (G, T) with one rate
                rates: Tensor,   # (1, R) or (G, R)
@@ -131,7 +131,7 @@ def fit_latent(p: Protocol, x: Tensor, y: Tensor, k: int,
     net = Stacked(firsts, sizes, p.relu) if p.scratch else heads
     return latent_networks(p, net, warm, view, rates.expand(G, -1))
 
-# %% ../../../nbs/genlabel/03_openml.ipynb #0c8da810
+# %% ../../../nbs/genlabel/03_openml.ipynb #38d0d05b
 def latent_networks(p: Protocol, net: Stacked, warm: Stacked, view, rates: Tensor) -> Stacked:
     "Train new networks, or new last layers; a last layer gets its features back."
     (G, R), P = rates.shape, net.flat.shape[2]
@@ -143,7 +143,7 @@ def latent_networks(p: Protocol, net: Stacked, warm: Stacked, view, rates: Tenso
     below = warm.flat[..., :-P].repeat_interleave(last.shape[1] // R, 1)
     return replace(warm, flat=torch.cat([below, last], 2))
 
-# %% ../../../nbs/genlabel/03_openml.ipynb #0ce7c33f
+# %% ../../../nbs/genlabel/03_openml.ipynb #c37610bb
 def first_best(scores: np.ndarray) -> tuple[int, ...]:
     "The place of the largest number, the first of equal ones."
     return tuple(int(i) for i in np.unravel_index(np.argmax(scores.round(12)), scores.shape))
@@ -153,13 +153,13 @@ def blocks_of_folds(p: Protocol, n: int) -> list[list[int]]:
     if p.network == "fc" and p.width > 64: return [[f] for f in range(p.folds)]
     return [fs for fs in ([*range(n % p.folds)], [*range(n % p.folds, p.folds)]) if fs]
 
-# %% ../../../nbs/genlabel/03_openml.ipynb #bce008e2
+# %% ../../../nbs/genlabel/03_openml.ipynb #60bde1db
 def scored(p: Protocol, x: Tensor, y: Tensor, k: int, folds: list[int]) -> dict:  # method -> (F, trials, rates, ratios)
     "The accuracy of every network on the fold that it was not trained on."
     (x, x_new), (y, y_new) = ([torch.cat(part) for part in zip(*(fold(a, f, p.folds) for f in folds))] for a in (x, y))
     rates, found = torch.tensor(p.rates, device=x.device), {}
     new = [a.repeat_interleave(p.trials * len(folds) // len(a), 0) for a in (x_new, y_new)]
-    def right(net): return accuracy(net, *new).unflatten(0, (len(folds), -1)).unflatten(2, (len(rates), -1))
+    def right(net): return stack_accuracy(net, *new).unflatten(0, (len(folds), -1)).unflatten(2, (len(rates), -1))
     if "erm" in p.methods: found["erm"] = right(fit_clean(p, x, y, k, rates[None], folds))
     if p.network == "fc" and "genlabel-gm" in p.methods:
         found["genlabel-gm"] = right(fit_latent(p, x, y, k, rates.new_tensor(p.ratios), rates[None], folds))
@@ -171,7 +171,7 @@ def scored(p: Protocol, x: Tensor, y: Tensor, k: int, folds: list[int]) -> dict:
         found |= {m: every[..., [i for i, n in enumerate(names) if n == m]] for m in dict.fromkeys(names)}
     return {m: v.cpu().numpy() for m, v in found.items()}
 
-# %% ../../../nbs/genlabel/03_openml.ipynb #01301e23
+# %% ../../../nbs/genlabel/03_openml.ipynb #e0d21564
 @dataclass(frozen=True)
 class Chosen:
     "A method's rate and ratio for each trial, and the accuracy over folds that they had."
@@ -203,7 +203,7 @@ def refit(p: Protocol, x: Tensor, y: Tensor, k: int, chosen: dict[str, Chosen]) 
         found |= {m: replace(net, flat=net.flat[:, i:i + 1].clone()) for i, m in enumerate(mine)}
     return found
 
-# %% ../../../nbs/genlabel/03_openml.ipynb #64ccabd4
+# %% ../../../nbs/genlabel/03_openml.ipynb #bbe7f2b9
 @contextmanager
 def told_once(of: str):
     "Warnings of many fits as one each."
@@ -216,7 +216,7 @@ def told_once(of: str):
 def removed(p: Protocol, x: Tensor, y: Tensor, k: int, epochs: int = 10) -> float:
     "The share of mixtures that lie next to another class than their parents'."
     of = mixed_groups(replace(p, epochs=epochs), x, y, k, generators(p, [p.folds], device=x.device), epochs)
-    stay = [kept(of, of.mixing(e)(of.each(of.x)), e).double().mean() for e in range(epochs)]
+    stay = [near_parents(of, of.mixing(e)(of.each(of.x)), e).double().mean() for e in range(epochs)]
     return 1 - torch.stack(stay).mean().item()
 
 def attacked(p: Protocol, nets: list[Stacked], x: Tensor, y: Tensor, examples: Tensor) -> dict:  # -> (trials, M)
@@ -229,10 +229,10 @@ def attacked(p: Protocol, nets: list[Stacked], x: Tensor, y: Tensor, examples: T
     moved = signed_step(net, own, y, eps[..., None])
     return dict(fgsm=(net(moved).argmax(-1) == y).double().mean(-1), boundary=(near > eps).double().mean(-1))
 
-# %% ../../../nbs/genlabel/03_openml.ipynb #083f6c9a
+# %% ../../../nbs/genlabel/03_openml.ipynb #69356715
 def measured(p: Protocol, nets: dict[str, Stacked], x: Tensor, y: Tensor, examples: Tensor) -> dict:
     "Method -> quantity -> a number for each trial."
-    found = {m: dict(accuracy=accuracy(net, x, y)[:, 0].tolist()) for m, net in nets.items()}
+    found = {m: dict(accuracy=stack_accuracy(net, x, y)[:, 0].tolist()) for m, net in nets.items()}
     if p.steps:
         for name, values in attacked(p, [*nets.values()], x, y, examples).items():
             for i, m in enumerate(nets): found[m][name] = values[:, i].tolist()
@@ -248,7 +248,7 @@ def generative(x: Tensor, y: Tensor, k: int, x_new: Tensor, y_new: Tensor) -> fl
     "The accuracy of one normal density for each class, with the classes' shares."
     return (classify(fit_gaussian(x, y, k), x_new) == y_new).double().mean().item()
 
-# %% ../../../nbs/genlabel/03_openml.ipynb #db508193
+# %% ../../../nbs/genlabel/03_openml.ipynb #07d18d22
 def on_tables(p: Protocol, tables: list[Table]) -> dict:  # one, or one for each trial; of one shape
     "What every method reaches: method -> accuracy, rate, ratio and more, each a number for each trial."
     one, k = tables[0], max(t.k for t in tables)
@@ -274,7 +274,7 @@ def check_tables(tables: list[Table]):
         if bad := [f for f, ok in zip(t.features, t.x_train.isfinite().all(0).tolist()) if not ok]:
             raise ValueError(f"{t.name} has NaN or infinity in the column {bad[0]!r}: fill in what is missing")
 
-# %% ../../../nbs/genlabel/03_openml.ipynb #4c481120
+# %% ../../../nbs/genlabel/03_openml.ipynb #7ec9833f
 def arrays(name: int | str, seed: int, root=None) -> tuple[Table, str]:  # the table, and how its categories are encoded
     "A table with the note's arrays, as far as its numbers tell."
     try: return tabular(name, root, **NOTE | dict(seed=seed)), NOTE["encode"]
@@ -291,7 +291,7 @@ def table_of(p: Protocol, name: int | str, store=None, root=None) -> dict:
     file = "" if name in EMBEDDED else _find(name, data_root(root) / FOLDER).get("sha256", "")
     return computed(f"table-{name}-{p.network}", dict(table=name, file=file, seed=SEED) | spelled(p), work, store)
 
-# %% ../../../nbs/genlabel/03_openml.ipynb #f84875e1
+# %% ../../../nbs/genlabel/03_openml.ipynb #0fa416f6
 DENSE = ("erm", "mixup", "no-intrusion", "genlabel-gm", "genlabel-kde")
 PRINTED = ("erm", "mixup", "no-intrusion", "genlabel-gm")  # rows of the fully connected tables that are trained
 

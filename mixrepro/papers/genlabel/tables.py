@@ -8,7 +8,7 @@ __all__ = ['DEEP', 'SHARES', 'ON_PAR', 'ROWS', 'NAMES', 'FEATURES', 'SPLITS', 'F
            'summary', 'worded', 'over_sets', 'coin', 'tried_words', 'tidy_together', 'which_tables', 'all_rows',
            'five_seeds', 'by_split', 'splits_tried', 'draw_ordered', 'draw_histogram']
 
-# %% ../../../nbs/genlabel/03b_tables.ipynb #414c799b
+# %% ../../../nbs/genlabel/03b_tables.ipynb #6db09be7
 import math
 import warnings
 from collections.abc import Iterable
@@ -30,7 +30,7 @@ from ...repro.figures import COLOURS
 from ...repro.rows import reported
 from ...repro.verdicts import claim
 
-# %% ../../../nbs/genlabel/03b_tables.ipynb #a35bddf3
+# %% ../../../nbs/genlabel/03b_tables.ipynb #0905c65a
 DEEP = {*COLLECTIONS["genlabel-fc"], *COLLECTIONS["genlabel-fc-fgsm"]}
 
 def at_hand(names: tuple, root: Path = None) -> list[int | str]:
@@ -50,7 +50,7 @@ def results(p: Protocol, names: Iterable, store=None, root=None) -> tuple[list[d
     if found: return found, out
     raise ValueError(f"no table is left: {'; '.join(out.values())}")
 
-# %% ../../../nbs/genlabel/03b_tables.ipynb #bc92e8e3
+# %% ../../../nbs/genlabel/03b_tables.ipynb #42015b17
 SHARES = ("accuracy", "fgsm", "boundary", "folds")
 
 def tidy(found: list[dict]) -> pd.DataFrame:
@@ -73,7 +73,7 @@ def differences(rows: pd.DataFrame,  # from `tidy`
     made = pd.DataFrame(dict(gain=by.mean(), low=by.mean() - half, high=by.mean() + half, trials=by.size()))
     return made.sort_values("gain", kind="stable").reset_index()
 
-# %% ../../../nbs/genlabel/03b_tables.ipynb #e0bea968
+# %% ../../../nbs/genlabel/03b_tables.ipynb #d0e3f75e
 ON_PAR = .5  # points (GenLabel note, statistics)
 
 def counted(d: pd.DataFrame) -> dict:  # from `differences`
@@ -91,7 +91,7 @@ def sign_test(k: int, n: int) -> float:
     "The chance that a coin is as far from one half as k of n, two-sided."
     return float(stats.binomtest(k, n).pvalue) if n else math.nan
 
-# %% ../../../nbs/genlabel/03b_tables.ipynb #ac25d0f0
+# %% ../../../nbs/genlabel/03b_tables.ipynb #d62bb4a3
 def note_counts() -> pd.DataFrame:
     "GenLabel (CV) against each baseline in the note: counts of 109, and a sign test of higher against lower."
     printed = reported("genlabel", "gl-openml-accuracy")
@@ -101,7 +101,7 @@ def note_counts() -> pd.DataFrame:
     p = [f"{sign_test(h, h + l):.2g}" for h, l in zip(n.higher, n.lower)]
     return n.assign(p=p)[["higher", "on_par", "lower", "p"]].rename(columns=dict(on_par="on par"))
 
-# %% ../../../nbs/genlabel/03b_tables.ipynb #7d1e375e
+# %% ../../../nbs/genlabel/03b_tables.ipynb #4c272201
 def manufactured(d: pd.DataFrame) -> dict:  # from `differences`
     "The mean gain on all sets, and on those in which it is above 0."
     chosen = d.gain[d.gain.round(9) > 0]
@@ -114,7 +114,7 @@ def note_gain(id: str) -> float:
     best = wide[wide.index.str.startswith("genlabel")].max()
     return float((best - wide.loc["mixup"]).mean())
 
-# %% ../../../nbs/genlabel/03b_tables.ipynb #358205dc
+# %% ../../../nbs/genlabel/03b_tables.ipynb #84b82457
 ROWS = {"erm": "erm", "mixup": "mixup", "no-intrusion": "mixup-without-intrusion", "gm": "generative-classifier",
         "genlabel-gm": "genlabel-gm", "genlabel-kde": "genlabel-kde", "genlabel": "genlabel-cv"}  # ours -> the note's
 NAMES = {"erm": "Vanilla", "mixup": "Mixup", "mixup-again": "Mixup, other seeds", "gm": "Generative classifier",
@@ -140,7 +140,7 @@ def beside_note(rows: pd.DataFrame, id: str, of: str = "accuracy") -> pd.DataFra
     wide = wide.reindex(index=columns, columns=[m for m in ROWS if m in wide])
     return wide.rename(columns=NAMES).rename_axis("table")
 
-# %% ../../../nbs/genlabel/03b_tables.ipynb #a7ac0afc
+# %% ../../../nbs/genlabel/03b_tables.ipynb #acff5103
 def summary(rows: pd.DataFrame, pairs: list[tuple[str, str]], of: str = "accuracy") -> pd.DataFrame:
     "A row for each pair of a method and its baseline."
     found = {f"{NAMES[a]} - {NAMES[b]}": counted(differences(rows, a, b, of)) for a, b in pairs}
@@ -161,7 +161,7 @@ def worded(found: pd.DataFrame) -> pd.DataFrame:  # from `summary`
                          "sign test, p": p("sign")},
                         index=found.index).rename_axis("difference").reset_index()
 
-# %% ../../../nbs/genlabel/03b_tables.ipynb #fa3b6c54
+# %% ../../../nbs/genlabel/03b_tables.ipynb #eb2c41ac
 def over_sets(found: pd.DataFrame, pair: str, at: str) -> str:  # from `summary`, one of its rows, a profile's name
     "What one difference is over all sets."
     r = found.loc[pair]
@@ -181,24 +181,25 @@ def tried_words(tried: pd.DataFrame) -> list[str]:  # from `splits_tried`
     "How many splits were tried, and whether the note's numbers were met."
     if not len(tried): return []
     met = tried[tried.met]
-    which = f"{met.table.nunique()} of its columns, by {met.split.nunique()} kinds of split" if len(met) else "none of them"
+    which = f"{met.table.nunique()} of its columns, by {met.split.nunique()} kinds of split" if len(met) else "none"
     ways = tried[["split", "shares"]].drop_duplicates()
     most = tried.groupby(["split", "shares"]).met.sum().max()
-    return [f"The note's generative classifier (mean and deviation) was looked for in {tried.table.nunique()} columns with "
-            f"{len(ways)} ways to split and to count: {len(tried)} attempts meet {which}; no way meets more than {most}."]
+    return [f"The note's generative classifier (mean and deviation) was looked for in {tried.table.nunique()} columns "
+            f"with {len(ways)} ways to split and to count: {len(tried)} attempts meet {which}; "
+            f"no way meets more than {most}."]
 
 def tidy_together(rows: dict) -> pd.DataFrame:  # kind -> from `tidy`
     "The rows of several experiments below each other."
     return pd.concat([r.assign(network=kind) for kind, r in rows.items()], ignore_index=True)
 
-# %% ../../../nbs/genlabel/03b_tables.ipynb #66d70fe5
+# %% ../../../nbs/genlabel/03b_tables.ipynb #3d82c9ef
 FEATURES = 20  # code of GenLabel: tables with more columns are not run
 
 def which_tables(rows: pd.DataFrame, out: dict, found: list[dict]) -> list[str]:  # from `tidy` and `results`
     "Sentences."
     one = rows.drop_duplicates("table")
     real = {int(t) for t in one.table if t.isdigit()}
-    said = [f"{len(one)} set{'s' * (len(one) > 1)}, {(one.d <= FEATURES).sum()} of them with at most {FEATURES} columns, "
+    said = [f"{len(one)} set{'s' * (len(one) > 1)}, {(one.d <= FEATURES).sum()} with at most {FEATURES} columns, "
             f"{(one.k > 2).sum()} with three classes or more; {one.n.min():,} to {one.n.max():,} training rows."]
     if not real: return [*said, "Scikit-learn's sets and Friedman's functions stand in for the note's OpenML tables."]
     missing = sorted({*COLLECTIONS["openml"]} - real)
@@ -209,7 +210,7 @@ def which_tables(rows: pd.DataFrame, out: dict, found: list[dict]) -> list[str]:
     return [*said, f"Of the {len(COLLECTIONS['openml'])} ids that the note prints or its code lists, {len(missing)} "
             f"could not be had: {', '.join(map(str, missing))}."]
 
-# %% ../../../nbs/genlabel/03b_tables.ipynb #efa1fbeb
+# %% ../../../nbs/genlabel/03b_tables.ipynb #adc20336
 def all_rows(name: int | str, root=None) -> tuple[np.ndarray, np.ndarray]:  # (n, d), (n,)
     "A table in the order of its file."
     frame, target, _ = _source(name, data_root(root) / FOLDER)
@@ -227,7 +228,7 @@ def five_seeds(split, x, y):
     for s in range(split.random_state, split.random_state + 5):
         yield train_test_split(np.arange(len(y)), test_size=split.test_size, random_state=s)
 
-# %% ../../../nbs/genlabel/03b_tables.ipynb #5a2f6def
+# %% ../../../nbs/genlabel/03b_tables.ipynb #d94378e1
 def by_split(x: np.ndarray, y: np.ndarray, split) -> dict[str, tuple[float, float]]:  # with and without shares
     "The mean and the deviation of the generative classifier's accuracies, percent."
     a, b, k, right = torch.tensor(x).float(), torch.tensor(y), int(y.max()) + 1, []
@@ -254,7 +255,7 @@ def splits_tried(names: list, root=None) -> pd.DataFrame:  # table, split, share
                      for w, (m, sd) in by_split(x, y, split).items()]
     return pd.DataFrame(made)
 
-# %% ../../../nbs/genlabel/03b_tables.ipynb #d8c1cd08
+# %% ../../../nbs/genlabel/03b_tables.ipynb #c4f0d996
 def draw_ordered(ax, d: pd.DataFrame, title: str, ink: str = "vermilion"):
     "All differences in their order, with their intervals; grey: on par."
     place, reach = np.arange(len(d)), d[["gain", "low", "high"]]
