@@ -184,7 +184,7 @@ def working_on(run: Run,
                root: Path,  # of the store
                ):
     "A lock that goes when its holder does, however it ends."
-    path = root / ".locks" / f"{run.spec.dataset}-{run.folder.name}.lock"
+    path = root / ".locks" / f"{run.folder.parent.name}-{run.folder.name}.lock"
     try: path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as e:
         raise OSError(f"cannot write to the store {root} ({e.strerror}): "

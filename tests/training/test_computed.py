@@ -1,0 +1,57 @@
+"A value is computed once, by one process, and a torn or changed file is never read as a result."
+
+import json
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+
+from mixrepro.training.computed import Computation, computed
+from mixrepro.training.store import Store, kept
+
+def test_two_that_ask_at_once_share_one_computation(tmp_path, capsys):
+    calls, answers, store = [], [], Store(tmp_path)
+    def work(): calls.append(1); time.sleep(.2); return dict(pid=[1.5])
+    both = [threading.Thread(target=lambda: answers.append(computed("shared", dict(a=1), work, store))) for _ in range(2)]
+    for t in both: t.start()
+    for t in both: t.join()
+    assert answers == [dict(pid=[1.5])] * 2 and len(calls) == 1
+    assert "another process is working on computed/shared-" in capsys.readouterr().out
+
+
+def test_what_was_killed_is_computed_again(tmp_path):
+    code = "import os, sys\nfrom mixrepro.training.computed import computed\nfrom mixrepro.training.store import Store\n" \
+           "computed('shared', dict(a=1), lambda: os.kill(os.getpid(), 9), Store(sys.argv[1]))"
+    assert subprocess.run([sys.executable, "-c", code, tmp_path]).returncode == -9
+    assert computed("shared", dict(a=1), lambda: dict(pid=[2.5]), Store(tmp_path)) == dict(pid=[2.5])
+
+
+def test_the_settings_are_kept_beside_the_value_and_their_order_does_not_count(tmp_path):
+    store = Store(tmp_path)
+    assert computed("t", dict(a=1, b=[.1]), lambda: 5, store) == computed("t", dict(b=[.1], a=1), lambda: 6, store) == 5
+    at, = (tmp_path / "computed").iterdir()
+    assert kept(Computation(at), "value") == dict(settings=dict(a=1, b=[.1]), value=5) and str(Computation(at)).startswith("computed/t-")
+    assert store.runs() == [], "no run"
+
+
+@pytest.mark.parametrize("spoil", [lambda t: t[:-20], lambda t: "", lambda t: t.replace("5", "7"), lambda t: "[]"])
+def test_a_changed_file_is_set_aside(tmp_path, spoil, capsys):
+    store = Store(tmp_path)
+    computed("t", {}, lambda: 5, store)
+    file, = tmp_path.glob("computed/*/metrics/value.json")
+    file.write_text(spoil(file.read_text()))
+    assert computed("t", {}, lambda: 6, store) == 6 and "was set aside" in capsys.readouterr().err
+    assert json.loads(file.read_text())["value"]["value"] == 6
+
+
+def test_a_false_value_is_a_value(tmp_path):
+    calls = []
+    for _ in range(2): assert computed("zero", {}, lambda: calls.append(1) or 0, Store(tmp_path)) == 0
+    assert len(calls) == 1
+
+
+def test_the_first_answer_is_the_one_that_is_read(tmp_path):
+    first, second = (computed("t", {}, lambda: dict(b=(1, 2), a={}), Store(tmp_path)) for _ in range(2))
+    assert first == second == dict(a={}, b=[1, 2]) and [*first] == [*second]
