@@ -71,7 +71,7 @@ def epoch(made, net, train, precision="float32", optimizer="sgd"):
     spec = Spec("digits", "erm", "small-cnn", batch=len(train) // 2, precision=precision, optimizer=optimizer, epochs=1)
     rngs = {name: torch.Generator("cpu" if name == "order" else "cuda").manual_seed(0) for name in loop.STREAMS}
     if hasattr(net, "draw_from"): net.draw_from(rngs["network"])
-    opt = loop.optimizer(spec, net)
+    opt = loop.optimizer(spec, net, made)
     loss = loop.train_epoch(net, made, train, spec, opt, rngs, 0)
     loop.check_trained(net, loss)
     return loop.score(net, made, train, spec)
@@ -110,6 +110,7 @@ VARIANTS = [("mixup", dict(per="example", criterion="bce")), ("manifold-mixup", 
             ("mixup", dict(labels={"name": "genlabel-online", "warmup": 0})), ("no-intrusion", dict(labels={"name": "logistic"})),
             ("manifold-mixup", dict(labels={"name": "genlabel-online"}, noise={"name": "feature-noise"}, views={"name": "noise"})),
             ("fine-tune", dict(frozen=True)), ("fine-tune", dict(views={"name": "augmix"})),
+            ("adamixup", dict(labels={"name": "genlabel"}, criterion="bce")),
             ("puzzlemix", dict(per="example", transport=False, n_labels=2, blocks=(16,)))]
 
 
