@@ -31,6 +31,7 @@ from .linearity import linearity
 from .neighbours import KS, neighbours
 from .ranked import by_rank, ranked, ranked_cells
 from .rendered import rendered
+from .robust import RADII, AutoAttack, robust
 from .robustness import robustness
 from .stability import moved, stability, steadiness
 from .temperature import cross_fitted, scaled_metrics
@@ -61,6 +62,7 @@ METRICS = {"concentration": concentration, "dimensions": dimensions, "interpolat
            "neighbours": partial(neighbours, arrays=True), "fgsm": partial(attacked, arrays=True),
            "fgsm-pixels": partial(attacked, attacks=IN_PIXELS, arrays=True),
            "pgd": partial(attacked, attacks=PGD, arrays=True), "hull": hull,
+           "apgd": partial(robust, arrays=True), "autoattack": partial(robust, attack=AutoAttack(), arrays=True),
            "deformed": partial(deformed, arrays=True),
            "deformed-mean": partial(deformed, fill="mean", rows=FILLED, arrays=True),
            "unbounded": unbounded, "unbounded-normalised": partial(unbounded, attack=Unbounded(space="normalised")),
@@ -163,7 +165,8 @@ IN_CELLS = {  # kept image by image: what is measured, the array of it, and the 
     **dict.fromkeys(DAMAGED, ("accuracy", "right", CORRUPTIONS)), "rendered": ("accuracy", "right", ()),
     **dict.fromkeys(FLIPS, ("flips", "flipped", FILMED)),
     "fgsm": ("accuracy", "right", ATTACKS), "fgsm-pixels": ("accuracy", "right", IN_PIXELS),
-    "pgd": ("accuracy", "right", PGD), "neighbours": ("error", "wrong", list(map(str, KS))),
+    "pgd": ("accuracy", "right", PGD), "apgd": ("accuracy", "right", RADII),
+    "autoattack": ("accuracy", "right", RADII), "neighbours": ("error", "wrong", list(map(str, KS))),
     "deformed": ("accuracy", "right", DEFORMATIONS), "deformed-mean": ("accuracy", "right", FILLED)}
 
 def of_images(runs: list[Run],     # complete
