@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['RADII', 'AutoPGD', 'AutoAttack', 'standing', 'robust']
 
-# %% ../../nbs/metrics/75b_robust.ipynb #c37a9f5e
+# %% ../../nbs/metrics/75b_robust.ipynb #24265ed8
 from dataclasses import asdict, dataclass
 
 import torch
@@ -13,16 +13,17 @@ from torch import Tensor
 
 from ..core import choice
 from ..data.images import ImageSet
-from ..methods.apgd import apgd
+from ..methods.apgd import apgd, pick_rows
 from ..methods.attacks import flat
 from .accuracy import checked_logits, evaluating, shares
 
-# %% ../../nbs/metrics/75b_robust.ipynb #37ee1a06
+# %% ../../nbs/metrics/75b_robust.ipynb #a3b1f20c
 @dataclass(frozen=True)
 class AutoPGD:
-    "APGD on the cross-entropy (Croce and Hein, 2020): the stand-in for AutoAttack."
+    "APGD, loss after loss (Croce and Hein, 2020): the stand-in for AutoAttack."
     steps: int = choice(20, "default", "AutoAttack takes 100", allowed="[1, inf)")
     restarts: int = choice(1, "code", "AutoAttack, standard version", allowed="[1, inf)")
+    losses: tuple[str, ...] = choice(("ce", "margin"), "default", "AutoAttack: cross-entropy, then DLR, targeted")
     seed: int = choice(0, "default", "of the starts", allowed="[0, inf)")
 
     def __call__(self,
@@ -31,9 +32,12 @@ class AutoPGD:
                  y: Tensor,   # labels, int64 (B,)
                  eps: float,  # radius, in units of [0, 1]
                  ) -> tuple[Tensor, Tensor]:  # adversarial images; where the last gradient was exactly 0, bool (B,)
-        still, rng = [], torch.Generator(x.device).manual_seed(self.seed)
-        bad = apgd(net, x, y, rng, eps, self.steps, self.restarts, tell=lambda grad: still.append(flat(grad)))
-        return bad, still[0]
+        still, rng, found = [], torch.Generator(x.device).manual_seed(self.seed), x
+        for loss in self.losses:
+            bad = apgd(net, x, y, rng, eps, self.steps, self.restarts, loss=loss,
+                       tell=lambda grad: still.append(flat(grad)))
+            with evaluating(net): found = pick_rows(net(found).argmax(1) != y, found, bad)
+        return found, torch.stack(still).all(0)
 
 # %% ../../nbs/metrics/75b_robust.ipynb #8fa4d3f0
 @dataclass(frozen=True)
