@@ -132,8 +132,8 @@ def against_linear(rows: pd.DataFrame, s2: float) -> dict[str, Measured]:  # clo
     def of(g): return (g[g.s2 == s2].set_index("seed").margin - g[g.labels == "linear"].set_index("seed").margin)
     return {name: Measured(of(g).tolist()) for name, g in rows.groupby("clouds", sort=False)}
 
-# %% ../../../nbs/genlabel/04b_margins.ipynb #7d500e90
-INKS = dict(zip(CLOUDS, ("vermilion", "blue", "green")))
+# %% ../../../nbs/genlabel/04b_margins.ipynb #95334b26
+INKS = dict(zip(CLOUDS, ("purple", "black", "green")))
 
 def draw_lines(ax, x, y, lines: dict):  # name -> (slope and offset, how it is drawn)
     "Points and boundaries."
