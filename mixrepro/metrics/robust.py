@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['RADII', 'AutoPGD', 'AutoAttack', 'standing', 'robust']
 
-# %% ../../nbs/metrics/75b_robust.ipynb #24265ed8
+# %% ../../nbs/metrics/75b_robust.ipynb #c37a9f5e
 from dataclasses import asdict, dataclass
 
 import torch
@@ -13,11 +13,11 @@ from torch import Tensor
 
 from ..core import choice
 from ..data.images import ImageSet
-from ..methods.apgd import apgd, pick_rows
+from ..methods.apgd import apgd
 from ..methods.attacks import flat
 from .accuracy import checked_logits, evaluating, shares
 
-# %% ../../nbs/metrics/75b_robust.ipynb #a3b1f20c
+# %% ../../nbs/metrics/75b_robust.ipynb #048e8e28
 @dataclass(frozen=True)
 class AutoPGD:
     "APGD, loss after loss (Croce and Hein, 2020): the stand-in for AutoAttack."
@@ -32,12 +32,15 @@ class AutoPGD:
                  y: Tensor,   # labels, int64 (B,)
                  eps: float,  # radius, in units of [0, 1]
                  ) -> tuple[Tensor, Tensor]:  # adversarial images; where the last gradient was exactly 0, bool (B,)
-        still, rng, found = [], torch.Generator(x.device).manual_seed(self.seed), x
+        still, rng, found = [], torch.Generator(x.device).manual_seed(self.seed), x.clone()
+        stuck, left = torch.zeros_like(y, dtype=torch.bool), torch.arange(len(y), device=y.device)
         for loss in self.losses:
-            bad = apgd(net, x, y, rng, eps, self.steps, self.restarts, loss=loss,
+            bad = apgd(net, x[left], y[left], rng, eps, self.steps, self.restarts, loss=loss,
                        tell=lambda grad: still.append(flat(grad)))
-            with evaluating(net): found = pick_rows(net(found).argmax(1) != y, found, bad)
-        return found, torch.stack(still).all(0)
+            found, stuck = found.index_copy(0, left, bad), stuck.index_copy(0, left, still.pop())
+            with evaluating(net): left = left[net(bad).argmax(1) == y[left]]
+            if not len(left): break
+        return found, stuck
 
 # %% ../../nbs/metrics/75b_robust.ipynb #8fa4d3f0
 @dataclass(frozen=True)
@@ -77,19 +80,20 @@ def standing(net, x: Tensor, y: Tensor,  # images float (B, C, H, W), labels int
         found[name] = right
     return found, stuck
 
-# %% ../../nbs/metrics/75b_robust.ipynb #bfea429c
+# %% ../../nbs/metrics/75b_robust.ipynb #2d218e61
 def robust(nets,                       # networks, on the device of the images
            test: ImageSet,
            attack=AutoPGD(),           # as for `standing`
            radii: dict = RADII,        # name -> radius, rising
            batch: int = 500,           # images at a time
+           images: int = 0,            # of the test set, the first ones of each class; 0: all
            arrays: bool = False,       # with "arrays": "right", bool (radii, N)
            # {"accuracy": {radius: a share}, "attack": its fields, "flat": {radius: images whose gradient is 0}} of each
            ) -> list[dict]:
     "Accuracy of networks within balls of several radii (GenLabel note, real image data)."
     if list(radii.values()) != sorted(radii.values()) or min(radii.values(), default=0) <= 0:
         raise ValueError(f"radii must be above 0 and rise, one at least, got {list(radii.values())}")
-    results = []
+    results, test = [], test.subset(images) if images else test
     for net in nets:
         right, stuck = {name: [] for name in radii}, dict.fromkeys(radii, 0)
         for index in torch.arange(len(test), device=test.x.device).split(batch):

@@ -122,14 +122,14 @@ def with_interval(values) -> str:  # numbers, one a seed
     m = Measured(kept)
     return f"{m.mean:.3g}" + (f" [{m.interval[0]:.3g}, {m.interval[1]:.3g}]" if m.interval else "")
 
-# %% ../../../nbs/genlabel/04_toys.ipynb #d774339a
+# %% ../../../nbs/genlabel/04_toys.ipynb #83b7def8
 INKS = list(COLOURS.values())
 
 def draw_tops(ax, x: Tensor, top: Tensor, dataset: str):  # images (N, 2, 1, 1), classes int64 (N,)
     "Mixed points, coloured by a class."
     inks = INKS if dataset == "nine-clouds" else [COLOURS["blue"], COLOURS["orange"]]
     p = as_points(x, TRUTH[dataset][0])
-    for c in range(int(top.max()) + 1): ax.plot(*p[top == c].T, ".", color=inks[c], ms=2.2, mew=0)
+    for c in range(int(top.max()) + 1): ax.plot(*p[top == c].T, ".", color=inks[c], ms=2.6, mew=0)
     frame(ax, dataset)
 
 def frame(ax, dataset: str):
@@ -138,7 +138,7 @@ def frame(ax, dataset: str):
 
 def draw_edges(ax, train: PointSet, nets: dict):  # label -> (net, how its lines are drawn)
     "Training points, and the boundaries of networks."
-    p = as_points(train.x, TRUTH[train.name][0])[::max(1, len(train) // 900)]
+    p = as_points(train.x, TRUTH[train.name][0])[::max(1, len(train) // 450)]
     ax.plot(*p.T, ".", color="0.75", ms=1.5, mew=0)
     for label, (net, how) in nets.items():
         lines = edges(*logit_map(net, train.name, 300))
