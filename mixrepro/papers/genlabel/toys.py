@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['BOX', 'INKS', 'mixed_points', 'nearest_class', 'true_class', 'labels_of', 'intrusion', 'logit_map', 'edges',
-           'margins_of', 'of_run', 'intrusions', 'with_interval', 'draw_tops', 'frame', 'draw_edges']
+           'margins_of', 'of_run', 'intrusions', 'with_interval', 'counted_over', 'printed_above', 'attack_words',
+           'draw_tops', 'frame', 'draw_edges']
 
-# %% ../../../nbs/genlabel/04_toys.ipynb #f83beb28
+# %% ../../../nbs/genlabel/04_toys.ipynb #522bdeaa
 import numpy as np
 import pandas as pd
 import torch
@@ -21,6 +22,7 @@ from ...methods.vicinal import draw_lambda
 from ...metrics.accuracy import accuracy, predict
 from ...repro.estimates import Measured
 from ...repro.figures import COLOURS
+from ...repro.ledger import DIRECTIONS
 from ...training.spec import Spec
 from ...training.store import Run, open_net
 
@@ -122,7 +124,36 @@ def with_interval(values) -> str:  # numbers, one a seed
     m = Measured(kept)
     return f"{m.mean:.3g}" + (f" [{m.interval[0]:.3g}, {m.interval[1]:.3g}]" if m.interval else "")
 
-# %% ../../../nbs/genlabel/04_toys.ipynb #83b7def8
+# %% ../../../nbs/genlabel/04_toys.ipynb #56fbb3c9
+def counted_over(data: pd.DataFrame,  # of a table with contrasts
+                 over: tuple,         # (method, base) of each
+                 ) -> list[str]:
+    "What the directions of contrasts amount to."
+    names = {f"{a} over {b}" for a, b in over}
+    words = data.direction[data.method.isin(names) & (data.direction != "withheld") & (data["our n"] > 0)]
+    at = {said: int((words == word).sum()) for word, said in DIRECTIONS.items()}
+    at["undecided"] = len(words) - sum(at.values())
+    told = ", ".join(f"{n} {said}" for said, n in at.items() if n)
+    return [f"Of {len(words)} contrasts, {told}."] if told else []
+
+def printed_above(paper: pd.DataFrame,  # from `reported`
+                  over: tuple) -> str:
+    "In how many printed cells a method is above its base, and where GenLabel stands below no mixing."
+    cells = paper.pivot(index="column", columns="row", values="mean")
+    above = sum(int((cells[a] > cells[b]).sum()) for a, b in over)
+    pairs = sum(int((cells[a].notna() & cells[b].notna()).sum()) for a, b in over)
+    below = [f"{a} {cells[a][c]:.2f} below {cells.erm[c]:.2f} in {c}" for a, _ in over for c in cells.index
+             if cells[a][c] < cells.erm[c]]
+    return f"In print: above it in {above} of {pairs} cells; against no mixing: {'; '.join(below) or 'nowhere below'}."
+
+def attack_words(attack: str) -> str:  # a metric's name
+    "What robust accuracy was measured with."
+    if attack == "autoattack": return "Robust: AutoAttack, standard version."
+    few = attack.partition("-on-")[2]
+    return ("Robust: our APGD on the cross-entropy, then on the margin" + f", {few} test images" * bool(few)
+            + ", a quick stand-in for AutoAttack, which adds targeted attacks and a random search and is stronger.")
+
+# %% ../../../nbs/genlabel/04_toys.ipynb #58b8d41c
 INKS = list(COLOURS.values())
 
 def draw_tops(ax, x: Tensor, top: Tensor, dataset: str):  # images (N, 2, 1, 1), classes int64 (N,)
