@@ -99,7 +99,7 @@ class Images(Settings):
     mnist: str = setting("mnist", "paper", "the table; '': not run", smoke="digits", embedded="digits")
     mnist_network: str = setting("preactresnet18", "default", "the note is silent", smoke="tiny-cnn", embedded="mlp")
     mnist_epochs: int = setting(20, "default", "the note is silent", smoke=1, embedded=10, gpu=10)
-    few: int = setting(0, "default", "runs of AdaMixup, whose steps are dear; 0: as many as of others", embedded=2)
+    few: int = setting(0, "default", "runs of AdaMixup, whose steps are dear; 0: as many as of others", embedded=3)
     gamma: float = setting(.5, "default", "loss ratio of algorithm 3, not printed")
     memory: float = setting(.95, "default", "beta of algorithm 3, not printed")
     warmup: float = setting(1 / 200, "default", "share of the run before GenLabel counts")

@@ -124,7 +124,7 @@ def with_interval(values) -> str:  # numbers, one a seed
     m = Measured(kept)
     return f"{m.mean:.3g}" + (f" [{m.interval[0]:.3g}, {m.interval[1]:.3g}]" if m.interval else "")
 
-# %% ../../../nbs/genlabel/04_toys.ipynb #56fbb3c9
+# %% ../../../nbs/genlabel/04_toys.ipynb #958724d9
 def counted_over(data: pd.DataFrame,  # of a table with contrasts
                  over: tuple,         # (method, base) of each
                  ) -> list[str]:
@@ -137,12 +137,14 @@ def counted_over(data: pd.DataFrame,  # of a table with contrasts
     return [f"Of {len(words)} contrasts, {told}."] if told else []
 
 def printed_above(paper: pd.DataFrame,  # from `reported`
-                  over: tuple) -> str:
+                  over: tuple,
+                  labels: dict = {},    # id -> name to show
+                  ) -> str:
     "In how many printed cells a method is above its base, and where GenLabel stands below no mixing."
     cells = paper.pivot(index="column", columns="row", values="mean")
     above = sum(int((cells[a] > cells[b]).sum()) for a, b in over)
     pairs = sum(int((cells[a].notna() & cells[b].notna()).sum()) for a, b in over)
-    below = [f"{a} {cells[a][c]:.2f} below {cells.erm[c]:.2f} in {c}" for a, _ in over for c in cells.index
+    below = [f"{labels.get(a, a)} {cells[a][c]:.2f} below {cells.erm[c]:.2f} in {labels.get(c, c)}" for a, _ in over for c in cells.index
              if cells[a][c] < cells.erm[c]]
     return f"In print: above it in {above} of {pairs} cells; against no mixing: {'; '.join(below) or 'nowhere below'}."
 
