@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['CLIMBS', 'checkpoints', 'with_momentum', 'pays_no_more', 'own_and_rival', 'margin_pull', 'margin_loss', 'pick_rows',
-           'Climber', 'Climb', 'climbed', 'apgd']
+           'Climber', 'Climb', 'climbed', 'check_climb', 'apgd']
 
 # %% ../../nbs/methods/30b_apgd.ipynb #afc7bd42
 import math
@@ -64,11 +64,12 @@ def margin_loss(logits: Tensor, target: Tensor) -> Tensor:  # float64 (B,)
 
 CLIMBS = {"ce": (tilt, log_loss), "margin": (margin_pull, margin_loss)}  # the pull on logits, and what is compared
 
-# %% ../../nbs/methods/30b_apgd.ipynb #4e759b98
+# %% ../../nbs/methods/30b_apgd.ipynb #a24763f7
 def pick_rows(mask: Tensor, a: Tensor, b: Tensor) -> Tensor:
     "Rows of a where the mask says so, else of b."
     return torch.where(mask.view(-1, *[1] * (a.dim() - 1)), a, b)
 
+# %% ../../nbs/methods/30b_apgd.ipynb #4dd80b92
 @dataclass
 class Climber:
     "APGD on a batch of images; everything is kept image by image."
@@ -93,7 +94,7 @@ class Climber:
         self.way_up, self.ever = self.way, self.misread
         self.rises, self.halved = torch.zeros_like(self.value), torch.ones_like(self.misread)
 
-# %% ../../nbs/methods/30b_apgd.ipynb #8067aef1
+# %% ../../nbs/methods/30b_apgd.ipynb #811297f8
 class Climb(Climber):
     "The same, and how it moves."
     def move(self, alpha: float):
@@ -116,7 +117,7 @@ class Climb(Climber):
 
     def end(self) -> Tensor: return pick_rows(self.ever, self.found, self.peak)
 
-# %% ../../nbs/methods/30b_apgd.ipynb #99db3fc1
+# %% ../../nbs/methods/30b_apgd.ipynb #00fe1747
 def climbed(net, x: Tensor, y: Tensor, start: Tensor,  # float (B, ...) each, and labels int64 (B,)
             eps: float, steps: int, alpha: float, rho: float, loss: str = "ce") -> Climb:
     "A climb from a starting point, at its end."
@@ -130,7 +131,13 @@ def climbed(net, x: Tensor, y: Tensor, start: Tensor,  # float (B, ...) each, an
         if k in looks: climb.review(k - last, rho); last = k
     return climb
 
-# %% ../../nbs/methods/30b_apgd.ipynb #de94a322
+# %% ../../nbs/methods/30b_apgd.ipynb #f6ed4928
+def check_climb(x: Tensor, eps: float, steps: int, restarts: int, start: str, loss: str, rng):  # as for `apgd`
+    "Refuse what cannot be climbed."
+    pick("loss", loss, CLIMBS); check_budget(eps, 2 * eps, steps); check_range(x, (0, 1)); check_start(start, eps, rng)
+    if restarts < 1: raise ValueError(f"restarts must be at least 1, got {restarts}")
+
+# %% ../../nbs/methods/30b_apgd.ipynb #280ab154
 def apgd(net,                    # images in [0, 1] -> logits (B, K)
          x: Tensor,              # images, float (B, C, H, W) in [0, 1]
          y: Tensor,              # labels, int64 (B,)
@@ -146,8 +153,7 @@ def apgd(net,                    # images in [0, 1] -> logits (B, K)
          tell=tell_flat,         # is shown the last gradient
          ) -> Tensor:            # adversarial images, float (B, C, H, W) in [0, 1]
     "Auto-PGD (Croce and Hein, 2020, algorithm 1)."
-    pick("loss", loss, CLIMBS); check_budget(eps, 2 * eps, steps); check_range(x, (0, 1)); check_start(start, eps, rng)
-    if restarts < 1: raise ValueError(f"restarts must be at least 1, got {restarts}")
+    check_climb(x, eps, steps, restarts, start, loss, rng)
     x, best, found = x.detach().to(torch.promote_types(x.dtype, torch.float32)), None, None
     with in_mode(net, mode):
         for _ in range(restarts):

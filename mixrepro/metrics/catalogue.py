@@ -32,7 +32,7 @@ from .linearity import linearity
 from .neighbours import KS, neighbours
 from .ranked import by_rank, ranked, ranked_cells
 from .rendered import rendered
-from .robust import BEFORE, RADII, AutoAttack, AutoPGD, robust
+from .robust import BEFORE, BALLS, AutoAttack, AutoPGD, robust
 from .robustness import robustness
 from .stability import moved, stability, steadiness
 from .temperature import cross_fitted, scaled_metrics
@@ -170,7 +170,7 @@ IN_CELLS = {  # kept image by image: what is measured, the array of it, and the 
     **dict.fromkeys(FLIPS, ("flips", "flipped", FILMED)),
     "fgsm": ("accuracy", "right", ATTACKS), "fgsm-pixels": ("accuracy", "right", IN_PIXELS),
     "pgd": ("accuracy", "right", PGD),
-    **dict.fromkeys(("autoattack", "apgd", APGD_ON_250, APGD_ON_60), ("accuracy", "right", (BEFORE, *RADII))),
+    **dict.fromkeys(("autoattack", "apgd", APGD_ON_250, APGD_ON_60), ("accuracy", "right", (BEFORE, *BALLS))),
     "neighbours": ("error", "wrong", list(map(str, KS))),
     "deformed": ("accuracy", "right", DEFORMATIONS), "deformed-mean": ("accuracy", "right", FILLED)}
 

@@ -69,7 +69,7 @@ def label_moment(s2: float = None,  # sigma^2; None: linear labels
     lam, w = (t.numpy() for t in rule(alpha, alpha, 1024))
     return float(w @ (lam * (lam if s2 is None else logistic_share(lam, s2))))
 
-# %% ../../../nbs/genlabel/04b_margins.ipynb #571246e8
+# %% ../../../nbs/genlabel/04b_margins.ipynb #cfd45043
 def mixtures_of(x: np.ndarray, nodes: int = 12) -> tuple[np.ndarray, np.ndarray]:  # (P, 3), weights that sum to 1 (P,)
     "All mixtures of all pairs, with a one behind each."
     lam, w = (t.numpy() for t in rule(1., 1., nodes))
@@ -83,6 +83,7 @@ def seen_labels(x: np.ndarray, y: np.ndarray, m: float) -> np.ndarray:  # v, (3,
     z = np.c_[x, np.ones(len(x))]
     return 2 * m * (y[:, None] * z).mean(0) + (1 - 2 * m) * y.mean() * z.mean(0)
 
+# %% ../../../nbs/genlabel/04b_margins.ipynb #b2931ea0
 def fitted_line(z: np.ndarray, w: np.ndarray, v: np.ndarray,  # from `mixtures_of`, and from `seen_labels`
                 theta: np.ndarray = np.zeros(3),              # where to start
                 steps: int = 100) -> np.ndarray:              # slope and offset, (3,)
@@ -97,7 +98,7 @@ def fitted_line(z: np.ndarray, w: np.ndarray, v: np.ndarray,  # from `mixtures_o
         theta = theta - t * step
     raise ArithmeticError(f"Newton's method did not converge in {steps} steps: the gradient is {np.abs(g).max():.1g}")
 
-# %% ../../../nbs/genlabel/04b_margins.ipynb #440cfb7b
+# %% ../../../nbs/genlabel/04b_margins.ipynb #5a15c6f6
 def margins(x: np.ndarray, y: np.ndarray, line: np.ndarray,  # from `draw_clouds`
             moments: dict,                                   # name -> m
             ) -> tuple[dict, dict]:  # name -> margin as a share of the SVM's; name -> slope and offset
@@ -119,7 +120,7 @@ def margin_rows(s2s: tuple,           # values of sigma^2
                      for s2, v in found.items()]
     return pd.DataFrame(rows)
 
-# %% ../../../nbs/genlabel/04b_margins.ipynb #b052b781
+# %% ../../../nbs/genlabel/04b_margins.ipynb #1f49ecf9
 def means(rows: pd.DataFrame) -> pd.DataFrame:  # of one cloud -> s2, mean, low, high
     "Means over draws with their 95% intervals."
     def row(g):
@@ -132,7 +133,7 @@ def against_linear(rows: pd.DataFrame, s2: float) -> dict[str, Measured]:  # clo
     def of(g): return (g[g.s2 == s2].set_index("seed").margin - g[g.labels == "linear"].set_index("seed").margin)
     return {name: Measured(of(g).tolist()) for name, g in rows.groupby("clouds", sort=False)}
 
-# %% ../../../nbs/genlabel/04b_margins.ipynb #95334b26
+# %% ../../../nbs/genlabel/04b_margins.ipynb #4ce52f82
 INKS = dict(zip(CLOUDS, ("purple", "black", "green")))
 
 def draw_lines(ax, x, y, lines: dict):  # name -> (slope and offset, how it is drawn)

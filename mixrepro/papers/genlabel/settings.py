@@ -117,6 +117,7 @@ def image_methods(s: Images) -> dict:  # row -> method
     return {"erm": ERM(), "adamixup": AdaMixup(), "mixup": Mixup(), "mixup-genlabel": Mixup(labels=labels),
             "manifold-mixup": ManifoldMixup(), "manifold-mixup-genlabel": ManifoldMixup(labels=labels)}
 
+# %% ../../../nbs/genlabel/00_settings.ipynb #5e77a1b2
 def image_run(s: Images, at: Scale, dataset: str, scheme, seed: int) -> Spec:
     "A run on the paper's data set, or on what stands for it."
     args, digits = plain(scheme, short=True), dataset == "mnist"

@@ -124,7 +124,7 @@ def with_interval(values) -> str:  # numbers, one a seed
     m = Measured(kept)
     return f"{m.mean:.3g}" + (f" [{m.interval[0]:.3g}, {m.interval[1]:.3g}]" if m.interval else "")
 
-# %% ../../../nbs/genlabel/04_toys.ipynb #958724d9
+# %% ../../../nbs/genlabel/04_toys.ipynb #2ff47edb
 def counted_over(data: pd.DataFrame,  # of a table with contrasts
                  over: tuple,         # (method, base) of each
                  ) -> list[str]:
@@ -136,6 +136,7 @@ def counted_over(data: pd.DataFrame,  # of a table with contrasts
     told = ", ".join(f"{n} {said}" for said, n in at.items() if n)
     return [f"Of {len(words)} contrasts, {told}."] if told else []
 
+# %% ../../../nbs/genlabel/04_toys.ipynb #0238408e
 def printed_above(paper: pd.DataFrame,  # from `reported`
                   over: tuple,
                   labels: dict = {},    # id -> name to show
@@ -144,8 +145,8 @@ def printed_above(paper: pd.DataFrame,  # from `reported`
     cells = paper.pivot(index="column", columns="row", values="mean")
     above = sum(int((cells[a] > cells[b]).sum()) for a, b in over)
     pairs = sum(int((cells[a].notna() & cells[b].notna()).sum()) for a, b in over)
-    below = [f"{labels.get(a, a)} {cells[a][c]:.2f} below {cells.erm[c]:.2f} in {labels.get(c, c)}" for a, _ in over for c in cells.index
-             if cells[a][c] < cells.erm[c]]
+    def said(a, c): return f"{labels.get(a, a)} {cells[a][c]:.2f} below {cells.erm[c]:.2f} in {labels.get(c, c)}"
+    below = [said(a, c) for a, _ in over for c in cells.index if cells[a][c] < cells.erm[c]]
     return f"In print: above it in {above} of {pairs} cells; against no mixing: {'; '.join(below) or 'nowhere below'}."
 
 def attack_words(attack: str) -> str:  # a metric's name
@@ -155,7 +156,7 @@ def attack_words(attack: str) -> str:  # a metric's name
     return ("Robust: our APGD on the cross-entropy, then on the margin" + f", {few} test images" * bool(few)
             + ", a quick stand-in for AutoAttack, which adds targeted attacks and a random search and is stronger.")
 
-# %% ../../../nbs/genlabel/04_toys.ipynb #58b8d41c
+# %% ../../../nbs/genlabel/04_toys.ipynb #20e76dd2
 INKS = list(COLOURS.values())
 
 def draw_tops(ax, x: Tensor, top: Tensor, dataset: str):  # images (N, 2, 1, 1), classes int64 (N,)
