@@ -69,14 +69,13 @@ def pick_rows(mask: Tensor, a: Tensor, b: Tensor) -> Tensor:
     "Rows of a where the mask says so, else of b."
     return torch.where(mask.view(-1, *[1] * (a.dim() - 1)), a, b)
 
-# %% ../../nbs/methods/30b_apgd.ipynb #4dd80b92
+# %% ../../nbs/methods/30b_apgd.ipynb #e945b6fe
 @dataclass
 class Climber:
     "APGD on a batch of images; everything is kept image by image."
     net: object           # images -> logits (B, K)
     target: Tensor        # logarithms of the labels, (B, K)
-    low: Tensor; high: Tensor      # of the ball, (B, ...)
-    step: Tensor          # (B, 1, ...)
+    low: Tensor; high: Tensor; step: Tensor  # of the ball, (B, ...) each; (B, 1, ...)
     loss: str = "ce"      # a name in CLIMBS
 
     def look(self, at: Tensor):
