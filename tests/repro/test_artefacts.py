@@ -50,7 +50,7 @@ def test_a_plan_and_a_notebook_make_it_ready(tmp_path):
     assert state(draft, tmp_path) == "planned"  # a draft without a plan stops nothing
     (tmp_path/a.notebook).mkdir(parents=True)
     assert state(a, tmp_path) == "planned"  # a folder of that name is no notebook
-    (tmp_path/a.notebook).rmdir(); (tmp_path/a.notebook).touch()
+    (tmp_path/a.notebook).rmdir(); (tmp_path/a.notebook).touch(); (tmp_path/draft.notebook).unlink()
     assert [i for i in ARTEFACTS if state(ARTEFACTS[i], tmp_path) == "ready"] == ["vm-fig1"]
 
 
