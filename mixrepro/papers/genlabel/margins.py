@@ -7,10 +7,10 @@ __all__ = ['CLOUDS', 'INKS', 'margin_of', 'separable', 'hard_margin', 'draw_clou
            'mixtures_of', 'seen_labels', 'fitted_line', 'margins', 'margin_rows', 'means', 'against_linear',
            'draw_lines', 'draw_sweep']
 
-# %% ../../../nbs/genlabel/04b_margins.ipynb #b37d6c7b
+# %% ../../../nbs/genlabel/04b_margins.ipynb #d1a473e8
 import numpy as np
 import pandas as pd
-import torch
+from scipy.special import expit
 
 from .theory import rule
 from ...repro.estimates import Measured
@@ -56,11 +56,11 @@ def draw_clouds(rng: np.random.Generator,
         if (line := hard_margin(x, y)) is not None: return x, y, line
     raise ValueError(f"no draw of {tries} was separable at standard deviations {sds}: take smaller ones")
 
-# %% ../../../nbs/genlabel/04b_margins.ipynb #b8afa8fe
-def logistic_share(lam, s2: float):  # an array or a tensor -> the same
+# %% ../../../nbs/genlabel/04b_margins.ipynb #ff006b10
+def logistic_share(lam: np.ndarray, s2: float) -> np.ndarray:
     "The share of the first parent's label (GenLabel note, introduction)."
     if not s2 > 0: raise ValueError(f"sigma^2 must be above 0, got {s2}: the straight line is linear labels")
-    return 1 / (1 + np.exp(-2 * (lam - .5) / s2))
+    return expit(2 * (lam - .5) / s2)
 
 def label_moment(s2: float = None,  # sigma^2; None: linear labels
                  alpha: float = 1.,  # lambda ~ Beta(alpha, alpha)
@@ -83,14 +83,14 @@ def seen_labels(x: np.ndarray, y: np.ndarray, m: float) -> np.ndarray:  # v, (3,
     z = np.c_[x, np.ones(len(x))]
     return 2 * m * (y[:, None] * z).mean(0) + (1 - 2 * m) * y.mean() * z.mean(0)
 
-# %% ../../../nbs/genlabel/04b_margins.ipynb #b2931ea0
+# %% ../../../nbs/genlabel/04b_margins.ipynb #ec47188f
 def fitted_line(z: np.ndarray, w: np.ndarray, v: np.ndarray,  # from `mixtures_of`, and from `seen_labels`
                 theta: np.ndarray = np.zeros(3),              # where to start
                 steps: int = 100) -> np.ndarray:              # slope and offset, (3,)
     "The minimum of the loss."
     def loss(t): return w @ np.logaddexp(0, z @ t) - v @ t
     for _ in range(steps):
-        p = 1 / (1 + np.exp(-z @ theta))
+        p = expit(z @ theta)
         g = (w * p) @ z - v
         if np.abs(g).max() < 1e-9: return theta
         step, t = np.linalg.solve((z * (w * p * (1 - p))[:, None]).T @ z + 1e-14 * np.eye(3), g), 1.
