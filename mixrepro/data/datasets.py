@@ -23,6 +23,7 @@ from .renditions import photo_stylized
 from .shapes import SHAPE_SETS, SPAN
 from .spirals import spirals
 from .tiny_imagenet import tiny_imagenet
+from .toys import CLOUD_SIDE, RING_SIDE, nine_clouds, two_rings
 
 # %% ../../nbs/data/01_datasets.ipynb #80a786e1
 DATASETS = {
@@ -38,7 +39,7 @@ DATASETS = {
     "cifar100": partial(published, name="cifar100", layouts=CIFAR100, classes=CIFAR100_CLASSES),
     "svhn": partial(published, name="svhn", layouts=SVHN, classes=tuple("0123456789")),
     "mnist": mnist, "tiny-imagenet": tiny_imagenet, "mnist-0to4": mnist_0to4, "mnist-7-9": mnist_7_9,
-    "spirals": spirals, "band-star": band, **SHAPE_SETS,
+    "spirals": spirals, "band-star": band, "nine-clouds": nine_clouds, "two-rings": two_rings, **SHAPE_SETS,
     **{f"factors-{task}{end}": partial(factors, task=task, size=size)
        for end, size in (("", 64), ("-32", 32)) for task in "abc"}}
 
@@ -80,6 +81,7 @@ STATS = {  # data set -> (mean, std), one number for each channel, in units of [
     "spirals": ((.5, .5), (.4, .4)),                                  # back to the coordinates of the plane
     "band-star": ((.5, .5), (1 / 6, 1 / 6)),                          # the same
     **{name: ((.5,) * d, (1 / SPAN,) * d) for name in SHAPE_SETS for d in [3 if "3d" in name else 2]},
+    "nine-clouds": ((.5, .5), (1 / CLOUD_SIDE,) * 2), "two-rings": ((.5, .5), (1 / RING_SIDE,) * 2),
     # public codes; not recomputed
     **dict.fromkeys(("imagenet", "imagenet-stylized"), ((.485, .456, .406), (.229, .224, .225))),
     "tiny-imagenet": ((.4802, .4481, .3975),

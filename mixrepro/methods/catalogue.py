@@ -9,6 +9,7 @@ __all__ = ['METHODS', 'PARTS', 'built', 'part', 'method']
 from dataclasses import fields
 
 from ..core import named_in, pick, plain
+from .adamixup import AdaMixup
 from .adv_mmd_vae import AdvMMDVAE
 from .adv_varmixup import AdvVarMixup
 from .at import AT

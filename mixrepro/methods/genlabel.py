@@ -78,10 +78,20 @@ class GenLabels(ByDensity):
     "Labels by densities of the inputs (GenLabel note, algorithm 1)."
     name = "genlabel"
     density: str = KIND
+    factor: float = choice(0., "code", "GenLabel, toys: bandwidth of the kernels; 0: Scott's", allowed="[0, inf)",
+                           hint="it is the width of a kernel, for density='kde'", later=True)
+    ridge: float = choice(0., "default", "added to each variance; 0: the code's 1e-4, of kernels 1e-8",
+                          allowed="[0, inf)", later=True)
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.factor and self.density != "kde":
+            raise ValueError(f"factor is the width of a kernel: leave it at 0 for the density {self.density!r}")
 
     def prepare(self, train, rng, augment=None, **nets) -> "GenLabels":
         x = torch.cat([train.floats(i).flatten(1) for i in in_batches(train)])
-        return self.ready(density=DENSITIES[self.density](x, train.y, train.k))
+        more = {k: v for k in ("factor", "ridge") if (v := getattr(self, k))}
+        return self.ready(density=DENSITIES[self.density](x, train.y, train.k, **more))
 
     def log_p(self, y: Tensor, place) -> Tensor: return self.made.density(place.image.flatten(1))
 

@@ -64,6 +64,8 @@ ALLOWED["metric"] = {
     "metrics.features.extract": DIVERGED, "metrics.linearity.linearity_errors": DIVERGED,
     "metrics.accuracy.shares": NETWORK + ": which images are counted goes to the host",
     "metrics.attacked.attacked": PER_BATCH,
+    "metrics.robust.standing": PER_BATCH + " and radius: only what still stands is attacked",
+    "metrics.robust.AutoPGD.__call__": PER_BATCH + ", radius and loss: likewise",
     "metrics.attacked.Unbounded.walk": "once for each step: images that are misread are left out",
     "metrics.linearity.search_sure": "once for each batch and radius: most networks are sure of no image",
     "metrics.mixed_loss.mixed_loss": "once for each pair of layers of a toy",

@@ -34,7 +34,7 @@ from ..data.images import data_root
 from ..data.splits import Split, read_split, split
 from ..data.whitening import fit_whitening
 from ..methods.autoaugment import seed_of
-from ..methods.base import restore, state_of
+from ..methods.base import restore, state_of, trainable
 from ..methods.catalogue import METHODS, method
 from ..networks.staged import in_mode
 from .allotted import check_begin, check_go_on, is_over
@@ -52,12 +52,15 @@ def rate(spec: Spec,
     return spec.lr
 
 # %% ../../nbs/training/52_loop.ipynb #7759b1b4
-def optimizer(spec: Spec, net) -> torch.optim.Optimizer:
+def optimizer(spec: Spec, net,
+              method=None,  # of the run, where it brings weights of its own
+              ) -> torch.optim.Optimizer:
     "The optimiser of a run."
+    weights = [*net.parameters(), *(trainable(method) if method else ())]
     if spec.optimizer == "sgd":
-        return torch.optim.SGD(net.parameters(), lr=spec.lr, momentum=spec.momentum, nesterov=spec.nesterov,
+        return torch.optim.SGD(weights, lr=spec.lr, momentum=spec.momentum, nesterov=spec.nesterov,
                                weight_decay=spec.weight_decay)
-    return torch.optim.Adam(net.parameters(), lr=spec.lr, betas=(spec.beta1, spec.beta2),
+    return torch.optim.Adam(weights, lr=spec.lr, betas=(spec.beta1, spec.beta2),
                             weight_decay=spec.weight_decay)
 
 # %% ../../nbs/training/52_loop.ipynb #5d0c81c3
@@ -89,6 +92,7 @@ def train_epoch(net, method, train, spec: Spec, opt, rngs: dict, epoch: int) -> 
                                                                              rngs["method"], index)
         opt.zero_grad(set_to_none=True)
         loss.backward()
+        if spec.clip: torch.nn.utils.clip_grad_norm_([p for g in opt.param_groups for p in g["params"]], spec.clip)
         opt.step()
         share = len(index) / len(parts[0])
         total, seen = total + share * loss.detach(), seen + share
@@ -283,7 +287,7 @@ def _train(run: Run, train, test, net, ready, warned: list[str], valid, device: 
     "Train what is missing of a run; the caller holds its lock."
     for w in warned: print(f"{run}: {w}", flush=True)
     if device != "cpu": torch.cuda.reset_peak_memory_stats(device)
-    spec, opt = run.spec, optimizer(run.spec, net)
+    spec, opt = run.spec, optimizer(run.spec, net, ready)
     rngs = {name: generator(spec, name, "cpu" if name == "order" else device) for name in STREAMS}
     if hasattr(net, "draw_from"): net.draw_from(rngs["network"])
     rows, spent, keep = [], 0., Keeper(run)

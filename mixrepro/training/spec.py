@@ -42,6 +42,8 @@ class Optimisation(Choices):
     precision: str = choice("float32", "default", "bfloat16 autocasts the forward pass", allowed=PRECISIONS)
     beta1: float = choice(.9, "default", "of Adam; its own default", allowed="[0, 1)", later=True)
     beta2: float = choice(.999, "default", "of Adam; its own default", allowed="[0, 1)", later=True)
+    clip: float = choice(0., "default", "norm to which the gradient of a step is cut; 0: it is not", allowed="[0, inf)",
+                         later=True)
 
 # %% ../../nbs/training/50_spec.ipynb #d384cc0e
 def check_together(spec):

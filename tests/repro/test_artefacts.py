@@ -2,6 +2,8 @@
 from collections import Counter
 from pathlib import Path
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given, strategies as st
 
@@ -43,12 +45,12 @@ def test_a_typo_is_refused_with_a_near_name(id, cut):
 
 
 def test_a_plan_and_a_notebook_make_it_ready(tmp_path):
-    a, draft = find("vm-fig1"), find("gl-toy")
+    a, draft = find("vm-fig1"), replace(find("gl-toy"), plan=None)
     (tmp_path/draft.notebook).parent.mkdir(parents=True); (tmp_path/draft.notebook).touch()
     assert state(draft, tmp_path) == "planned"  # a draft without a plan stops nothing
     (tmp_path/a.notebook).mkdir(parents=True)
     assert state(a, tmp_path) == "planned"  # a folder of that name is no notebook
-    (tmp_path/a.notebook).rmdir(); (tmp_path/a.notebook).touch()
+    (tmp_path/a.notebook).rmdir(); (tmp_path/a.notebook).touch(); (tmp_path/draft.notebook).unlink()
     assert [i for i in ARTEFACTS if state(ARTEFACTS[i], tmp_path) == "ready"] == ["vm-fig1"]
 
 

@@ -16,8 +16,8 @@ from mixrepro.data.images import ImageSet
 from mixrepro.data.perturbations import EXTRA_PERTURBATIONS, HARDER, PERTURBATIONS, perturb
 from mixrepro.data.whitening import WHITENINGS, Whiten, fit_whitening
 from mixrepro.metrics import (accuracy, attacked, catalogue, concentration, deformed, distances, features, flips, inception_score, interpolation,
-                              linearity, mixed_loss, neighbours, rendered, robustness, stability)
-from mixrepro.methods import attacks, densities
+                              linearity, mixed_loss, neighbours, rendered, robust, robustness, stability)
+from mixrepro.methods import apgd, attacks, densities
 from mixrepro.methods.catalogue import METHODS, PARTS, method
 from mixrepro.networks.staged import Normalize
 from mixrepro.networks.zoo import NETWORKS, build, kind_of
@@ -73,7 +73,7 @@ def epoch(made, net, train, precision="float32", optimizer="sgd"):
     spec = Spec("digits", "erm", "small-cnn", batch=len(train) // 2, precision=precision, optimizer=optimizer, epochs=1)
     rngs = {name: torch.Generator("cpu" if name == "order" else "cuda").manual_seed(0) for name in loop.STREAMS}
     if hasattr(net, "draw_from"): net.draw_from(rngs["network"])
-    opt = loop.optimizer(spec, net)
+    opt = loop.optimizer(spec, net, made)
     loss = loop.train_epoch(net, made, train, spec, opt, rngs, 0)
     loop.check_trained(net, loss)
     return loop.score(net, made, train, spec)
@@ -118,6 +118,7 @@ VARIANTS = [("mixup", dict(per="example", criterion="bce")), ("manifold-mixup", 
             ("class-gan", dict(every=1)), ("genmix", dict(density="kde")), ("genmix", dict(density="gm-spherical", lams=(.3, .5))),
             ("genmix-gan", dict(hold_nearest=False, energy="squared")),
             ("fine-tune", dict(frozen=True)), ("fine-tune", dict(views={"name": "augmix"})),
+            ("adamixup", dict(labels={"name": "genlabel"}, criterion="bce")),
             ("puzzlemix", dict(per="example", transport=False, n_labels=2, blocks=(16,)))]
 
 
@@ -234,6 +235,8 @@ def test_whitening(name):
 ATTACKS = {"pgd": lambda net, x, y, rng: attacks.pgd(net, x, y, rng, steps=2, best=True),
            "pgd-train": lambda net, x, y, rng: attacks.pgd(net, x, y, rng, steps=2, start="normal", mode="train"),
            "fgsm": lambda net, x, y, rng: attacks.fgsm(net, x, y),
+           "apgd": lambda net, x, y, rng: apgd.apgd(net, x, y, rng, steps=4, restarts=2),
+           "apgd-margin": lambda net, x, y, rng: apgd.apgd(net, x, y, rng, steps=3, loss="margin", mode="train"),
            "trades": lambda net, x, y, rng: attacks.trades_attack(net, x, rng, steps=2),
            "pgd-divergence": lambda net, x, y, rng: attacks.pgd(net, x, net(x).log_softmax(1), rng, steps=1, objective=attacks.divergence),
            "bce": lambda net, x, y, rng: attacked.FGSM(.1, "normalised", "bce").move(net, x, y)[0]}
@@ -277,6 +280,7 @@ METRIC = {
     "robustness": lambda net, test: robustness.robustness(net, test, kinds=("fog", "jpeg_compression")),
     "deformed": lambda net, test: deformed.deformed([net], test, rows=tuple(DEFORMATIONS)[::6], fill="black"),
     "attacked": lambda net, test: attacked.attacked([net], test),
+    "robust": lambda net, test: robust.robust([net], test, robust.AutoPGD(2), images=10, batch=6),
     "flips": lambda net, test: flips.flips([net], test, kinds=("gaussian_noise", "spatter", "tilt"), images=10),
     "moved": lambda net, test: stability.moved([net], test, dict(a=stability.Step(), b=stability.Step("normal")), batch=5),
     "unbounded": lambda net, test: attacked.unbounded([net], test, attacked.Unbounded(steps=2)),
@@ -296,7 +300,7 @@ METRIC = {
 }
 
 
-READS = {"fgsm": "attacked", "fgsm-pixels": "attacked", **{f"flips-on-{n}": "flips" for n in (500, *catalogue.FEW["flips"])}, "flips-released": "flips", "deformed-mean": "deformed", "unbounded-normalised": "unbounded"}  # of the catalogue -> what computes it
+READS = {**dict.fromkeys(("apgd", "autoattack", "apgd-on-250", "apgd-on-60"), "robust"), "fgsm": "attacked", "fgsm-pixels": "attacked", **{f"flips-on-{n}": "flips" for n in (500, *catalogue.FEW["flips"])}, "flips-released": "flips", "deformed-mean": "deformed", "unbounded-normalised": "unbounded"}  # of the catalogue -> what computes it
 
 
 def test_every_metric_of_the_catalogue_is_among_them():
@@ -371,7 +375,7 @@ def test_every_place_of_the_list_is_there_and_has_a_reason():
     for kind, places in ALLOWED.items():
         for where, why in places.items():
             module, _, name = where.rpartition(".")
-            if name == "walk": module, name = module.removesuffix(".Unbounded"), "Unbounded"
+            if module.rpartition(".")[2][0].isupper(): module, _, name = module.rpartition(".")  # a method of a class
             assert hasattr(importlib.import_module(f"mixrepro.{module}"), name), where
             assert len(why) > 20, where
 

@@ -145,7 +145,6 @@ def test_opened_alone_it_finds_the_project_from_its_own_folder(reproduced):
 
 @pytest.mark.parametrize("args, message", [
     (("reproduce", "vm-tabel1", *SMOKE), "unknown artefact 'vm-tabel1': did you mean 'vm-table1'"),
-    (("reproduce", "gl-toy", *SMOKE), "'gl-toy' is planned, not ready"),
     (("reproduce", "--profile", "smok"), "unknown profile 'smok': did you mean 'smoke'"),
     (("reproduce", "vm-table1", *SMOKE, "-p", "seed=1"), "unknown parameter of 'vm-table1' 'seed': did you mean 'seeds'"),
     (("reproduce", "vm-table1", *SMOKE, "-p", "seeds=three"), "parameter 'seeds' of 'vm-table1' is of type int, got 'three'"),
@@ -155,6 +154,11 @@ def test_opened_alone_it_finds_the_project_from_its_own_folder(reproduced):
     (("report", *SMOKE), "run 'mixrepro reproduce'"),
 ])
 def test_refusals(pristine, args, message): assert message in sentence(mixrepro_here(*args, cwd=pristine))
+
+
+def test_an_artefact_whose_notebook_is_not_there_is_planned(project):
+    (project / "nbs/genlabel/gl-toy.ipynb").unlink()
+    assert "'gl-toy' is planned, not ready" in sentence(mixrepro_here("reproduce", "gl-toy", *SMOKE, cwd=project))
 
 
 ODD = ("a b'c é", "$(touch X)", "x{y}z", 'a;b"c', "-n $HOME *?[ab] #%d")  # names of folders, and texts for a notebook

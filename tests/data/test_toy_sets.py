@@ -1,0 +1,59 @@
+"Clouds and rings against scipy's laws and scikit-learn's circles."
+
+import numpy as np
+import pytest
+import torch
+from scipy import integrate, stats
+from sklearn.datasets import make_circles
+
+from helpers import seeded
+from mixrepro.data import toys as D
+from mixrepro.data.datasets import STATS, load
+from mixrepro.data.spirals import as_points
+
+
+def test_clouds_are_normal():
+    p, y = D.draw_clouds(3000, seeded(1))
+    for c in range(9):
+        z = (p[y == c] - D.CLOUD_CENTRES[c]).flatten().double().numpy() / .1 ** .5
+        assert stats.kstest(z, "norm").pvalue > 1e-3
+    assert D.CLOUD_CENTRES[1].tolist() == [-10, 0] and y.bincount().tolist() == [3000] * 9
+    by_scipy = np.array([stats.multivariate_normal(m, .1).logpdf(p[:50].double().numpy()) for m in D.CLOUD_CENTRES.numpy()]).T
+    assert np.allclose(D.cloud_density(p[:50]), by_scipy)
+
+
+@pytest.mark.parametrize("n", [1, 4, 250])
+def test_rings_are_scikit_learns_circles(n):
+    p, y = D.on_rings(n)
+    theirs, labels = make_circles(2 * n, shuffle=False, factor=.8)
+    for k, centre in enumerate((1.2, -1.2)):
+        mine = slice(2 * n * k, 2 * n * (k + 1))
+        assert np.allclose(p[mine].numpy() - [centre, 0], theirs) and np.array_equal(y[mine] == k, labels == 0)
+
+
+def test_the_noise_is_laplaces():
+    noise = ((p := D.draw_rings(4000, seeded(3)))[0] - D.on_rings(4000)[0]).flatten().numpy()
+    assert stats.kstest(noise, stats.laplace(scale=.01).cdf).pvalue > 1e-3 and torch.equal(p[1], D.on_rings(4000)[1])
+
+
+def test_a_rings_density_has_mass_one():
+    "Over a strip across a circle, and all around it."
+    side = torch.linspace(-2.5, 2.5, 601)
+    y, x = torch.meshgrid(side / 2, side, indexing="ij")
+    density = D.ring_density(torch.stack([x, y], -1).view(-1, 2), n=60, noise=.05).exp().view(601, 601, 2).numpy()
+    mass = integrate.simpson(integrate.simpson(density, x=side.numpy(), axis=1), x=side.numpy() / 2, axis=0)
+    assert np.allclose(mass, 1, atol=.01)
+
+
+def test_sets():
+    for name, n in (("nine-clouds", (45_000, 9_000)), ("two-rings", (2000, 2000))):
+        train, test = (load(name, split) for split in ("train", "test"))
+        assert (len(train), len(test)) == n and len(torch.cat([train.x, test.x]).flatten(1).unique(dim=0)) == sum(n) and train.shape == (2, 1, 1)
+        mean, std = (torch.tensor(v).view(2, 1, 1) for v in STATS[name])
+        assert torch.allclose(((train.x - mean) / std)[..., 0, 0], as_points(train.x, D.TRUTH[name][0]), atol=1e-4)
+        assert 0 < train.x.min() and train.x.max() < 1, "nothing is cut off"
+
+
+def test_bad_input():
+    with pytest.raises(ValueError, match="1 point at least"): D.draw_clouds(0, seeded())
+    with pytest.raises(ValueError, match="noise 0 or more"): D.draw_rings(3, seeded(), -.1)
