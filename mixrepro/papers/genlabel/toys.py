@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['BOX', 'INKS', 'mixed_points', 'nearest_class', 'true_class', 'labels_of', 'intrusion', 'logit_map', 'edges',
-           'margins_of', 'of_run', 'intrusions', 'with_interval', 'counted_over', 'printed_above', 'attack_words',
-           'draw_tops', 'frame', 'draw_edges']
+           'margins_of', 'of_run', 'intrusions', 'with_interval', 'counted_over', 'contrasts_of', 'printed_above',
+           'attack_words', 'draw_tops', 'frame', 'draw_edges']
 
 # %% ../../../nbs/genlabel/04_toys.ipynb #522bdeaa
 import numpy as np
@@ -124,7 +124,7 @@ def with_interval(values) -> str:  # numbers, one a seed
     m = Measured(kept)
     return f"{m.mean:.3g}" + (f" [{m.interval[0]:.3g}, {m.interval[1]:.3g}]" if m.interval else "")
 
-# %% ../../../nbs/genlabel/04_toys.ipynb #2ff47edb
+# %% ../../../nbs/genlabel/04_toys.ipynb #02b37141
 def counted_over(data: pd.DataFrame,  # of a table with contrasts
                  over: tuple,         # (method, base) of each
                  ) -> list[str]:
@@ -135,6 +135,12 @@ def counted_over(data: pd.DataFrame,  # of a table with contrasts
     at["undecided"] = len(words) - sum(at.values())
     told = ", ".join(f"{n} {said}" for said, n in at.items() if n)
     return [f"Of {len(words)} contrasts, {told}."] if told else []
+
+def contrasts_of(data: pd.DataFrame, contrast: tuple, labels: dict) -> str:  # as `counted_over`; id -> name to show
+    "The gains of one contrast, column by column, in points."
+    mine = data[data.method == " over ".join(contrast)]
+    return "; ".join(f"{labels.get(c, c)} {g:+.2f} ({w})" for c, g, w in
+                     zip(mine.column, mine["our gain (points)"], mine.direction)) or "not run"
 
 # %% ../../../nbs/genlabel/04_toys.ipynb #0238408e
 def printed_above(paper: pd.DataFrame,  # from `reported`
