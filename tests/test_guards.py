@@ -185,8 +185,8 @@ def ready(name: str):
     if name == "fine-tune": nets = {"source": network("tiny-cnn")}
     if name == "genmix-gan": nets = {"gan": network("point-gan")}
     train = load("factors-a", "train").subset(torch.arange(6)) if name == "factor-mixup" else IMAGES
-    args = dict(stage=1) if kind.trains == "decoder" else dict(density="gm-spherical") if name == "genmix" else {}  # of 1024 numbers
-    made = method(name, **args).prepare(train, seeded(), augment=AUGMENTS["none"], **nets)
+    quick = {"genmix": dict(density="gm-spherical", rounds=1), "genmix-gan": dict(descent=4, restarts=1, rounds=1)}  # of 1024 numbers and ten classes
+    made = method(name, **dict(stage=1) if kind.trains == "decoder" else quick.get(name, {})).prepare(train, seeded(), augment=AUGMENTS["none"], **nets)
     sure = dict(posterior="gaussian") if name == "kl-vae" else {}
     return made, network(WITH[kind.trains], train.shape, **sure).train(), train
 

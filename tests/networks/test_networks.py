@@ -18,7 +18,7 @@ from mixrepro.networks.wideresnet import WideBlock, wide_resnet
 from mixrepro.networks.zoo import NETWORKS, build
 
 MEAN, STD = (.4914, .4822, .4465), (.2023, .1994, .2010)
-CLASSIFIERS = [n for n in NETWORKS if not n.startswith(("vae", "sngan", "decoder", "spiral", "factor", "bottleneck"))]  # of images of any size
+CLASSIFIERS = [n for n in NETWORKS if not n.startswith(("vae", "sngan", "decoder", "spiral", "factor", "bottleneck", "point-gan", "class-sngan"))]  # of images of any size
 LIGHT = {  # every family, small enough to run
     "preact-raw": lambda: preact_resnet((3, 32, 32), 7, (1, 2, 1, 1), width=4, mean=MEAN, std=STD),
     "preact-activated": lambda: preact_resnet((3, 32, 32), 7, (2, 1, 1, 1), width=4, identity="activated", mean=MEAN, std=STD),

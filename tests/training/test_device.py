@@ -61,7 +61,7 @@ def ready(name: str, **args):
         if name == "kl-vae": options = dict(posterior="gaussian")
         net = network(which, train.shape, train.k, **options)
     if name == "fine-tune": more["source"] = network("small-cnn", k=K + 2)
-    if name == "genmix-gan": more["gan"] = network("class-sngan-small", (1, 16, 16), enlarge=1).eval(); args = dict(descent=4, rounds=1) | args
+    if name == "genmix-gan": more["gan"] = network("class-sngan-small", (1, 16, 16), enlarge=1).eval(); args = dict(descent=4, restarts=1, rounds=1) | args
     if kind.trains == "decoder": more["classifier"] = network("small-cnn"); args = dict(stage=1) | args
     made = method(name, **args).prepare(train, torch.Generator("cuda"), augment=AUGMENTS["crop2-flip"], **more)
     made.begin(net)

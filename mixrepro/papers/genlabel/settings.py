@@ -72,9 +72,9 @@ class GenMixError(GenMixRuns):
     digits: str = setting("mnist-7-9", "paper", "results page", smoke="digits-7-9", embedded="digits-7-9")
     n_digits: int = setting(500, "paper", "results page: n_train = 500", smoke=20, embedded=100)
     few_seeds: int = setting(10, "default", "seeds of the digits and of the overlap", smoke=1, embedded=3)
-    digit_network: str = setting("small-cnn", "default", "the note is silent", smoke="mlp", embedded="mlp")
+    digit_network: str = setting("mlp", "default", "by the error of ERM, 3.0 % of three seeds; a small-cnn has 1.7 %")
     digit_epochs: int = setting(50, "default", "the note is silent", smoke=2, embedded=20)
-    digit_lr: float = setting(3e-3, "default", "of Adam; the note is silent")
+    digit_lr: float = setting(1e-3, "default", "of Adam; the note is silent", smoke=3e-3, embedded=3e-3)
     digit_gan: str = setting("class-sngan", "default", "the note says CGAN", smoke="point-gan", embedded="point-gan")
     digit_gan_args: dict = setting({}, "default", "the network's own", smoke=dict(latent=8, width=32, steep=1.),
                                    embedded=dict(latent=8, width=128, steep=1.))
@@ -112,8 +112,9 @@ def strokes(s: GenMixToy, at: Scale, seed: int) -> list[Cell]:
 def circles(s: GenMixError, at: Scale, seed: int) -> list[Cell]:
     "The schemes of the table on the circles; those that overlap for the first seeds."
     sets = {"circle-2d": s.flat, "circle-3d": s.space} | ({"circle-2d-noisy": s.noisy} if seed < s.few_seeds else {})
+    def gan(data, n): return gan_of(s.gan_steps, n, s.batch, gan_args=dict(latent=3 if "3d" in data else 2))
     return [Cell(row, data, few(s, data, n, seed, scheme)) for data, n in sets.items()
-            for row, scheme in genmix_rows(s, gan_of(s.gan_steps, n, s.batch, gan_args=dict(latent=int(data[7])))).items()]
+            for row, scheme in genmix_rows(s, gan(data, n)).items()]
 
 def errors(s: GenMixError, at: Scale, seed: int) -> list[Cell]:
     "The circles, and of the first seeds the digits."
