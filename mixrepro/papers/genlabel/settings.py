@@ -135,6 +135,7 @@ class OpenML(Settings):
     "On which tables networks are compared, and how long they train."
     tables: tuple = setting(("openml",), "default", "the note has 109 and does not say which", smoke=("iris", "wine"),
                             embedded=BUNDLED)
+    adaptive: tuple = setting(("openml",), "default", "AdaMixup", smoke=("iris",), embedded=SHORT[:4])
     deep: tuple = setting(("openml",), "default", "three linear layers, as the code has them", smoke=("iris",),
                           embedded=SHORT)
     relu: tuple = setting(("note",), "default", "the same with ReLU, as the note says", smoke=("iris",), embedded=SHORT)

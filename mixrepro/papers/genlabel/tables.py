@@ -8,7 +8,7 @@ __all__ = ['DEEP', 'SHARES', 'ON_PAR', 'ROWS', 'NAMES', 'FEATURES', 'SPLITS', 'F
            'summary', 'worded', 'over_sets', 'coin', 'tried_words', 'tidy_together', 'which_tables', 'all_rows',
            'five_seeds', 'by_split', 'splits_tried', 'draw_ordered', 'draw_histogram']
 
-# %% ../../../nbs/genlabel/03b_tables.ipynb #6db09be7
+# %% ../../../nbs/genlabel/03b_tables.ipynb #c65aa161
 import math
 import warnings
 from collections.abc import Iterable
@@ -30,7 +30,7 @@ from ...repro.figures import COLOURS
 from ...repro.rows import reported
 from ...repro.verdicts import claim
 
-# %% ../../../nbs/genlabel/03b_tables.ipynb #0905c65a
+# %% ../../../nbs/genlabel/03b_tables.ipynb #a8d3f3bd
 DEEP = {*COLLECTIONS["genlabel-fc"], *COLLECTIONS["genlabel-fc-fgsm"]}
 
 def at_hand(names: tuple, root: Path = None) -> list[int | str]:
@@ -50,30 +50,30 @@ def results(p: Protocol, names: Iterable, store=None, root=None) -> tuple[list[d
     if found: return found, out
     raise ValueError(f"no table is left: {'; '.join(out.values())}")
 
-# %% ../../../nbs/genlabel/03b_tables.ipynb #42015b17
+# %% ../../../nbs/genlabel/03b_tables.ipynb #ed7f428c
 SHARES = ("accuracy", "fgsm", "boundary", "folds")
 
 def tidy(found: list[dict]) -> pd.DataFrame:
-    "table, name, n, d, k, removed, method, seed and what was found."
+    "table, name, n, d, k, removed, method, seed and what was found; of a method that was run twice the first."
     parts = [pd.DataFrame(dict(table=str(r["id"] or r["name"]), name=r["name"], n=r["n"], d=r["d"], k=r["k"],
                                removed=math.nan if r["removed"] is None else r["removed"], method=m,
                                seed=range(len(values["accuracy"])), **values))
              for r in found for m, values in r["methods"].items()]
-    rows = pd.concat(parts, ignore_index=True)
+    rows = pd.concat(parts, ignore_index=True).drop_duplicates(["table", "method", "seed"])
     return rows.assign(**{q: 100 * rows[q] for q in SHARES if q in rows})
 
 def differences(rows: pd.DataFrame,  # from `tidy`
                 method: str, baseline: str,
                 of: str = "accuracy") -> pd.DataFrame:  # a row for each table, in the order of the differences
-    "What a method gains over another on each table: the mean over trials and its interval, points."
+    "What a method gains over another on each table that has both: the mean over trials and its interval, points."
     wide = rows.pivot(index=["table", "seed"], columns="method", values=of)
     if missing := {method, baseline} - {*wide}: raise ValueError(f"{', '.join(missing)} was not run: it has no {of}")
-    by = (wide[method] - wide[baseline]).groupby("table")
+    by = (wide[method] - wide[baseline]).dropna().groupby("table")
     half = stats.t.ppf(.5 + LEVEL / 2, by.size() - 1) * by.std() / np.sqrt(by.size())
     made = pd.DataFrame(dict(gain=by.mean(), low=by.mean() - half, high=by.mean() + half, trials=by.size()))
     return made.sort_values("gain", kind="stable").reset_index()
 
-# %% ../../../nbs/genlabel/03b_tables.ipynb #d0e3f75e
+# %% ../../../nbs/genlabel/03b_tables.ipynb #9e112eea
 ON_PAR = .5  # points (GenLabel note, statistics)
 
 def counted(d: pd.DataFrame) -> dict:  # from `differences`
@@ -91,7 +91,7 @@ def sign_test(k: int, n: int) -> float:
     "The chance that a coin is as far from one half as k of n, two-sided."
     return float(stats.binomtest(k, n).pvalue) if n else math.nan
 
-# %% ../../../nbs/genlabel/03b_tables.ipynb #d62bb4a3
+# %% ../../../nbs/genlabel/03b_tables.ipynb #96910254
 def note_counts() -> pd.DataFrame:
     "GenLabel (CV) against each baseline in the note: counts of 109, and a sign test of higher against lower."
     printed = reported("genlabel", "gl-openml-accuracy")
@@ -101,7 +101,7 @@ def note_counts() -> pd.DataFrame:
     p = [f"{sign_test(h, h + l):.2g}" for h, l in zip(n.higher, n.lower)]
     return n.assign(p=p)[["higher", "on_par", "lower", "p"]].rename(columns=dict(on_par="on par"))
 
-# %% ../../../nbs/genlabel/03b_tables.ipynb #4c272201
+# %% ../../../nbs/genlabel/03b_tables.ipynb #49a3f3b8
 def manufactured(d: pd.DataFrame) -> dict:  # from `differences`
     "The mean gain on all sets, and on those in which it is above 0."
     chosen = d.gain[d.gain.round(9) > 0]
@@ -114,11 +114,11 @@ def note_gain(id: str) -> float:
     best = wide[wide.index.str.startswith("genlabel")].max()
     return float((best - wide.loc["mixup"]).mean())
 
-# %% ../../../nbs/genlabel/03b_tables.ipynb #84b82457
+# %% ../../../nbs/genlabel/03b_tables.ipynb #ed42497b
 ROWS = {"erm": "erm", "mixup": "mixup", "no-intrusion": "mixup-without-intrusion", "gm": "generative-classifier",
         "genlabel-gm": "genlabel-gm", "genlabel-kde": "genlabel-kde", "genlabel": "genlabel-cv"}  # ours -> the note's
-NAMES = {"erm": "Vanilla", "mixup": "Mixup", "mixup-again": "Mixup, other seeds", "gm": "Generative classifier",
-         "no-intrusion": "Mixup + excluding MI", "logistic": "Mixup, logistic labels",
+NAMES = {"erm": "Vanilla", "adamixup": "AdaMixup", "mixup": "Mixup", "mixup-again": "Mixup, other seeds",
+         "gm": "Generative classifier", "no-intrusion": "Mixup + excluding MI", "logistic": "Mixup, logistic labels",
          "logistic-removal": "Mixup, logistic labels + excluding MI", "genlabel": "GenLabel (CV)",
          "genlabel-gm": "GenLabel (GM)", "genlabel-kde": "GenLabel (KDE)"}
 
@@ -140,7 +140,7 @@ def beside_note(rows: pd.DataFrame, id: str, of: str = "accuracy") -> pd.DataFra
     wide = wide.reindex(index=columns, columns=[m for m in ROWS if m in wide])
     return wide.rename(columns=NAMES).rename_axis("table")
 
-# %% ../../../nbs/genlabel/03b_tables.ipynb #acff5103
+# %% ../../../nbs/genlabel/03b_tables.ipynb #1ad49383
 def summary(rows: pd.DataFrame, pairs: list[tuple[str, str]], of: str = "accuracy") -> pd.DataFrame:
     "A row for each pair of a method and its baseline."
     found = {f"{NAMES[a]} - {NAMES[b]}": counted(differences(rows, a, b, of)) for a, b in pairs}
@@ -161,7 +161,7 @@ def worded(found: pd.DataFrame) -> pd.DataFrame:  # from `summary`
                          "sign test, p": p("sign")},
                         index=found.index).rename_axis("difference").reset_index()
 
-# %% ../../../nbs/genlabel/03b_tables.ipynb #eb2c41ac
+# %% ../../../nbs/genlabel/03b_tables.ipynb #7d94b621
 def over_sets(found: pd.DataFrame, pair: str, at: str) -> str:  # from `summary`, one of its rows, a profile's name
     "What one difference is over all sets."
     r = found.loc[pair]
@@ -192,7 +192,7 @@ def tidy_together(rows: dict) -> pd.DataFrame:  # kind -> from `tidy`
     "The rows of several experiments below each other."
     return pd.concat([r.assign(network=kind) for kind, r in rows.items()], ignore_index=True)
 
-# %% ../../../nbs/genlabel/03b_tables.ipynb #3d82c9ef
+# %% ../../../nbs/genlabel/03b_tables.ipynb #edfcf9f1
 FEATURES = 20  # code of GenLabel: tables with more columns are not run
 
 def which_tables(rows: pd.DataFrame, out: dict, found: list[dict]) -> list[str]:  # from `tidy` and `results`
@@ -210,7 +210,7 @@ def which_tables(rows: pd.DataFrame, out: dict, found: list[dict]) -> list[str]:
     return [*said, f"Of the {len(COLLECTIONS['openml'])} ids that the note prints or its code lists, {len(missing)} "
             f"could not be had: {', '.join(map(str, missing))}."]
 
-# %% ../../../nbs/genlabel/03b_tables.ipynb #adc20336
+# %% ../../../nbs/genlabel/03b_tables.ipynb #cce485fb
 def all_rows(name: int | str, root=None) -> tuple[np.ndarray, np.ndarray]:  # (n, d), (n,)
     "A table in the order of its file."
     frame, target, _ = _source(name, data_root(root) / FOLDER)
@@ -228,7 +228,7 @@ def five_seeds(split, x, y):
     for s in range(split.random_state, split.random_state + 5):
         yield train_test_split(np.arange(len(y)), test_size=split.test_size, random_state=s)
 
-# %% ../../../nbs/genlabel/03b_tables.ipynb #d94378e1
+# %% ../../../nbs/genlabel/03b_tables.ipynb #c59c7202
 def by_split(x: np.ndarray, y: np.ndarray, split) -> dict[str, tuple[float, float]]:  # with and without shares
     "The mean and the deviation of the generative classifier's accuracies, percent."
     a, b, k, right = torch.tensor(x).float(), torch.tensor(y), int(y.max()) + 1, []
@@ -255,7 +255,7 @@ def splits_tried(names: list, root=None) -> pd.DataFrame:  # table, split, share
                      for w, (m, sd) in by_split(x, y, split).items()]
     return pd.DataFrame(made)
 
-# %% ../../../nbs/genlabel/03b_tables.ipynb #c4f0d996
+# %% ../../../nbs/genlabel/03b_tables.ipynb #33fd54b3
 def draw_ordered(ax, d: pd.DataFrame, title: str, ink: str = "vermilion"):
     "All differences in their order, with their intervals; grey: on par."
     place, reach = np.arange(len(d)), d[["gain", "low", "high"]]

@@ -117,7 +117,7 @@ def test_by_folds_takes_the_normal_where_both_are_as_good():
 def test_what_is_found(found, iris):
     methods = found["methods"]
     assert all(len(v) == 2 for m in methods.values() for v in m.values())
-    assert all(0 <= b <= a for m in METHODS for a, b in zip(methods[m]["accuracy"], methods[m]["boundary"])), "an attack gains nothing"
+    assert {*METHODS} <= {*methods} and all(0 <= b <= a for m in METHODS for a, b in zip(methods[m]["accuracy"], methods[m]["boundary"])), "an attack gains nothing"
     assert methods["mixup"]["accuracy"] != methods["mixup-again"]["accuracy"] or methods["mixup"]["folds"] != methods["mixup-again"]["folds"]
     zero = [t for t, r in enumerate(methods["genlabel-gm"]["ratio"]) if r == 0 and methods["genlabel-gm"]["rate"][t] == methods["mixup"]["rate"][t]]
     assert all(methods["genlabel-gm"]["accuracy"][t] == methods["mixup"]["accuracy"][t] for t in zero)
@@ -170,3 +170,8 @@ def test_folds_are_scikit_learns():
         for f, (train, valid) in enumerate(KFold(k).split(range(n))):
             a, b = fold(torch.arange(n)[None], f, k)
             assert a[0].tolist() == train.tolist() and b[0].tolist() == valid.tolist()
+
+
+def test_adamixup_is_for_logistic_regression_only(iris):
+    with pytest.raises(ValueError, match="AdaMixup is a baseline of logistic regression: leave it out"):
+        on_tables(replace(P, network="fc", methods=("adamixup",)), [iris])
