@@ -44,7 +44,7 @@ DATASETS = {
        for end, size in (("", 64), ("-32", 32)) for task in "abc"}}
 
 # %% ../../nbs/data/01_datasets.ipynb #8eb1ba68
-SHIPPED = {name for name in DATASETS if name.startswith(("digits", "photo-digits"))}  # from what ships with a dependency
+SHIPPED = {name for name in DATASETS if name.startswith(("digits", "photo-digits"))}  # ships with a dependency
 
 @lru_cache(maxsize=4)
 def made(read, split: str) -> ImageSet:
