@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['WHY', 'logit', 'ordered_pairs', 'share_of', 'accepted', 'nearest_root', 'gaussian_root', 'bisected_root', 'means_of',
            'lines_by_means', 'example_of', 'lines_by_examples', 'Candidates', 'Made', 'labels_of', 'first_of',
-           'counted', 'in_rounds', 'genmix', 'tell_missing', 'by_density', 'GenMixing', 'GenMix']
+           'counted', 'in_rounds', 'genmix', 'tell_missing', 'by_density', 'GenMixChoices', 'GenMixing', 'GenMix']
 
-# %% ../../nbs/methods/47_genmix.ipynb #20de45a8
+# %% ../../nbs/methods/47_genmix.ipynb #196b4610
 import math
 import warnings
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ from .base import Supervised
 from .densities import DENSITIES, Density, Gaussian, Whitened
 from .vicinal import one_hot
 
-# %% ../../nbs/methods/47_genmix.ipynb #2ebd6bf5
+# %% ../../nbs/methods/47_genmix.ipynb #b6b786a2
 def logit(lam: float) -> float:
     "log(lam / (1 - lam)), for a share strictly between 0 and 1."
     if not 0 < lam < 1: raise ValueError(f"lambda must be in (0, 1), got {lam}: at 0 and 1 the point is no mixture")
@@ -44,7 +44,7 @@ def accepted(log_p: Tensor, pair: Tensor, lam: float, eps: float) -> Tensor:  # 
     others = log_p.scatter(1, pair, -torch.inf).amax(1)
     return (share_of(log_p, pair) - lam).abs() <= eps, log_p.gather(1, pair).amin(1) >= others
 
-# %% ../../nbs/methods/47_genmix.ipynb #7858eaea
+# %% ../../nbs/methods/47_genmix.ipynb #edcbdb52
 def nearest_root(A: Tensor, B: Tensor, C: Tensor) -> Tensor:  # (B,) each; nan where there is none
     "The real root of A t^2 + B t + C that is nearest to 1/2."
     q = -.5 * (B + torch.copysign((B.square() - 4 * A * C).sqrt(), B))
@@ -64,7 +64,7 @@ def gaussian_root(density: Gaussian, start: Tensor, way: Tensor,  # (B, d) each,
     C = (dot(a_i, a_i) - dot(a_j, a_j)) / 2 + top_j - top_i - logit(lam)
     return nearest_root((dot(b_i, b_i) - dot(b_j, b_j)) / 2, dot(a_i, b_i) - dot(a_j, b_j), C)
 
-# %% ../../nbs/methods/47_genmix.ipynb #396aa8db
+# %% ../../nbs/methods/47_genmix.ipynb #d8555d29
 def bisected_root(density: Density, start: Tensor, way: Tensor, pair: Tensor, lam: float,  # as for `gaussian_root`
                   places: int = 33,   # at which a line is looked at
                   halvings: int = 40,
@@ -85,7 +85,7 @@ def bisected_root(density: Density, start: Tensor, way: Tensor, pair: Tensor, la
         low, high = torch.where(left, mid, low), torch.where(left, high, mid)
     return torch.where(turns.any(1), low[:, 0], torch.nan)
 
-# %% ../../nbs/methods/47_genmix.ipynb #dc30d9ee
+# %% ../../nbs/methods/47_genmix.ipynb #fe6d33a4
 def means_of(density: Whitened) -> tuple[Tensor, Tensor]:  # (K, d), W^-1 (K, d, d)
     "The means of normal classes, and what turns standard normal numbers into draws round them."
     back = torch.linalg.inv_ex(density.W).inverse  # without a look at whether there is one: it was made by dividing
@@ -98,6 +98,7 @@ def lines_by_means(mean: Tensor, back: Tensor, pairs: Tensor, n: int, rng: torch
     moved = (z @ back.mT).view(len(pairs), n, -1)
     return (mean[i][:, None] + moved).flatten(0, 1), (mean[j] - mean[i]).repeat_interleave(n, 0)
 
+# %% ../../nbs/methods/47_genmix.ipynb #d54dcd22
 def example_of(y: Tensor, k: int, which: Tensor, rng: torch.Generator) -> Tensor:  # classes (B,) -> places (B,)
     "A random example of each asked class; of a class that has none, some other's."
     count = F.one_hot(y, k).sum(0)
@@ -110,7 +111,7 @@ def lines_by_examples(x: Tensor, y: Tensor, k: int, pairs: Tensor, n: int, rng: 
     i, j = (example_of(y, k, c.repeat_interleave(n), rng) for c in pairs.unbind(1))
     return x[i], x[j] - x[i]
 
-# %% ../../nbs/methods/47_genmix.ipynb #9def3d36
+# %% ../../nbs/methods/47_genmix.ipynb #c831428b
 @dataclass(frozen=True)
 class Candidates:
     "Points that may become examples."
@@ -134,7 +135,7 @@ class Made:
     def __len__(self): return len(self.x)
     def report(self) -> dict: return dict(zip(WHY, self.counts.tolist()))
 
-# %% ../../nbs/methods/47_genmix.ipynb #f7408104
+# %% ../../nbs/methods/47_genmix.ipynb #bfd1bf2e
 def labels_of(log_p: Tensor, pair: Tensor) -> Tensor:  # (B, K)
     "The label of a made point (GenMix note, algorithm 4)."
     share = share_of(log_p, pair)
@@ -150,7 +151,7 @@ def counted(seen: Candidates, met: Tensor, clear: Tensor, kept: Tensor) -> Tenso
     every = torch.ones_like(met), ~seen.valid, seen.valid & ~met, seen.valid & met & ~clear, far, kept
     return torch.stack([which.sum() for which in every])
 
-# %% ../../nbs/methods/47_genmix.ipynb #ac05a6aa
+# %% ../../nbs/methods/47_genmix.ipynb #081d1a04
 def in_rounds(find,           # (pairs as rows (B, 2), candidates of each, lambda) -> Candidates
               pairs: Tensor,  # int64 (P, 2)
               n_aug: int, lam: float, eps: float, rounds: int) -> tuple[list, Tensor, Tensor]:
@@ -167,6 +168,7 @@ def in_rounds(find,           # (pairs as rows (B, 2), candidates of each, lambd
         if (had == n_aug).all(): break
     return parts, had, counts
 
+# %% ../../nbs/methods/47_genmix.ipynb #2226b8ff
 def genmix(find, k: int, n_aug: int, lams: tuple, eps: float, rounds: int, device="cpu") -> Made:
     "Algorithm 4 (GenMix note) for each lambda; a pair that lacks points is told in a warning."
     if n_aug < 1 or not eps > 0: raise ValueError(f"n_aug must be at least 1 and eps above 0, got {n_aug} and {eps}")
@@ -179,7 +181,7 @@ def genmix(find, k: int, n_aug: int, lams: tuple, eps: float, rounds: int, devic
     tell_missing(pairs, lams, found, n_aug)
     return made
 
-# %% ../../nbs/methods/47_genmix.ipynb #a1ee9498
+# %% ../../nbs/methods/47_genmix.ipynb #5ef1ee88
 def tell_missing(pairs: Tensor, lams: tuple, found: Tensor, n_aug: int):
     "Warn of pairs that have fewer points than were asked for."
     lacks = [(i, j, lam, n) for lam, row in zip(lams, found.tolist())
@@ -189,7 +191,7 @@ def tell_missing(pairs: Tensor, lams: tuple, found: Tensor, n_aug: int):
     warnings.warn(f"{len(lacks)} of {found.numel()} pairs of classes have fewer than {n_aug} made points ({said}): "
                   "the others are trained on", stacklevel=3)
 
-# %% ../../nbs/methods/47_genmix.ipynb #94455ebf
+# %% ../../nbs/methods/47_genmix.ipynb #ed61e061
 def by_density(density: Density, lines,  # lines: (pairs, n, rng) -> starts and ways
                rng: torch.Generator):    # a `find` for `genmix`
     "Candidates on lines, by the closed form where there is one."
@@ -201,10 +203,10 @@ def by_density(density: Density, lines,  # lines: (pairs, n, rng) -> starts and 
         return Candidates(x, density(x), ~t.isnan())
     return find
 
-# %% ../../nbs/methods/47_genmix.ipynb #2ab2e842
+# %% ../../nbs/methods/47_genmix.ipynb #35f1b81c
 @dataclass(frozen=True, kw_only=True)
-class GenMixing(Supervised):
-    "Training on examples and made points; a subclass says where they are looked for."
+class GenMixChoices(Supervised):
+    "How many points are made, and where between two classes."
     lams: tuple[float, ...] = choice((.5,), "default", "GenMix note, algorithm 4: an input, not printed; its picture "
                                      "has middle points", allowed="(0, 1)", hint="at 0 and 1 the point is no mixture")
     n_aug: int = choice(0, "default", "made points of each ordered pair and lambda; 0: as many in all as there are "
@@ -217,6 +219,10 @@ class GenMixing(Supervised):
         object.__setattr__(self, "lams", tuple(self.lams))
         if not self.lams: raise ValueError("lams must hold one share at least, got none: for no mixing use 'erm'")
 
+# %% ../../nbs/methods/47_genmix.ipynb #f812506d
+@dataclass(frozen=True, kw_only=True)
+class GenMixing(GenMixChoices):
+    "Training on examples and made points; a subclass says where they are looked for."
     def find(self, train, rng: torch.Generator, **nets):  # a `find` for `genmix`
         raise NotImplementedError(f"{type(self).__name__} looks nowhere: write find")
 
@@ -234,7 +240,7 @@ class GenMixing(Supervised):
         logits = net(torch.cat([x, self.made.points[chosen].to(x.dtype)]))
         return logits, torch.cat([one_hot(y, logits[:len(y)]), self.made.labels[chosen].to(logits.dtype)])
 
-# %% ../../nbs/methods/47_genmix.ipynb #e50caf5c
+# %% ../../nbs/methods/47_genmix.ipynb #447f3bba
 @dataclass(frozen=True, kw_only=True)
 class GenMix(GenMixing):
     "GenMix with densities of the examples (GenMix note, algorithm 4, GM case)."

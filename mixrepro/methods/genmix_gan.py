@@ -6,7 +6,7 @@
 __all__ = ['STEP', 'ENERGIES', 'GAN_RUN', 'ClassGAN', 'pool_of', 'nearest_starts', 'Inverted', 'invert', 'distance_of',
            'settled_at', 'moved', 'NeedsGAN', 'GANChoices', 'Inverter', 'by_gan', 'places', 'GenMixGAN']
 
-# %% ../../nbs/methods/48_genmix_gan.ipynb #55825dc8
+# %% ../../nbs/methods/48_genmix_gan.ipynb #9ceb005f
 from dataclasses import dataclass
 
 import torch
@@ -20,7 +20,7 @@ from .genlabel import in_batches
 from .genmix import Candidates, GenMixing, example_of, logit
 from ..networks.zoo import networks_of
 
-# %% ../../nbs/methods/48_genmix_gan.ipynb #df4a3cba
+# %% ../../nbs/methods/48_genmix_gan.ipynb #80220ee7
 @dataclass(frozen=True, kw_only=True)
 class ClassGAN(Method):
     "A conditional generative adversarial network with the hinge loss: what GenMix measures distances with."
@@ -42,7 +42,7 @@ class ClassGAN(Method):
         "The hinge at held-out examples."
         return {"real_loss": F.relu(1 - net(x, y))}
 
-# %% ../../nbs/methods/48_genmix_gan.ipynb #f1c953aa
+# %% ../../nbs/methods/48_genmix_gan.ipynb #2e6c8054
 def pool_of(net, n: int, rng: torch.Generator) -> tuple[Tensor, Tensor]:  # noise (K, n, l), flat images (K, n, D)
     "Places on every class's manifold to start from."
     z = net.draw(net.classes * n, rng)
@@ -68,7 +68,7 @@ class Inverted:
 
 STEP = .05  # h, and the first step of Adam, in units of z
 
-# %% ../../nbs/methods/48_genmix_gan.ipynb #b325e5c0
+# %% ../../nbs/methods/48_genmix_gan.ipynb #5c4a5e18
 def invert(net, x: Tensor, y: Tensor,  # float (B, ...), classes int64 (B,)
            start: Tensor,              # noise (B, R, l), as from `nearest_starts`
            steps: int = 60,            # of Adam
@@ -87,6 +87,7 @@ def invert(net, x: Tensor, y: Tensor,  # float (B, ...), classes int64 (B,)
     first = best.view(n, many).argmin(1)
     return settled_at(net, at.view(n, many, -1)[torch.arange(n, device=z.device), first], y, x.flatten(1))
 
+# %% ../../nbs/methods/48_genmix_gan.ipynb #05e74f15
 def distance_of(net, z: Tensor, y: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:  # d (B,), its gradient (B, l)
     "Distances of generated points, and how they change with the noise."
     with torch.enable_grad():
@@ -101,7 +102,7 @@ def settled_at(net, z: Tensor, y: Tensor, x: Tensor) -> Inverted:
     left = STEP * torch.where(leaves, 0, grad).norm(dim=1)
     return Inverted(z, net.make(z, y).flatten(1), d, torch.minimum(d, left))
 
-# %% ../../nbs/methods/48_genmix_gan.ipynb #9842cdc5
+# %% ../../nbs/methods/48_genmix_gan.ipynb #6b3ed871
 ENERGIES = {"distance": lambda d, s: d / s, "squared": lambda d, s: d.square() / (2 * s**2)}
 
 def moved(x: Tensor, m: Tensor,  # points (B, D), the held places of i and j (B, 2, D)
@@ -118,7 +119,7 @@ def moved(x: Tensor, m: Tensor,  # points (B, D), the held places of i and j (B,
         x = x - step * (s / 2 / step.norm(dim=1, keepdim=True).clamp_min(1e-12)).clamp_max(1)
     return x
 
-# %% ../../nbs/methods/48_genmix_gan.ipynb #3bb4344d
+# %% ../../nbs/methods/48_genmix_gan.ipynb #e7860499
 GAN_RUN = dict(optimizer="adam", beta1=0., beta2=.9, momentum=.9, nesterov=False, weight_decay=0., schedule="cosine",
                milestones=(), augment="none", precision="float32", looks=1)
 
@@ -137,7 +138,7 @@ class NeedsGAN(GenMixing):
                    network_args=dict(self.gan_args), epochs=self.gan_epochs, lr=self.gan_lr, batch=self.gan_batch)
         return super().needs() | {"gan": own | GAN_RUN}
 
-# %% ../../nbs/methods/48_genmix_gan.ipynb #d4d08a77
+# %% ../../nbs/methods/48_genmix_gan.ipynb #013aca9d
 @dataclass(frozen=True, kw_only=True)
 class GANChoices(NeedsGAN):
     "How points are found with a GAN."
@@ -156,7 +157,7 @@ class GANChoices(NeedsGAN):
     settled: float = choice(.1, "default", "most that one more step of a descent could bring, in units of s",
                             allowed="(0, inf)")
 
-# %% ../../nbs/methods/48_genmix_gan.ipynb #495e8dc4
+# %% ../../nbs/methods/48_genmix_gan.ipynb #f447e529
 class Inverter:
     "The distances of a GAN, with s and what of it has to be settled."
     def __init__(self, net, s: Tensor, ask: GANChoices, rng: torch.Generator):
@@ -174,7 +175,7 @@ class Inverter:
         e = ENERGIES[self.ask.energy](found.distance.double(), self.s.double())
         return e.view(-1, k), sure.view(-1, k).all(1)
 
-# %% ../../nbs/methods/48_genmix_gan.ipynb #542c152a
+# %% ../../nbs/methods/48_genmix_gan.ipynb #6b485209
 def by_gan(inverter: Inverter, x: Tensor, y: Tensor, k: int, rng: torch.Generator):  # a `find` for `genmix`
     "Candidates between examples, moved to where both manifolds are as far as lambda asks."
     ask = inverter.ask
@@ -190,12 +191,13 @@ def by_gan(inverter: Inverter, x: Tensor, y: Tensor, k: int, rng: torch.Generato
         return Candidates(at, -e, sure & ok, reach < ask.far * step)
     return find
 
+# %% ../../nbs/methods/48_genmix_gan.ipynb #447ba61d
 def places(inverter: Inverter, x: Tensor, i: Tensor, j: Tensor) -> tuple[Tensor, Tensor]:  # (B, 2, D), bool (B,)
     "The places of both manifolds that are nearest to each point, and whether both are settled."
     found, sure = inverter(x.repeat(2, 1), torch.cat([i, j]))
     return torch.stack(found.place.chunk(2), 1), sure[:len(x)] & sure[len(x):]
 
-# %% ../../nbs/methods/48_genmix_gan.ipynb #ad83287a
+# %% ../../nbs/methods/48_genmix_gan.ipynb #0f0bde22
 @dataclass(frozen=True, kw_only=True)
 class GenMixGAN(GANChoices):
     "GenMix with a conditional GAN (GenMix note, algorithm 4, GAN case)."
