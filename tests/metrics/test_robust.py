@@ -90,6 +90,7 @@ def test_what_the_package_is_asked_for(net, monkeypatch):
     assert asked[-1][3:] == (3, 3)
 
 
+@pytest.mark.slow
 def test_the_package_itself_finds_no_less():
     pytest.importorskip("pyautoattack")
     made, few = build("tiny-cnn", TRAIN.shape, TRAIN.k, seeded()), TEST.subset(10)

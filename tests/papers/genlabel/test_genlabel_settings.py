@@ -1,10 +1,14 @@
 "GenLabel: the artefacts that are asked for, those with a plan, and the note's printed numbers."
 
+from dataclasses import replace
+
 import pandas as pd
 import pytest
 
-from mixrepro.papers.genlabel.settings import ARTEFACTS, Theory
+from mixrepro.metrics.catalogue import METRICS
+from mixrepro.papers.genlabel.settings import ARTEFACTS, GENTLE, IMAGE_SETS, OVER, Images, Theory, image_methods, images
 from mixrepro.repro.ledger import reported
+from mixrepro.repro.scale import scale
 
 ASKED = ("intrusion", "logistic", "margin", "toy", "prop1", "lemma1", "theorem1", "theorem2", "openml-accuracy", "openml-fgsm",
          "relu-accuracy", "relu-fgsm", "images", "genmix-toy", "genmix-error")
@@ -38,3 +42,16 @@ def test_what_the_printed_tables_say_of_themselves(printed):
     assert len(shares) == 5 and (abs(shares - 100) < .11).all()
     images = printed[printed.artefact == "gl-images"].set_index(["row", "column"])["mean"].unstack("row")
     for base in ("mixup", "manifold-mixup"): assert (images[f"{base}-genlabel"] > images[base]).all()
+
+
+def test_what_the_images_need():
+    "GenLabel differs from its base by its labels alone, and what stands in for AutoAttack is a metric."
+    s, rows = Images(), image_methods(Images())
+    for ours, base in (*OVER, GENTLE): assert replace(rows[ours], labels=rows[base].labels) == rows[base] and rows[ours].labels.name == "genlabel-online"
+    assert rows[GENTLE[0]].labels.gamma == s.gentle != s.gamma == rows["mixup-genlabel"].labels.gamma
+    for name in ("smoke", "embedded", "gpu", "paper"):
+        at, mine = scale(name), Images.at(name)
+        found = images(mine, at, 0)
+        assert mine.attack in METRICS and {c.column for c in found} == {"mnist", *(d for d in IMAGE_SETS if d in at.datasets)}
+        assert all((c.row not in ("adamixup", GENTLE[0])) or c.column in IMAGE_SETS[:2] for c in found)
+    assert len(images(Images.at("embedded"), scale("embedded"), 3)) == 10 and len(images(Images.at("embedded"), scale("embedded"), 2)) == 14
