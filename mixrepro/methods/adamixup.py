@@ -96,6 +96,9 @@ class AdaMixup(WithPolicy):
         hook = head_of(net).register_forward_pre_hook(lambda _, args: seen.append(args[0]))
         try: logits, target, _ = self.placed(net, x, y, draw, rng, index)
         finally: hook.remove()
+        if not hasattr(self.made, "intruder"):
+            raise RuntimeError("AdaMixup has a part of its own that looks at this network's features: "
+                               "call begin(net) once after prepare, and train its parameters too")
         loss = LOSSES[self.criterion](logits, torch.cat([target, one_hot(y, logits[:len(y)])]))
         told = self.made.intruder(seen[0].to(self.made.intruder.weight.dtype)).squeeze(1).chunk(2)
         return loss + self.intrusion * intrusion_loss(*told, self.positives)
