@@ -5,7 +5,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from mixrepro.data.tabular import tabular
-from mixrepro.training.adaptive import draw_pairs, parts_of, train_adaptive
+from mixrepro.training.adaptive import draw_thirds, three_sizes, train_adaptive
 from mixrepro.training.device import fake_cuda, on_gpu
 from mixrepro.training.stacked import first_weights, layers
 
@@ -27,8 +27,8 @@ def test_one_network_alone():
     ours = train_adaptive(x, y, 3, torch.tensor([rates]), [seeded(7), seeded(8)], epochs, batch)
     for g, m in ((0, 0), (1, 1)):
         rng = seeded(7 + g)
-        net, generator, intruder = (plain(first_weights(s, rng), s) for s in parts_of(4, 3))
-        second, third, u = (a[0] for a in draw_pairs(40, epochs, batch, [rng]))
+        net, generator, intruder = (plain(first_weights(s, rng), s) for s in three_sizes(4, 3))
+        second, third, u = (a[0] for a in draw_thirds(40, epochs, batch, [rng]))
         opt = torch.optim.Adam([*net.parameters(), *generator.parameters(), *intruder.parameters()], lr=rates[m], weight_decay=1e-4)
         for e in range(epochs):
             for at in range(0, 40, batch):

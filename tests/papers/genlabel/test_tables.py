@@ -86,7 +86,7 @@ def test_verdicts_come_from_the_interval_and_are_withheld_at_smoke():
 def test_the_experiments_are_the_notes_and_the_codes():
     p = protocols(OpenML())
     assert {q.batch for q in p.values()} == {128} and {q.epochs for q in p.values()} == {100} and {q.weight_decay for q in p.values()} == {1e-4}
-    assert {name: q.split for name, q in p.items()} == {"logistic": "fixed", "alpha 2": "fixed", "attacked": "each", "fc": "each", "fc relu": "each"}
+    assert {name: q.split for name, q in p.items()} == {"logistic": "fixed", "adamixup": "fixed", "alpha 2": "fixed", "attacked": "each", "fc": "each", "fc relu": "each"}
     assert p["fc"].relu is False and p["fc relu"].relu is True and p["alpha 2"].alpha == 2 and p["fc"].width == 128 and p["fc"].warm == 20
     assert all(a.settings is OpenML and not a.plan(a.settings(), None) for id, a in ARTEFACTS.items() if id in MINE)
 
