@@ -188,14 +188,15 @@ def ready(name: str):
     quick = {"genmix": dict(density="gm-spherical", rounds=1), "genmix-gan": dict(descent=4, restarts=1, rounds=1)}  # of 1024 numbers and ten classes
     made = method(name, **dict(stage=1) if kind.trains == "decoder" else quick.get(name, {})).prepare(train, seeded(), augment=AUGMENTS["none"], **nets)
     sure = dict(posterior="gaussian") if name == "kl-vae" else {}
-    return made, network(WITH[kind.trains], train.shape, **sure).train(), train
+    net = network(WITH[kind.trains], train.shape, **sure).train()
+    if name == "adamixup": made.begin(net)  # it has a part that sees the network's features
+    return made, net, train
 
 
 def loss_of(name, x=None, y=None, net=None):
     made, own, train = ready(name)
     index = torch.arange(4)
     x, y = train.floats(index) if x is None else x(train.floats(index)), train.y[index] if y is None else y(train.y[index])
-    if name == "adamixup": made.begin(own)  # it has a part that sees the network's features
     return made.loss(net or own, x, y, seeded(), torch.arange(len(x)))
 
 

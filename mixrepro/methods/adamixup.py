@@ -74,7 +74,7 @@ class WithPolicy(AdaMixupFields):
 
     def begin(self, net):
         super().begin(net)
-        features = head_of(net).in_features
+        features = head_of(net, "AdaMixup").in_features
         self.made.intruder = drawn_from(self.made.host, lambda: nn.Linear(features, 1)).to(self.made.device)
 
     def draw(self, net, x: Tensor, y: Tensor, rng: torch.Generator) -> Mix:
@@ -93,7 +93,7 @@ class AdaMixup(WithPolicy):
 
     def risk(self, net, x: Tensor, y: Tensor, draw: Mix, rng: torch.Generator, index: Tensor = None) -> Tensor:
         seen = []
-        hook = head_of(net).register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+        hook = head_of(net, "AdaMixup").register_forward_pre_hook(lambda _, args: seen.append(args[0]))
         try: logits, target, _ = self.placed(net, x, y, draw, rng, index)
         finally: hook.remove()
         if not hasattr(self.made, "intruder"):

@@ -31,11 +31,11 @@ def generative_label(log_p: Tensor,  # log-densities of the classes at the mixtu
     return torch.full_like(log_p, -torch.inf).scatter(1, best.indices, best.values).softmax(1)
 
 # %% ../../nbs/methods/45_genlabel.ipynb #3286ccb0
-def head_of(net) -> nn.Module:
+def head_of(net, who: str = "GenLabel") -> nn.Module:
     "The last layer of a network, which sees the features."
     head = getattr(getattr(net, "module", net), "head", None)
     if isinstance(net, nn.Module) and isinstance(head, nn.Module): return head
-    raise TypeError("GenLabel looks at the input and at the features of a network with `features` and `head`, such as "
+    raise TypeError(f"{who} looks at features, so it needs a network with `features` and `head`, such as "
                     f"the classifiers of mixrepro.networks.zoo, got {type(net).__name__}")
 
 @contextmanager

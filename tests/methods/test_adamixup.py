@@ -144,7 +144,7 @@ def test_a_gradient_is_cut_to_its_norm():
 
 def test_networks_that_it_cannot_look_into_are_refused():
     made = AdaMixup().prepare(TRAIN, seeded())
-    with pytest.raises(TypeError, match="the features of a network"): made.begin(nn.Linear(2, 2))
+    with pytest.raises(TypeError, match="AdaMixup looks at features, so it needs a network"): made.begin(nn.Linear(2, 2))
     with pytest.raises(ValueError, match="AdaMixup is not ready: call prepare"): AdaMixup().loss(build("tiny-cnn", TRAIN.shape, 10, seeded()), X, Y, seeded())
     for args in (dict(intrusion=-1), dict(positives=0)):
         with pytest.raises(ValueError, match=next(iter(args))): AdaMixup(**args)
