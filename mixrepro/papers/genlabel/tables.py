@@ -8,7 +8,7 @@ __all__ = ['DEEP', 'SHARES', 'ON_PAR', 'ROWS', 'NAMES', 'FEATURES', 'SPLITS', 'F
            'summary', 'worded', 'over_sets', 'coin', 'tried_words', 'tidy_together', 'which_tables', 'all_rows',
            'five_seeds', 'by_split', 'splits_tried', 'draw_ordered', 'draw_histogram']
 
-# %% ../../../nbs/genlabel/03b_tables.ipynb #c65aa161
+# %% ../../../nbs/genlabel/03b_tables.ipynb #caa33611
 import math
 import warnings
 from collections.abc import Iterable
@@ -30,7 +30,7 @@ from ...repro.figures import COLOURS
 from ...repro.rows import reported
 from ...repro.verdicts import claim
 
-# %% ../../../nbs/genlabel/03b_tables.ipynb #a8d3f3bd
+# %% ../../../nbs/genlabel/03b_tables.ipynb #260a0bda
 DEEP = {*COLLECTIONS["genlabel-fc"], *COLLECTIONS["genlabel-fc-fgsm"]}
 
 def at_hand(names: tuple, root: Path = None) -> list[int | str]:
@@ -50,7 +50,7 @@ def results(p: Protocol, names: Iterable, store=None, root=None) -> tuple[list[d
     if found: return found, out
     raise ValueError(f"no table is left: {'; '.join(out.values())}")
 
-# %% ../../../nbs/genlabel/03b_tables.ipynb #ed7f428c
+# %% ../../../nbs/genlabel/03b_tables.ipynb #db6e1186
 SHARES = ("accuracy", "fgsm", "boundary", "folds")
 
 def tidy(found: list[dict]) -> pd.DataFrame:
@@ -73,7 +73,7 @@ def differences(rows: pd.DataFrame,  # from `tidy`
     made = pd.DataFrame(dict(gain=by.mean(), low=by.mean() - half, high=by.mean() + half, trials=by.size()))
     return made.sort_values("gain", kind="stable").reset_index()
 
-# %% ../../../nbs/genlabel/03b_tables.ipynb #9e112eea
+# %% ../../../nbs/genlabel/03b_tables.ipynb #cff8ecd4
 ON_PAR = .5  # points (GenLabel note, statistics)
 
 def counted(d: pd.DataFrame) -> dict:  # from `differences`
@@ -91,7 +91,7 @@ def sign_test(k: int, n: int) -> float:
     "The chance that a coin is as far from one half as k of n, two-sided."
     return float(stats.binomtest(k, n).pvalue) if n else math.nan
 
-# %% ../../../nbs/genlabel/03b_tables.ipynb #96910254
+# %% ../../../nbs/genlabel/03b_tables.ipynb #458f4e6b
 def note_counts() -> pd.DataFrame:
     "GenLabel (CV) against each baseline in the note: counts of 109, and a sign test of higher against lower."
     printed = reported("genlabel", "gl-openml-accuracy")
@@ -101,7 +101,7 @@ def note_counts() -> pd.DataFrame:
     p = [f"{sign_test(h, h + l):.2g}" for h, l in zip(n.higher, n.lower)]
     return n.assign(p=p)[["higher", "on_par", "lower", "p"]].rename(columns=dict(on_par="on par"))
 
-# %% ../../../nbs/genlabel/03b_tables.ipynb #49a3f3b8
+# %% ../../../nbs/genlabel/03b_tables.ipynb #a30f3e9e
 def manufactured(d: pd.DataFrame) -> dict:  # from `differences`
     "The mean gain on all sets, and on those in which it is above 0."
     chosen = d.gain[d.gain.round(9) > 0]
@@ -114,7 +114,7 @@ def note_gain(id: str) -> float:
     best = wide[wide.index.str.startswith("genlabel")].max()
     return float((best - wide.loc["mixup"]).mean())
 
-# %% ../../../nbs/genlabel/03b_tables.ipynb #ed42497b
+# %% ../../../nbs/genlabel/03b_tables.ipynb #e8b7a94c
 ROWS = {"erm": "erm", "mixup": "mixup", "no-intrusion": "mixup-without-intrusion", "gm": "generative-classifier",
         "genlabel-gm": "genlabel-gm", "genlabel-kde": "genlabel-kde", "genlabel": "genlabel-cv"}  # ours -> the note's
 NAMES = {"erm": "Vanilla", "adamixup": "AdaMixup", "mixup": "Mixup", "mixup-again": "Mixup, other seeds",
@@ -135,12 +135,12 @@ def beside_note(rows: pd.DataFrame, id: str, of: str = "accuracy") -> pd.DataFra
     text = printed["mean"].map("{:.2f}".format) + " ± " + printed.spread.astype(float).map("{:.2f}".format)
     note = printed.assign(text=text).pivot(index="row", columns="column", values="text")
     made = {(m, c): f"{ours.loc[m, c]} ({note.loc[r, c]})" for m, r in ROWS.items()
-            if m in ours.index and r in note.index for c in columns}
+            if m in ours.index and r in note.index for c in columns if pd.notna(note.loc[r, c])}
     wide = pd.Series(made, dtype=object).unstack(0) if made else pd.DataFrame()
     wide = wide.reindex(index=columns, columns=[m for m in ROWS if m in wide])
     return wide.rename(columns=NAMES).rename_axis("table")
 
-# %% ../../../nbs/genlabel/03b_tables.ipynb #1ad49383
+# %% ../../../nbs/genlabel/03b_tables.ipynb #47d673d4
 def summary(rows: pd.DataFrame, pairs: list[tuple[str, str]], of: str = "accuracy") -> pd.DataFrame:
     "A row for each pair of a method and its baseline."
     found = {f"{NAMES[a]} - {NAMES[b]}": counted(differences(rows, a, b, of)) for a, b in pairs}
@@ -161,7 +161,7 @@ def worded(found: pd.DataFrame) -> pd.DataFrame:  # from `summary`
                          "sign test, p": p("sign")},
                         index=found.index).rename_axis("difference").reset_index()
 
-# %% ../../../nbs/genlabel/03b_tables.ipynb #7d94b621
+# %% ../../../nbs/genlabel/03b_tables.ipynb #04652206
 def over_sets(found: pd.DataFrame, pair: str, at: str) -> str:  # from `summary`, one of its rows, a profile's name
     "What one difference is over all sets."
     r = found.loc[pair]
@@ -192,7 +192,7 @@ def tidy_together(rows: dict) -> pd.DataFrame:  # kind -> from `tidy`
     "The rows of several experiments below each other."
     return pd.concat([r.assign(network=kind) for kind, r in rows.items()], ignore_index=True)
 
-# %% ../../../nbs/genlabel/03b_tables.ipynb #edfcf9f1
+# %% ../../../nbs/genlabel/03b_tables.ipynb #5c1df4a6
 FEATURES = 20  # code of GenLabel: tables with more columns are not run
 
 def which_tables(rows: pd.DataFrame, out: dict, found: list[dict]) -> list[str]:  # from `tidy` and `results`
@@ -210,7 +210,7 @@ def which_tables(rows: pd.DataFrame, out: dict, found: list[dict]) -> list[str]:
     return [*said, f"Of the {len(COLLECTIONS['openml'])} ids that the note prints or its code lists, {len(missing)} "
             f"could not be had: {', '.join(map(str, missing))}."]
 
-# %% ../../../nbs/genlabel/03b_tables.ipynb #cce485fb
+# %% ../../../nbs/genlabel/03b_tables.ipynb #16fc2b3f
 def all_rows(name: int | str, root=None) -> tuple[np.ndarray, np.ndarray]:  # (n, d), (n,)
     "A table in the order of its file."
     frame, target, _ = _source(name, data_root(root) / FOLDER)
@@ -228,7 +228,7 @@ def five_seeds(split, x, y):
     for s in range(split.random_state, split.random_state + 5):
         yield train_test_split(np.arange(len(y)), test_size=split.test_size, random_state=s)
 
-# %% ../../../nbs/genlabel/03b_tables.ipynb #c59c7202
+# %% ../../../nbs/genlabel/03b_tables.ipynb #173c0464
 def by_split(x: np.ndarray, y: np.ndarray, split) -> dict[str, tuple[float, float]]:  # with and without shares
     "The mean and the deviation of the generative classifier's accuracies, percent."
     a, b, k, right = torch.tensor(x).float(), torch.tensor(y), int(y.max()) + 1, []
@@ -255,7 +255,7 @@ def splits_tried(names: list, root=None) -> pd.DataFrame:  # table, split, share
                      for w, (m, sd) in by_split(x, y, split).items()]
     return pd.DataFrame(made)
 
-# %% ../../../nbs/genlabel/03b_tables.ipynb #33fd54b3
+# %% ../../../nbs/genlabel/03b_tables.ipynb #bdcfe2ee
 def draw_ordered(ax, d: pd.DataFrame, title: str, ink: str = "vermilion"):
     "All differences in their order, with their intervals; grey: on par."
     place, reach = np.arange(len(d)), d[["gain", "low", "high"]]
