@@ -43,7 +43,7 @@ from .papers.catalogue import ARTEFACTS, PAPERS, find
 from .repro.artefact import cells, state
 from .repro.scale import SCALES, scale
 from .training.allotted import MOMENT, OutOfTime
-from .training.spec import from_json, name_of
+from .training.spec import name_of
 from .training.store import Store
 from .workflow import jobs as workflow
 
@@ -129,8 +129,7 @@ def announce(todo: dict, base: Path):
     store = Store(base / "runs")
     print(f"reproducing {', '.join(todo['artefacts'])} at the {todo['profile']} scale in {base}")
     for name, g in todo["groups"].items():
-        specs = [from_json(d) for d in json.loads((base / workflow.WORK / "plans" / f"{name}.json").read_text())]
-        missing, seconds = workflow.expected(specs, store)
+        missing, seconds = workflow.expected(workflow.planned(name, base), store)
         when = ("in the store" if not missing else
                 f"{missing} to train, " + (f"{seconds:.0f} s last time" if seconds is not None else "never timed here"))
         print(f"  {g['title']}: {when}")
@@ -293,6 +292,7 @@ def reproduce(context: typer.Context,
             todo = workflow.jobs(some, profile, dict(p.split("=", 1) for p in parameter), base)
             write_if_changed(base / workflow.WORK / "jobs.json", json.dumps(todo, indent=1))
             announce(todo, base)
+            if not extra: workflow.at_hand(todo, base)
             args = ["--cores", str(cores or "all"), "--prioritize", workflow.first(todo),
                     "--rerun-triggers", "input", *(["--forcerun", *todo["artefacts"]] if force else []),
                     "--keep-going", "--rerun-incomplete"]  # a flag last: what follows may be a target

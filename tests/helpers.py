@@ -1,5 +1,8 @@
 """What several test files need: seeded generators, crops of photographs, and where real data lies if it is at hand."""
 import os
+import signal
+import sys
+import traceback
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +15,33 @@ SHARED = Path(os.environ.get("MIXREPRO_SHARED_DATA") or Path(__file__).resolve()
 def seeded(seed=0, device="cpu") -> torch.Generator:
     "A generator with a seed."
     return torch.Generator(device).manual_seed(seed)
+
+
+class Forked:
+    "A function in a fork of this process, as if in another that had imported everything; what it prints can be read line by line."
+
+    def __init__(self, target, *args):
+        read, write = os.pipe()
+        self.returncode = None
+        if not (pid := os.fork()):
+            code = 1
+            try:
+                for number in (1, 2): os.dup2(write, number)
+                sys.stdout = sys.stderr = os.fdopen(write, "w", buffering=1)
+                target(*args)
+                code = 0
+            except BaseException: traceback.print_exc()
+            finally: os._exit(code)
+        os.close(write)
+        self.pid, self.stdout = pid, os.fdopen(read)
+
+    def kill(self):
+        os.kill(self.pid, signal.SIGKILL)
+        self.wait()
+
+    def wait(self) -> int:
+        if self.returncode is None: self.returncode = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+        return self.returncode
 
 
 def photographs(n, side, seed=0):

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['WORK', 'TRAIN', 'SWITCHES', 'INLINE', 'UNKNOWN', 'clone', 'code_cells', 'parameters', 'typed', 'check_parameters',
-           'depth', 'side_by_side', 'groups', 'ready', 'meant', 'made_of', 'said_by', 'jobs', 'first', 'title', 'made',
-           'forget', 'expected', 'takes_files', 'environment', 'Busy', 'kernelspec', 'snakemake', 'only_one', 'full',
-           'in_a_line', 'worded', 'ended', 'reason', 'logged', 'told']
+           'depth', 'side_by_side', 'groups', 'ready', 'meant', 'made_of', 'said_by', 'unfetched', 'jobs', 'planned',
+           'at_hand', 'first', 'title', 'made', 'forget', 'expected', 'takes_files', 'environment', 'Busy',
+           'kernelspec', 'snakemake', 'only_one', 'full', 'in_a_line', 'worded', 'ended', 'reason', 'logged', 'told']
 
 # %% ../../nbs/workflow/92_jobs.ipynb #0b06fea7
 import ast
@@ -25,12 +25,14 @@ import filelock
 import torch
 
 from ..core import pick
+from ..data.datasets import FETCHED, load
+from ..data.images import data_root
 from ..files import home, write_if_changed
 from ..papers.catalogue import ARTEFACTS, find
 from ..repro.artefact import cells, lacking, state
 from ..repro.scale import scale
 from ..training.allotted import seconds_left, timed
-from ..training.spec import Spec, name_of, to_json
+from ..training.spec import Spec, from_json, name_of, to_json
 from ..training.store import Store
 
 # %% ../../nbs/workflow/92_jobs.ipynb #08d0a269
@@ -152,6 +154,18 @@ def said_by(notebook: Path) -> str:
     "A short name of the code of a notebook: what it showed last, and its prose, change nothing of what it computes."
     return made_of(*(c["source"] for c in code_cells(notebook)))
 
+# %% ../../nbs/workflow/92_jobs.ipynb #b7cd6e68
+def unfetched(specs: list[Spec],
+              store: Store,       # runs that are there read nothing
+              ) -> list[str]:     # in order
+    "The data sets that missing runs read from files, and of which no file is at hand."
+    every = [s for spec in specs for s in (spec, *spec.needs.values())]
+    names = {s.dataset for s in every if not (store.run(s).folder / "done.json").exists()} & FETCHED
+    if not names: return []
+    from mixrepro.data.fetch import DATA, edition_on_disk  # imports torchvision, which takes seconds
+    of = {name: max((d for d in DATA if name.startswith(d)), key=len) for name in names}  # mnist-0to4 is read from mnist
+    return sorted(name for name, d in of.items() if edition_on_disk(d, data_root())[0] is None)
+
 # %% ../../nbs/workflow/92_jobs.ipynb #73032447
 def jobs(ids: list[str],     # artefacts; empty: every ready one
          profile: str,       # a scale's name
@@ -190,6 +204,17 @@ def jobs(ids: list[str],     # artefacts; empty: every ready one
                 groups={name: dict(needs=g["needs"], title=title(g["specs"]), stamp=f"{WORK}/stamps/{name}",
                                    made_of=made_of(train))
                         for name, g in every.items()})
+
+# %% ../../nbs/workflow/92_jobs.ipynb #593c89d0
+def planned(group: str, base: Path) -> list[Spec]:
+    "The runs of a group, as its plan has them."
+    return [from_json(d) for d in json.loads((base / WORK / "plans" / f"{group}.json").read_text(encoding="utf-8"))]
+
+def at_hand(todo: dict, base: Path):
+    "Refuse to begin where each artefact wants for a data set of which no file is there."
+    def runs(a): return [s for g in a["groups"] for s in planned(g, base)]
+    gone = [unfetched(runs(a), Store(base / "runs")) for a in todo["artefacts"].values()]
+    if gone and all(gone): load(gone[0][0], "train")  # says what is missing, and how to get it
 
 # %% ../../nbs/workflow/92_jobs.ipynb #83cc27be
 def first(todo: dict) -> str:

@@ -1,10 +1,6 @@
 "GenLabel's three labellings on every kind of mixture, against loops and scipy; algorithm 3 is kept with a checkpoint; no intrusion."
 
 import functools
-import json
-import signal
-import subprocess
-import sys
 import warnings
 from dataclasses import replace
 
@@ -16,7 +12,7 @@ from scipy import stats
 from sklearn.neighbors import KNeighborsClassifier
 from torch.nn import functional as F
 
-from helpers import seeded
+from helpers import Forked, seeded
 from mixrepro.data.datasets import load
 from mixrepro.methods import genlabel as G
 from mixrepro.methods.base import altered, restore, state_of
@@ -30,7 +26,7 @@ from mixrepro.networks.autoencoders import ConvVAE
 from mixrepro.networks.zoo import build
 from mixrepro.training import loop
 from mixrepro.training.loop import train_run
-from mixrepro.training.spec import Spec, name_of, to_json
+from mixrepro.training.spec import Spec, name_of
 from mixrepro.training.store import Store
 
 TRAIN = load("digits", "train").subset(120)
@@ -173,14 +169,10 @@ def test_a_run_of_algorithm_3_that_was_cut_off_ends_the_same(tmp_path, monkeypat
 
 def test_a_run_of_algorithm_3_that_is_killed_ends_the_same(tmp_path):
     spec = replace(ONLINE, epochs=8, n_train=200)
-    program = ("import json, sys, torch; torch.set_num_threads(1)\nfrom mixrepro.training.loop import train_run\n"
-               "from mixrepro.training.spec import from_json\nfrom mixrepro.training.store import Store\n"
-               "train_run(from_json(json.loads(sys.argv[1])), Store(sys.argv[2]), 'cpu')")
-    args = [sys.executable, "-c", program, json.dumps(to_json(spec)), str(tmp_path / "a")]
-    process = subprocess.Popen(args, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    process = Forked(train_run, spec, Store(tmp_path / "a"), "cpu")
     for line in process.stdout:
         if "epoch   4/" in line: break
-    process.send_signal(signal.SIGKILL); process.wait()
+    process.kill()
     assert not Store(tmp_path / "a").run(spec).done
     resumed = train_run(spec, Store(tmp_path / "a"), "cpu")
     assert weights(resumed) == weights(train_run(spec, Store(tmp_path / "b"), "cpu"))

@@ -2,11 +2,7 @@
 
 import io
 import json
-import signal
-import subprocess
-import sys
 from dataclasses import FrozenInstanceError, dataclass, fields, replace
-from pathlib import Path
 
 import pytest
 import torch
@@ -14,6 +10,8 @@ from hypothesis import given, settings, strategies as st
 from torch import nn
 from torch.nn import functional as F
 
+
+from helpers import Forked
 from mixrepro.core import choice, provenance, spelled
 from mixrepro.data.datasets import load
 from mixrepro.methods import catalogue
@@ -366,20 +364,15 @@ def test_a_run_with_a_learning_part_that_was_cut_off_ends_the_same(learned, tmp_
     assert (weights(train_run(learned, store, "cpu")) == weights(whole)) == remembers
 
 
-def test_a_run_with_a_learning_part_that_is_killed_ends_the_same(learned, tmp_path):
+def test_a_run_with_a_learning_part_that_is_killed_ends_the_same(learned, tmp_path, capsys):
     spec = replace(learned, epochs=10, n_train=200)
-    program = ("import json, sys; sys.path.insert(0, sys.argv[3])\n"
-               "import test_parts as t; t.catalogue.PARTS['learned'] = t.LearnedLabels; t.torch.set_num_threads(1)\n"
-               "t.train_run(t.from_json(json.loads(sys.argv[1])), t.Store(sys.argv[2]), 'cpu')")
-    args = [sys.executable, "-c", program, json.dumps(to_json(spec)), str(tmp_path / "a"), str(Path(__file__).parent)]
-    def start(): return subprocess.Popen(args, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    process = start()
+    process = Forked(train_run, spec, Store(tmp_path / "a"), "cpu")
     for line in process.stdout:
         if "epoch   4/" in line: break
-    process.send_signal(signal.SIGKILL); process.wait()
+    process.kill()
     assert not Store(tmp_path / "a").run(spec).done
-    said = start().communicate(timeout=300)[0]
-    assert "going on after epoch" in said
+    train_run(spec, Store(tmp_path / "a"), "cpu")
+    assert "going on after epoch" in capsys.readouterr().out
     assert weights(Store(tmp_path / "a").run(spec)) == weights(train_run(spec, Store(tmp_path / "b"), "cpu"))
 
 

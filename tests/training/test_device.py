@@ -1,6 +1,7 @@
 "Everything that a GPU is to compute runs on a fake one, and nothing waits for it but what stands in the list with its reason."
 
 import importlib
+from functools import partial, partialmethod
 from unittest.mock import patch
 
 import pytest
@@ -122,7 +123,14 @@ VARIANTS = [("mixup", dict(per="example", criterion="bce")), ("manifold-mixup", 
             ("puzzlemix", dict(per="example", transport=False, n_labels=2, blocks=(16,)))]
 
 
-@pytest.mark.parametrize("name, args", VARIANTS, ids=lambda v: v if isinstance(v, str) else "-".join(v))
+AGAIN = [("erm", dict(views={"name": "noise", "gamma": 0})), ("varmixup", dict(views={"name": "augmix"})), ("varmixup", dict(share=.5, views={"name": "noise"})),
+         ("mixup-r", dict(views={"name": "noise"})), ("manifold-mixup", dict(per="lambda")), ("gan", dict(every=1)), ("class-gan", dict(every=1)),
+         ("genmix", dict(density="gm-spherical", lams=(.3, .5))), ("genmix-gan", dict(hold_nearest=False, energy="squared")), ("fine-tune", dict(views={"name": "augmix"})),
+         ("manifold-mixup", dict(labels={"name": "genlabel-online"}, noise={"name": "feature-noise"}, views={"name": "noise"})),
+         ("varmixup", dict(labels={"name": "genlabel-latent", "density": "kde", "top": 2}))]  # parts of which each is in another variant too
+
+
+@pytest.mark.parametrize("name, args", [pytest.param(*v, marks=[pytest.mark.slow] * (v in AGAIN), id="-".join((v[0], *v[1]))) for v in VARIANTS])
 def test_fields_that_change_what_is_computed(name, args):
     with fake_cuda("start") as gpu:
         made, net, train = ready(name, **args)
@@ -193,10 +201,10 @@ def test_augmix(ops, c, side, dtype):
 @pytest.mark.parametrize("kind", (*CORRUPTIONS, *EXTRA))
 def test_corruptions(kind, table, side):
     reads = {"jpeg_compression": {"data.corruptions.jpeg_compression"}, "spatter": {"data.water._joined"}}.get(kind, set())
-    for c in (1, 3) if table == "cifar" else (3,):
+    for c, severities in ((1, (3,)), (3, (1, 5))) if table == "cifar" else ((3, (4,)),):
         with fake_cuda("images") as gpu:
             x = bytes_on_gpu(4, c, side)
-            for severity in (1, 3, 5):
+            for severity in severities:
                 out = corrupt(x, kind, severity, table=table)
                 assert on_gpu(out) and out.shape == x.shape and out.dtype == torch.uint8
             assert set(gpu.seen) == reads
@@ -331,23 +339,24 @@ PLACES = {  # module, function -> who runs through it, what may be read meanwhil
     ("data.deformations", "warp"): (lambda made, net, train: deform(train.floats(), "rotation 20", torch.Generator("cuda")), ())}
 
 
-@pytest.mark.parametrize("plant", PLANTS)
 @pytest.mark.parametrize("where", PLACES, ids=" ".join)
-def test_what_is_planted_is_found(where, plant, monkeypatch):
+def test_what_is_planted_is_found(where, monkeypatch):
     "A read or a tensor without device, put into a method, a metric or a corruption."
     (module, name), (work, kinds) = where, PLACES[where]
     owner = importlib.import_module(f"mixrepro.{module}")
     if "." in name: owner, name = getattr(owner, name.split(".")[0]), name.split(".")[1]
     old = getattr(owner, name)
-    def planted(*args, **kw):
+    def planted(plant, *args, **kw):
         PLANTS[plant](next(a for a in args if isinstance(a, torch.Tensor)).float())
         return old(*args, **kw)
     with fake_cuda("start") as gpu:
         parts = ready("mixup")
         with gpu.during(*kinds, sends="epoch" not in kinds):
             work(*parts)
-            monkeypatch.setattr(owner, name, planted)
-            with pytest.raises((HostRead, RuntimeError), match="same device|reads numbers" if plant == "no device" else "reads numbers, and the host waits"): work(*parts)
+            for plant in PLANTS:
+                monkeypatch.setattr(owner, name, partialmethod(planted, plant) if isinstance(owner, type) else partial(planted, plant))
+                said = "same device|reads numbers" if plant == "no device" else "reads numbers, and the host waits"
+                with pytest.raises((HostRead, RuntimeError), match=said): work(*parts)
 
 
 def test_a_second_read_in_a_place_that_may_read_once_is_counted(monkeypatch):

@@ -2,7 +2,6 @@
 
 import json
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -13,6 +12,7 @@ import pytest
 import torch
 from hypothesis import given, settings, strategies as st
 
+from helpers import Forked
 from mixrepro.data.datasets import load
 from mixrepro.methods.catalogue import method
 from mixrepro.training import loop, store as store_module
@@ -54,27 +54,25 @@ def test_same_seed_same_weights_in_another_process(whole, tmp_path):
 
 @pytest.mark.parametrize("spec", [SPEC, replace(SPEC, method="erm", optimizer="sgd", lr=.05, schedule="cosine", weight_decay=1e-4),
                                   replace(SPEC, method="ssl-manifold-mixup", n_train=0, batch=100, split="digits-l50-v100-s0")], ids=["adam", "sgd-cosine", "few-labels"])
-def test_sigkill_in_mid_epoch_then_again(spec, tmp_path):
+def test_sigkill_in_mid_epoch_then_again(spec, tmp_path, capsys):
     long = replace(spec, epochs=12)
-    process = start(long, tmp_path)
+    process = Forked(train_run, long, Store(tmp_path), "cpu")
     for line in process.stdout:  # after the third epoch's line the fourth is under way
         if "epoch   3/" in line: break
     time.sleep(.02)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    process.kill()
     run = Store(tmp_path).run(long)
     assert not run.done and (run.folder / "checkpoint.pt").is_file()
-    again = start(long, tmp_path)
-    said = again.communicate(timeout=120)[0]
-    assert "going on after epoch" in said and again.returncode == 0
+    train_run(long, Store(tmp_path), "cpu")
+    assert "going on after epoch" in capsys.readouterr().out
     undisturbed = train_run(long, Store(tmp_path / "other"), "cpu")
     assert weights(run) == weights(undisturbed)
 
 
 def test_two_processes_on_one_run(whole, tmp_path):
-    both = [start(SPEC, tmp_path) for _ in range(2)]
-    said = [p.communicate(timeout=120)[0] for p in both]
-    assert [p.returncode for p in both] == [0, 0], said
+    both = [Forked(train_run, SPEC, Store(tmp_path), "cpu") for _ in range(2)]
+    said = [p.stdout.read() for p in both]
+    assert [p.wait() for p in both] == [0, 0], said
     assert weights(Store(tmp_path).run(SPEC)) == weights(whole)
     assert sum("epoch   1/5" in s for s in said) == 1, "it was trained once"
 

@@ -38,7 +38,7 @@ def pristine(tmp_path_factory) -> Path: return make_project(tmp_path_factory.mkt
 def reproduced(tmp_path_factory) -> tuple[Path, subprocess.CompletedProcess]:
     "A project in which a few artefacts were reproduced once, at smoke scale."
     project = make_project(tmp_path_factory.mktemp("e2e") / "project")
-    return project, mixrepro("reproduce", *BY_THE_ENGINE, *SMOKE, cwd=project, timeout=900)
+    return project, mixrepro("reproduce", *BY_THE_ENGINE, *SMOKE, cwd=project, timeout=900, fresh=True)
 
 
 def listed(project: Path) -> list[dict]:
@@ -105,11 +105,11 @@ def test_a_second_call_recomputes_nothing(reproduced):
 
 def test_forced_it_draws_the_same_bytes(reproduced):
     project, _ = reproduced
-    before = {k: v[0] for k, v in tree(project / "figures/smoke/manifold_mixup").items() if k.suffix != ".png"}
+    before = {k: v[0] for k, v in tree(project / "figures/smoke/varmixup").items() if k.suffix != ".png"}
     weights = tree(project / "runs/digits-few", "*.safetensors")
-    done = mixrepro("reproduce", "mm-table4", *SMOKE, "--force", cwd=project)
+    done = mixrepro("reproduce", "vm-fig2", *SMOKE, "--force", cwd=project)
     assert done.returncode == 0, done.stderr
-    assert {k: v[0] for k, v in tree(project / "figures/smoke/manifold_mixup").items() if k.suffix != ".png"} == before
+    assert {k: v[0] for k, v in tree(project / "figures/smoke/varmixup").items() if k.suffix != ".png"} == before
     assert tree(project / "runs/digits-few", "*.safetensors") == weights
 
 
@@ -293,7 +293,7 @@ def test_figures_that_came_with_a_clone_are_drawn_here(project):
     for end in ("svg", "png", "csv", "md"): (folder / f"mm-theorem1.{end}").write_text("from elsewhere")
     later = time.time() + 60
     for f in folder.iterdir(): os.utime(f, (later, later))
-    done = mixrepro("reproduce", "mm-theorem1", *SMOKE, cwd=project)
+    done = mixrepro("reproduce", "mm-theorem1", *SMOKE, cwd=quick(project))
     assert done.returncode == 0 and "draw mm-theorem1" in done.stdout, done.stdout + done.stderr
     assert all("from elsewhere" not in f.read_bytes().decode(errors="ignore") for f in folder.glob("mm-theorem1.*"))
     assert "nothing to do" in mixrepro("reproduce", "mm-theorem1", *SMOKE, cwd=project).stdout
@@ -322,7 +322,7 @@ def test_list_names_every_artefact(pristine):
 
 
 def test_doctor(project):
-    done = mixrepro("doctor", cwd=project)
+    done = mixrepro("doctor", cwd=project, fresh=True)
     assert done.returncode == 0 and "torch" in done.stdout and "WRONG" not in done.stdout, done.stdout
     assert "checks failed" in sentence(mixrepro("doctor", cwd=project.parent))
 
