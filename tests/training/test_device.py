@@ -1,7 +1,6 @@
 "Everything that a GPU is to compute runs on a fake one, and nothing waits for it but what stands in the list with its reason."
 
 import importlib
-from functools import partial, partialmethod
 from unittest.mock import patch
 
 import pytest
@@ -201,7 +200,7 @@ def test_augmix(ops, c, side, dtype):
 @pytest.mark.parametrize("kind", (*CORRUPTIONS, *EXTRA))
 def test_corruptions(kind, table, side):
     reads = {"jpeg_compression": {"data.corruptions.jpeg_compression"}, "spatter": {"data.water._joined"}}.get(kind, set())
-    for c, severities in ((1, (3,)), (3, (1, 5))) if table == "cifar" else ((3, (4,)),):
+    for c, severities in ((1, (3,)), (3, (1, 5))) if table == "cifar" else ((3, (3, 5)),):
         with fake_cuda("images") as gpu:
             x = bytes_on_gpu(4, c, side)
             for severity in severities:
@@ -346,15 +345,17 @@ def test_what_is_planted_is_found(where, monkeypatch):
     owner = importlib.import_module(f"mixrepro.{module}")
     if "." in name: owner, name = getattr(owner, name.split(".")[0]), name.split(".")[1]
     old = getattr(owner, name)
-    def planted(plant, *args, **kw):
-        PLANTS[plant](next(a for a in args if isinstance(a, torch.Tensor)).float())
-        return old(*args, **kw)
+    def with_a(plant):
+        def planted(*args, **kw):
+            PLANTS[plant](next(a for a in args if isinstance(a, torch.Tensor)).float())
+            return old(*args, **kw)
+        return planted
     with fake_cuda("start") as gpu:
         parts = ready("mixup")
         with gpu.during(*kinds, sends="epoch" not in kinds):
             work(*parts)
             for plant in PLANTS:
-                monkeypatch.setattr(owner, name, partialmethod(planted, plant) if isinstance(owner, type) else partial(planted, plant))
+                monkeypatch.setattr(owner, name, with_a(plant))
                 said = "same device|reads numbers" if plant == "no device" else "reads numbers, and the host waits"
                 with pytest.raises((HostRead, RuntimeError), match=said): work(*parts)
 
