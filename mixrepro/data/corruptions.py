@@ -226,7 +226,7 @@ def _gaussian(x: Tensor,      # float (n, C, H, W)
               ) -> Tensor:
     "Gaussian blur, the edge pixel repeated beyond the border."
     r = int(4 * sigma + .5)
-    kernel = torch.exp(-torch.arange(r + 1, dtype=torch.float64)**2 / (2 * sigma**2))
+    kernel = np.exp(-np.arange(r + 1)**2 / (2 * sigma**2))
     kernel = (kernel / (2 * kernel.sum() - 1)).tolist()
     for axis in (2, 3) if r else ():
         n = x.shape[axis]
@@ -248,7 +248,7 @@ def glass_blur(x: Tensor, keys: Tensor, sigma: float, reach: int, passes: int) -
 @lru_cache(maxsize=64)
 def _one_sided(taps: int, sigma: float) -> list[float]:
     "The weights of a one-sided Gaussian, a tap each."
-    weight = torch.exp(-torch.arange(taps, dtype=torch.float64)**2 / (2 * sigma**2))
+    weight = np.exp(-np.arange(taps)**2 / (2 * sigma**2))
     return (weight / weight.sum()).tolist()
 
 # %% ../../nbs/data/04_corruptions.ipynb #8f5913f9

@@ -6,13 +6,12 @@
 __all__ = ['ON_2000', 'SOME_DAMAGED', 'SOME_FILMED', 'FEW_FILMED', 'FEW', 'APGD_ON_250', 'APGD_ON_60', 'IN_PIXELS', 'METRICS',
            'DAMAGED', 'FLIPS', 'READ', 'ALSO', 'OF_CELLS', 'AT_SOME', 'IMAGES', 'IN_CELLS', 'logits', 'clean',
            'calibration', 'on_first', 'key_of', 'filled', 'said', 'with_sure', 'told', 'measure', 'fitted', 'of_logits',
-           'of_scaled', 'of_moved', 'of_images']
+           'of_calibration', 'of_scaled', 'of_ranks', 'of_moved', 'of_images']
 
 # %% ../../nbs/metrics/69_catalogue.ipynb #82828743
 from collections.abc import Callable
 from functools import partial
 
-import numpy as np
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -24,14 +23,15 @@ from ..data.images import balanced
 from ..data.sources import GENERATED, RELEASED, corruption_source
 from .accuracy import accuracy, checked_logits, nll, predict
 from .attacked import ATTACKS, PGD, Unbounded, attacked, unbounded
-from .calibration import ece, reliability
+from .calibration import confidence, ece, reliability, weighted_ece
 from .concentration import concentration, dimensions, hull
 from .deformed import FILLED, deformed
 from .flips import FILMED, flips
+from .influence import influence
 from .interpolation import interpolation
 from .linearity import linearity
 from .neighbours import KS, neighbours
-from .ranked import by_rank, ranked, ranked_cells
+from .ranked import by_rank, neighbour_bins, ranked, ranked_cells, weighted_aurra, weighted_rms
 from .rendered import rendered
 from .robust import BEFORE, BALLS, AutoAttack, AutoPGD, robust
 from .robustness import robustness
@@ -175,16 +175,30 @@ def of_logits(z: Tensor, y: Tensor) -> dict:
     "Which images are right, and the loss of each."
     return dict(accuracy=(z.argmax(1) == y).double().numpy(), nll=F.cross_entropy(z, y, reduction="none").numpy())
 
+def of_calibration(z: Tensor, y: Tensor) -> dict:
+    "What each image adds to the calibration error."
+    sure, right = confidence(z, y)
+    return dict(ece=influence(partial(weighted_ece, sure=sure, right=right), len(y)).numpy())
+
 def of_scaled(z: Tensor, y: Tensor) -> dict:
-    "The loss of each image, raw and after one temperature."
-    raw, scaled = of_logits(z, y)["nll"], of_logits(cross_fitted(z, y)[0], y)["nll"]
-    return dict(nll=raw, nll_scaled=scaled, ece=np.nan, ece_scaled=np.nan, temperatures=[np.nan] * 2)
+    "The loss of each image and what it adds to the ECE, raw and after one temperature, which is held."
+    scaled = cross_fitted(z, y)[0]
+    raw, after = ({"nll": of_logits(v, y)["nll"], **of_calibration(v, y)} for v in (z, scaled))
+    return raw | {f"{k}_scaled": v for k, v in after.items()} | dict(temperatures=[float("nan")] * 2)
+
+def of_ranks(sure: Tensor, right: Tensor) -> dict:
+    "What each image adds to what `by_rank` gives."
+    sure, right = sure.double(), right.double()
+    def adds(of, **how): return influence(partial(of, sure=sure, right=right, **how), len(sure)).numpy()
+    code = adds(weighted_rms) if len(neighbour_bins(len(sure))) > 1 else None
+    return dict(rms=adds(weighted_rms, drop_last_bin=False), rms_code=code, aurra=adds(weighted_aurra))
 
 def of_moved(z: Tensor, y: Tensor, moved: dict) -> dict:
     "The divergence of each image, and whether its class changed."
     return {what: {name: v.numpy() for name, v in each.items()} for what, each in steadiness(z, y, moved).items()}
 
-IMAGES = {"clean": of_logits, "temperature": of_scaled, "stability": of_moved}  # of what `told` gives
+IMAGES = {"clean": of_logits, "calibration": of_calibration, "temperature": of_scaled, "stability": of_moved,
+          "ranked": lambda z, y: of_ranks(*confidence(z, y)), "rendered-ranks": of_ranks}  # of what `told` gives
 IN_CELLS = {  # kept image by image: what is measured, the array of it, and the names of its rows
     **dict.fromkeys(DAMAGED, ("accuracy", "right", CORRUPTIONS)), "rendered": ("accuracy", "right", ()),
     **dict.fromkeys(FLIPS, ("flips", "flipped", FILMED)),

@@ -69,6 +69,7 @@ PHRASES = {"network": "{1} in place of {0}",
            "n_train": "{1} training images in place of {0}",
            "lr": "learning rate {1} in place of {0}",
            "labels": "labelled and validation images {1} in place of {0}",
+           "label_noise": "a share of {1} of the labels drawn anew",
            "augment": "augmentation {1} in place of {0}",
            "whiten": "whitening {1} in place of {0}",
            "method steps": "attacks of {1} steps in place of {0}"}

@@ -140,7 +140,8 @@ def reading(found: list[Row], unit: str,  # as in `page`
     if "undecided" in words:
         how.append("Behind undecided: the seeds that would decide with a power of .8, were effect and spread as seen.")
     small = sorted({v.word for r in found for v in (r.gain, r.value)} & {"no difference", "agrees"})
-    near = f"± {margin or MARGINS.get(unit)} {'points' if unit == '%' else unit}"
+    size = margin or MARGINS.get(unit) or 0.
+    near = f"± {size:.3g} {'points' if unit == '%' else unit}"
     return [*how, *(f"{word.capitalize()}: the 90% interval lies within {near}." for word in small)]
 
 # %% ../../nbs/repro/82_ledger.ipynb #b1d20679

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['STREAMS', 'KEEPING', 'rate', 'optimizer', 'batches', 'seen_by', 'train_epoch', 'score', 'with_best', 'looks_after',
-           'commit', 'environment', 'progress', 'auto_device', 'split_of', 'seen_of', 'rehearse', 'start', 'train_run',
-           'check_trained', 'telling', 'Keeper']
+           'commit', 'environment', 'progress', 'auto_device', 'split_of', 'told_wrong', 'seen_of', 'rehearse', 'start',
+           'train_run', 'check_trained', 'telling', 'Keeper']
 
 # %% ../../nbs/training/52_loop.ipynb #de7349b9
 import copy
@@ -31,7 +31,7 @@ from ..guards import NotFinite
 from ..data.augment import AUGMENTS
 from ..data.datasets import load
 from ..data.images import data_root
-from ..data.splits import Split, read_split, split
+from ..data.splits import Split, read_split, relabelled, split
 from ..data.whitening import fit_whitening
 from ..methods.autoaugment import seed_of
 from ..methods.base import restore, state_of, trainable
@@ -182,10 +182,15 @@ def split_of(spec: Spec,  # its split: <data set>-l<labelled>-v<validation>[-s<s
     return split(y, labelled, seed, validation)
 
 # %% ../../nbs/training/52_loop.ipynb #41659892
+def told_wrong(spec: Spec, images):
+    "A training set with the labels that a run is told."
+    if not spec.label_noise: return images
+    return replace(images, y=relabelled(images.y, images.k, spec.label_noise, generator(spec, "labels")))
+
 def seen_of(spec: Spec, train) -> dict:
     "The parts of a training set by what a run may do with them: train, labelled, valid, and whiten."
     def cut(images): return images.subset(spec.n_train) if spec.n_train else images
-    if not spec.split: return dict(train=cut(train), whiten=cut(train))
+    if not spec.split: return dict(train=told_wrong(spec, cut(train)), whiten=cut(train))
     parts = split_of(spec, train.y.cpu())
     labelled, rest = train.subset(parts.labelled), train.subset(parts.unlabelled)
     seen = dict(train=cut(labelled), whiten=rest)

@@ -60,6 +60,8 @@ def check_together(spec):
                          "leave it at 0")
     if spec.resize and spec.whiten:
         raise ValueError("resize and whiten do not go together, whitening is of images as they are: leave one out")
+    if spec.label_noise and (spec.split or has != "classifier"):
+        raise ValueError("label_noise is for a classifier that sees all labels, without a split: leave it at 0")
 
 # %% ../../nbs/training/50_spec.ipynb #62761644
 def check_split(spec):
@@ -95,6 +97,8 @@ class Spec(Optimisation):
                                        "they stay as they are", allowed="[0, inf)", later=True)
     looks: int = choice(0, "default", "times that the test set is scored, evenly, the last time at the end; 0: after "
                                       "every epoch", allowed="[0, inf)", later=True)
+    label_noise: float = choice(0., "default", "share of the training labels that the run's seed draws anew",
+                                allowed="[0, 1]", later=True)
 
     def __post_init__(self):
         made = method(self.method, **{k: plain(v) for k, v in self.method_args.items()})
@@ -118,7 +122,7 @@ def needed(spec: Spec,
     "The spec of a network that must be trained before: its run's own, but for what a method asks for."
     for key in changes: pick("field of a run", key, [f.name for f in fields(Spec)])
     elsewhere = changes.get("dataset", spec.dataset) != spec.dataset
-    try: return replace(spec, **dict(whiten="", resize=0) | (dict(split="") if elsewhere else {}) | changes)
+    try: return replace(spec, **dict(whiten="", resize=0, label_noise=0.) | (dict(split="") if elsewhere else {}) | changes)
     except ValueError as e: raise ValueError(f"the {name} that {spec.method!r} needs: {e}") from e
 
 # %% ../../nbs/training/50_spec.ipynb #22f008f6
@@ -157,7 +161,7 @@ def provenance_fields(spec: Spec) -> dict:
 
 # %% ../../nbs/training/50_spec.ipynb #d226d970
 def generator(spec: Spec,
-              purpose: str,       # "weights", "order", "augment", "method", "prepare", "network"
+              purpose: str,       # "weights", "order", "augment", "method", "prepare", "network", "labels"
               device="cpu",
               ) -> torch.Generator:
     "The random stream of a run for one purpose."

@@ -2,11 +2,12 @@
 import json
 
 import pytest
+import scipy.stats
 import torch
 from hypothesis import given, settings, strategies as st
 
 from helpers import seeded
-from mixrepro.data.splits import Split, read_split, split, write_split
+from mixrepro.data.splits import Split, read_split, relabelled, split, write_split
 
 
 @given(classes=st.integers(2, 8), each=st.integers(6, 30), few=st.integers(1, 2), held=st.integers(0, 2), seed=st.integers(0, 2**40),
@@ -72,3 +73,27 @@ def test_an_altered_split_file_is_refused(tmp_path, damage):
 def test_more_labels_than_any_integer_of_a_machine_are_refused():
     with pytest.raises(ValueError, match="class 0 has 5 examples, fewer than 10000000000000000000 labelled and 0 for validation: ask for less"):
         split(torch.arange(10).repeat(5), 10 ** 20, 0)
+
+
+@given(n=st.integers(1, 60), classes=st.integers(1, 6), share=st.floats(0, 1), seed=st.integers(0, 2**40))
+@settings(max_examples=40, deadline=None)
+def test_labels_drawn_anew_are_so_many_and_no_more(n, classes, share, seed):
+    y = torch.arange(n) % classes
+    before, now = y.clone(), relabelled(y, classes, share, seeded(seed))
+    assert (now != y).sum() <= round(share * n) and now.dtype == torch.int64 and torch.equal(y, before)
+    assert 0 <= now.min() and now.max() < classes and torch.equal(now, relabelled(y, classes, share, seeded(seed)))
+
+
+def test_every_label_and_every_image_has_its_chance():
+    "Of 400 draws of half of 40 images: binomial, 200 each, sd 10; the new labels by chi-square."
+    y, drawn, count = torch.zeros(40, dtype=torch.int64), torch.zeros(40), torch.zeros(5)
+    for seed in range(400):
+        now = relabelled(y, 5, .5, seeded(seed))
+        drawn += now != 0; count += now.bincount(minlength=5)
+    assert abs(drawn - 160).max() < 4 * 9.8  # a fifth keeps its 0
+    assert scipy.stats.chisquare(count[1:]).pvalue > .001 and abs(count[1:].sum() - 6400) < 4 * 36
+
+
+@pytest.mark.parametrize("share", [-.1, 1.1, float("nan")])
+def test_a_share_of_labels_lies_between_none_and_all(share):
+    with pytest.raises(ValueError, match="a share of the labels must lie in"): relabelled(torch.arange(4), 4, share, seeded())
