@@ -9,6 +9,7 @@ __all__ = ['METHODS', 'AGAIN', 'ALONE', 'DENSE', 'PRINTED', 'Protocol', 'arms', 
            'by_folds', 'generative', 'on_tables', 'check_tables', 'arrays', 'table_of', 'protocols']
 
 # %% ../../../nbs/genlabel/03_openml.ipynb #5e4fcd49
+import time
 import warnings
 from collections import Counter
 from contextlib import contextmanager
