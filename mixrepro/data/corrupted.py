@@ -161,6 +161,7 @@ def read_c(folder: str | Path,  # a released or a made set
     rows = _severity(len(x), severity)
     return Stored(x[rows], None if y is None else y[rows], kind, int(severity), made)
 
+# %% ../../nbs/data/06c_corrupted.ipynb #86c38e4d
 def read_p(folder: str | Path,  # a released or a made set
            kind: str,           # of perturbation
            ) -> Stored:         # x uint8 (N, frames, H, W, C)

@@ -53,6 +53,7 @@ def masks(v: Tensor,             # float (n,); it is written over
     torch.lt(v, q * share + q, out=two)
     return one, two.mul_(torch.ge(v, q * share, out=v))
 
+# %% ../../nbs/methods/20d_noise.ipynb #a657e5a0
 BLOCK = 1 << 16  # numbers at a time on a CPU
 
 def thin(rows: list[Tensor],  # two, float (n,) each; they are written over

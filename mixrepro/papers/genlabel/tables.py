@@ -147,6 +147,7 @@ def summary(rows: pd.DataFrame, pairs: list[tuple[str, str]], of: str = "accurac
     whole = ("sets", "higher", "on_par", "lower", "above_0", "below_0", "up", "down")
     return pd.DataFrame(found).T.astype(dict.fromkeys(whole, int))
 
+# %% ../../../nbs/genlabel/03b_tables.ipynb #ad857768
 def signed(v: float) -> str:
     "Points with their sign; what is 0 when rounded has none."
     return f"{v:+.2f}" if round(v, 2) else "0.00"
@@ -205,6 +206,7 @@ def took(found: list[dict]) -> str:  # from `results`
     if not found or len(seconds) < len(found): return "How long it took was not kept."
     return f"Computing took {sum(seconds) / 60:.1f} minutes, one table after the other."
 
+# %% ../../../nbs/genlabel/03b_tables.ipynb #31d7a10c
 def which_tables(rows: pd.DataFrame, out: dict, found: list[dict]) -> list[str]:  # from `tidy` and `results`
     "Sentences."
     one = rows.drop_duplicates("table")

@@ -232,10 +232,12 @@ def told_stability(sums: tuple,          # from `sums_of_classes`
             f"With small logits the gap over ε² ends at {ends[.3, 'corrected']:.3f} with S₁ kept,",
             f"at {ends[.3, 'printed']:.1f} as printed."]
 
+# %% ../../../nbs/noisymix/03c_bound.ipynb #33b8822f
 def told_mean(off: pd.Series) -> str:  # from `off_centre`
     "What was found on second views."
-    return (f"The mean second view of centred images is {off['mean of the second views']:.1f} grey levels (rms) from 0, "
-            f"standard error {off['its standard error']:.1f}; an image is {off['an image']:.0f} from the mean.")
+    far, error, image = (off[k] for k in ("mean of the second views", "its standard error", "an image"))
+    return (f"The mean second view of centred images is {far:.1f} grey levels (rms) from 0, "
+            f"standard error {error:.1f}; an image is {image:.0f} from the mean.")
 
 # %% ../../../nbs/noisymix/03c_bound.ipynb #6eeec080
 def draw_nfm(ax, gaps: pd.DataFrame,  # from `nfm_gaps`

@@ -245,7 +245,7 @@ def of_films() -> list[Erratum]:
     cifar, large = short("cifar"), short("imagenet")
     return [
         erratum("Tables 13 and 14", "a column Snow of CIFAR-10-P, among its ten perturbations", (
-            Finding(f"the reference list has {', '.join(other.values()) or 'the same'} in its place, and holds snow out",
+            Finding(f"the reference list has {', '.join(other.values()) or 'it too'} in its place, and holds snow out",
                     {"columns": len(columns), "of another name": len(other)}, list(other) == ["snow"]),)),
         erratum("section 4.1, flip probability", "films of white, shot and impulse noise are compared with the first "
                 "frame", (Finding("there are fewer kinds of noise: no film has impulse noise",
@@ -272,8 +272,8 @@ def errata(seed: int = 0,  # of points and networks
     def printed(id, name, column): return table(id).query("row == @name and column == @column")["mean"].item()
     c = draw_case(torch.Generator().manual_seed(seed))
     cutmix, stylized = printed("nm-table3", "cutmix", "cifar10-c"), printed("nm-table12", "stylized", "mean")
-    return [impossible_shares(table("nm-fig4")), one_seed(table("nm-fig4")), *first_order(c, seed), *second_order(c, seed), lower_bound(seed),
-            copied_row(table("nm-table6")),
+    return [impossible_shares(table("nm-fig4")), one_seed(table("nm-fig4")), *first_order(c, seed),
+            *second_order(c, seed), lower_bound(seed), copied_row(table("nm-table6")),
             wrong_mean(table("nm-table9"), "cutmix", cutmix, "Table 9, CutMix", "the accuracies behind Table 3's mean"),
             wrong_mean(table("nm-table12"), "stylized", stylized, "Table 12, Stylized", "flip rates and their mean"),
             *of_films(), *of_sentences()]
