@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['DEEP', 'SHARES', 'ON_PAR', 'ROWS', 'NAMES', 'FEATURES', 'SPLITS', 'FOLDS', 'at_hand', 'results', 'tidy',
            'differences', 'counted', 'sign_test', 'note_counts', 'manufactured', 'note_gain', 'mean_sd', 'beside_note',
-           'summary', 'signed', 'worded', 'over_sets', 'coin', 'tried_words', 'tidy_together', 'took', 'which_tables',
-           'all_rows', 'five_seeds', 'by_split', 'splits_tried', 'draw_ordered', 'draw_histogram']
+           'summary', 'worded', 'over_sets', 'coin', 'tried_words', 'tidy_together', 'took', 'which_tables', 'all_rows',
+           'five_seeds', 'by_split', 'splits_tried', 'draw_ordered', 'draw_histogram']
 
 # %% ../../../nbs/genlabel/03b_tables.ipynb #caa33611
 import math
@@ -25,7 +25,7 @@ from ...data.images import data_root
 from ...data.tabular import COLLECTIONS, FOLDER, NOTE, _records, _source, to_labels, to_numbers
 from ...methods.densities import fit_gaussian
 from .openml import Protocol, table_of
-from ...repro.estimates import LEVEL
+from ...repro.estimates import LEVEL, plus
 from ...repro.figures import COLOURS
 from ...repro.rows import reported
 from ...repro.verdicts import claim
@@ -148,14 +148,10 @@ def summary(rows: pd.DataFrame, pairs: list[tuple[str, str]], of: str = "accurac
     return pd.DataFrame(found).T.astype(dict.fromkeys(whole, int))
 
 # %% ../../../nbs/genlabel/03b_tables.ipynb #ad857768
-def signed(v: float) -> str:
-    "Points with their sign; what is 0 when rounded has none."
-    return f"{v:+.2f}" if round(v, 2) else "0.00"
-
 def worded(found: pd.DataFrame) -> pd.DataFrame:  # from `summary`
     "The same with shares in percent, for a page."
     def share(c): return [f"{n} ({100 * n / s:.0f} %)" for n, s in zip(found[c], found.sets)]
-    def interval(m, a, b): return signed(m) + (f" [{signed(a)}, {signed(b)}]" if a == a else "")
+    def interval(m, a, b): return plus(m) + (f" [{plus(a)}, {plus(b)}]" if a == a else "")
     gains = [interval(*r) for r in zip(found["mean"], found.low, found.high)]
     def p(c): return found[c].map(lambda v: f"{v:.2g}" if v == v else "")
     return pd.DataFrame({"sets": found.sets, "higher": share("higher"), "on par": share("on_par"),
@@ -172,8 +168,8 @@ def over_sets(found: pd.DataFrame, pair: str, at: str) -> str:  # from `summary`
     r = found.loc[pair]
     word = claim((float(r["mean"]), float(r.low), float(r.high)), 1, at=at).word
     p = f", signed rank p = {r.p:.2g}" if r.p == r.p else ""
-    ends = f" [{signed(r.low)}, {signed(r.high)}]" if r.low == r.low else ""
-    return (f"{pair} is {signed(r['mean'])} points{ends} over {r.sets:.0f} set{'s' * int(r.sets > 1)}{p}: higher in "
+    ends = f" [{plus(r.low)}, {plus(r.high)}]" if r.low == r.low else ""
+    return (f"{pair} is {plus(r['mean'])} points{ends} over {r.sets:.0f} set{'s' * int(r.sets > 1)}{p}: higher in "
             f"{r.higher:.0f}, on par in {r.on_par:.0f}, lower in {r.lower:.0f}; that it is above 0: {word}.")
 
 def coin(id: str) -> str:  # an artefact whose note prints a count
@@ -286,7 +282,7 @@ def draw_histogram(ax, by: dict, title: str):  # what it is called -> from `diff
     most = max(max(d.gain.abs().max() for d in by.values()), 1.)
     edges = np.linspace(-most, most, 22)
     for (name, d), ink in zip(by.items(), ("blue", "orange")):
-        mean = signed(d.gain.mean())
+        mean = plus(d.gain.mean())
         ax.stairs(np.histogram(d.gain, edges)[0], edges, color=COLOURS[ink], label=f"{name}: mean {mean}")
     ax.axvline(0, color="0.5", lw=.6)
     ax.set(xlabel="difference (points)", ylabel="sets", title=title, ylim=(0, 1.35 * ax.get_ylim()[1]))
