@@ -24,8 +24,9 @@ def smoothness(lines: list[np.ndarray],  # a boundary, each (M, 2)
     for line in lines:
         steps = np.diff(line, axis=0)
         steps = steps[np.linalg.norm(steps, axis=1) > 1e-9]
-        angle = np.unwrap(np.arctan2(steps[:, 1], steps[:, 0]))
         length += np.linalg.norm(steps, axis=1).sum()
+        if np.allclose(line[0], line[-1]): steps = np.concatenate([steps, steps[:1]])  # it turns where it closes, too
+        angle = np.unwrap(np.arctan2(steps[:, 1], steps[:, 0]))
         turned += np.abs(np.diff(angle)).sum()
     return dict(length=length, curvature=turned / length) if length else dict.fromkeys(("length", "curvature"), np.nan)
 
