@@ -92,13 +92,18 @@ class GAN(Method):
         "The generator's loss."
         return bce(D(fake).squeeze(1), 1)
 
-    def loss(self, net, x: Tensor, y: Tensor, rng: torch.Generator, index: Tensor = None) -> Tensor:
+    def sides(self, net, y: Tensor, seen=lambda D: D) -> tuple:
+        "The generator, and the discriminator as it is `seen`, of a batch with labels y."
         if not hasattr(net, "tick"):
             raise TypeError(f"a GAN needs a generator and a discriminator, such as 'sngan', got {type(net).__name__}")
+        return net.make, seen(net.D)
+
+    def loss(self, net, x: Tensor, y: Tensor, rng: torch.Generator, index: Tensor = None) -> Tensor:
+        make, D = self.sides(net, y)
         turn = net.tick() % self.every == 0
-        with torch.set_grad_enabled(turn and torch.is_grad_enabled()): fake = net.make(net.draw(len(x), rng))
-        loss = self.judge(net.D, x, fake.detach(), rng)
-        return loss + self.fool(constant(net.D), x, fake, rng) if turn else loss
+        with torch.set_grad_enabled(turn and torch.is_grad_enabled()): fake = make(net.draw(len(x), rng))
+        loss = self.judge(D, x, fake.detach(), rng)
+        return loss + self.fool(self.sides(net, y, constant)[1], x, fake, rng) if turn else loss
 
     def score(self, net, x: Tensor, y: Tensor) -> dict[str, Tensor]:  # each (B,)
         "How surprised the discriminator is that a held-out image is real, in nats."

@@ -14,29 +14,31 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..core import choice
-from .base import Method
-from .gan_mixup import constant
+from .gan_mixup import GAN
 from .genlabel import in_batches
 from .genmix import Candidates, GenMixing, example_of, logit
 from ..networks.zoo import networks_of
 
 # %% ../../nbs/methods/48_genmix_gan.ipynb #80220ee7
 @dataclass(frozen=True, kw_only=True)
-class ClassGAN(Method):
+class ClassGAN(GAN):
     "A conditional generative adversarial network with the hinge loss: what GenMix measures distances with."
     name, trains = "class-gan", "class-gan"
     every: int = choice(1, "default", "steps of the discriminator for one of the generator; the note is silent",
                         allowed="[1, inf)")
 
-    def loss(self, net, x: Tensor, y: Tensor, rng: torch.Generator, index: Tensor = None) -> Tensor:
+    def judge(self, D, x: Tensor, fake: Tensor, rng: torch.Generator) -> Tensor:
+        real, made = D(torch.cat([x, fake])).chunk(2)
+        return F.relu(1 - real).mean() + F.relu(1 + made).mean()
+
+    def fool(self, D, x: Tensor, fake: Tensor, rng: torch.Generator) -> Tensor: return -D(fake).mean()
+
+    def sides(self, net, y: Tensor, seen=lambda D: D) -> tuple:
         if not hasattr(net, "embed"):
             raise TypeError("a conditional GAN needs a generator and a discriminator that take the class, such as "
                             f"'point-gan', got {type(net).__name__}")
-        turn = net.tick() % self.every == 0
-        with torch.set_grad_enabled(turn and torch.is_grad_enabled()): fake = net.make(net.draw(len(x), rng), y)
-        real, made = net(torch.cat([x, fake.detach()]), torch.cat([y, y])).chunk(2)
-        loss = F.relu(1 - real).mean() + F.relu(1 + made).mean()
-        return loss - constant(net)(fake, y=y).mean() if turn else loss
+        D = seen(net)
+        return lambda z: net.make(z, y), lambda x: D(x, y=y.repeat(len(x) // len(y)))
 
     def score(self, net, x: Tensor, y: Tensor) -> dict[str, Tensor]:  # (B,)
         "The hinge at held-out examples."

@@ -46,7 +46,8 @@ def flipped(said: Tensor,   # the class of each frame, int64 (m, n)
 
 # %% ../../nbs/metrics/76_flips.ipynb #be365406
 FILM_BYTES = 1 << 26  # of frames at once
-RELEASED_P = {"cifar10": "CIFAR-10-P"}  # data set -> folder below the data root, where arrays were released
+# data set -> folder below the data root: arrays, as released, or films as folders of frames (notebook 06c of the data)
+RELEASED_P = {"cifar10": "CIFAR-10-P", "imagenet": "ImageNet-P"}
 
 def portions(index: Tensor,  # places of the images, int64 (n,)
              film: int,      # bytes of one film

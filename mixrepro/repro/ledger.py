@@ -14,7 +14,7 @@ from functools import cached_property
 import pandas as pd
 
 from ..core import pick
-from .estimates import LEVEL, MOST, Measured, Published, d2, no_spread, over_seeds, signed, t_interval
+from .estimates import LEVEL, MOST, Measured, Published, d2, no_spread, over_seeds, plus, signed, t_interval
 from .rows import KEYS, Row, by_cell, checked, corrected, gained, one_row, paired, reported, rows
 from .scale import banner
 from .verdicts import MARGINS, Verdict, claim, gain_verdict, value_verdict, withheld
@@ -62,7 +62,7 @@ class Words:
     @property
     def points(self) -> str: return "points" if self.unit == "%" else self.unit
     def show(self, v): return self.labels.get(v, v)
-    def sign(self, v): return "" if v is None else f"{v:+.{self.decimals}f}"
+    def sign(self, v): return "" if v is None else plus(v, self.decimals)
     def gain(self, effect, v):  # v: the verdict that has its interval
         return self.sign(effect) + (f" [{self.sign(v.low)}, {self.sign(v.high)}]" if v and v.low is not None else "")
 

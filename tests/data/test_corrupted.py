@@ -101,3 +101,36 @@ def test_tiny_imagenet_c_made_here_needs_no_words(tmp_path):
     write_c(tmp_path / "Tiny-ImageNet-C", n=400, k=200, size=64, made=True)
     s = D.load_c("tiny-imagenet-c", "fog", 5, tmp_path)
     assert (s.shape, s.k, s.standin) == ((3, 64, 64), 200, "the released Tiny-ImageNet-C") and s.x[399, 0, 0, 0] == 5
+
+
+# films as folders of frames --------------------------------------------------------------------------------------------
+
+def write_films(folder, films):
+    "Films {path: uint8 (frames, H, W, 3)} as numbered pictures."
+    for path, film in films.items():
+        (at := folder / path).mkdir(parents=True)
+        for k, frame in enumerate(film): Image.fromarray(frame).save(at / f"{k}.png")
+
+
+def test_frames_are_read_as_an_array_would_be(tmp_path):
+    rng = np.random.default_rng(0)
+    films = {f"tilt/n{c}/val_{i}": rng.integers(0, 256, (12, 7, 5, 3), np.uint8) for c in (2, 1) for i in (3, 1)}
+    write_films(tmp_path, films)
+    found, order = D.read_p(tmp_path, "tilt"), sorted(films)
+    whole = np.stack([films[k] for k in order])
+    assert found.x.shape == whole.shape and len(found.x) == 4 and found.y.tolist() == [0, 0, 1, 1]
+    for i in (slice(None), slice(1, 3), np.array([3, 0]), np.array([2])): assert np.array_equal(found.x[i], whole[i])
+    assert np.array_equal(found.x[2], whole[2]) and found.x[0].nbytes == whole[0].nbytes
+    assert found.severity is None and found.origin == "released" and "4 of (12, 7, 5, 3)" in repr(found)
+
+
+@pytest.mark.parametrize("harm, sentence", [
+    (lambda f: (f / "a/x/0.png").write_bytes(b"no picture"), "x/0.png is not a whole image"),
+    (lambda f: Image.new("RGB", (9, 9)).save(f / "a/x/0.png"), r"x holds 3 frames of \[\(6, 5\), \(9, 9\)\] pixels, expected some of one size"),
+    (lambda f: [p.unlink() for p in (f / "a/x").iterdir()], r"x holds 0 frames of \[\] pixels"),
+    (lambda f: (f / "a/y/2.png").unlink(), r"a film has \(2, 6, 5, 3\) values, and the first of them \(3, 6, 5, 3\)"),
+    (lambda f: (f / "a/film.mp4").touch(), "tilt holds mp4 films, which nothing here decodes: turn each into a folder of its frames")])
+def test_films_that_cannot_be_read_are_named(tmp_path, harm, sentence):
+    write_films(tmp_path / "tilt", {f"a/{k}": np.zeros((3, 6, 5, 3), np.uint8) for k in "xy"})
+    harm(tmp_path / "tilt")
+    with pytest.raises(ValueError, match=sentence): D.read_p(tmp_path, "tilt").x[:]

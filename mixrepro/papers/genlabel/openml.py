@@ -9,6 +9,7 @@ __all__ = ['METHODS', 'AGAIN', 'ALONE', 'DENSE', 'PRINTED', 'Protocol', 'arms', 
            'by_folds', 'generative', 'on_tables', 'check_tables', 'arrays', 'table_of', 'protocols']
 
 # %% ../../../nbs/genlabel/03_openml.ipynb #5e4fcd49
+import time
 import warnings
 from collections import Counter
 from contextlib import contextmanager
@@ -299,7 +300,9 @@ def table_of(p: Protocol, name: int | str, store=None, root=None) -> dict:
     def work():
         seeds = [SEED + s for s in range(p.trials)] if p.split == "each" else [SEED]
         with told_once(str(name)): made = [arrays(name, s, root) for s in seeds]
-        return on_tables(p, [t for t, _ in made]) | dict(encode=made[0][1])
+        begun = time.perf_counter()
+        found = on_tables(p, [t for t, _ in made])
+        return found | dict(encode=made[0][1], seconds=time.perf_counter() - begun)
     file = "" if name in EMBEDDED else _find(name, data_root(root) / FOLDER).get("sha256", "")
     return computed(f"table-{name}-{p.network}", dict(table=name, file=file, seed=SEED) | spelled(p), work, store)
 

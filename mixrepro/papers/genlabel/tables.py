@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['DEEP', 'SHARES', 'ON_PAR', 'ROWS', 'NAMES', 'FEATURES', 'SPLITS', 'FOLDS', 'at_hand', 'results', 'tidy',
            'differences', 'counted', 'sign_test', 'note_counts', 'manufactured', 'note_gain', 'mean_sd', 'beside_note',
-           'summary', 'worded', 'over_sets', 'coin', 'tried_words', 'tidy_together', 'which_tables', 'all_rows',
+           'summary', 'worded', 'over_sets', 'coin', 'tried_words', 'tidy_together', 'took', 'which_tables', 'all_rows',
            'five_seeds', 'by_split', 'splits_tried', 'draw_ordered', 'draw_histogram']
 
 # %% ../../../nbs/genlabel/03b_tables.ipynb #caa33611
@@ -25,7 +25,7 @@ from ...data.images import data_root
 from ...data.tabular import COLLECTIONS, FOLDER, NOTE, _records, _source, to_labels, to_numbers
 from ...methods.densities import fit_gaussian
 from .openml import Protocol, table_of
-from ...repro.estimates import LEVEL
+from ...repro.estimates import LEVEL, plus
 from ...repro.figures import COLOURS
 from ...repro.rows import reported
 from ...repro.verdicts import claim
@@ -147,10 +147,11 @@ def summary(rows: pd.DataFrame, pairs: list[tuple[str, str]], of: str = "accurac
     whole = ("sets", "higher", "on_par", "lower", "above_0", "below_0", "up", "down")
     return pd.DataFrame(found).T.astype(dict.fromkeys(whole, int))
 
+# %% ../../../nbs/genlabel/03b_tables.ipynb #ad857768
 def worded(found: pd.DataFrame) -> pd.DataFrame:  # from `summary`
     "The same with shares in percent, for a page."
     def share(c): return [f"{n} ({100 * n / s:.0f} %)" for n, s in zip(found[c], found.sets)]
-    def interval(m, a, b): return f"{m:+.2f}" + (f" [{a:+.2f}, {b:+.2f}]" if a == a else "")
+    def interval(m, a, b): return plus(m) + (f" [{plus(a)}, {plus(b)}]" if a == a else "")
     gains = [interval(*r) for r in zip(found["mean"], found.low, found.high)]
     def p(c): return found[c].map(lambda v: f"{v:.2g}" if v == v else "")
     return pd.DataFrame({"sets": found.sets, "higher": share("higher"), "on par": share("on_par"),
@@ -167,8 +168,8 @@ def over_sets(found: pd.DataFrame, pair: str, at: str) -> str:  # from `summary`
     r = found.loc[pair]
     word = claim((float(r["mean"]), float(r.low), float(r.high)), 1, at=at).word
     p = f", signed rank p = {r.p:.2g}" if r.p == r.p else ""
-    ends = f" [{r.low:+.2f}, {r.high:+.2f}]" if r.low == r.low else ""
-    return (f"{pair} is {r['mean']:+.2f} points{ends} over {r.sets:.0f} set{'s' * int(r.sets > 1)}{p}: higher in "
+    ends = f" [{plus(r.low)}, {plus(r.high)}]" if r.low == r.low else ""
+    return (f"{pair} is {plus(r['mean'])} points{ends} over {r.sets:.0f} set{'s' * int(r.sets > 1)}{p}: higher in "
             f"{r.higher:.0f}, on par in {r.on_par:.0f}, lower in {r.lower:.0f}; that it is above 0: {word}.")
 
 def coin(id: str) -> str:  # an artefact whose note prints a count
@@ -195,12 +196,20 @@ def tidy_together(rows: dict) -> pd.DataFrame:  # kind -> from `tidy`
 # %% ../../../nbs/genlabel/03b_tables.ipynb #5c1df4a6
 FEATURES = 20  # code of GenLabel: tables with more columns are not run
 
+def took(found: list[dict]) -> str:  # from `results`
+    "How long computing the tables took, where all of them say it."
+    seconds = [r["seconds"] for r in found if "seconds" in r]
+    if not found or len(seconds) < len(found): return "How long it took was not kept."
+    return f"Computing took {sum(seconds) / 60:.1f} minutes, one table after the other."
+
+# %% ../../../nbs/genlabel/03b_tables.ipynb #31d7a10c
 def which_tables(rows: pd.DataFrame, out: dict, found: list[dict]) -> list[str]:  # from `tidy` and `results`
     "Sentences."
     one = rows.drop_duplicates("table")
     real = {int(t) for t in one.table if t.isdigit()}
     said = [f"{len(one)} set{'s' * (len(one) > 1)}, {(one.d <= FEATURES).sum()} with at most {FEATURES} columns, "
-            f"{(one.k > 2).sum()} with three classes or more; {one.n.min():,} to {one.n.max():,} training rows."]
+            f"{(one.k > 2).sum()} with three classes or more; {one.n.min():,} to {one.n.max():,} training rows.",
+            took(found)]
     if not real: return [*said, "Scikit-learn's sets and Friedman's functions stand in for the note's OpenML tables."]
     missing = sorted({*COLLECTIONS["openml"]} - real)
     coded = [str(r["id"]) for r in found if r["encode"] != NOTE["encode"]]
@@ -257,7 +266,7 @@ def splits_tried(names: list, root=None) -> pd.DataFrame:  # table, split, share
 
 # %% ../../../nbs/genlabel/03b_tables.ipynb #bdcfe2ee
 def draw_ordered(ax, d: pd.DataFrame, title: str, ink: str = "vermilion"):
-    "All differences in their order, with their intervals; grey: on par."
+    "All differences in their order, with intervals over trials; red: without 0; band: on par."
     place, reach = np.arange(len(d)), d[["gain", "low", "high"]]
     clear = (d.low > 0) | (d.high < 0)
     ax.axhspan(-ON_PAR, ON_PAR, color="0.93", lw=0); ax.axhline(0, color="0.5", lw=.6)
@@ -265,15 +274,17 @@ def draw_ordered(ax, d: pd.DataFrame, title: str, ink: str = "vermilion"):
         bars = [reach.gain[mine] - reach.low[mine], reach.high[mine] - reach.gain[mine]]
         ax.errorbar(place[mine], reach.gain[mine], bars, fmt="o", color=colour, ms=2.2, lw=.7, mew=0)
     most = max(1.1 * d.gain.abs().max(), 1.05 * d[["low", "high"]].abs().stack().quantile(.95), 2 * ON_PAR)
-    ax.set(xlabel=f"{len(d)} sets, in order", ylabel="points", title=title, ylim=(-most, most),
-           xlim=(-1, len(d)), xticks=[])
+    ax.set(xlabel=f"{len(d)} sets, in order; bars: 95% intervals", ylabel="difference (points)", title=title,
+           ylim=(-most, most), xlim=(-1, len(d)), xticks=[])
 
 def draw_histogram(ax, by: dict, title: str):  # what it is called -> from `differences`
     "How the differences are spread."
     most = max(max(d.gain.abs().max() for d in by.values()), 1.)
     edges = np.linspace(-most, most, 22)
     for (name, d), ink in zip(by.items(), ("blue", "orange")):
-        ax.stairs(np.histogram(d.gain, edges)[0], edges, color=COLOURS[ink], label=f"{name}: mean {d.gain.mean():+.2f}")
+        mean = plus(d.gain.mean())
+        ax.stairs(np.histogram(d.gain, edges)[0], edges, color=COLOURS[ink], label=f"{name}: mean {mean}")
     ax.axvline(0, color="0.5", lw=.6)
-    ax.set(xlabel="points", ylabel="sets", title=title, ylim=(0, 1.35 * ax.get_ylim()[1])); ax.legend(loc="upper left")
+    ax.set(xlabel="difference (points)", ylabel="sets", title=title, ylim=(0, 1.35 * ax.get_ylim()[1]))
+    ax.legend(loc="upper left")
     ax.yaxis.get_major_locator().set_params(integer=True)

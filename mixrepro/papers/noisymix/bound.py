@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['centred', 'labelled', 'assumptions', 'gradient', 'radii', 'worst', 'regulariser', 'adversarial_side', 'nfm_gaps',
            'without', 'summed', 'sums_of_classes', 'binary', 'elasticity', 'elasticities', 'both_gaps', 'bounds',
-           'augmix_means', 'off_centre', 'draw_nfm', 'draw_elasticity', 'draw_bounds', 'draw_mean']
+           'augmix_means', 'off_centre', 'told_nfm', 'told_stability', 'told_mean', 'draw_nfm', 'draw_elasticity',
+           'draw_bounds', 'draw_mean']
 
 # %% ../../../nbs/noisymix/03c_bound.ipynb #985fc9d6
 from dataclasses import replace
@@ -16,8 +17,8 @@ import torch
 from torch import Tensor
 
 from .stability import js, stability_loss, theorem2
-from .theorems import (BENDS, KINKS, TONES, Case, along, directions, h_loss, logit,
-    mixture_moments, network, nfm_tilted, probabilities)
+from .theorems import (BENDS, KINKS, TONES, Case, along, directions, h_loss, listed,
+    logit, mixture_moments, network, nfm_tilted, probabilities)
 
 # %% ../../../nbs/noisymix/03c_bound.ipynb #c6db8ebd
 def centred(rng: torch.Generator,
@@ -208,6 +209,36 @@ def off_centre(x: Tensor, means: Tensor,  # the images, and their `augmix_means`
     return {"mean of the second views": rms(means.mean(0)), "its standard error": rms(chance),
             "an image": rms(x.double() - x.double().mean(0))}
 
+# %% ../../../nbs/noisymix/03c_bound.ipynb #d15a3039
+def told_nfm(limit: pd.Series,  # gaps over eps^2 at the smallest eps, by network and norms
+             given_up: dict,    # from `without`
+             ) -> list[str]:
+    "What was found on the half of the mixed loss."
+    lost = listed(pd.Series(given_up).drop("none"), ".3f")
+    return [f"Half of the mixed loss: the gap over ε² ends at {limit.xs('equal', level='norms').min():.3f} or above;",
+            f"over ε, with an assumption given up: {lost} (none {given_up['none']:.0e})."]
+
+def told_stability(sums: tuple,          # from `sums_of_classes`
+                   every: pd.DataFrame,  # from `elasticities`
+                   ends: pd.Series,      # of `bounds`: gaps over eps^2 at the smallest eps, by logits and bound
+                   ) -> list[str]:
+    "What was found on the half of the stability loss."
+    left, right = sums
+    fails = every.assign(fails=every.elasticity > 1).groupby("scale").fails.mean()
+    return [f"Half of the stability loss: over the classes the p^k sum to {left:.0f}, the ∇p^k·z to {right:.0e}.",
+            f"-S₁ is between {every.elasticity.min():.2f} and {every.elasticity.max():.2f} of E[1-λ] JS;",
+            f"the printed bound fails to first order in {fails.iloc[0]:.0%} of draws",
+            f"where the mean |logit| is {fails.index[0]:g} and in {fails.iloc[-1]:.0%} with {fails.index[-1]:g}.",
+            f"With small logits the gap over ε² ends at {ends[.3, 'corrected']:.3f} with S₁ kept,",
+            f"at {ends[.3, 'printed']:.1f} as printed."]
+
+# %% ../../../nbs/noisymix/03c_bound.ipynb #33b8822f
+def told_mean(off: pd.Series) -> str:  # from `off_centre`
+    "What was found on second views."
+    far, error, image = (off[k] for k in ("mean of the second views", "its standard error", "an image"))
+    return (f"The mean second view of centred images is {far:.1f} grey levels (rms) from 0, "
+            f"standard error {error:.1f}; an image is {image:.0f} from the mean.")
+
 # %% ../../../nbs/noisymix/03c_bound.ipynb #6eeec080
 def draw_nfm(ax, gaps: pd.DataFrame,  # from `nfm_gaps`
              ):
@@ -236,11 +267,11 @@ def draw_elasticity(ax, every: pd.DataFrame,  # from `elasticities`
 def draw_bounds(ax, both: pd.DataFrame,  # from `bounds`
                 ):
     "The gap over eps^2 with the stability loss: below 0 there is no bound."
+    ax.set_xscale("log", base=2); ax.set_yscale("symlog", linthresh=1)  # first: margins are of the scale
     for (size, bound), part in both.groupby(["logits", "bound"], sort=False):
         look = dict(color="#A71F01" if bound == "printed" else "#193BB0", linestyle="-" if size < 1 else "--")
         ax.plot(part.eps, part["over eps^2"], "o", ms=3, lw=1.1, label=f"{bound}, mean |logit| {size:g}", **look)
     ax.axhline(0, color="0.5", lw=.6)
-    ax.set_xscale("log", base=2); ax.set_yscale("symlog", linthresh=1)
     ax.set(xlabel=r"$\varepsilon$", ylabel=r"(left − right side) / $\varepsilon^2$", title="both losses together")
 
 # %% ../../../nbs/noisymix/03c_bound.ipynb #7c27b440

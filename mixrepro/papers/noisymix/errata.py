@@ -5,13 +5,14 @@
 # %% auto #0
 __all__ = ['erratum', 'POWERS', 'slope_of', 'first_order', 'second_order', 'lower_bound', 'row', 'copied_row', 'wrong_mean',
            'mended', 'impossible_shares', 'number', 'ahead', 'categories_led', 'best_clean', 'hurt_too', 'weights',
-           'of_sentences', 'columns_led', 'two_means', 'rows_of_table4', 'last_gain', 'errata']
+           'of_sentences', 'columns_led', 'two_means', 'rows_of_table4', 'last_gain', 'of_films', 'one_seed', 'errata']
 
 # %% ../../../nbs/noisymix/04_errata.ipynb #6b32d4a3
 from functools import partial
 
 import torch
 
+from ...data.perturbations import PERTURBATIONS, frames
 from .bound import bounds, elasticities, sums_of_classes
 from .tables import categories_of, widened
 from .stability import lemma2, slip36, theorem2_lines, third_order
@@ -196,7 +197,8 @@ def of_sentences() -> list[Erratum]:
         erratum("section 4.1, flip probability", "frames are compared with x_i of sequence i; a mean flip rate (mFP)",
                 why="it is the first frame, x_1; mFP names a probability, the tables' mFR the rate"),
         erratum("section 3.1", "the entropy of p in the simplex of dimension p - 1",
-                why="p is the distribution; it is K - 1")]
+                why="p is the distribution; it is K - 1"),
+        erratum("Theorem 2, proof", "it starts from eq. 7", why="that is the mixed loss; the stability loss is eq. 23")]
 
 # %% ../../../nbs/noisymix/04_errata.ipynb #0a4981fa
 def columns_led(where: str, says: str, id: str, claim: int,
@@ -233,6 +235,35 @@ def last_gain() -> Erratum:
         Finding("the two rows differ by another number", {"points": round(whole, 6), "printed": said},
                 abs(whole - said) > .05),))
 
+# %% ../../../nbs/noisymix/04_errata.ipynb #fe5aede5
+def of_films() -> list[Erratum]:
+    "Perturbation sequences: their names, their kinds of noise and their lengths."
+    columns = [c for c in reported("noisymix", "nm-table13").column.unique() if c != "mean"]
+    other = {c: p for c, p in zip(columns, PERTURBATIONS, strict=True) if c != p}
+    noises = sum(p.endswith("noise") for p in PERTURBATIONS)
+    def short(table): return {p.replace("_", " "): n for p in PERTURBATIONS if (n := frames(p, table)) < 30}
+    cifar, large = short("cifar"), short("imagenet")
+    return [
+        erratum("Tables 13 and 14", "a column Snow of CIFAR-10-P, among its ten perturbations", (
+            Finding(f"the reference list has {', '.join(other.values()) or 'it too'} in its place, and holds snow out",
+                    {"columns": len(columns), "of another name": len(other)}, list(other) == ["snow"]),)),
+        erratum("section 4.1, flip probability", "films of white, shot and impulse noise are compared with the first "
+                "frame", (Finding("there are fewer kinds of noise: no film has impulse noise",
+                                  {"named": 3, "in the list": noises}, noises < 3),)),
+        erratum("section 4.1", "each sequence has 30 frames or more", (
+            Finding("some of CIFAR-10-P's, which Tables 13 and 14 are about, have fewer", cifar, bool(cifar), "frames"),
+            Finding("some of ImageNet-P's have fewer", large or {"shortest": 31}, bool(large), "frames")))]
+
+# %% ../../../nbs/noisymix/04_errata.ipynb #2ab84c7d
+def one_seed(figure4, points: int = 250) -> Erratum:  # test points, appendix A
+    "Figure 4: how far apart its schemes are, against what 250 points can tell."
+    low, high = figure4["mean"].min() / 100, figure4["mean"].max() / 100
+    error = (low * (1 - low) / points) ** .5
+    return erratum("Figure 4, appendix A", "NoisyMix yields the best accuracy, one seed", (
+        Finding("from the worst scheme to the best it is less than one standard error of a single accuracy",
+                {"points": 100 * (high - low), "test points": points * (high - low), "standard error": 100 * error},
+                high - low < error),))
+
 # %% ../../../nbs/noisymix/04_errata.ipynb #a8bcb559
 def errata(seed: int = 0,  # of points and networks
            ) -> list[Erratum]:
@@ -241,8 +272,8 @@ def errata(seed: int = 0,  # of points and networks
     def printed(id, name, column): return table(id).query("row == @name and column == @column")["mean"].item()
     c = draw_case(torch.Generator().manual_seed(seed))
     cutmix, stylized = printed("nm-table3", "cutmix", "cifar10-c"), printed("nm-table12", "stylized", "mean")
-    return [impossible_shares(table("nm-fig4")), *first_order(c, seed), *second_order(c, seed), lower_bound(seed),
-            copied_row(table("nm-table6")),
+    return [impossible_shares(table("nm-fig4")), one_seed(table("nm-fig4")), *first_order(c, seed),
+            *second_order(c, seed), lower_bound(seed), copied_row(table("nm-table6")),
             wrong_mean(table("nm-table9"), "cutmix", cutmix, "Table 9, CutMix", "the accuracies behind Table 3's mean"),
             wrong_mean(table("nm-table12"), "stylized", stylized, "Table 12, Stylized", "flip rates and their mean"),
-            *of_sentences()]
+            *of_films(), *of_sentences()]

@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['weights', 'js', 'stability_loss', 'lemma2', 'proposition1', 'third_order', 'one_term', 'bends', 'slip36', 'form37',
-           'second_term', 'first_term', 'theorem2', 'theorem2_lines', 'relu_slope2', 'draw_lemma2', 'draw_third']
+           'second_term', 'first_term', 'theorem2', 'theorem2_lines', 'relu_slope2', 'told2', 'draw_lemma2',
+           'draw_third']
 
 # %% ../../../nbs/noisymix/03b_stability.ipynb #bb458485
 from functools import partial
@@ -15,7 +16,7 @@ import torch
 from torch import Tensor
 
 from mixrepro.papers.noisymix.theorems import (BENDS, KINKS, TONES, Case, along, beta_moments, beta_rule, directions,
-    draw_case, expected, fitted_slope, identity, line_of, mixture_moments, mixture_rule, neighbours, network,
+    draw_case, expected, fitted_slope, identity, line_of, listed, mixture_moments, mixture_rule, neighbours, network,
     probabilities, remainders)
 
 # %% ../../../nbs/noisymix/03b_stability.ipynb #76576e41
@@ -177,6 +178,25 @@ def relu_slope2(seed: int, powers: tuple, **more) -> float:  # as for `draw_case
     c = draw_case(new(), **more)
     p = probabilities(network("ReLU", 3, new(), c.x.shape[1]))
     return fitted_slope(remainders(lambda e: stability_loss(p, c, e), theorem2(p, c), powers))
+
+# %% ../../../nbs/noisymix/03b_stability.ipynb #1c495928
+def told2(apart: pd.Series,  # of lemma 2: the largest gap by eps and network
+          slope: pd.Series,  # of theorem 2: by what it is and network
+          ends: pd.Series,   # of proposition 1: remainder over eps^3 by views
+          readings: dict,    # of eq. 36, from `slip36`
+          ) -> list[str]:
+    "What was found on lemma 2, theorem 2 and proposition 1."
+    smooth, (corrected, *printed) = slope.xs("smooth", level="network"), readings.values()
+    return [f"The two sides of lemma 2 are at most {max(apart[1.][['linear', 'smooth']]):.0e} apart (linear, smooth),",
+            f"and {apart[.5].min():.0e} to {apart[.5].max():.0e} where 1 - λ is halved first.",
+            f"Slopes of theorem 2's remainder: {listed(slope['theorem 2'])};",
+            f"with moments of λ ~ Beta, as lemma 2 ends, {smooth['moments of Beta']:.2f},",
+            f"and {smooth['loss and moments of Beta']:.2f} if the loss has that Beta too.",
+            f"With a noise for each view, as in the released code, {smooth['a noise for each view']:.2f};",
+            f"without the mixed term {smooth['the same, no mixed term']:.2f}.",
+            f"Proposition 1: the remainder over ε³ tends to {ends['2 views']:.3f} for two views",
+            f"and {ends['3 views']:.3f} for three; o(ε³), as printed, would be 0.",
+            f"Eq. 36 is off by {min(printed):.2f} or more as printed, by {corrected:.0e} with δz_l for δz_j."]
 
 # %% ../../../nbs/noisymix/03b_stability.ipynb #53166637
 def draw_lemma2(ax, gaps: pd.DataFrame,  # from `lemma2`

@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['CONTRASTS', 'QUIET', 'SNOW', 'by_kind', 'flip_columns', 'with_quiet', 'filmed_words', 'translated', 'rarer',
-           'categories_of', 'learned', 'dotted', 'panels', 'widened', 'said_of', 'by_parts']
+           'categories_of', 'learned', 'clean_and_corrupted', 'fifteen', 'fifteen_parts', 'dotted', 'panels', 'widened',
+           'said_of', 'by_parts']
 
 # %% ../../../nbs/noisymix/05_tables.ipynb #7ef40721
 import math
@@ -17,8 +18,10 @@ from ...data.perturbations import PERTURBATIONS
 from ...data.sources import RELEASED
 from ...metrics.catalogue import fitted
 from ...metrics.flips import AS_PRINTED, NOISELESS, mean_flips
+from ...metrics.robustness import by_category, corruption_mean
 from .parts import PARTS
 from .settings import KNOWN
+from ...repro.columns import leaders, led_alike, side_by_side
 from ...repro.estimates import Measured, Published, welch
 from ...repro.figures import line
 from ...training.store import Run
@@ -91,6 +94,35 @@ def learned(runs: list[Run],  # trained
                           for c, run in zip(cells, runs)])
     means = found.groupby(["method", "data"], sort=False, as_index=False).value.mean()
     return means.replace(labels).rename(columns={"value": "training images right (%)"})
+
+# %% ../../../nbs/noisymix/05_tables.ipynb #f94edfba
+def clean_and_corrupted(study,  # of table 2 or 3
+                        ) -> tuple:  # its table; means by category (%), a row for each data set and scheme
+    "Both accuracies beside the paper's, and where the corrupted one comes from."
+    clean = study.measure("clean", lambda found: {"clean accuracy": found["accuracy"]})
+    corrupted = study.measure("corruptions", lambda found: {"corrupted accuracy": corruption_mean(found["accuracy"])})
+    columns = {f"{d}{end}": (d, f"{what} accuracy") for d in study.datasets
+               for end, what in (("-c", "corrupted"), ("", "clean"))}
+    table = study.table(pd.concat([clean, corrupted]), columns, scale=100, spread="min/max", contrasts=CONTRASTS)
+    by = study.measure("corruptions", lambda found: by_category(found["accuracy"]))
+    means = by.groupby(["column", "method", "metric"], sort=False).value.mean().mul(100).unstack()
+    return table, means.rename(index=study.labels)
+
+# %% ../../../nbs/noisymix/05_tables.ipynb #58db9314
+def fifteen(study,         # of one of tables 7 to 10
+            dataset: str,  # the paper's, as its cells name it
+            ) -> tuple:    # the table of the ledger; the paper's columns and ours; the scheme that leads each
+    "A table of fifteen corruptions, side by side."
+    found = study.measure("corruptions", lambda found: by_kind(found["accuracy"]))
+    table = study.table(found, {kind: (dataset, kind) for kind in study.reported().column.unique()}, scale=100)
+    return table, *side_by_side(table.data, study.labels), leaders(table.data, study.labels)
+
+def fifteen_parts(study, table, paper: pd.DataFrame, ours: pd.DataFrame, first: pd.DataFrame) -> tuple[list, list]:
+    "What is published of it: parts, and the answer."
+    answer = [*study.counted(table),
+              f"The scheme that leads is the paper's in {led_alike(first)} of {len(first)} columns."]
+    return ["## Paper (%)", study.grid(paper, 1), "## Ours (%, mean over the seeds)", study.grid(ours, 1),
+            "## The scheme that leads", study.grid(first.reset_index())], answer
 
 # %% ../../../nbs/noisymix/05_tables.ipynb #10f8cf04
 def dotted(ax,               # a matplotlib axis

@@ -118,13 +118,13 @@ class Nearest(nn.Module):
 def test_the_margin_of_two_centres_is_known(d, lift):
     net = Nearest(torch.tensor([[-d, 0.], [d, 0.]]), 5.)
     p = torch.tensor([[-d, lift], [d, lift]])
-    found = T.margins_of(p, torch.tensor([True, True]), T.edges(*T.logit_map(net, "two-rings", 200)))
+    found = T.margins_of(p, torch.tensor([True, True]), T.edges(net, "two-rings", 200))
     assert found["smallest margin"] == pytest.approx(d, abs=.01) and found["median margin"] == pytest.approx(d, abs=.01)
 
 
 def test_the_margin_of_nine_centres_is_half_way():
     from mixrepro.data.toys import CLOUD_CENTRES
-    lines = T.edges(*T.logit_map(Nearest(CLOUD_CENTRES, 24.), "nine-clouds", 201))
+    lines = T.edges(Nearest(CLOUD_CENTRES, 24.), "nine-clouds", 201)
     found = T.margins_of(CLOUD_CENTRES, torch.ones(9, dtype=torch.bool), lines)
     assert found["smallest margin"] == pytest.approx(5, abs=.02) and found["median margin"] == pytest.approx(5, abs=.02)
     assert T.margins_of(CLOUD_CENTRES, torch.arange(9) > 0, lines)["smallest margin"] == 0
