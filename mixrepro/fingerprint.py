@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['PACKAGE', 'LOOPS', 'TELLING', 'SAYING', 'NO_VALUES', 'UNREAD', 'PLAIN', 'CODE', 'sources', 'imported', 'Module',
-           'makes', 'bound', 'is_idle', 'Reader', 'Names', 'Scopes', 'Loops', 'Classes', 'Counted', 'Definition',
-           'digest_of', 'Code', 'inside', 'put_in_words', 'Reached', 'shown', 'reach', 'entries', 'differences',
+           'makes', 'bound', 'is_idle', 'Reader', 'Names', 'Scopes', 'Loops', 'Typed', 'Counted', 'Definition',
+           'digest_of', 'Code', 'made_from', 'put_in_words', 'Reached', 'shown', 'reach', 'entries', 'differences',
            'sentence_of']
 
-# %% ../nbs/04_fingerprint.ipynb #66d0057f
+# %% ../nbs/04_fingerprint.ipynb #e8438834
 import ast
 import functools
 import hashlib
@@ -22,13 +22,13 @@ import mixrepro
 
 PACKAGE = "mixrepro"
 
-# %% ../nbs/04_fingerprint.ipynb #50a31d4c
+# %% ../nbs/04_fingerprint.ipynb #b7d54761
 def sources(folder: Path = Path(mixrepro.__file__).parent) -> dict[str, str]:
     "The source of every module of the package, by the module's name."
     def name(p): return ".".join((PACKAGE, *p.relative_to(folder).with_suffix("").parts)).removesuffix(".__init__")
     return {name(p): p.read_text(encoding="utf-8") for p in sorted(folder.rglob("*.py")) if p.name != "_modidx.py"}
 
-# %% ../nbs/04_fingerprint.ipynb #a2b584d3
+# %% ../nbs/04_fingerprint.ipynb #887fad31
 def imported(node: ast.Import | ast.ImportFrom,
              module: str,       # in which it stands
              ) -> dict[str, str]:  # the name there -> what it is, with dots
@@ -38,7 +38,7 @@ def imported(node: ast.Import | ast.ImportFrom,
     above = module.split(".")[:-node.level] if node.level else []
     return {a.asname or a.name: ".".join([*above, *filter(None, [node.module]), a.name]) for a in node.names}
 
-# %% ../nbs/04_fingerprint.ipynb #eb57a8ec
+# %% ../nbs/04_fingerprint.ipynb #158fae46
 @dataclass(frozen=True)
 class Module:
     "What a module makes, and what it takes from others."
@@ -63,7 +63,7 @@ def makes(s: ast.stmt) -> list[str]:
         n for n in ast.walk(s) if isinstance(getattr(n, "ctx", None), ast.Store)]
     return list(dict.fromkeys(n.id for p in places for n in ast.walk(p) if isinstance(n, ast.Name)))
 
-# %% ../nbs/04_fingerprint.ipynb #72d486ec
+# %% ../nbs/04_fingerprint.ipynb #7a729608
 LOOPS = (ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
 
 def bound(body: list) -> tuple[set[str], list]:
@@ -80,7 +80,7 @@ def bound(body: list) -> tuple[set[str], list]:
             todo += ast.iter_child_nodes(n)
     return names - outer, imports
 
-# %% ../nbs/04_fingerprint.ipynb #947d9fb8
+# %% ../nbs/04_fingerprint.ipynb #6417f710
 TELLING = ("print", "warn", "check")  # how the name of a function begins that only tells or refuses
 SAYING = {"choice": slice(0, 1), "given": slice(1, 2), "setting": slice(0, 1)}  # which arguments are values
 NO_VALUES = ("allowed", "hint", "later", "source", "where")
@@ -91,7 +91,7 @@ def is_idle(s: ast.Expr) -> bool:
     called = getattr(s.value.func, "id", None) or getattr(s.value.func, "attr", "")
     return called.lstrip("_").startswith(TELLING)
 
-# %% ../nbs/04_fingerprint.ipynb #711f529c
+# %% ../nbs/04_fingerprint.ipynb #a69029fc
 UNREAD = ("ctx", "type_comment", "kind", "type_params")  # fields of a node
 
 class Reader:
@@ -117,7 +117,7 @@ class Reader:
         for n in nodes: self.put(n, local)
         self.words.append("]")
 
-# %% ../nbs/04_fingerprint.ipynb #034b9e5f
+# %% ../nbs/04_fingerprint.ipynb #f0747659
 class Names(Reader):
     "Says of each name what it stands for."
     def target(self, name: str) -> str: return self.code.target(self.module, name, self.own)
@@ -145,7 +145,7 @@ class Names(Reader):
         self.words.append(repr(n.value))
         if isinstance(n.value, str): self.texts.add(n.value)
 
-# %% ../nbs/04_fingerprint.ipynb #c5c70a8b
+# %% ../nbs/04_fingerprint.ipynb #e961ca1f
 class Scopes(Names):
     "Follows Python's rule of which names are whose."
     def put_FunctionDef(self, n, local):
@@ -165,7 +165,7 @@ class Scopes(Names):
         for v in (*a.defaults, *a.kw_defaults): self.put(v, local)
         self.put_list(body, local | names | {x.arg for x in each})
 
-# %% ../nbs/04_fingerprint.ipynb #eb769513
+# %% ../nbs/04_fingerprint.ipynb #864f99db
 class Loops(Scopes):
     "Likewise of comprehensions."
     def put_loop(self, n, local):
@@ -177,8 +177,8 @@ class Loops(Scopes):
         for name in ("elt", "key", "value"): self.put(getattr(n, name, None), inner)
     put_ListComp = put_SetComp = put_DictComp = put_GeneratorExp = put_loop
 
-# %% ../nbs/04_fingerprint.ipynb #6e2c64ff
-class Classes(Loops):
+# %% ../nbs/04_fingerprint.ipynb #349f035c
+class Typed(Loops):
     "Writes classes, and assignments with a type."
     def put_ClassDef(self, n, local):
         self.words += ["ClassDef", n.name]
@@ -198,8 +198,8 @@ class Classes(Loops):
         self.put_list([*n.ops, n.left, *n.comparators], local)
         self.texts = texts
 
-# %% ../nbs/04_fingerprint.ipynb #1cc4aa32
-class Counted(Classes):
+# %% ../nbs/04_fingerprint.ipynb #91028a76
+class Counted(Typed):
     "Leaves out what decides nothing."
     def put_Call(self, n, local):
         plain = isinstance(n.func, ast.Name) and n.func.id not in local
@@ -216,7 +216,7 @@ class Counted(Classes):
     def put_Import(self, n, local): pass
     put_ImportFrom = put_Import
 
-# %% ../nbs/04_fingerprint.ipynb #09121d18
+# %% ../nbs/04_fingerprint.ipynb #94b8eb54
 @dataclass(frozen=True)
 class Definition:
     "A function, class or constant."
@@ -228,7 +228,7 @@ def digest_of(words: Iterable[str]) -> str:
     "A short name of a list of words."
     return hashlib.sha256("\0".join(words).encode()).hexdigest()[:16]
 
-# %% ../nbs/04_fingerprint.ipynb #518ddeeb
+# %% ../nbs/04_fingerprint.ipynb #78b9ee26
 class Code:
     "The modules of the package, and what each of their definitions reads."
     def __init__(self, texts: dict[str, str]):  # module -> source
@@ -270,10 +270,10 @@ class Code:
         every = (n for statements in made.values() for s in statements for n in ast.walk(s))
         return [n for n in every if isinstance(n, ast.Lambda) and n.lineno == int(name.split()[1])]
 
-# %% ../nbs/04_fingerprint.ipynb #44eea51f
+# %% ../nbs/04_fingerprint.ipynb #87031cce
 PLAIN = (str, bytes, int, float, type(None), range)
 
-def inside(value) -> list | None:
+def made_from(value) -> list | None:
     "The values that an object is made of, after the word for what it is; None for one that is told as a whole."
     if isinstance(value, functools.partial): return ["partial", value.func, *value.args, value.keywords]
     if isinstance(value, MethodType): return ["method", value.__func__, value.__self__]
@@ -287,7 +287,7 @@ def inside(value) -> list | None:
 
 def put_in_words(value, reads: set) -> str:  # reads: gets the definitions that are named
     "An object in words."
-    if (parts := inside(value)) is not None: return f"({' '.join(put_in_words(p, reads) for p in parts)})"
+    if (parts := made_from(value)) is not None: return f"({' '.join(put_in_words(p, reads) for p in parts)})"
     if not isinstance(value, (type, FunctionType, BuiltinFunctionType)) and not hasattr(value, "__wrapped__"):
         return repr(value) if isinstance(value, PLAIN) else put_in_words(type(value), reads)
     value = inspect.unwrap(value)
@@ -297,7 +297,7 @@ def put_in_words(value, reads: set) -> str:  # reads: gets the definitions that 
     reads.add(f"{module}:{at_line}")
     return f"@{name}"
 
-# %% ../nbs/04_fingerprint.ipynb #ebd71d87
+# %% ../nbs/04_fingerprint.ipynb #06f1d1cd
 @dataclass(frozen=True)
 class Reached:
     "The definitions that a result stands on."
@@ -312,7 +312,7 @@ def shown(where: str) -> str:
     "A definition as it is named in what is kept."
     return where.removeprefix(f"{PACKAGE}.")
 
-# %% ../nbs/04_fingerprint.ipynb #26621046
+# %% ../nbs/04_fingerprint.ipynb #8c2c62a4
 def reach(code: Code,
           roots: Iterable,             # functions, classes, tables' entries; or definitions by name, with a colon
           tables: dict[str, dict] = {},  # definition -> the table, of which only what is spoken of counts
@@ -344,7 +344,7 @@ def entries(where: str,    # of the table
 
 CODE = Code(sources())  # of this process
 
-# %% ../nbs/04_fingerprint.ipynb #97828e7f
+# %% ../nbs/04_fingerprint.ipynb #604a93bc
 def differences(old: dict[str, str], new: dict[str, str]) -> list[str]:
     "The definitions that differ between two `parts`, those that are in both first."
     def plain(parts): return {(k.partition(":")[2], v) for k, v in parts.items()}
