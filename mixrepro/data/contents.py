@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['shipped_files', 'files_of', 'content_of']
 
-# %% ../../nbs/data/01i_contents.ipynb #035232b8
+# %% ../../nbs/data/01i_contents.ipynb #9e59412e
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -17,7 +17,8 @@ from .readers import MNIST, MNIST_FOLDERS
 from .tiny_imagenet import TINY_FOLDER
 from ..files import sha256
 
-# %% ../../nbs/data/01i_contents.ipynb #e15e5c55
+# %% ../../nbs/data/01i_contents.ipynb #70568807
+@cache
 def shipped_files(name: str) -> list[Path]:
     "The files of scikit-learn that a data set is made from."
     at = Path(find_spec("sklearn").origin).parent / "datasets"
@@ -36,7 +37,7 @@ def files_of(name: str,                       # one of `DATASETS`
     layout = next((f for f in layouts if (root / f.folder).is_dir()), None)
     return [root / layout.folder / f for s in layout.files.values() for f in s] if layout else []
 
-# %% ../../nbs/data/01i_contents.ipynb #5da01464
+# %% ../../nbs/data/01i_contents.ipynb #288097c3
 @cache
 def _digest(path: Path, size: int, date: int) -> str: return sha256(path)
 

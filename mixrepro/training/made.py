@@ -7,14 +7,14 @@ __all__ = ['TRAINING', 'LOOKED_UP', 'BESIDE', 'WAY', 'CHEAP', 'AS_IT_IS', 'texts
            'file_of_split', 'indices_of', 'installed', 'made_now', 'write_table', 'changes', 'since', 'OtherCode',
            'again', 'caveats']
 
-# %% ../../nbs/training/50b_made.ipynb #6c2acfa5
+# %% ../../nbs/training/50b_made.ipynb #7e13dd4b
 import json
 import os
-from collections.abc import Iterable
+import re
+from dataclasses import fields
 from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-import re
 
 from ..core import spelled
 from ..data.augment import AUGMENTS
@@ -26,9 +26,9 @@ from ..files import sha256, write_if_changed
 from ..fingerprint import CODE, Reached, differences, reach, sentence_of
 from ..methods.catalogue import METHODS, PARTS, method
 from ..networks.zoo import NETWORKS
-from .spec import Spec, to_json
+from .spec import Spec
 
-# %% ../../nbs/training/50b_made.ipynb #f2c13173
+# %% ../../nbs/training/50b_made.ipynb #e58ba746
 TRAINING = ("mixrepro.training.loop:start", "mixrepro.training.loop:_train")
 LOOKED_UP = {"mixrepro.methods.catalogue:METHODS": METHODS, "mixrepro.methods.catalogue:PARTS": PARTS,
           "mixrepro.networks.zoo:NETWORKS": NETWORKS, "mixrepro.data.datasets:DATASETS": DATASETS,
@@ -42,7 +42,7 @@ BESIDE = frozenset(f"mixrepro.{module}:{name}" for module, names in {
     "training.loop": "KEEPING Keeper auto_device environment progress rehearse telling train_run"}.items()
     for name in names.split())
 
-# %% ../../nbs/training/50b_made.ipynb #36f634ae
+# %% ../../nbs/training/50b_made.ipynb #084797f6
 def texts_in(value) -> set[str]:
     "All texts among plain values."
     if isinstance(value, str): return {value}
@@ -51,7 +51,8 @@ def texts_in(value) -> set[str]:
 
 def spoken_by(spec: Spec) -> frozenset[str]:
     "The names that a run looks up, and all other texts of its fields and of its method's."
-    return frozenset(texts_in([to_json(spec), spelled(method(spec.method, **spec.method_args))]))
+    own = [getattr(spec, f.name) for f in fields(spec)]
+    return frozenset(texts_in([own, spelled(method(spec.method, **spec.method_args))]))
 
 @lru_cache(maxsize=4096)
 def reached_by(roots: tuple,       # as for `reach`
@@ -64,7 +65,7 @@ def code_of(spec: Spec) -> Reached:
     "The code that decides the weights of a run."
     return reached_by(TRAINING, spoken_by(spec))
 
-# %% ../../nbs/training/50b_made.ipynb #c6e024cc
+# %% ../../nbs/training/50b_made.ipynb #ea33fa0b
 def file_of_split(spec: Spec) -> Path:
     "Where the split of a run lies, if it has a file."
     name = f"{spec.split}-s{spec.seed}" if re.fullmatch(r".+-l\d+-v\d+", spec.split) else spec.split
@@ -77,19 +78,20 @@ def indices_of(path: Path) -> str:
     if not isinstance(what, dict): return ""
     return sha256(json.dumps([what.get("labelled"), what.get("validation")]).encode())[:16]
 
+@lru_cache
 def installed(name: str) -> str:
     "The version of a package; empty where it is not there."
     try: return version(name)
     except PackageNotFoundError: return ""
 
-# %% ../../nbs/training/50b_made.ipynb #139bcd48
+# %% ../../nbs/training/50b_made.ipynb #16561ac1
 def made_now(spec: Spec) -> dict[str, str]:
     "What a run would be made of."
     split = indices_of(file_of_split(spec)) if spec.split else ""
     return dict(code=code_of(spec).name, data=content_of(spec.dataset), split=split,
                 torch=installed("torch"), torchvision=installed("torchvision"))
 
-# %% ../../nbs/training/50b_made.ipynb #b9829c07
+# %% ../../nbs/training/50b_made.ipynb #c4227c16
 def write_table(root: Path, reached: Reached) -> str:  # its name
     "Write down what a fingerprint stands for, in a store."
     path = root / ".code" / f"{reached.name}.json"
@@ -106,7 +108,7 @@ def changes(root: Path,    # of the store
     except (OSError, ValueError): return "its code changed"
     return sentence_of(differences(old, now.parts))
 
-# %% ../../nbs/training/50b_made.ipynb #0d5e34a0
+# %% ../../nbs/training/50b_made.ipynb #40dd919b
 def since(root: Path,  # of the store
           spec: Spec,
           then: dict,  # what it was made of, from `made_now`
@@ -120,7 +122,7 @@ def since(root: Path,  # of the store
         found.append(f"the split {file_of_split(spec).stem} changed")
     return ", ".join(filter(None, found))
 
-# %% ../../nbs/training/50b_made.ipynb #d9b5fbf5
+# %% ../../nbs/training/50b_made.ipynb #9cdcfcef
 WAY = "MIXREPRO_OTHER_CODE"  # "refresh" or "as-is"
 CHEAP = 60.  # seconds that are spent without being asked
 
@@ -129,7 +131,7 @@ class OtherCode(RuntimeError):
 
 AS_IT_IS: dict[str, list[str]] = {}  # what changed -> all that was shown nevertheless
 
-# %% ../../nbs/training/50b_made.ipynb #222e9f97
+# %% ../../nbs/training/50b_made.ipynb #96ec5fdf
 def again(what: str,              # what is of other code
           why: str,               # what changed
           seconds: float | None,  # that it took last time; None where nobody knows
