@@ -7,7 +7,7 @@ __all__ = ['TRAINING', 'LOOKED_UP', 'BESIDE', 'WAY', 'CHEAP', 'AS_IT_IS', 'texts
            'file_of_split', 'indices_of', 'installed', 'made_now', 'write_table', 'changes', 'since', 'OtherCode',
            'again', 'caveats']
 
-# %% ../../nbs/training/50b_made.ipynb #7e13dd4b
+# %% ../../nbs/training/50b_made.ipynb #48578431
 import json
 import os
 import re
@@ -28,7 +28,7 @@ from ..methods.catalogue import METHODS, PARTS, method
 from ..networks.zoo import NETWORKS
 from .spec import Spec
 
-# %% ../../nbs/training/50b_made.ipynb #e58ba746
+# %% ../../nbs/training/50b_made.ipynb #62cc6795
 TRAINING = ("mixrepro.training.loop:start", "mixrepro.training.loop:_train")
 LOOKED_UP = {"mixrepro.methods.catalogue:METHODS": METHODS, "mixrepro.methods.catalogue:PARTS": PARTS,
           "mixrepro.networks.zoo:NETWORKS": NETWORKS, "mixrepro.data.datasets:DATASETS": DATASETS,
@@ -39,10 +39,10 @@ BESIDE = frozenset(f"mixrepro.{module}:{name}" for module, names in {
     "networks.zoo": "asked kind_of networks_of", "training.spec": "Spec",
     "training.store": "Run Store finish load_checkpoint save_checkpoint",
     "training.allotted": "is_over", "training.made": "file_of_split",
-    "training.loop": "KEEPING Keeper auto_device environment progress rehearse telling train_run"}.items()
+    "training.loop": "KEEPING Keeper auto_device environment progress rehearse telling to_go_on train_run"}.items()
     for name in names.split())
 
-# %% ../../nbs/training/50b_made.ipynb #084797f6
+# %% ../../nbs/training/50b_made.ipynb #309ca2a1
 def texts_in(value) -> set[str]:
     "All texts among plain values."
     if isinstance(value, str): return {value}
@@ -65,7 +65,7 @@ def code_of(spec: Spec) -> Reached:
     "The code that decides the weights of a run."
     return reached_by(TRAINING, spoken_by(spec))
 
-# %% ../../nbs/training/50b_made.ipynb #ea33fa0b
+# %% ../../nbs/training/50b_made.ipynb #76f9ab7e
 def file_of_split(spec: Spec) -> Path:
     "Where the split of a run lies, if it has a file."
     name = f"{spec.split}-s{spec.seed}" if re.fullmatch(r".+-l\d+-v\d+", spec.split) else spec.split
@@ -84,14 +84,14 @@ def installed(name: str) -> str:
     try: return version(name)
     except PackageNotFoundError: return ""
 
-# %% ../../nbs/training/50b_made.ipynb #16561ac1
+# %% ../../nbs/training/50b_made.ipynb #a82721ac
 def made_now(spec: Spec) -> dict[str, str]:
     "What a run would be made of."
     split = indices_of(file_of_split(spec)) if spec.split else ""
     return dict(code=code_of(spec).name, data=content_of(spec.dataset), split=split,
                 torch=installed("torch"), torchvision=installed("torchvision"))
 
-# %% ../../nbs/training/50b_made.ipynb #c4227c16
+# %% ../../nbs/training/50b_made.ipynb #286b46a4
 def write_table(root: Path, reached: Reached) -> str:  # its name
     "Write down what a fingerprint stands for, in a store."
     path = root / ".code" / f"{reached.name}.json"
@@ -108,7 +108,7 @@ def changes(root: Path,    # of the store
     except (OSError, ValueError): return "its code changed"
     return sentence_of(differences(old, now.parts))
 
-# %% ../../nbs/training/50b_made.ipynb #40dd919b
+# %% ../../nbs/training/50b_made.ipynb #fe5254d4
 def since(root: Path,  # of the store
           spec: Spec,
           then: dict,  # what it was made of, from `made_now`
@@ -122,7 +122,7 @@ def since(root: Path,  # of the store
         found.append(f"the split {file_of_split(spec).stem} changed")
     return ", ".join(filter(None, found))
 
-# %% ../../nbs/training/50b_made.ipynb #9cdcfcef
+# %% ../../nbs/training/50b_made.ipynb #3c047d6c
 WAY = "MIXREPRO_OTHER_CODE"  # "refresh" or "as-is"
 CHEAP = 60.  # seconds that are spent without being asked
 
@@ -131,7 +131,7 @@ class OtherCode(RuntimeError):
 
 AS_IT_IS: dict[str, list[str]] = {}  # what changed -> all that was shown nevertheless
 
-# %% ../../nbs/training/50b_made.ipynb #96ec5fdf
+# %% ../../nbs/training/50b_made.ipynb #ad80408a
 def again(what: str,              # what is of other code
           why: str,               # what changed
           seconds: float | None,  # that it took last time; None where nobody knows
@@ -151,5 +151,5 @@ def again(what: str,              # what is of other code
 
 def caveats() -> list[str]:
     "What a caption says of all that is shown though it is of other code."
-    return [f"Of other code, shown as it is ({why}): {', '.join(what[:3])}{f' and {len(what) - 3} more' * (len(what) > 3)}."
-            for why, what in AS_IT_IS.items()]
+    def named(what): return ", ".join(what[:3]) + f" and {len(what) - 3} more" * (len(what) > 3)
+    return [f"Of other code, shown as it is ({why}): {named(what)}." for why, what in AS_IT_IS.items()]
