@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['app', 'BEGUN', 'PATIENCE', 'TRIAL', 'data_app', 'Root', 'about', 'sources', 'named', 'package', 'absent', 'origin',
            'remedy', 'lacking', 'need', 'rows', 'list_', 'announce', 'follow', 'Interrupted', 'times', 'unwritten',
-           'put_an_end', 'handed', 'moment', 'allotted', 'rounds', 'tell_left', 'PassOn', 'reproduce', 'complaint',
-           'show', 'report', 'make_report', 'outputs', 'packages', 'prefix_of_kernel', 'kernel', 'trial', 'set_aside',
-           'checks', 'doctor', 'bench', 'data_get', 'data_about', 'data_rows', 'data_verify', 'every_kind', 'data_make',
-           'data_split', 'placed', 'refused', 'main']
+           'put_an_end', 'handed', 'moment', 'told', 'allotted', 'way', 'rounds', 'tell_left', 'PassOn', 'reproduce',
+           'complaint', 'show', 'report', 'make_report', 'outputs', 'packages', 'prefix_of_kernel', 'kernel', 'trial',
+           'set_aside', 'checks', 'doctor', 'bench', 'data_get', 'data_about', 'data_rows', 'data_verify', 'every_kind',
+           'data_make', 'data_split', 'placed', 'refused', 'main']
 
 # %% ../nbs/workflow/93_cli.ipynb #7198371c
 import contextlib
@@ -43,8 +43,10 @@ from .papers.catalogue import ARTEFACTS, PAPERS, find
 from .repro.artefact import cells, state
 from .repro.scale import SCALES, scale
 from .training.allotted import MOMENT, OutOfTime
+from .training.made import WAY
 from .training.spec import from_json, name_of
-from .training.store import Store
+from .training.standing import counted, lines_on
+from .training.store import WRITTEN, Store, vouched
 from .workflow import jobs as workflow
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
@@ -122,6 +124,8 @@ def list_(as_json: Annotated[bool, typer.Option("--json", help="a list of object
     if as_json: return print(json.dumps(table, indent=1))
     for r in table: print(f"{r['id']:20s} {r['state']:8s} {r['title']}")
     print(f"{sum(r['state'] == 'ready' for r in table)} of {len(table)} are ready")
+    store, specs = Store(home() / "runs"), [c.spec for a in ARTEFACTS.values() for c in cells(a, profile)]
+    for line in lines_on({run.id: run for run in map(store.run, specs)}.values()): print(line)
 
 # %% ../nbs/workflow/93_cli.ipynb #53319b8e
 def announce(todo: dict, base: Path):
@@ -134,6 +138,7 @@ def announce(todo: dict, base: Path):
         when = ("in the store" if not missing else
                 f"{missing} to train, " + (f"{seconds:.0f} s last time" if seconds is not None else "never timed here"))
         print(f"  {g['title']}: {when}")
+    for line in workflow.check_standing(todo, base): print(f"  {line}")
     sys.stdout.flush()
 
 # %% ../nbs/workflow/93_cli.ipynb #5783c42f
@@ -230,13 +235,21 @@ def moment(minutes: float | None) -> float | None:  # seconds since 1970
     return time.time() + 60 * minutes
 
 @contextlib.contextmanager
-def allotted(end: float | None):
-    "Everything that is started in it knows when the time ends."
-    before = os.environ.get(MOMENT)
-    if end is not None: os.environ[MOMENT] = f"{end:.0f}"
+def told(**values: str):  # names of environment variables; an empty value leaves one as it is
+    "Everything that is started in it knows."
+    values = {k: v for k, v in values.items() if v}
+    before = {k: os.environ.get(k) for k in values}
+    os.environ.update(values)
     try: yield
     finally:
-        if end is not None: os.environ.pop(MOMENT) if before is None else os.environ.update({MOMENT: before})
+        for k, v in before.items(): os.environ.pop(k) if v is None else os.environ.update({k: v})
+
+def allotted(end: float | None): return told(**{MOMENT: "" if end is None else f"{end:.0f}"})  # when the time ends
+
+def way(refresh: bool, as_is: bool) -> str:
+    "What is done with runs of other code."
+    if refresh and as_is: raise ValueError("--refresh and --as-is do not go together: make again, or show as it is")
+    return "refresh" if refresh else "as-is" if as_is else ""
 
 # %% ../nbs/workflow/93_cli.ipynb #dd4a5352
 def rounds(ids: list[str], profile: str, base: Path) -> list[list[str]]:
@@ -275,7 +288,9 @@ def reproduce(context: typer.Context,
               cores: Annotated[int, typer.Option(min=0, help="jobs side by side; all cores unless given")] = 0,
               minutes: Annotated[float, typer.Option(help="begin no run that would not end in so long")] = None,
               force: Annotated[bool, typer.Option("--force",
-                                                  help="execute the notebooks again; trained runs stay")] = False):
+                                                  help="execute the notebooks again; trained runs stay")] = False,
+              refresh: Annotated[bool, typer.Option("--refresh", help="make again whatever is of other code")] = False,
+              as_is: Annotated[bool, typer.Option("--as-is", help="show what is of other code, and say so")] = False):
     "Train what is missing and regenerate figures and tables. What follows -- goes to Snakemake."
     extra, base = context.obj, workflow.clone()
     end = moment(minutes)
@@ -287,7 +302,7 @@ def reproduce(context: typer.Context,
         raise ValueError(f"{name} is given more than once: give it once, the profile by --profile")
     need("snakemake", "papermill", "ipykernel")
     # In `-- --dag | dot` the output is Snakemake's.
-    with (workflow.only_one(base), allotted(end), contextlib.redirect_stdout(sys.stderr if extra else sys.stdout)):
+    with (workflow.only_one(base), allotted(end), told(**{WAY: way(refresh, as_is)}), contextlib.redirect_stdout(sys.stderr if extra else sys.stdout)):
         news = late = False
         for some in rounds(ids, profile, base):
             todo = workflow.jobs(some, profile, dict(p.split("=", 1) for p in parameter), base)

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['needed_by', 'made_with', 'other', 'seconds_of', 'stands', 'report_on', 'counted', 'lines_on', 'mark_metric', 'mark']
 
-# %% ../../nbs/training/51d_standing.ipynb #e4806990
+# %% ../../nbs/training/51d_standing.ipynb #504aa345
 import json
 from collections import defaultdict
 from collections.abc import Callable, Iterable
@@ -16,7 +16,7 @@ from .made import again, code_of, made_now, since, write_table
 from .store import (Run, Store, about, read_arrays, read_metric, sealed_arrays, sum_of, vouch, vouched,
                                      weights_of)
 
-# %% ../../nbs/training/51d_standing.ipynb #68f4cb5f
+# %% ../../nbs/training/51d_standing.ipynb #b665ac1a
 def needed_by(run: Run) -> dict[str, Run]:
     "The runs that a run needs, in the same store."
     store = Store(run.folder.parents[1])
@@ -26,7 +26,7 @@ def made_with(run: Run) -> dict:
     "What a run would be made of now, in its store."
     return made_now(run.spec) | dict(needs={name: weights_of(r.folder) for name, r in needed_by(run).items()})
 
-# %% ../../nbs/training/51d_standing.ipynb #51bdef4c
+# %% ../../nbs/training/51d_standing.ipynb #12c86e76
 def other(run: Run,
           then: dict | None = None,  # what it was made of; what the run keeps unless given
           ) -> str:                  # empty where it would be the same, or nobody knows
@@ -49,7 +49,7 @@ def stands(run: Run) -> bool:
     "Whether a run is there and need not be made again; where that is to be decided, it is a refusal."
     return run.done and not ((why := other(run)) and again(str(run), why, seconds_of(run)))
 
-# %% ../../nbs/training/51d_standing.ipynb #09036fb3
+# %% ../../nbs/training/51d_standing.ipynb #f2a19375
 def report_on(runs: Iterable[Run]) -> tuple[dict[str, list[Run]], list[Run]]:
     "Of the runs that are there: those of other code, by what changed; those that carry no fingerprint."
     there = [r for r in runs if vouched(r.folder)]
@@ -68,7 +68,7 @@ def lines_on(runs: Iterable[Run]) -> list[str]:
                               "known; 'mixrepro adopt' takes them for that")
     return lines
 
-# %% ../../nbs/training/51d_standing.ipynb #101aa0db
+# %% ../../nbs/training/51d_standing.ipynb #039944de
 def mark_metric(run: Run, path: Path,
                 code: str,  # the fingerprint of what measures it; empty where that is not known
                 ):
@@ -84,7 +84,7 @@ def mark(run: Run,
          codes: Callable = lambda run, name: "",  # the fingerprint of what measures a metric of a run
          ) -> bool:                               # whether it got one now
     "Give a run its fingerprint, and its metrics their owner, if they are whole and carry none."
-    if run.made or not run.done: return False
+    if run.id != str(run) or run.made or not run.done: return False  # a name of another version is left alone
     for path in sorted((run.folder / "metrics").glob("[!.]*")):
         if path.suffix in (".json", ".safetensors"): mark_metric(run, path, codes(run, path.stem))
     write_table(run.folder.parents[1], code_of(run.spec))
