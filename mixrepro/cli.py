@@ -5,10 +5,11 @@
 # %% auto #0
 __all__ = ['app', 'BEGUN', 'PATIENCE', 'TRIAL', 'data_app', 'Root', 'about', 'sources', 'named', 'package', 'absent', 'origin',
            'remedy', 'lacking', 'need', 'rows', 'list_', 'announce', 'follow', 'Interrupted', 'times', 'unwritten',
-           'put_an_end', 'handed', 'moment', 'told', 'allotted', 'way', 'rounds', 'tell_left', 'PassOn', 'reproduce',
-           'complaint', 'show', 'report', 'make_report', 'outputs', 'packages', 'prefix_of_kernel', 'kernel', 'trial',
-           'set_aside', 'checks', 'doctor', 'bench', 'data_get', 'data_about', 'data_rows', 'data_verify', 'every_kind',
-           'data_make', 'data_split', 'placed', 'refused', 'main']
+           'put_an_end', 'handed', 'moment', 'passed_on', 'allotted', 'way', 'rounds', 'tell_left', 'PassOn',
+           'reproduce', 'complaint', 'show', 'report', 'make_report', 'outputs', 'adopt_figures', 'adopt', 'packages',
+           'prefix_of_kernel', 'kernel', 'trial', 'set_aside', 'spoilt', 'checks', 'doctor', 'bench', 'data_get',
+           'data_about', 'data_rows', 'data_verify', 'every_kind', 'data_make', 'data_split', 'placed', 'refused',
+           'main']
 
 # %% ../nbs/workflow/93_cli.ipynb #7198371c
 import contextlib
@@ -48,6 +49,7 @@ from .training.spec import from_json, name_of
 from .training.standing import counted, lines_on
 from .training.store import WRITTEN, Store, vouched
 from .workflow import jobs as workflow
+from .workflow.drawn import altered_since, note
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
 
@@ -235,7 +237,7 @@ def moment(minutes: float | None) -> float | None:  # seconds since 1970
     return time.time() + 60 * minutes
 
 @contextlib.contextmanager
-def told(**values: str):  # names of environment variables; an empty value leaves one as it is
+def passed_on(**values: str):  # names of environment variables; an empty value leaves one as it is
     "Everything that is started in it knows."
     values = {k: v for k, v in values.items() if v}
     before = {k: os.environ.get(k) for k in values}
@@ -244,7 +246,7 @@ def told(**values: str):  # names of environment variables; an empty value leave
     finally:
         for k, v in before.items(): os.environ.pop(k) if v is None else os.environ.update({k: v})
 
-def allotted(end: float | None): return told(**{MOMENT: "" if end is None else f"{end:.0f}"})  # when the time ends
+def allotted(end: float | None): return passed_on(**{MOMENT: "" if end is None else f"{end:.0f}"})  # when the time ends
 
 def way(refresh: bool, as_is: bool) -> str:
     "What is done with runs of other code."
@@ -302,7 +304,9 @@ def reproduce(context: typer.Context,
         raise ValueError(f"{name} is given more than once: give it once, the profile by --profile")
     need("snakemake", "papermill", "ipykernel")
     # In `-- --dag | dot` the output is Snakemake's.
-    with (workflow.only_one(base), allotted(end), told(**{WAY: way(refresh, as_is)}), contextlib.redirect_stdout(sys.stderr if extra else sys.stdout)):
+    decided = passed_on(**{WAY: way(refresh, as_is)})
+    with (workflow.only_one(base), allotted(end), decided,
+          contextlib.redirect_stdout(sys.stderr if extra else sys.stdout)):
         news = late = False
         for some in rounds(ids, profile, base):
             todo = workflow.jobs(some, profile, dict(p.split("=", 1) for p in parameter), base)
@@ -395,6 +399,30 @@ def outputs(ids: Annotated[list[str], typer.Argument(help="artefacts; all that a
     print(f"{len(changed)} notebook{'s' * (len(changed) != 1)} written")
     if ids and left: raise RuntimeError(f"{', '.join(left)}: the notebook was left as it is, see above")
 
+# %% ../nbs/workflow/93_cli.ipynb #59e5c670
+def adopt_figures(profile: str, base: Path) -> int:  # how many
+    "Take figures that were drawn here before for drawn by this code."
+    drawn = [i for i in workflow.meant(profile, base) if (base / workflow.WORK / "drawn" / f"{profile}-{i}").is_file()
+             and all(f.is_file() for f in find(i).files(base / "figures" / profile))]
+    if not drawn: return 0
+    tasks = workflow.jobs(drawn, profile, {}, base)["artefacts"]
+    old = {i: t for i, t in tasks.items() if (base / t["stamp"]).read_text() != t["made_of"]}
+    for i, t in old.items():
+        note(base, f"{profile}-{i}", [base / f for f in t["outputs"]], ())
+        write_atomic(base / t["stamp"], t["made_of"])
+    return len(old)
+
+@app.command()
+def adopt(profile: Annotated[str, typer.Option("--profile", help="whose figures")] = "embedded"):
+    "Give runs and figures of before their fingerprints; nothing is trained, measured or drawn."
+    from mixrepro.metrics.catalogue import adopt as adopt_runs
+    base = workflow.clone()
+    with workflow.only_one(base):
+        n, figures = adopt_runs(Store(base / "runs")), adopt_figures(scale(profile).name, base)
+    print(f"{counted(n)} and {figures} figures adopted: taken for made by the code, the data sets and the splits "
+          "that are here now, with this PyTorch; what was made by other code is not told apart, delete it to have it "
+          "made again")
+
 # %% ../nbs/workflow/93_cli.ipynb #26b6f2cd
 def packages() -> list[tuple[bool | None, str]]:  # True: there; False: wanted; None: not needed here
     "What is installed, what is missing and the command for it."
@@ -478,6 +506,16 @@ def set_aside(base: Path) -> list[tuple[None, str]]:
     return [(None, note) for note in notes]
 
 # %% ../nbs/workflow/93_cli.ipynb #e5982401
+def spoilt(base: Path) -> list[str]:
+    "Files of runs and of figures that are not as they were written."
+    wrong = []
+    for done in sorted((base / "runs").glob("*/*/done.json")):
+        sums = vouched(done.parent) or {}
+        wrong += [f"{done.parent / f} was changed" for f in WRITTEN
+                  if f in sums and not ((at := done.parent / f).is_file() and sha256(at) == sums[f])]
+    notes = sorted((base / "runs" / ".workflow" / "read").glob("*.json"))
+    return wrong + [f"of {p.stem}, {why}" for p in notes if (why := altered_since(base, p.stem))]
+
 def checks(base: Path) -> list[tuple[bool | None, str]]:
     "What is in place, and what is not."
     import torch
@@ -489,10 +527,14 @@ def checks(base: Path) -> list[tuple[bool | None, str]]:
     except FileNotFoundError as e: return [*found, (False, str(e))]
     if not absent("repro"): found += [trial(), kernel()]
     runs = [d.parent for d in (base / "runs").glob("*/*/*") if d.name in ("done.json", "checkpoint.pt")]
-    corrupt = list((base / "runs").rglob("*.corrupt-*"))
+    corrupt, wrong = list((base / "runs").rglob("*.corrupt-*")), spoilt(base)
     aside = (f"; {len(corrupt)} corrupt files were set aside, for example {corrupt[0]}: delete them once looked at"
              if corrupt else "")
     found.append((not corrupt, f"{len(set(runs))} runs in the store{aside}"))
+    more = f" (and {len(wrong) - 1} more)" * (len(wrong) > 1)
+    found.append((not wrong, f"{wrong[0]}{more}: 'mixrepro reproduce' makes it again" if wrong else
+                  "runs and figures are as they were written"))
+    found += [(None, line) for line in lines_on(Store(base / "runs").runs())]
     try:
         write_atomic(base / "runs" / ".probe", "x"); (base / "runs" / ".probe").unlink()
         found.append((True, "the store can be written"))

@@ -7,7 +7,7 @@ __all__ = ['TRAINING', 'LOOKED_UP', 'BESIDE', 'WAY', 'CHEAP', 'AS_IT_IS', 'texts
            'file_of_split', 'indices_of', 'installed', 'made_now', 'write_table', 'changes', 'since', 'OtherCode',
            'again', 'caveats']
 
-# %% ../../nbs/training/50b_made.ipynb #48578431
+# %% ../../nbs/training/50b_made.ipynb #62a7ba12
 import json
 import os
 import re
@@ -28,7 +28,7 @@ from ..methods.catalogue import METHODS, PARTS, method
 from ..networks.zoo import NETWORKS
 from .spec import Spec
 
-# %% ../../nbs/training/50b_made.ipynb #62cc6795
+# %% ../../nbs/training/50b_made.ipynb #796deb6d
 TRAINING = ("mixrepro.training.loop:start", "mixrepro.training.loop:_train")
 LOOKED_UP = {"mixrepro.methods.catalogue:METHODS": METHODS, "mixrepro.methods.catalogue:PARTS": PARTS,
           "mixrepro.networks.zoo:NETWORKS": NETWORKS, "mixrepro.data.datasets:DATASETS": DATASETS,
@@ -38,11 +38,11 @@ BESIDE = frozenset(f"mixrepro.{module}:{name}" for module, names in {
     "core": "Choices choice given pick", "data.datasets": "SHIPPED", "data.images": "data_root remedy",
     "networks.zoo": "asked kind_of networks_of", "training.spec": "Spec",
     "training.store": "Run Store finish load_checkpoint save_checkpoint",
-    "training.allotted": "is_over", "training.made": "file_of_split",
+    "training.allotted": "is_over", "training.made": "file_of_split", "training.computed": "computed",
     "training.loop": "KEEPING Keeper auto_device environment progress rehearse telling to_go_on train_run"}.items()
     for name in names.split())
 
-# %% ../../nbs/training/50b_made.ipynb #309ca2a1
+# %% ../../nbs/training/50b_made.ipynb #43e232c3
 def texts_in(value) -> set[str]:
     "All texts among plain values."
     if isinstance(value, str): return {value}
@@ -65,7 +65,7 @@ def code_of(spec: Spec) -> Reached:
     "The code that decides the weights of a run."
     return reached_by(TRAINING, spoken_by(spec))
 
-# %% ../../nbs/training/50b_made.ipynb #76f9ab7e
+# %% ../../nbs/training/50b_made.ipynb #3d094f1c
 def file_of_split(spec: Spec) -> Path:
     "Where the split of a run lies, if it has a file."
     name = f"{spec.split}-s{spec.seed}" if re.fullmatch(r".+-l\d+-v\d+", spec.split) else spec.split
@@ -84,14 +84,14 @@ def installed(name: str) -> str:
     try: return version(name)
     except PackageNotFoundError: return ""
 
-# %% ../../nbs/training/50b_made.ipynb #a82721ac
+# %% ../../nbs/training/50b_made.ipynb #eac7303c
 def made_now(spec: Spec) -> dict[str, str]:
     "What a run would be made of."
     split = indices_of(file_of_split(spec)) if spec.split else ""
     return dict(code=code_of(spec).name, data=content_of(spec.dataset), split=split,
                 torch=installed("torch"), torchvision=installed("torchvision"))
 
-# %% ../../nbs/training/50b_made.ipynb #286b46a4
+# %% ../../nbs/training/50b_made.ipynb #82503c6c
 def write_table(root: Path, reached: Reached) -> str:  # its name
     "Write down what a fingerprint stands for, in a store."
     path = root / ".code" / f"{reached.name}.json"
@@ -108,7 +108,7 @@ def changes(root: Path,    # of the store
     except (OSError, ValueError): return "its code changed"
     return sentence_of(differences(old, now.parts))
 
-# %% ../../nbs/training/50b_made.ipynb #fe5254d4
+# %% ../../nbs/training/50b_made.ipynb #4b5f0c9d
 def since(root: Path,  # of the store
           spec: Spec,
           then: dict,  # what it was made of, from `made_now`
@@ -122,7 +122,7 @@ def since(root: Path,  # of the store
         found.append(f"the split {file_of_split(spec).stem} changed")
     return ", ".join(filter(None, found))
 
-# %% ../../nbs/training/50b_made.ipynb #3c047d6c
+# %% ../../nbs/training/50b_made.ipynb #440ea464
 WAY = "MIXREPRO_OTHER_CODE"  # "refresh" or "as-is"
 CHEAP = 60.  # seconds that are spent without being asked
 
@@ -131,7 +131,7 @@ class OtherCode(RuntimeError):
 
 AS_IT_IS: dict[str, list[str]] = {}  # what changed -> all that was shown nevertheless
 
-# %% ../../nbs/training/50b_made.ipynb #ad80408a
+# %% ../../nbs/training/50b_made.ipynb #efc9982d
 def again(what: str,              # what is of other code
           why: str,               # what changed
           seconds: float | None,  # that it took last time; None where nobody knows

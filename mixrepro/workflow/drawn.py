@@ -6,7 +6,7 @@
 __all__ = ['LOOKED_UP_BY_NOTEBOOKS', 'SPEAKING', 'NOTED', 'as_function', 'code_of_notebook', 'content_of_run', 'note',
            'altered_since']
 
-# %% ../../nbs/workflow/91a_drawn.ipynb #f6ce6f0d
+# %% ../../nbs/workflow/91a_drawn.ipynb #5fbc8dec
 import ast
 import hashlib
 import json
@@ -22,7 +22,7 @@ from ..papers.catalogue import ARTEFACTS
 from ..training.made import BESIDE, LOOKED_UP
 from ..training.store import Run, vouched
 
-# %% ../../nbs/workflow/91a_drawn.ipynb #3275b85f
+# %% ../../nbs/workflow/91a_drawn.ipynb #c4679a80
 LOOKED_UP_BY_NOTEBOOKS = LOOKED_UP | {"mixrepro.papers.catalogue:ARTEFACTS": ARTEFACTS,
                                       "mixrepro.metrics.catalogue:METRICS": METRICS,
                                       "mixrepro.metrics.catalogue:READ": READ}
@@ -47,7 +47,7 @@ def code_of_notebook(text: str,  # from `as_function`
     parts = found({t for where in first for t in code.definition(where).texts})
     return Reached({k: v for k, v in parts.items() if not k.startswith("notebook_")})
 
-# %% ../../nbs/workflow/91a_drawn.ipynb #27e52b6b
+# %% ../../nbs/workflow/91a_drawn.ipynb #38105a30
 NOTED = "runs/.workflow/read"  # beside plans, logs and stamps
 
 def content_of_run(folder: Path) -> str:
@@ -65,7 +65,7 @@ def note(base: Path,            # the project's folder
                 runs={str(r): [str(r.folder), content_of_run(r.folder)] for r in runs})
     return write_if_changed(base / NOTED / f"{name}.json", json.dumps(said, indent=1, sort_keys=True))
 
-# %% ../../nbs/workflow/91a_drawn.ipynb #f601ec75
+# %% ../../nbs/workflow/91a_drawn.ipynb #a3e63fab
 def altered_since(base: Path, name: str) -> str:  # empty where nothing is, or nothing was noted
     "What of a figure's files, or of the runs that it has read, is no longer the same."
     try: said = json.loads((base / NOTED / f"{name}.json").read_text())
