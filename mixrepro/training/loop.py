@@ -37,7 +37,7 @@ from ..methods.base import restore, state_of, trainable
 from ..methods.catalogue import METHODS, method
 from ..networks.staged import in_mode
 from .allotted import check_begin, check_go_on, is_over
-from .made import file_of_split, since
+from .made import code_of, file_of_split, since, write_table
 from .spec import Spec, generator
 from .standing import made_with, other, stands
 from .store import Run, Store, finish, load_checkpoint, network_of, open_net, save_checkpoint
@@ -248,7 +248,9 @@ def train_run(spec: Spec,              # what to train
     check_begin(run, store)
     parts, made = start(spec, store, device), made_with(run)
     with store.lock(run):
-        if not run.done or other(run): _train(run, *parts, device, made)
+        if not run.done or other(run):
+            write_table(store.root, code_of(spec))
+            _train(run, *parts, device, made)
     return run
 
 # %% ../../nbs/training/52_loop.ipynb #d5f991de

@@ -27,7 +27,6 @@ from ..data.whitening import WHITENINGS, Whiten
 from ..files import home, set_aside, sha256, write_atomic
 from ..networks.staged import Resize
 from ..networks.zoo import build
-from .made import code_of, write_table
 from .spec import Spec, from_json, generator, name_of, provenance_of, to_json
 
 # %% ../../nbs/training/51_store.ipynb #e43422d7
@@ -164,7 +163,6 @@ def finish(run: Run, net, rows: list[dict], environment: dict,
            made: dict = {},  # what it was made of, from `made_now`; {} where that is not known
            ):
     "Write a finished run."
-    if made: write_table(run.folder.parents[1], code_of(run.spec))
     weights = {k: v.detach().cpu().contiguous() for k, v in net.state_dict().items()}
     content = {"spec.json": json.dumps(dict(spec=to_json(run.spec), provenance=provenance_of(run.spec)), indent=1),
                "history.csv": to_csv(rows),
