@@ -5,10 +5,11 @@
 # %% auto #0
 __all__ = ['app', 'BEGUN', 'PATIENCE', 'TRIAL', 'data_app', 'Root', 'about', 'sources', 'named', 'package', 'absent', 'origin',
            'remedy', 'lacking', 'need', 'rows', 'list_', 'announce', 'follow', 'Interrupted', 'times', 'unwritten',
-           'put_an_end', 'handed', 'moment', 'allotted', 'rounds', 'tell_left', 'PassOn', 'reproduce', 'complaint',
-           'show', 'report', 'make_report', 'outputs', 'packages', 'prefix_of_kernel', 'kernel', 'trial', 'set_aside',
-           'checks', 'doctor', 'bench', 'data_get', 'data_about', 'data_rows', 'data_verify', 'every_kind', 'data_make',
-           'data_split', 'placed', 'refused', 'main']
+           'put_an_end', 'handed', 'moment', 'passed_on', 'allotted', 'way', 'rounds', 'tell_left', 'PassOn',
+           'reproduce', 'complaint', 'show', 'report', 'make_report', 'outputs', 'adopt_figures', 'adopt', 'packages',
+           'prefix_of_kernel', 'kernel', 'trial', 'set_aside', 'spoilt', 'checks', 'doctor', 'bench', 'data_get',
+           'data_about', 'data_rows', 'data_verify', 'every_kind', 'data_make', 'data_split', 'placed', 'refused',
+           'main']
 
 # %% ../nbs/workflow/93_cli.ipynb #7198371c
 import contextlib
@@ -43,9 +44,12 @@ from .papers.catalogue import ARTEFACTS, PAPERS, find
 from .repro.artefact import cells, state
 from .repro.scale import SCALES, scale
 from .training.allotted import MOMENT, OutOfTime
+from .training.made import WAY
 from .training.spec import name_of
-from .training.store import Store
+from .training.standing import counted, lines_on
+from .training.store import WRITTEN, Store, vouched
 from .workflow import jobs as workflow
+from .workflow.drawn import altered_since, note
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
 
@@ -122,6 +126,8 @@ def list_(as_json: Annotated[bool, typer.Option("--json", help="a list of object
     if as_json: return print(json.dumps(table, indent=1))
     for r in table: print(f"{r['id']:20s} {r['state']:8s} {r['title']}")
     print(f"{sum(r['state'] == 'ready' for r in table)} of {len(table)} are ready")
+    store, specs = Store(home() / "runs"), [c.spec for a in ARTEFACTS.values() for c in cells(a, profile)]
+    for line in lines_on({run.id: run for run in map(store.run, specs)}.values()): print(line)
 
 # %% ../nbs/workflow/93_cli.ipynb #53319b8e
 def announce(todo: dict, base: Path):
@@ -133,6 +139,7 @@ def announce(todo: dict, base: Path):
         when = ("in the store" if not missing else
                 f"{missing} to train, " + (f"{seconds:.0f} s last time" if seconds is not None else "never timed here"))
         print(f"  {g['title']}: {when}")
+    for line in workflow.check_standing(todo, base): print(f"  {line}")
     sys.stdout.flush()
 
 # %% ../nbs/workflow/93_cli.ipynb #5783c42f
@@ -229,13 +236,21 @@ def moment(minutes: float | None) -> float | None:  # seconds since 1970
     return time.time() + 60 * minutes
 
 @contextlib.contextmanager
-def allotted(end: float | None):
-    "Everything that is started in it knows when the time ends."
-    before = os.environ.get(MOMENT)
-    if end is not None: os.environ[MOMENT] = f"{end:.0f}"
+def passed_on(**values: str):  # names of environment variables; an empty value leaves one as it is
+    "Everything that is started in it knows."
+    values = {k: v for k, v in values.items() if v}
+    before = {k: os.environ.get(k) for k in values}
+    os.environ.update(values)
     try: yield
     finally:
-        if end is not None: os.environ.pop(MOMENT) if before is None else os.environ.update({MOMENT: before})
+        for k, v in before.items(): os.environ.pop(k) if v is None else os.environ.update({k: v})
+
+def allotted(end: float | None): return passed_on(**{MOMENT: "" if end is None else f"{end:.0f}"})  # when the time ends
+
+def way(refresh: bool, as_is: bool) -> str:
+    "What is done with runs of other code."
+    if refresh and as_is: raise ValueError("--refresh and --as-is do not go together: make again, or show as it is")
+    return "refresh" if refresh else "as-is" if as_is else ""
 
 # %% ../nbs/workflow/93_cli.ipynb #dd4a5352
 def rounds(ids: list[str], profile: str, base: Path) -> list[list[str]]:
@@ -274,7 +289,9 @@ def reproduce(context: typer.Context,
               cores: Annotated[int, typer.Option(min=0, help="jobs side by side; all cores unless given")] = 0,
               minutes: Annotated[float, typer.Option(help="begin no run that would not end in so long")] = None,
               force: Annotated[bool, typer.Option("--force",
-                                                  help="execute the notebooks again; trained runs stay")] = False):
+                                                  help="execute the notebooks again; trained runs stay")] = False,
+              refresh: Annotated[bool, typer.Option("--refresh", help="make again whatever is of other code")] = False,
+              as_is: Annotated[bool, typer.Option("--as-is", help="show what is of other code, and say so")] = False):
     "Train what is missing and regenerate figures and tables. What follows -- goes to Snakemake."
     extra, base = context.obj, workflow.clone()
     end = moment(minutes)
@@ -286,7 +303,9 @@ def reproduce(context: typer.Context,
         raise ValueError(f"{name} is given more than once: give it once, the profile by --profile")
     need("snakemake", "papermill", "ipykernel")
     # In `-- --dag | dot` the output is Snakemake's.
-    with (workflow.only_one(base), allotted(end), contextlib.redirect_stdout(sys.stderr if extra else sys.stdout)):
+    decided = passed_on(**{WAY: way(refresh, as_is)})
+    with (workflow.only_one(base), allotted(end), decided,
+          contextlib.redirect_stdout(sys.stderr if extra else sys.stdout)):
         news = late = False
         for some in rounds(ids, profile, base):
             todo = workflow.jobs(some, profile, dict(p.split("=", 1) for p in parameter), base)
@@ -380,6 +399,30 @@ def outputs(ids: Annotated[list[str], typer.Argument(help="artefacts; all that a
     print(f"{len(changed)} notebook{'s' * (len(changed) != 1)} written")
     if ids and left: raise RuntimeError(f"{', '.join(left)}: the notebook was left as it is, see above")
 
+# %% ../nbs/workflow/93_cli.ipynb #59e5c670
+def adopt_figures(profile: str, base: Path) -> int:  # how many
+    "Take figures that were drawn here before for drawn by this code."
+    drawn = [i for i in workflow.meant(profile, base) if (base / workflow.WORK / "drawn" / f"{profile}-{i}").is_file()
+             and all(f.is_file() for f in find(i).files(base / "figures" / profile))]
+    if not drawn: return 0
+    tasks = workflow.jobs(drawn, profile, {}, base)["artefacts"]
+    old = {i: t for i, t in tasks.items() if (base / t["stamp"]).read_text() != t["made_of"]}
+    for i, t in old.items():
+        note(base, f"{profile}-{i}", [base / f for f in t["outputs"]], ())
+        write_atomic(base / t["stamp"], t["made_of"])
+    return len(old)
+
+@app.command()
+def adopt(profile: Annotated[str, typer.Option("--profile", help="whose figures")] = "embedded"):
+    "Give runs and figures of before their fingerprints; nothing is trained, measured or drawn."
+    from mixrepro.metrics.catalogue import adopt as adopt_runs
+    base = workflow.clone()
+    with workflow.only_one(base):
+        n, figures = adopt_runs(Store(base / "runs")), adopt_figures(scale(profile).name, base)
+    print(f"{counted(n)} and {figures} figures adopted: taken for made by the code, the data sets and the splits "
+          "that are here now, with this PyTorch; what was made by other code is not told apart, delete it to have it "
+          "made again")
+
 # %% ../nbs/workflow/93_cli.ipynb #26b6f2cd
 def packages() -> list[tuple[bool | None, str]]:  # True: there; False: wanted; None: not needed here
     "What is installed, what is missing and the command for it."
@@ -463,6 +506,16 @@ def set_aside(base: Path) -> list[tuple[None, str]]:
     return [(None, note) for note in notes]
 
 # %% ../nbs/workflow/93_cli.ipynb #e5982401
+def spoilt(base: Path) -> list[str]:
+    "Files of runs and of figures that are not as they were written."
+    wrong = []
+    for done in sorted((base / "runs").glob("*/*/done.json")):
+        sums = vouched(done.parent) or {}
+        wrong += [f"{done.parent / f} was changed" for f in WRITTEN
+                  if f in sums and not ((at := done.parent / f).is_file() and sha256(at) == sums[f])]
+    notes = sorted((base / "runs" / ".workflow" / "read").glob("*.json"))
+    return wrong + [f"of {p.stem}, {why}" for p in notes if (why := altered_since(base, p.stem))]
+
 def checks(base: Path) -> list[tuple[bool | None, str]]:
     "What is in place, and what is not."
     import torch
@@ -474,10 +527,14 @@ def checks(base: Path) -> list[tuple[bool | None, str]]:
     except FileNotFoundError as e: return [*found, (False, str(e))]
     if not absent("repro"): found += [trial(), kernel()]
     runs = [d.parent for d in (base / "runs").glob("*/*/*") if d.name in ("done.json", "checkpoint.pt")]
-    corrupt = list((base / "runs").rglob("*.corrupt-*"))
+    corrupt, wrong = list((base / "runs").rglob("*.corrupt-*")), spoilt(base)
     aside = (f"; {len(corrupt)} corrupt files were set aside, for example {corrupt[0]}: delete them once looked at"
              if corrupt else "")
     found.append((not corrupt, f"{len(set(runs))} runs in the store{aside}"))
+    more = f" (and {len(wrong) - 1} more)" * (len(wrong) > 1)
+    found.append((not wrong, f"{wrong[0]}{more}: 'mixrepro reproduce' makes it again" if wrong else
+                  "runs and figures are as they were written"))
+    found += [(None, line) for line in lines_on(Store(base / "runs").runs())]
     try:
         write_atomic(base / "runs" / ".probe", "x"); (base / "runs" / ".probe").unlink()
         found.append((True, "the store can be written"))

@@ -4,13 +4,15 @@
 
 # %% auto #0
 __all__ = ['ON_2000', 'SOME_DAMAGED', 'SOME_FILMED', 'FEW_FILMED', 'FEW', 'APGD_ON_250', 'APGD_ON_60', 'IN_PIXELS', 'METRICS',
-           'DAMAGED', 'FLIPS', 'READ', 'ALSO', 'OF_CELLS', 'AT_SOME', 'IMAGES', 'IN_CELLS', 'logits', 'clean',
-           'calibration', 'on_first', 'key_of', 'filled', 'said', 'with_sure', 'told', 'measure', 'fitted', 'of_logits',
-           'of_calibration', 'of_scaled', 'of_ranks', 'of_moved', 'of_images']
+           'DAMAGED', 'FLIPS', 'READ', 'ALSO', 'OF_CELLS', 'AT_SOME', 'OPENING', 'IMAGES', 'IN_CELLS', 'logits',
+           'clean', 'calibration', 'on_first', 'key_of', 'code_of_metric', 'outdated', 'fill', 'filled', 'said',
+           'with_sure', 'told', 'measure', 'fitted', 'adopt', 'of_logits', 'of_calibration', 'of_scaled', 'of_ranks',
+           'of_moved', 'of_images']
 
 # %% ../../nbs/metrics/69_catalogue.ipynb #82828743
+import time
 from collections.abc import Callable
-from functools import partial
+from functools import lru_cache, partial
 
 from torch import Tensor
 from torch.nn import functional as F
@@ -38,7 +40,9 @@ from .robustness import robustness
 from .stability import moved, stability, steadiness
 from .temperature import cross_fitted, scaled_metrics
 from ..training.loop import auto_device, seen_of
-from ..training.store import Run, keep, keep_arrays, kept, kept_arrays, open_net
+from ..training.made import again, changes, reached_by, texts_in, write_table
+from ..training.standing import mark
+from ..training.store import Run, Store, keep, keep_arrays, kept, kept_arrays, open_net, read_metric
 
 # %% ../../nbs/metrics/69_catalogue.ipynb #0b5eeb10
 def logits(nets, test) -> list[dict]:
@@ -108,23 +112,54 @@ def key_of(name: str,     # a name in METRICS or READ
     pick("metric", name, METRICS | READ)
     return name + corruption_source(dataset).key if name in DAMAGED else name
 
+# %% ../../nbs/metrics/69_catalogue.ipynb #241fe2e4
+OPENING = tuple(f"mixrepro.training.store:{name}" for name in ("open_net", "network_of"))
+
+def code_of_metric(name: str,  # in METRICS or READ, or "fitted"; any other name stands for no code that is known
+                   run: Run):  # -> Reached
+    "The code that decides a metric of a run."
+    s = run.spec
+    names = [s.network, s.network_args, s.whiten, s.dataset, tested_on(s.dataset)]
+    roots = (fitted,) if name == "fitted" else tuple(t[name] for t in (METRICS, READ) if name in t)
+    return reached_by(roots and (*roots, *OPENING), frozenset(texts_in(names)))
+
+# %% ../../nbs/metrics/69_catalogue.ipynb #8a4b5fa6
+def outdated(runs: list[Run], key: str) -> tuple | None:  # what, why, seconds; None where none is there
+    "Of runs that lack a metric of this code: those that have one of other code."
+    there = [(r, m[1]) for r in runs if (m := read_metric(r.folder / "metrics" / f"{key}.json")) and m[1].get("code")]
+    old = [(r, m) for r, m in there if m["code"] != code_of_metric(key, r).name]
+    if not old: return None
+    (run, made), seconds = old[0], [m.get("seconds") for _, m in old]
+    why = changes(run.folder.parents[1], made["code"], code_of_metric(key, run))
+    return f"{key} of {len(old)} run{'s' * (len(old) > 1)}", why, None if None in seconds else sum(seconds)
+
+def fill(runs: list[Run], key: str, dataset: str, device: str):
+    "Measure and keep; arrays first."
+    nets, test, begin = [open_net(r, device) for r in runs], load(dataset, "test").to(device), time.perf_counter()
+    values = METRICS[key](nets, test)
+    seconds = (time.perf_counter() - begin) / len(runs)
+    for run, value in zip(runs, values):
+        code = write_table(run.folder.parents[1], code_of_metric(key, run))
+        if arrays := value.pop("arrays", None): keep_arrays(run, key, arrays, code)
+        keep(run, key, value, code, seconds)
+
 # %% ../../nbs/metrics/69_catalogue.ipynb #9d3f806b
 def filled(runs: list[Run],      # complete
            name: str,            # a name in METRICS
-           there: Callable,      # (run, key) -> what was kept, None where nothing was
+           there: Callable,      # (run, key, code) -> what was kept, None where nothing was
            device: str = None,   # the GPU where there is one, unless given
            ) -> list:            # what is there for each run, at last
     "What was kept of a metric; where something is missing the metric is computed and kept, its arrays first."
     device, on = device or auto_device(), [tested_on(run.spec.dataset) for run in runs]
     keys = {d: key_of(name, d) for d in set(on)}
-    found = [there(run, keys[d]) for run, d in zip(runs, on)]
+    found = [there(run, keys[d], code_of_metric(keys[d], run).name) for run, d in zip(runs, on)]
     for dataset in dict.fromkeys(d for d, v in zip(on, found) if v is None):
-        todo = [i for i, d in enumerate(on) if found[i] is None and d == dataset]
-        nets, test, key = [open_net(runs[i], device) for i in todo], load(dataset, "test").to(device), keys[dataset]
-        for i, value in zip(todo, METRICS[key](nets, test)):
-            if arrays := value.pop("arrays", None): keep_arrays(runs[i], key, arrays)
-            keep(runs[i], key, value)
-            found[i] = there(runs[i], key)
+        key, todo = keys[dataset], [i for i, d in enumerate(on) if found[i] is None and d == dataset]
+        if (old := outdated([runs[i] for i in todo], key)) and not again(*old):
+            for i in todo: found[i] = there(runs[i], key, "")
+            todo = [i for i in todo if found[i] is None]
+        if todo: fill([runs[i] for i in todo], key, dataset, device)
+        for i in todo: found[i] = there(runs[i], key, "")
     return found
 
 # %% ../../nbs/metrics/69_catalogue.ipynb #46a626ca
@@ -134,9 +169,9 @@ def said(runs: list[Run], device: str = None) -> list[tuple[Tensor, Tensor]]:
     y = {d: load(d, "test").y for d in dict.fromkeys(run.spec.dataset for run in runs)}
     return [checked_logits(found["logits"], y[run.spec.dataset]) for run, found in zip(runs, every)]
 
-def with_sure(run: Run, key: str) -> dict | None:
+def with_sure(run: Run, key: str, code: str) -> dict | None:
     "The arrays of a metric; None where an older store has no confidences among them."
-    there = kept_arrays(run, key)
+    there = kept_arrays(run, key, code)
     return there if there and "sure" in there else None
 
 def told(runs: list[Run], name: str, device: str = None) -> list[tuple]:
@@ -156,7 +191,7 @@ def measure(runs: list[Run],      # complete
     if pick("metric", name, METRICS | {k: None for k in READ}): return filled(runs, name, kept, device)
     values = [READ[name](*args) for args in told(runs, name, device)]
     for run, value in zip(runs, values):
-        if kept(run, name) != value: keep(run, name, value)
+        if kept(run, name) != value: keep(run, name, value, code_of_metric(name, run).name)
     return values
 
 # %% ../../nbs/metrics/69_catalogue.ipynb #704227e7
@@ -164,11 +199,20 @@ def fitted(run: Run,            # complete
            device: str = None,  # the GPU where there is one, unless given
            ) -> float:          # in [0, 1]
     "The share of its training images that a network reads rightly, as they are; kept like any metric."
-    if (there := kept(run, "fitted")) is not None: return there["accuracy"]
+    code = code_of_metric("fitted", run)
+    if (there := kept(run, "fitted", code.name)) is not None: return there["accuracy"]
     train = seen_of(run.spec, load(run.spec.dataset, "train"))["train"]
     found = accuracy(predict(open_net(run, device or auto_device()), train), train.y)
-    keep(run, "fitted", dict(accuracy=found))
+    keep(run, "fitted", dict(accuracy=found), write_table(run.folder.parents[1], code))
     return found
+
+# %% ../../nbs/metrics/69_catalogue.ipynb #c03470eb
+def adopt(store: Store) -> int:  # how many runs
+    "Take the runs of a store that carry no fingerprint, and their metrics, for made by this code and these files."
+    def code(run, name):
+        found = code_of_metric(name, run)
+        return write_table(store.root, found) if found.parts else ""
+    return sum(mark(run, code) for run in store.runs())
 
 # %% ../../nbs/metrics/69_catalogue.ipynb #54f907ea
 def of_logits(z: Tensor, y: Tensor) -> dict:

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['STREAMS', 'KEEPING', 'rate', 'optimizer', 'batches', 'seen_by', 'train_epoch', 'score', 'with_best', 'looks_after',
            'commit', 'environment', 'progress', 'auto_device', 'split_of', 'told_wrong', 'seen_of', 'rehearse', 'start',
-           'train_run', 'check_trained', 'telling', 'Keeper']
+           'train_run', 'check_trained', 'telling', 'to_go_on', 'Keeper']
 
 # %% ../../nbs/training/52_loop.ipynb #de7349b9
 import copy
@@ -26,11 +26,10 @@ import torch
 
 import mixrepro
 from ..core import pick
-from ..files import home
+from ..files import home, set_aside
 from ..guards import NotFinite
 from ..data.augment import AUGMENTS
 from ..data.datasets import load
-from ..data.images import data_root
 from ..data.splits import Split, read_split, relabelled, split
 from ..data.whitening import fit_whitening
 from ..methods.autoaugment import seed_of
@@ -38,7 +37,9 @@ from ..methods.base import restore, state_of, trainable
 from ..methods.catalogue import METHODS, method
 from ..networks.staged import in_mode
 from .allotted import check_begin, check_go_on, is_over
+from .made import code_of, file_of_split, since, write_table
 from .spec import Spec, generator
+from .standing import made_with, other, stands
 from .store import Run, Store, finish, load_checkpoint, network_of, open_net, save_checkpoint
 
 # %% ../../nbs/training/52_loop.ipynb #df28abfe
@@ -175,11 +176,15 @@ def split_of(spec: Spec,  # its split: <data set>-l<labelled>-v<validation>[-s<s
              y,           # labels of all training images, integers (N,)
              ) -> Split:
     "The split of a run: from its file where there is one, else drawn from what its name says."
-    name = f"{spec.split}-s{spec.seed}" if re.fullmatch(r".+-l\d+-v\d+", spec.split) else spec.split
-    path, drawn = data_root() / "splits" / f"{name}.json", re.fullmatch(r".+-l(\d+)-v(\d+)-s(\d+)", name)
-    if path.is_file() or not drawn: return read_split(path, y)
-    labelled, validation, seed = map(int, drawn.groups())
-    return split(y, labelled, seed, validation)
+    path = file_of_split(spec)
+    named = re.fullmatch(r".+-l(\d+)-v(\d+)-s(\d+)", path.stem)
+    if not named: return read_split(path, y)
+    labelled, validation, seed = map(int, named.groups())
+    drawn = split(y, labelled, seed, validation)
+    if path.is_file() and not all(map(torch.equal, read_split(path, y), drawn)):
+        raise ValueError(f"{path} holds other indices than its name draws: give it a name of its own, "
+                         "or write it again with `mixrepro data split`")
+    return drawn
 
 # %% ../../nbs/training/52_loop.ipynb #41659892
 def told_wrong(spec: Spec, images):
@@ -244,11 +249,13 @@ def train_run(spec: Spec,              # what to train
     "Train a run, or go on with it, or find it done."
     store, device = store or Store(), device or auto_device()
     run = store.run(spec)
-    if run.done: return run
+    if stands(run): return run
     check_begin(run, store)
-    parts = start(spec, store, device)
+    parts, made = start(spec, store, device), made_with(run)
     with store.lock(run):
-        if not run.done: _train(run, *parts, device)
+        if not run.done or other(run):
+            write_table(store.root, code_of(spec))
+            _train(run, *parts, device, made)
     return run
 
 # %% ../../nbs/training/52_loop.ipynb #d5f991de
@@ -270,6 +277,21 @@ def telling(run: Run, epoch: int):
     except FloatingPointError as e:
         raise FloatingPointError(f"{run}: {e} in epoch {epoch}: lower lr ({run.spec.lr}) or check the data") from e
 
+# %% ../../nbs/training/52_loop.ipynb #d4b811f8
+def to_go_on(run: Run,
+             made: dict,  # what it is made of now
+             ) -> dict | None:
+    "The checkpoint of a run, if it may go on from there."
+    state = load_checkpoint(run)
+    then = state.get("made") if state else None
+    if not then: return state
+    why = since(run.folder.parents[1], run.spec, then)
+    moved = [name for name, w in then.get("needs", {}).items() if w != made.get("needs", {}).get(name)]
+    why = why or " and ".join(f"the {name} that it needs was made again" for name in moved)
+    if not why: return state
+    aside = set_aside(run.folder / "checkpoint.pt", "other-code")
+    print(f"{run}: its checkpoint is set aside as {aside.name} and the run begins anew: {why}", flush=True)
+
 # %% ../../nbs/training/52_loop.ipynb #36976f6a
 KEEPING = .05  # of a run's time: the most that goes into its checkpoints
 
@@ -288,7 +310,7 @@ class Keeper:
         self.cost = self.kept - begin
 
 # %% ../../nbs/training/52_loop.ipynb #ae947d8b
-def _train(run: Run, train, test, net, ready, warned: list[str], valid, device: str):
+def _train(run: Run, train, test, net, ready, warned: list[str], valid, device: str, made: dict):
     "Train what is missing of a run; the caller holds its lock."
     for w in warned: print(f"{run}: {w}", flush=True)
     if device != "cpu": torch.cuda.reset_peak_memory_stats(device)
@@ -296,10 +318,10 @@ def _train(run: Run, train, test, net, ready, warned: list[str], valid, device: 
     rngs = {name: generator(spec, name, "cpu" if name == "order" else device) for name in STREAMS}
     if hasattr(net, "draw_from"): net.draw_from(rngs["network"])
     rows, spent, keep = [], 0., Keeper(run)
-    if state := load_checkpoint(run):
+    if state := to_go_on(run, made):
         net.load_state_dict(state["net"]); opt.load_state_dict(state["opt"]); restore(ready, state.get("method", {}))
         for name in state["rngs"]: rngs[name].set_state(state["rngs"][name])
-        rows, spent = state["rows"], state["spent"]
+        rows, spent, made = state["rows"], state["spent"], state.get("made", {})
         print(f"{run}: going on after epoch {len(rows)} of {spec.epochs}", flush=True)
     for epoch in range(len(rows), spec.epochs):
         begin = time.perf_counter()
@@ -314,8 +336,8 @@ def _train(run: Run, train, test, net, ready, warned: list[str], valid, device: 
         rows.append(with_best(rows, row, scores) | {f"valid_{k}": v for k, v in held_out.items()})
         spent += time.perf_counter() - begin
         keep(epoch + 1, lambda: dict(net=net.state_dict(), opt=opt.state_dict(), method=state_of(ready), spent=spent,
-                                     rngs={k: g.get_state() for k, g in rngs.items()}, rows=rows))
+                                     made=made, rngs={k: g.get_state() for k, g in rngs.items()}, rows=rows))
         progress(run, rows[-1], spec.epochs, spent / (epoch + 1) * (spec.epochs - epoch - 1))
         check_go_on(run, epoch + 1)
     with telling(run, spec.epochs): check_trained(net)  # also of a checkpoint that an older version kept
-    finish(run, net, rows, environment(device, spent) | dict(warnings=warned))
+    finish(run, net, rows, environment(device, spent) | dict(warnings=warned), made)

@@ -5,8 +5,9 @@
 # %% auto #0
 __all__ = ['WORK', 'TRAIN', 'SWITCHES', 'INLINE', 'UNKNOWN', 'clone', 'code_cells', 'parameters', 'typed', 'check_parameters',
            'depth', 'side_by_side', 'groups', 'ready', 'meant', 'made_of', 'said_by', 'unfetched', 'jobs', 'planned',
-           'at_hand', 'first', 'title', 'made', 'forget', 'expected', 'takes_files', 'environment', 'Busy',
-           'kernelspec', 'snakemake', 'only_one', 'full', 'in_a_line', 'worded', 'ended', 'reason', 'logged', 'told']
+           'at_hand', 'first', 'title', 'unfinished', 'check_standing', 'made', 'forget', 'expected', 'takes_files',
+           'environment', 'Busy', 'kernelspec', 'snakemake', 'only_one', 'full', 'in_a_line', 'worded', 'ended',
+           'reason', 'logged', 'told']
 
 # %% ../../nbs/workflow/92_jobs.ipynb #0b06fea7
 import ast
@@ -32,8 +33,11 @@ from ..papers.catalogue import ARTEFACTS, find
 from ..repro.artefact import cells, lacking, state
 from ..repro.scale import scale
 from ..training.allotted import seconds_left, timed
+from ..training.made import CHEAP, WAY, OtherCode
 from ..training.spec import Spec, from_json, name_of, to_json
-from ..training.store import Store
+from ..training.standing import lines_on, other, report_on, seconds_of
+from ..training.store import Run, Store
+from .drawn import altered_since, as_function, code_of_notebook
 
 # %% ../../nbs/workflow/92_jobs.ipynb #08d0a269
 def clone(base: Path = None,  # the folder looked at; the project's own unless given
@@ -190,13 +194,14 @@ def jobs(ids: list[str],     # artefacts; empty: every ready one
     every = groups([s for specs in plans.values() for s in specs], scale(profile).together)
     if every: check_parameters(base / TRAIN, dict(plan=""))
     train = said_by(base / TRAIN)
+    def reached(a): return code_of_notebook(as_function(c["source"] for c in code_cells(base / a.notebook))).name
     def reads(specs): return sorted(name for name, g in every.items() if any(s in g["specs"] for s in specs))
     def task(a, v):
         needs = reads(plans[a.id])
         return dict(notebook=a.notebook, paper=a.paper, title=a.title, groups=needs, parameters=v,
                     stamp=f"{WORK}/drawn/{profile}-{a.id}",
                     outputs=[str(f) for f in a.files(Path("figures") / profile)],
-                    made_of=made_of(said_by(base / a.notebook), v, needs, train if needs else ""))
+                    made_of=made_of(said_by(base / a.notebook), v, needs, train if needs else "", reached(a)))
     tasks = {i: task(find(i), v) for i, v in values.items()}
     for name, g in every.items():
         write_if_changed(base / WORK / "plans" / f"{name}.json", json.dumps([to_json(s) for s in g["specs"]], indent=1))
@@ -229,25 +234,53 @@ def title(specs: list[Spec]) -> str:
     if len({s.seed for s in specs}) < len(specs): return f"{', '.join(methods)} on {s.dataset} ({len(specs)} runs)"
     return f"{s.method} on {s.dataset} ({s.network}, {s.epochs} epochs, {len(specs)} seed{'s' * (len(specs) > 1)})"
 
+# %% ../../nbs/workflow/92_jobs.ipynb #ccf4e89d
+def planned(name: str, base: Path) -> list[Run]:  # name: of a group
+    "The runs of a group, there or not."
+    store, path = Store(base / "runs"), base / WORK / "plans" / f"{name}.json"
+    return [store.run(from_json(d)) for d in json.loads(path.read_text())] if path.is_file() else []
+
+def unfinished(todo: dict, base: Path) -> list[dict]:
+    "The groups of which a run is missing, or is to be made again."
+    as_is = os.environ.get(WAY) == "as-is"
+    def lacks(run): return not (run.folder / "done.json").is_file() or not as_is and other(run)
+    return [g for name, g in todo["groups"].items() if any(map(lacks, planned(name, base)))]
+
+def check_standing(todo: dict, base: Path) -> list[str]:
+    "What is to be said of the runs of a plan; a refusal where it must be decided whether to make them again."
+    runs = [run for name in todo["groups"] for run in planned(name, base)]
+    of_other, _ = report_on(runs)
+    lines, old = lines_on(runs), [run for rs in of_other.values() for run in rs]
+    seconds = [seconds_of(run) for run in old]
+    known = None if None in seconds else sum(seconds)
+    if not old or os.environ.get(WAY) or (known is not None and known <= CHEAP): return lines
+    took = f"{known / 60:.0f} min last time" if known is not None else "nobody knows how long that takes"
+    raise OtherCode(f"{'; '.join(lines[:len(of_other)])}: call with --refresh to make them again ({took}), "
+                    "or with --as-is to show them as they are")
+
 # %% ../../nbs/workflow/92_jobs.ipynb #950d843d
 def made(todo: dict, base: Path) -> list[dict]:
     "The executions, of groups and of artefacts, whose stamp is there and true."
     def true(task):
         try: said = (base / task["stamp"]).read_text(encoding="utf-8", errors="replace")
         except FileNotFoundError: return False
-        return said == task["made_of"] and all((base / f).is_file() for f in task.get("outputs", ()))
+        whole = said == task["made_of"] and all((base / f).is_file() for f in task.get("outputs", ()))
+        return whole and not altered_since(base, Path(task["stamp"]).name)
     return [t for t in (*todo["groups"].values(), *todo["artefacts"].values()) if true(t)]
 
 def forget(todo: dict, base: Path):
     "Take away the stamps of what must be made again."
-    kept = made(todo, base)
+    undone = unfinished(todo, base)
+    kept = [t for t in made(todo, base) if t not in undone]
     for t in (*todo["groups"].values(), *todo["artefacts"].values()):
         if t not in kept: (base / t["stamp"]).unlink(missing_ok=True)
 
 # %% ../../nbs/workflow/92_jobs.ipynb #6470e088
 def expected(specs: list[Spec], store: Store) -> tuple[int, float | None]:
     "How many of the runs are missing, and the seconds they should take, or None where nothing like them was ever run."
-    missing = [run for run in map(store.run, specs) if not (run.folder / "done.json").exists()]
+    as_is = os.environ.get(WAY) == "as-is"
+    missing = [run for run in map(store.run, specs)
+               if not (run.folder / "done.json").exists() or not as_is and other(run)]
     known = timed(store) if missing else {}
     costs = [seconds_left(run, known) for run in missing]
     return len(missing), None if None in costs else sum(costs)

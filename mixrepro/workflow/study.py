@@ -28,7 +28,9 @@ from ..repro.figures import LABELS, save, use_style
 from ..repro.scale import banner, scale
 from ..repro.verdicts import holm
 from ..training.loop import train_run
+from ..training.made import caveats
 from ..training.store import Run, Store, history
+from .drawn import note
 
 # %% ../../nbs/workflow/91_study.ipynb #b6a11b9f
 class Trained:
@@ -223,7 +225,7 @@ class Study(Tempered):
         "What stands under everything that is published: how many seeds, and what departs from the paper."
         seeds = [f"{self.seeds} seed{'s' * (self.seeds > 1)}."] * bool(self.cells)
         corrupted = [f"Corruptions of {self.labels.get(d, d)}: {words}." for d, words in self.corrupted.items()]
-        return [*seeds, *self.departures.sentences(self.labels), *corrupted]
+        return [*seeds, *self.departures.sentences(self.labels), *corrupted, *caveats()]
 
     def decided(self, pages: list) -> list[str]:
         "How many comparisons of what is published are decided, plainly and after Holm's correction."
@@ -248,6 +250,7 @@ class Study(Tempered):
         text = "\n\n".join(filter(None, [above, *bodies]))
         folder = home() / "figures" / self.scale.name / self.artefact.paper
         files = save(fig, data, text, folder, self.artefact.id, self.artefact.outputs)
+        note(home(), f"{self.scale.name}-{self.artefact.id}", files, vars(self).get("runs", ()))
         of_files = {f.suffix[1:]: sha256(f) for f in files if f.suffix in (".csv", ".md")}
         shown = "\n\n".join(filter(None, [above, " ".join(answer)])) or text
         return Markdown(shown, metadata=dict(published=of_files))

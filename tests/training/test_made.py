@@ -1,0 +1,261 @@
+"""A run, a metric, a split and a data set of other content are noticed and named; what decides nothing is not; nothing that was copied passes for another's."""
+
+import json
+import shutil
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+import mixrepro
+from mixrepro.data.datasets import load
+from mixrepro.data.readers import CIFAR10
+from mixrepro.data.splits import write_split
+from mixrepro.fingerprint import Code, differences
+from mixrepro.metrics import catalogue
+from mixrepro.methods.catalogue import METHODS, method
+from mixrepro.training import loop, made, store as store_module
+from mixrepro.training.loop import train_run
+from mixrepro.training.made import AS_IT_IS, WAY, OtherCode, caveats, code_of
+from mixrepro.training.spec import Spec
+from mixrepro.training.standing import lines_on, other
+from mixrepro.training.store import Run, Store, keep, keep_arrays, kept, kept_arrays, weights_of
+
+SPEC = Spec("digits", "mixup", "tiny-cnn", epochs=1, n_train=60, augment="crop", batch=30)
+
+
+@pytest.fixture
+def edited(monkeypatch):
+    "The package with other text in some module, as a process that starts later would read it."
+    def edit(module, old, new):
+        module = f"mixrepro.{module}"
+        assert old in made.CODE.texts[module], "the edit fits"
+        code = Code(made.CODE.texts | {module: made.CODE.texts[module].replace(old, new)})
+        monkeypatch.setattr(made, "CODE", code)
+        made.reached_by.cache_clear()
+    monkeypatch.delenv(WAY, raising=False)
+    yield edit
+    monkeypatch.undo()
+    made.reached_by.cache_clear(); AS_IT_IS.clear()
+
+
+@pytest.fixture(scope="module")
+def first(tmp_path_factory) -> Run: return train_run(SPEC, Store(tmp_path_factory.mktemp("made")), "cpu")
+
+
+@pytest.fixture
+def run(first, tmp_path) -> Run:
+    shutil.copytree(first.folder.parents[1], tmp_path / "runs")
+    return Store(tmp_path / "runs").run(SPEC)
+
+
+def of_metric(name, run): return catalogue.code_of_metric(name, run)
+
+
+ALPHA = ("methods.vicinal", "alpha + 1., dtype", "8 * alpha + 1., dtype")
+
+
+def test_alpha_times_eight_in_draw_lambda(run, edited, capsys):
+    assert run.done and other(run) == "" and run.made["torch"] and run.made["torchvision"]
+    edited(*ALPHA)
+    assert other(run) == "methods.vicinal.draw_lambda changed" and lines_on([run]) == ["1 run of other code: methods.vicinal.draw_lambda changed"]
+    before = run.made["code"]
+    assert train_run(SPEC, Store(run.folder.parents[1]), "cpu") == run and run.made["code"] != before and other(run) == ""
+    assert "methods.vicinal.draw_lambda changed, so it is made again" in capsys.readouterr().out
+
+
+def test_what_was_dear_waits_for_a_decision(run, edited, monkeypatch):
+    monkeypatch.setattr(made, "CHEAP", 0.)
+    edited(*ALPHA)
+    with pytest.raises(OtherCode, match="draw_lambda changed; call with --refresh to make it again .* or with --as-is"): train_run(SPEC, Store(run.folder.parents[1]), "cpu")
+    monkeypatch.setenv(WAY, "as-is")
+    old = (run.folder / "done.json").read_bytes()
+    train_run(SPEC, Store(run.folder.parents[1]), "cpu")
+    assert (run.folder / "done.json").read_bytes() == old and caveats() == [f"Of other code, shown as it is (methods.vicinal.draw_lambda changed): {run}."]
+    monkeypatch.setenv(WAY, "refresh")
+    train_run(SPEC, Store(run.folder.parents[1]), "cpu")
+    assert other(run) == ""
+
+
+@pytest.mark.parametrize("module, old, new, metric, named", [
+    ("metrics.calibration", "bins: int = 15", "bins: int = 10", "calibration", "metrics.calibration.ece, metrics.calibration.reliability changed"),
+    ("data.corruptions", "/ (255 * sigma)", "/ (200 * sigma)", "corruptions", "data.corruptions._gaussian_law changed"),
+    ("data.corruptions", '"fog": [(.2, 3)', '"fog": [(.3, 3)', "corruptions", "data.corruptions.CIFAR changed"),
+    ("metrics.linearity", "def linearity(", "def linearity(more=1, *, ", "linearity", "metrics.linearity.linearity changed")], ids=["bins", "gaussian-noise", "table", "metric"])
+def test_a_metric_of_other_code(module, old, new, metric, named, run, edited):
+    "And only that one, and not the run."
+    before = {name: of_metric(name, run) for name in (metric, "clean", "fgsm")}
+    edited(module, old, new)
+    assert made.sentence_of(differences(before[metric].parts, of_metric(metric, run).parts)) == named
+    assert all(of_metric(name, run).name == before[name].name for name in ("clean", "fgsm")) and other(run) == ""
+
+
+def test_a_metric_of_other_code_is_measured_again(run, edited, capsys, monkeypatch):
+    first = catalogue.measure([run], "linearity-on-50", "cpu")
+    monkeypatch.setattr(catalogue, "fill", None)
+    assert catalogue.measure([run], "linearity-on-50", "cpu") == first, "it is read"
+    monkeypatch.undo()
+    edited("metrics.catalogue", "metric(nets, test.subset(balanced(test.y, n)))", "metric(nets, test.subset(n))")
+    assert catalogue.measure([run], "linearity-on-50", "cpu") == first
+    assert "linearity-on-50 of 1 run: metrics.catalogue.on_first changed, so it is made again" in capsys.readouterr().out
+    edited("metrics.catalogue", "metric(nets, test.subset(n))", "metric(nets, test)")
+    monkeypatch.setattr(made, "CHEAP", 0.)
+    with pytest.raises(OtherCode, match="linearity-on-50 of 1 run: metrics.catalogue.on_first changed; call with --refresh"): catalogue.measure([run], "linearity-on-50", "cpu")
+    monkeypatch.setenv(WAY, "as-is")
+    monkeypatch.setattr(catalogue, "fill", None)
+    assert catalogue.measure([run], "linearity-on-50", "cpu") == first and "linearity-on-50 of 1 run" in caveats()[0]
+
+
+def test_a_change_of_cutout_is_no_change_of_any_other_method(edited):
+    specs = {m: Spec("digits", m, "tiny-cnn") for m, kind in METHODS.items() if kind.trains == "classifier" and not kind.unlabelled and not method(m).needs()}
+    before = {m: code_of(s).name for m, s in specs.items()}
+    edited("methods.cutout", "class Cutout(", "class Cutout(object, ")
+    changed = {m for m, s in specs.items() if code_of(s).name != before[m]}
+    assert changed == {"cutout"} and {"erm", "mixup", "manifold-mixup", "cutmix"} <= before.keys()
+
+
+@pytest.mark.parametrize("module, old, new", [
+    ("methods.vicinal", '"Mixing coefficients from Beta(alpha, alpha)."', '"Shares."'), ("methods.vicinal", "# of the draw; () is", "# () is"),
+    ("methods.vicinal", "    g = torch._standard_gamma", "\n    # drawn\n\n    g = torch._standard_gamma"), ("training.loop", 'print(f"{run}: going on after', 'print(f"{run}: on after'),
+    ("training.loop", '"One pass over the training set."', '"A pass."'),
+    ("training.store", "indent=1", "indent=2")], ids=["docstring", "comment", "blank", "print", "another docstring", "store"])
+def test_what_decides_no_weight_is_no_change(module, old, new, run, edited):
+    edited(module, old, new)
+    assert other(run) == "" == "".join(lines_on([run]))
+
+
+def test_whatever_runs_is_in_the_fingerprint(tmp_path):
+    "Each function of the package that trains or measures, as Python's own profiler sees it; what only checks or keeps is told by name."
+    folder = Path(mixrepro.__file__).parent
+    def executed(call):
+        seen = set()
+        def note(frame, event, arg):
+            code = frame.f_code
+            if event == "call" and code.co_filename.startswith(str(folder)):
+                seen.add(f"{'.'.join(Path(code.co_filename).relative_to(folder).with_suffix('').parts)}:{code.co_qualname.split('.')[0]}")
+        sys.setprofile(note)
+        try: call()
+        finally: sys.setprofile(None)
+        return {k for k in seen if "<" not in k}
+    beside = {b.removeprefix("mixrepro.") for b in made.BESIDE} | {"networks.zoo:arguments", "networks.zoo:builder_of", "data.datasets:tested_on", "data.images:typed", "training.loop:commit"}
+    keeping = ("core:", "files:", "guards:", "fingerprint:", "data.contents:", "data.sources:", "metrics.catalogue:", *(f"training.{m}:" for m in ("made", "store", "standing", "spec", "allotted")))
+    def missed(seen, parts): return {k for k in seen - parts.keys() - beside if not k.startswith(keeping) and not k.partition(":")[2].lstrip("_").startswith("check")}
+    store, few = Store(tmp_path), dict(epochs=1, augment="crop", batch=20)
+    for spec in (SPEC, Spec("digits", "cutout", "mlp", n_train=40, **few), Spec("photo-digits-16", "manifold-mixup", "small-cnn", n_train=40, **few),
+                 Spec("digits", "varmixup", "tiny-cnn", n_train=40, **few, method_args=dict(vae_network="vae-small", vae_epochs=1)),
+                 Spec("digits", "ssl-mixup", "tiny-cnn", split="digits-l50-v1100", **few)):
+        for s in spec.needs.values(): train_run(s, store, "cpu")
+        seen = executed(lambda: train_run(spec, store, "cpu"))
+        assert len(seen) > 90 and not missed(seen, code_of(spec).parts), spec.method
+    run = store.run(SPEC)
+    for name in ("clean", "corruptions-on-10", "fgsm-pixels-on-50", "flips-on-2"):
+        seen = executed(lambda: catalogue.measure([run], name, "cpu"))
+        parts = of_metric(name, run).parts | of_metric("logits", run).parts
+        assert len(seen) > 20 and not missed(seen, parts), name
+
+
+def test_a_checkpoint_of_other_code_is_not_gone_on_from(tmp_path, edited, monkeypatch, capsys):
+    store, real, spec = Store(tmp_path), loop.train_epoch, replace(SPEC, epochs=2)
+    def stop(*args):
+        if args[-1] == 1: raise RuntimeError("stopped")
+        return real(*args)
+    monkeypatch.setattr(loop, "train_epoch", stop)
+    with pytest.raises(RuntimeError, match="stopped"): train_run(spec, store, "cpu")
+    monkeypatch.setattr(loop, "train_epoch", real)
+    edited(*ALPHA)
+    run = train_run(spec, store, "cpu")
+    said = capsys.readouterr().out
+    assert "set aside as checkpoint.pt.other-code-1 and the run begins anew: methods.vicinal.draw_lambda changed" in said and "going on after" not in said
+    assert run.done and other(run) == "" and len(store_module.history(run)) == 2
+
+
+def test_a_changed_data_file(tmp_path, monkeypatch):
+    monkeypatch.setenv("MIXREPRO_DATA", str(tmp_path))
+    folder = tmp_path / CIFAR10[0].folder
+    folder.mkdir()
+    (folder / "data_batch_1.bin").write_bytes(bytes(1000))
+    spec = Spec("cifar10", "erm", "tiny-cnn")
+    then = made.made_now(spec)
+    assert then["data"] and made.since(tmp_path, spec, then) == ""
+    (folder / "data_batch_1.bin").write_bytes(bytes(999) + b"1")
+    assert made.since(tmp_path, spec, then) == "the files of cifar10 changed"
+    shutil.rmtree(folder)
+    assert made.since(tmp_path, spec, then) == "", "where the data are not, nobody knows"
+
+
+def test_a_changed_split_file(tmp_path, monkeypatch):
+    "Under its own name it is noticed; under a name that says which indices it holds it is refused."
+    monkeypatch.setenv("MIXREPRO_DATA", str(tmp_path))
+    y = load("digits", "train").y
+    mine = write_split("digits", y, 50, 1).rename(tmp_path / "splits" / "digits-lmine.json")
+    spec = replace(SPEC, n_train=0, split="digits-lmine")
+    then = made.made_now(spec)
+    mine.write_text(write_split("digits", y, 50, 2).read_text())
+    assert made.since(tmp_path, spec, then) == "the split digits-lmine changed"
+    named = write_split("digits", y, 50, 3)
+    named.write_text(mine.read_text())
+    with pytest.raises(ValueError, match="digits-l50-v0-s3.json holds other indices than its name draws: give it a name of its own"):
+        train_run(replace(spec, split="digits-l50-v0-s3"), Store(tmp_path / "runs"), "cpu")
+
+
+def test_a_folder_of_another_seed_is_not_this_run(run, capsys):
+    twin = Store(run.folder.parents[1]).run(replace(SPEC, seed=1))
+    shutil.copytree(run.folder, twin.folder)
+    assert not twin.done and f"is corrupt (it is the run {run}): it was set aside" in capsys.readouterr().err
+    assert run.done and not twin.folder.exists() and [r.id for r in Store(run.folder.parents[1]).runs()] == [str(run)]
+
+
+@pytest.mark.parametrize("sealed", [True, False], ids=["", "of an older version"])
+def test_an_edited_spec_whose_sum_was_mended_is_not_this_run(sealed, run, capsys):
+    said, path = json.loads((run.folder / "done.json").read_text()), run.folder / "spec.json"
+    if not sealed: said = {f: said[f] for f in store_module.WRITTEN}
+    what = json.loads(path.read_text())
+    what["spec"]["lr"] = .5
+    path.write_text(json.dumps(what))
+    said["spec.json"] = store_module.sha256(path)
+    (run.folder / "done.json").write_text(json.dumps(said))
+    assert not run.done
+    assert ("done.json is corrupt (its checksum does not match)" if sealed else "is corrupt (its spec.json is that of digits/mixup-tiny-cnn-s0-") in capsys.readouterr().err
+
+
+def test_a_metric_of_another_run_or_of_other_weights_is_not_this_ones(run, capsys):
+    twin = Store(run.folder.parents[1]).run(replace(SPEC, seed=1))
+    keep(run, "clean", dict(accuracy=1.)); keep_arrays(run, "clean", dict(a=torch.ones(2)))
+    shutil.copytree(run.folder / "metrics", twin.folder / "metrics")
+    assert kept(twin, "clean") is None and kept_arrays(twin, "clean") is None
+    assert capsys.readouterr().err.count(f"is corrupt (it is {run}/clean)") == 2
+    assert kept(run, "clean") and kept_arrays(run, "clean")
+    net = store_module.network_of(SPEC, (1, 32, 32), 10)
+    store_module.finish(run, net, [dict(epoch=1)], {}, run.made)
+    assert run.done and kept(run, "clean") is None and kept_arrays(run, "clean") is None, "trained again"
+
+
+def test_a_store_of_before_works_and_is_adopted_once(run, capsys):
+    "As an older version left it: no names, no seals."
+    said = json.loads((run.folder / "done.json").read_text())
+    (run.folder / "done.json").write_text(json.dumps({f: said[f] for f in store_module.WRITTEN}))
+    shutil.rmtree(run.folder.parents[1] / ".code")
+    sealed = dict(sha256=store_module.sha256(json.dumps(dict(accuracy=.5)).encode()), value=dict(accuracy=.5))
+    (run.folder / "metrics").mkdir()
+    (run.folder / "metrics" / "linearity.json").write_text(json.dumps(sealed))
+    store = Store(run.folder.parents[1])
+    assert train_run(SPEC, store, "cpu") == run and kept(run, "linearity", "any") == dict(accuracy=.5) and other(run) == ""
+    assert "1 run without a fingerprint" in lines_on([run])[0] and "mixrepro adopt" in lines_on([run])[0]
+    assert catalogue.adopt(store) == 1 and catalogue.adopt(store) == 0 and lines_on([run]) == []
+    assert run.done and run.made["code"] == code_of(SPEC).name and kept(run, "linearity", of_metric("linearity", run).name) == dict(accuracy=.5)
+    assert kept(run, "linearity", "other") is None and capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("text", ["[]", "null", "[" * 100_000, "{", '"x"', "3"])
+def test_a_damaged_done_json_is_set_aside(text, run, capsys):
+    (run.folder / "done.json").write_text(text)
+    assert not run.done and weights_of(run.folder) == "" and "done.json is corrupt" in capsys.readouterr().err
+    assert run.folder.is_dir(), "its other files stay"
+
+
+@pytest.mark.parametrize("payload", [b"", b"no archive", b"PK\x03\x04" + bytes(50)])
+def test_a_sealed_checkpoint_that_cannot_be_read_is_set_aside(payload, run, capsys):
+    (run.folder / "checkpoint.pt").write_bytes(store_module.seal(payload))
+    assert store_module.load_checkpoint(run) is None and "checkpoint.pt is corrupt (PyTorch cannot read it" in capsys.readouterr().err
