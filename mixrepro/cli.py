@@ -135,7 +135,7 @@ def announce(todo: dict, base: Path):
     store = Store(base / "runs")
     print(f"reproducing {', '.join(todo['artefacts'])} at the {todo['profile']} scale in {base}")
     for name, g in todo["groups"].items():
-        missing, seconds = workflow.expected(workflow.planned(name, base), store)
+        missing, seconds = workflow.expected([run.spec for run in workflow.planned(name, base)], store)
         when = ("in the store" if not missing else
                 f"{missing} to train, " + (f"{seconds:.0f} s last time" if seconds is not None else "never timed here"))
         print(f"  {g['title']}: {when}")

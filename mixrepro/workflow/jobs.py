@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['WORK', 'TRAIN', 'SWITCHES', 'INLINE', 'UNKNOWN', 'clone', 'code_cells', 'parameters', 'typed', 'check_parameters',
-           'depth', 'side_by_side', 'groups', 'ready', 'meant', 'made_of', 'said_by', 'unfetched', 'jobs', 'planned',
-           'at_hand', 'first', 'title', 'unfinished', 'check_standing', 'made', 'forget', 'expected', 'takes_files',
+           'depth', 'side_by_side', 'groups', 'ready', 'meant', 'made_of', 'said_by', 'unfetched', 'jobs', 'first',
+           'title', 'planned', 'unfinished', 'check_standing', 'at_hand', 'made', 'forget', 'expected', 'takes_files',
            'environment', 'Busy', 'kernelspec', 'snakemake', 'only_one', 'full', 'in_a_line', 'worded', 'ended',
            'reason', 'logged', 'told']
 
@@ -210,17 +210,6 @@ def jobs(ids: list[str],     # artefacts; empty: every ready one
                                    made_of=made_of(train))
                         for name, g in every.items()})
 
-# %% ../../nbs/workflow/92_jobs.ipynb #593c89d0
-def planned(group: str, base: Path) -> list[Spec]:
-    "The runs of a group, as its plan has them."
-    return [from_json(d) for d in json.loads((base / WORK / "plans" / f"{group}.json").read_text(encoding="utf-8"))]
-
-def at_hand(todo: dict, base: Path):
-    "Refuse to begin where each artefact wants for a data set of which no file is there."
-    def runs(a): return [s for g in a["groups"] for s in planned(g, base)]
-    gone = [unfetched(runs(a), Store(base / "runs")) for a in todo["artefacts"].values()]
-    if gone and all(gone): load(gone[0][0], "train")  # says what is missing, and how to get it
-
 # %% ../../nbs/workflow/92_jobs.ipynb #83cc27be
 def first(todo: dict) -> str:
     "The artefact with the longest chain of groups, then the most: done first, no core idles at the end."
@@ -257,6 +246,13 @@ def check_standing(todo: dict, base: Path) -> list[str]:
     took = f"{known / 60:.0f} min last time" if known is not None else "nobody knows how long that takes"
     raise OtherCode(f"{'; '.join(lines[:len(of_other)])}: call with --refresh to make them again ({took}), "
                     "or with --as-is to show them as they are")
+
+# %% ../../nbs/workflow/92_jobs.ipynb #593c89d0
+def at_hand(todo: dict, base: Path):
+    "Refuse to begin where each artefact wants for a data set of which no file is there."
+    def runs(a): return [run.spec for g in a["groups"] for run in planned(g, base)]
+    gone = [unfetched(runs(a), Store(base / "runs")) for a in todo["artefacts"].values()]
+    if gone and all(gone): load(gone[0][0], "train")  # says what is missing, and how to get it
 
 # %% ../../nbs/workflow/92_jobs.ipynb #950d843d
 def made(todo: dict, base: Path) -> list[dict]:
