@@ -80,9 +80,9 @@ def seven_or_nine(split: str, root: Path | None = None, verify: bool = True) -> 
 
 # %% ../../nbs/data/01c_digits.ipynb #11a85d20
 def few_digits(split: str, root: Path | None = None, verify: bool = True) -> ImageSet:
-    "The digits with 300 images for testing: what code is checked on."
+    "The digits with 120 images for testing: what code is checked on."
     s = digits(split)
-    first = torch.cat([(s.y == c).nonzero().flatten()[:30] for c in range(10)]).sort().values
+    first = torch.cat([(s.y == c).nonzero().flatten()[:12] for c in range(10)]).sort().values
     return replace(s if split == "train" else s.subset(first), name="digits-few")
 
 # %% ../../nbs/data/01c_digits.ipynb #b80ddee9
