@@ -134,6 +134,8 @@ def announce(todo: dict, base: Path):
     "Say what will be done, and how long the like took last time."
     store = Store(base / "runs")
     print(f"reproducing {', '.join(todo['artefacts'])} at the {todo['profile']} scale in {base}")
+    if (at := scale(todo["profile"])).halves and at.precision == "float32":
+        print("  this processor has no instructions for bfloat16: runs train in float32")
     for name, g in todo["groups"].items():
         missing, seconds = workflow.expected([run.spec for run in workflow.planned(name, base)], store)
         when = ("in the store" if not missing else

@@ -230,6 +230,7 @@ def of_scaled(z: Tensor, y: Tensor) -> dict:
     raw, after = ({"nll": of_logits(v, y)["nll"], **of_calibration(v, y)} for v in (z, scaled))
     return raw | {f"{k}_scaled": v for k, v in after.items()} | dict(temperatures=[float("nan")] * 2)
 
+# %% ../../nbs/metrics/69_catalogue.ipynb #ef244cf1
 def of_ranks(sure: Tensor, right: Tensor) -> dict:
     "What each image adds to what `by_rank` gives."
     sure, right = sure.double(), right.double()
@@ -252,6 +253,7 @@ IN_CELLS = {  # kept image by image: what is measured, the array of it, and the 
     "neighbours": ("error", "wrong", list(map(str, KS))),
     "deformed": ("accuracy", "right", DEFORMATIONS), "deformed-mean": ("accuracy", "right", FILLED)}
 
+# %% ../../nbs/metrics/69_catalogue.ipynb #7430c4d4
 def of_images(runs: list[Run],     # complete
               name: str,           # a name in METRICS or READ
               device: str = None,  # the GPU where there is one, unless given

@@ -82,7 +82,7 @@ def root_slopes(a: Tensor,  # a covariance, float64 (d, d)
 
 def weighted_moments(f: Tensor,  # features, float64 (N, d)
                      w: Tensor,  # weights, float64 (N,), 0 or more
-                     ) -> tuple[Tensor, Tensor]:  # mean (d,); covariance (d, d), divided by N - 1 where weights are equal
+                     ) -> tuple[Tensor, Tensor]:  # mean (d,); covariance (d, d), unbiased at equal weights
     "Mean and covariance of features with weights."
     share = w / w.sum()
     middle = share @ f

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 # %% ../../nbs/metrics/61d_influence.ipynb #1518482f
-def influence(statistic: Callable,  # weights of the images, float64 (N,) -> a number, float64 (); only their ratios count
+def influence(statistic: Callable,  # weights, float64 (N,) -> a number, float64 (); only their ratios count
               n: int,               # images, 2 or more
               device="cpu",
               ) -> Tensor:          # float64 (N,)

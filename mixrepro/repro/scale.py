@@ -28,6 +28,7 @@ class Scale:
     only: tuple[str, ...] = ()  # the artefacts that it is for, the most wanted first; (): all
     together: int = 0           # one execution trains several cells, up to so many runs; 0: each cell has its own
     verdicts: bool = True       # False where networks are too bad for any
+    halves: bool = False        # its precision is bfloat16 where the processor has it
 
     def dataset(self, paper: str) -> str:
         "The data set that stands for the paper's."
@@ -55,7 +56,8 @@ SCALES = {s.name: s for s in (
     Scale("smoke", 2, {"cifar10": "digits-few", "imagenet": "photo-digits-64"}, together=30, verdicts=False),
     Scale("embedded", 10, {"cifar10": "photo-digits-16", "imagenet": "photo-digits-64"}, together=20,
           recipe=OVERFITS | dict(n_train=400, augment="crop2", looks=15)),
-    Scale("overnight", 5, {"cifar10": "cifar10"}, precision=fast_precision(), together=5, damaged=2000, only=BY_VALUE,
+    Scale("overnight", 5, {"cifar10": "cifar10"}, precision=fast_precision(), halves=True, together=5, damaged=2000,
+          only=BY_VALUE,
           recipe=OVERFITS | dict(n_train=2000, augment="crop-flip", network_args=dict(width=64), looks=6)),
     Scale("gpu", 3, {d: d for d in ("cifar10", "svhn", *owned())}, precision="bfloat16"),
     Scale("paper", 10, REAL))}

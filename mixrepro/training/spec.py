@@ -122,7 +122,8 @@ def needed(spec: Spec,
     "The spec of a network that must be trained before: its run's own, but for what a method asks for."
     for key in changes: pick("field of a run", key, [f.name for f in fields(Spec)])
     elsewhere = changes.get("dataset", spec.dataset) != spec.dataset
-    try: return replace(spec, **dict(whiten="", resize=0, label_noise=0.) | (dict(split="") if elsewhere else {}) | changes)
+    own = dict(whiten="", resize=0, label_noise=0.) | (dict(split="") if elsewhere else {})
+    try: return replace(spec, **own | changes)
     except ValueError as e: raise ValueError(f"the {name} that {spec.method!r} needs: {e}") from e
 
 # %% ../../nbs/training/50_spec.ipynb #22f008f6

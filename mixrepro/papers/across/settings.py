@@ -27,9 +27,11 @@ class Regime(Grid):
         overnight=(8., 45.))
     easy: str = setting("", "default", "a data set on which nothing is overfitted", embedded="digits")
     noise: float = setting(.4, "default", "share of the labels that is drawn anew, once for each seed")
-    noisy: dict = setting({}, "default", "data set -> epochs, as a share of the scale's own; with label noise, all images",
+    noisy: dict = setting({}, "default", "data set -> epochs, as above; all its images, with label noise",
         embedded={"cifar10": 1., "digits": 1.})
+    noisy_seeds: int = setting(3, "default", "runs of each of them at most")
 
+# %% ../../../nbs/across/00_settings.ipynb #ce4451be
 def fewer(s: Regime, scale: Scale, method: str, seed: int,
           n: int,        # training images; ALL for all
           share: float,  # of the scale's epochs
@@ -49,7 +51,7 @@ def mislabelled(s: Regime, scale: Scale, seed: int, dataset: str, share: float) 
 def regime(s: Regime, scale: Scale, seed: int) -> list[Cell]:
     "ERM on every candidate."
     easy = [fewer(s, scale, "erm", seed, ALL, .2, s.easy)._replace(column=s.easy)] if s.easy else []
-    noisy = [mislabelled(s, scale, seed, d, share) for d, share in s.noisy.items()]
+    noisy = [mislabelled(s, scale, seed, d, share) for d, share in s.noisy.items() if seed < s.noisy_seeds]
     return [*(fewer(s, scale, "erm", seed, n, share) for n, share in s.candidates.items()), *easy, *noisy]
 
 def on_all(cell: Cell):  # -> a spec

@@ -20,7 +20,8 @@ def tidy(found: pd.DataFrame,  # the metrics "dimensions" and "hull" of each run
          ) -> pd.DataFrame:
     "What is told of a run, its spectrum included."
     return pd.DataFrame({"dim(H)": found.dim, "model": found.method, "seed": found.seed, "dimension": found.dimension,
-                         "scatter": found.scatter, "entropy": found.entropy_hull, "test accuracy (%)": 100 * found.accuracy,
+                         "scatter": found.scatter, "entropy": found.entropy_hull,
+                         "test accuracy (%)": 100 * found.accuracy,
                          "training accuracy (%)": 100 * found.train_accuracy, "spectrum": found.spectrum})
 
 def flat(rows: pd.DataFrame,  # from `tidy`

@@ -115,8 +115,8 @@ def over_input(data: pd.DataFrame,  # from the ledger's `table` with that contra
         v, *ends = (r[f"{k} (points)"] for k in whose)
         return f"{v:+.2f}" + ("" if pd.isna(ends).any() else " [{:+.2f}, {:+.2f}]".format(*ends))
     ours, theirs = ("our gain", "gain low", "gain high"), ("paper gain", "paper gain low", "paper gain high")
-    return [f"Manifold Mixup over Input Mixup on {labels.get(r.column, r.column)}, by the {way}: {span(r, ours)} points, "
-            f"{r.direction}; the paper's own spreads give {span(r, theirs)}."
+    return [f"Manifold Mixup over Input Mixup on {labels.get(r.column, r.column)}, by the {way}: "
+            f"{span(r, ours)} points, {r.direction}; the paper's own spreads give {span(r, theirs)}."
             for _, r in data[data.method == " over ".join(OVER_INPUT)].iterrows()]
 
 # %% ../../../nbs/manifold_mixup/09_pages.ipynb #f1571fc1
