@@ -14,7 +14,8 @@ from functools import cached_property
 import pandas as pd
 
 from ..core import pick
-from .estimates import LEVEL, MOST, Measured, Published, d2, no_spread, over_seeds, plus, signed, t_interval
+from .estimates import (LEVEL, MOST, Measured, Published, d2, no_spread, over_seeds, plus, signed,
+                                      t_interval)
 from .rows import KEYS, Row, by_cell, checked, corrected, gained, one_row, paired, reported, rows
 from .scale import banner
 from .verdicts import MARGINS, Verdict, claim, gain_verdict, value_verdict, withheld
