@@ -26,7 +26,7 @@ import filelock
 import torch
 
 from ..core import pick
-from ..files import home, write_if_changed
+from ..files import home, sha256, write_if_changed
 from ..papers.catalogue import ARTEFACTS, find
 from ..repro.artefact import cells, lacking, state
 from ..repro.scale import scale
@@ -180,6 +180,7 @@ def jobs(ids: list[str],     # artefacts; empty: every ready one
     every = groups([s for specs in plans.values() for s in specs], scale(profile).together)
     if every: check_parameters(base / TRAIN, dict(plan=""))
     train = said_by(base / TRAIN)
+    printed = [sha256(f.read_bytes()) for f in sorted((files("mixrepro") / "reported").iterdir(), key=str)]
     def reached(a): return code_of_notebook(as_function(c["source"] for c in code_cells(base / a.notebook))).name
     def reads(specs): return sorted(name for name, g in every.items() if any(s in g["specs"] for s in specs))
     def task(a, v):
@@ -187,7 +188,7 @@ def jobs(ids: list[str],     # artefacts; empty: every ready one
         return dict(notebook=a.notebook, paper=a.paper, title=a.title, groups=needs, parameters=v,
                     stamp=f"{WORK}/drawn/{profile}-{a.id}",
                     outputs=[str(f) for f in a.files(Path("figures") / profile)],
-                    made_of=made_of(said_by(base / a.notebook), v, needs, train if needs else "", reached(a)))
+                    made_of=made_of(said_by(base / a.notebook), v, needs, train if needs else "", reached(a), printed))
     tasks = {i: task(find(i), v) for i, v in values.items()}
     for name, g in every.items():
         write_if_changed(base / WORK / "plans" / f"{name}.json", json.dumps([to_json(s) for s in g["specs"]], indent=1))
