@@ -217,10 +217,13 @@ def planned(name: str, base: Path) -> list[Run]:  # name: of a group
     return [store.run(from_json(d)) for d in json.loads(path.read_text())] if path.is_file() else []
 
 def unfinished(todo: dict, base: Path) -> list[dict]:
-    "The groups of which a run is missing, or is to be made again."
+    "The groups of which a run is missing, or is to be made again, and all that stands on them."
     as_is = os.environ.get(WAY) == "as-is"
     def lacks(run): return not (run.folder / "done.json").is_file() or not as_is and other(run)
-    return [g for name, g in todo["groups"].items() if any(map(lacks, planned(name, base)))]
+    bad = {name for name in todo["groups"] if any(map(lacks, planned(name, base)))}
+    def on_them(g): return bad & {*g.get("needs", ()), *g.get("groups", ())}
+    while more := {name for name, g in todo["groups"].items() if name not in bad and on_them(g)}: bad |= more
+    return [*(todo["groups"][name] for name in bad), *filter(on_them, todo["artefacts"].values())]
 
 def check_standing(todo: dict, base: Path) -> list[str]:
     "What is to be said of the runs of a plan; a refusal where it must be decided whether to make them again."
