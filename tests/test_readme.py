@@ -51,6 +51,7 @@ TABLE = {
     ".venv/bin/mixrepro data verify cifar10": ("", "cifar10: whole"),
     ".venv/bin/mixrepro data make cifar10-c": ("--kind contrast", "cifar10-c-made"),            # one corruption of nineteen
     ".venv/bin/mixrepro data split cifar10 --labelled 4000 --validation 1000": ("", "cifar10-l4000-v1000-s0.json"),
+    ".venv/bin/mixrepro adopt": ("", "figures adopted"),
     ".venv/bin/mixrepro doctor": ("", "the store can be written"),
     ".venv/bin/mixrepro bench": ("--n 4 --size 8 --severity 1", "jpeg_compression"),            # ten thousand images
     ".venv/bin/mixrepro bench gpu": ("--device cpu --part cells --minutes .1", "into runs/.workflow/bench/bench-cells.csv"),  # no GPU, six seconds

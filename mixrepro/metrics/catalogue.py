@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['ON_2000', 'SOME_DAMAGED', 'SOME_FILMED', 'FEW_FILMED', 'FEW', 'APGD_ON_250', 'APGD_ON_60', 'IN_PIXELS', 'METRICS',
            'DAMAGED', 'FLIPS', 'READ', 'ALSO', 'OF_CELLS', 'AT_SOME', 'OPENING', 'IMAGES', 'IN_CELLS', 'logits',
-           'clean', 'calibration', 'on_first', 'key_of', 'code_of_metric', 'outdated', 'fill', 'filled', 'said',
-           'with_sure', 'told', 'measure', 'fitted', 'adopt', 'of_logits', 'of_calibration', 'of_scaled', 'of_ranks',
-           'of_moved', 'of_images']
+           'clean', 'calibration', 'on_first', 'key_of', 'code_of_metric', 'fill', 'filled', 'said', 'with_sure',
+           'told', 'measure', 'fitted', 'adopt', 'of_logits', 'of_calibration', 'of_scaled', 'of_ranks', 'of_moved',
+           'of_images']
 
 # %% ../../nbs/metrics/69_catalogue.ipynb #82828743
 import time
@@ -40,9 +40,9 @@ from .robustness import robustness
 from .stability import moved, stability, steadiness
 from .temperature import cross_fitted, scaled_metrics
 from ..training.loop import auto_device, seen_of
-from ..training.made import again, changes, reached_by, texts_in, write_table
-from ..training.standing import mark
-from ..training.store import Run, Store, keep, keep_arrays, kept, kept_arrays, open_net, read_metric
+from ..training.made import again, reached_by, texts_in, write_table
+from ..training.standing import mark, outdated
+from ..training.store import Run, Store, keep, keep_arrays, kept, kept_arrays, open_net
 
 # %% ../../nbs/metrics/69_catalogue.ipynb #0b5eeb10
 def logits(nets, test) -> list[dict]:
@@ -123,16 +123,7 @@ def code_of_metric(name: str,  # in METRICS or READ, or "fitted"; any other name
     roots = (fitted,) if name == "fitted" else tuple(t[name] for t in (METRICS, READ) if name in t)
     return reached_by(roots and (*roots, *OPENING), frozenset(texts_in(names)))
 
-# %% ../../nbs/metrics/69_catalogue.ipynb #8a4b5fa6
-def outdated(runs: list[Run], key: str) -> tuple | None:  # what, why, seconds; None where none is there
-    "Of runs that lack a metric of this code: those that have one of other code."
-    there = [(r, m[1]) for r in runs if (m := read_metric(r.folder / "metrics" / f"{key}.json")) and m[1].get("code")]
-    old = [(r, m) for r, m in there if m["code"] != code_of_metric(key, r).name]
-    if not old: return None
-    (run, made), seconds = old[0], [m.get("seconds") for _, m in old]
-    why = changes(run.folder.parents[1], made["code"], code_of_metric(key, run))
-    return f"{key} of {len(old)} run{'s' * (len(old) > 1)}", why, None if None in seconds else sum(seconds)
-
+# %% ../../nbs/metrics/69_catalogue.ipynb #3d0f6c50
 def fill(runs: list[Run], key: str, dataset: str, device: str):
     "Measure and keep; arrays first."
     nets, test, begin = [open_net(r, device) for r in runs], load(dataset, "test").to(device), time.perf_counter()
@@ -155,7 +146,7 @@ def filled(runs: list[Run],      # complete
     found = [there(run, keys[d], code_of_metric(keys[d], run).name) for run, d in zip(runs, on)]
     for dataset in dict.fromkeys(d for d, v in zip(on, found) if v is None):
         key, todo = keys[dataset], [i for i, d in enumerate(on) if found[i] is None and d == dataset]
-        if (old := outdated([runs[i] for i in todo], key)) and not again(*old):
+        if (old := outdated([runs[i] for i in todo], key, partial(code_of_metric, key))) and not again(*old):
             for i in todo: found[i] = there(runs[i], key, "")
             todo = [i for i in todo if found[i] is None]
         if todo: fill([runs[i] for i in todo], key, dataset, device)

@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['inception_score', 'Classes', 'Jury', 'inception_jury', 'learned_jury', 'jury', 'scores', 'moments', 'sampled',
-           'generator_scores']
+           'code_of_samples', 'generator_scores']
 
 # %% ../../nbs/metrics/71_inception_score.ipynb #fca7e11c
 import hashlib
+import time
 from dataclasses import dataclass
 
 import torch
@@ -20,6 +21,8 @@ from ..guards import check_rows
 from .distances import Moments, frechet
 from .features import Extractor, find_inception, inception, learned
 from ..training.loop import auto_device
+from ..training.made import again, reached_by, texts_in, write_table
+from ..training.standing import outdated
 from ..training.store import Run, keep, kept, open_net
 
 # %% ../../nbs/metrics/71_inception_score.ipynb #a7045f44
@@ -111,6 +114,11 @@ def sampled(net, n: int, rng: torch.Generator, batch: int = 500):
     "Images of a generator, rounded to 256 shades as in a file, a batch at a time."
     for start in range(0, n, batch): yield (net.sample(min(batch, n - start), rng) * 255).round() / 255
 
+def code_of_samples(run: Run):  # -> Reached
+    "The code that decides the scores of a generator, but for its judges, which are in the name."
+    names = frozenset(texts_in([run.spec.network, run.spec.network_args, run.spec.dataset]))
+    return reached_by((scores, moments, sampled, open_net), names)
+
 def generator_scores(runs: list[Run],       # complete; GANs on one data set
                      judges: Jury,
                      n: int = 50_000,       # images from each
@@ -121,7 +129,10 @@ def generator_scores(runs: list[Run],       # complete; GANs on one data set
     "Inception score and FID of trained generators: read where they were kept, computed and kept where not."
     device = device or auto_device()
     name = f"samples-{n}-{against}-{splits}-{hashlib.sha256(judges.key.encode()).hexdigest()[:8]}"
-    found, real = [kept(run, name) for run in runs], {}
+    codes, real = [code_of_samples(run) for run in runs], {}
+    found = [kept(run, name, code.name) for run, code in zip(runs, codes)]
+    if (old := outdated([r for r, v in zip(runs, found) if v is None], name, code_of_samples)) and not again(*old):
+        found = [kept(run, name) for run in runs]
     for i, run in enumerate(runs):
         if found[i]: continue
         d = run.spec.dataset
@@ -129,6 +140,7 @@ def generator_scores(runs: list[Run],       # complete; GANs on one data set
         net = open_net(run, device)
         if not hasattr(net, "sample"): raise ValueError(f"{run} makes no images: use the run of a GAN")
         made = sampled(net, n, torch.Generator(device).manual_seed(run.spec.seed))
-        keep(run, name, scores(made, real[d], judges, splits))
+        code, begin = write_table(run.folder.parents[1], codes[i]), time.perf_counter()
+        keep(run, name, scores(made, real[d], judges, splits), code, time.perf_counter() - begin)
         found[i] = kept(run, name)
     return found

@@ -6,12 +6,11 @@
 __all__ = ['MOMENT', 'kind', 'timed', 'seconds_left', 'OutOfTime', 'until', 'check_begin', 'is_over', 'check_go_on']
 
 # %% ../../nbs/training/51b_allotted.ipynb #9f0da3ac
-import json
 import os
 import time
-from contextlib import suppress
 
 from .spec import Spec
+from .standing import seconds_of
 from .store import Run, Store, load_checkpoint
 
 # %% ../../nbs/training/51b_allotted.ipynb #c293b4a8
@@ -25,8 +24,7 @@ def timed(store: Store) -> dict[tuple, float]:  # kind -> seconds
     def ended(run): return (run.folder / "done.json").stat().st_mtime
     found = {}
     for run in sorted(store.runs(), key=ended):
-        with suppress(OSError, ValueError, KeyError):
-            found[kind(run.spec)] = json.loads((run.folder / "environment.json").read_text())["wall_seconds"]
+        if (seconds := seconds_of(run)) is not None: found[kind(run.spec)] = seconds  # one that is damaged says nothing
     return found
 
 # %% ../../nbs/training/51b_allotted.ipynb #edc37c6d

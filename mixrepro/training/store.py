@@ -89,7 +89,9 @@ class Run:
         return not bad and not why
 
     @property
-    def made(self) -> dict: return (vouched(self.folder) or {}).get("made") or {}  # of `made_now`; {} where none is kept
+    def made(self) -> dict:  # of `made_now`; {} where none is kept
+        "What it was made of."
+        return (vouched(self.folder) or {}).get("made") or {}
 
     @property
     def id(self) -> str: return f"{self.spec.dataset}/{name_of(self.spec)}"  # where it lies in a store

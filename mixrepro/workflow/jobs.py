@@ -28,7 +28,7 @@ import torch
 from ..core import pick
 from ..data.datasets import FETCHED, load
 from ..data.images import data_root
-from ..files import home, write_if_changed
+from ..files import home, sha256, write_if_changed
 from ..papers.catalogue import ARTEFACTS, find
 from ..repro.artefact import cells, lacking, state
 from ..repro.scale import scale
@@ -194,6 +194,7 @@ def jobs(ids: list[str],     # artefacts; empty: every ready one
     every = groups([s for specs in plans.values() for s in specs], scale(profile).together)
     if every: check_parameters(base / TRAIN, dict(plan=""))
     train = said_by(base / TRAIN)
+    printed = [sha256(f.read_bytes()) for f in sorted((files("mixrepro") / "reported").iterdir(), key=str)]
     def reached(a): return code_of_notebook(as_function(c["source"] for c in code_cells(base / a.notebook))).name
     def reads(specs): return sorted(name for name, g in every.items() if any(s in g["specs"] for s in specs))
     def task(a, v):
@@ -201,7 +202,7 @@ def jobs(ids: list[str],     # artefacts; empty: every ready one
         return dict(notebook=a.notebook, paper=a.paper, title=a.title, groups=needs, parameters=v,
                     stamp=f"{WORK}/drawn/{profile}-{a.id}",
                     outputs=[str(f) for f in a.files(Path("figures") / profile)],
-                    made_of=made_of(said_by(base / a.notebook), v, needs, train if needs else "", reached(a)))
+                    made_of=made_of(said_by(base / a.notebook), v, needs, train if needs else "", reached(a), printed))
     tasks = {i: task(find(i), v) for i, v in values.items()}
     for name, g in every.items():
         write_if_changed(base / WORK / "plans" / f"{name}.json", json.dumps([to_json(s) for s in g["specs"]], indent=1))
@@ -230,10 +231,13 @@ def planned(name: str, base: Path) -> list[Run]:  # name: of a group
     return [store.run(from_json(d)) for d in json.loads(path.read_text())] if path.is_file() else []
 
 def unfinished(todo: dict, base: Path) -> list[dict]:
-    "The groups of which a run is missing, or is to be made again."
+    "The groups of which a run is missing, or is to be made again, and all that stands on them."
     as_is = os.environ.get(WAY) == "as-is"
     def lacks(run): return not (run.folder / "done.json").is_file() or not as_is and other(run)
-    return [g for name, g in todo["groups"].items() if any(map(lacks, planned(name, base)))]
+    bad = {name for name in todo["groups"] if any(map(lacks, planned(name, base)))}
+    def on_them(g): return bad & {*g.get("needs", ()), *g.get("groups", ())}
+    while more := {name for name, g in todo["groups"].items() if name not in bad and on_them(g)}: bad |= more
+    return [*(todo["groups"][name] for name in bad), *filter(on_them, todo["artefacts"].values())]
 
 def check_standing(todo: dict, base: Path) -> list[str]:
     "What is to be said of the runs of a plan; a refusal where it must be decided whether to make them again."
