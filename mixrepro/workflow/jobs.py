@@ -167,7 +167,8 @@ def unfetched(specs: list[Spec],
     names = {s.dataset for s in every if not (store.run(s).folder / "done.json").exists()} & FETCHED
     if not names: return []
     from mixrepro.data.fetch import DATA, edition_on_disk  # imports torchvision, which takes seconds
-    of = {name: max((d for d in DATA if name.startswith(d)), key=len) for name in names}  # mnist-0to4 is read from mnist
+    # mnist-0to4 is read from mnist.
+    of = {name: max((d for d in DATA if name.startswith(d)), key=len) for name in names}
     return sorted(name for name, d in of.items() if edition_on_disk(d, data_root())[0] is None)
 
 # %% ../../nbs/workflow/92_jobs.ipynb #73032447
