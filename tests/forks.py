@@ -1,5 +1,6 @@
 """The command line in forks of one process that has imported everything: a start of Python costs more than most answers."""
 
+import contextlib
 import io
 import json
 import os
@@ -28,8 +29,8 @@ class Forks:
 
     def end(self):
         "With everything that was started."
-        os.killpg(self.process.pid, signal.SIGKILL)
-        self.process.wait()
+        with contextlib.suppress(ProcessLookupError): os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.communicate()
 
 
 def child(args, cwd, env, out, err):

@@ -40,6 +40,7 @@ class Forked:
         self.wait()
 
     def wait(self) -> int:
+        self.stdout.close()
         if self.returncode is None: self.returncode = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
         return self.returncode
 
