@@ -372,7 +372,7 @@ def test_a_second_read_in_a_place_that_may_read_once_is_counted(monkeypatch):
 
 def test_what_is_sent_in_a_step_is_found():
     with fake_cuda() as gpu, gpu.during(sends=False):
-        with pytest.raises(HostRead, match=r"methods\.vicinal\.taken, line \d+, sends numbers"):
+        with pytest.raises(HostRead, match=r"methods\.vicinal\.copied, line \d+, sends numbers"):
             importlib.import_module("mixrepro.methods.vicinal").taken(torch.rand(3, 2, device="cuda"), torch.arange(3))
 
 
