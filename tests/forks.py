@@ -50,7 +50,8 @@ def child(args, cwd, env, out, err):
 
 if __name__ == "__main__":
     from mixrepro import cli  # noqa: F401
-    from mixrepro.workflow import jobs, study  # noqa: F401
+    from mixrepro.workflow import drawn, jobs, study  # noqa: F401
+    drawn.code_of_notebook(drawn.as_function(["from mixrepro.workflow.study import Study\nStudy"]))  # reads the package's code
     for line in sys.stdin:
         if not (one := os.fork()):
             code = 1

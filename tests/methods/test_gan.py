@@ -320,7 +320,7 @@ def test_scores_of_a_run_are_kept(tmp_path, monkeypatch):
     with torch.no_grad(): assert s["is"] == pytest.approx(inception_score(classifier(images).softmax(1))[0], rel=1e-5)
     real = Moments(judges.features.dim).update(classifier.features(load("digits", "test").floats()).detach())
     assert s["fid"] == pytest.approx(frechet(real, Moments(judges.features.dim).update(classifier.features(images).detach())), rel=1e-3)
-    monkeypatch.setattr(module, "scores", None)  # nothing is computed twice
+    monkeypatch.setattr(module, "keep", None)  # nothing is computed twice
     assert generator_scores([gan], judges, n=150, device="cpu") == [s]
     with pytest.raises(TypeError): generator_scores([gan], judges, n=151, device="cpu")
     with pytest.raises(ValueError, match="makes no images: use the run of a GAN"): generator_scores([judge], judges, n=150, device="cpu")
