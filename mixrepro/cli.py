@@ -313,7 +313,7 @@ def reproduce(context: typer.Context,
             todo = workflow.jobs(some, profile, dict(p.split("=", 1) for p in parameter), base)
             write_if_changed(base / workflow.WORK / "jobs.json", json.dumps(todo, indent=1))
             announce(todo, base)
-            if not extra: workflow.at_hand(todo, base)
+            if not extra: workflow.check_fetched(todo, base)
             args = ["--cores", str(cores or "all"), "--prioritize", workflow.first(todo),
                     "--rerun-triggers", "input", *(["--forcerun", *todo["artefacts"]] if force else []),
                     "--keep-going", "--rerun-incomplete"]  # a flag last: what follows may be a target

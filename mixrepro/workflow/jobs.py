@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['WORK', 'TRAIN', 'SWITCHES', 'INLINE', 'UNKNOWN', 'clone', 'code_cells', 'parameters', 'typed', 'check_parameters',
            'depth', 'side_by_side', 'groups', 'ready', 'meant', 'made_of', 'said_by', 'unfetched', 'jobs', 'first',
-           'title', 'planned', 'unfinished', 'check_standing', 'at_hand', 'made', 'forget', 'expected', 'takes_files',
-           'environment', 'Busy', 'kernelspec', 'snakemake', 'only_one', 'full', 'in_a_line', 'worded', 'ended',
-           'reason', 'logged', 'told']
+           'title', 'planned', 'unfinished', 'check_standing', 'check_fetched', 'made', 'forget', 'expected',
+           'takes_files', 'environment', 'Busy', 'kernelspec', 'snakemake', 'only_one', 'full', 'in_a_line', 'worded',
+           'ended', 'reason', 'logged', 'told']
 
 # %% ../../nbs/workflow/92_jobs.ipynb #0b06fea7
 import ast
@@ -253,7 +253,7 @@ def check_standing(todo: dict, base: Path) -> list[str]:
                     "or with --as-is to show them as they are")
 
 # %% ../../nbs/workflow/92_jobs.ipynb #593c89d0
-def at_hand(todo: dict, base: Path):
+def check_fetched(todo: dict, base: Path):
     "Refuse to begin where each artefact wants for a data set of which no file is there."
     def runs(a): return [run.spec for g in a["groups"] for run in planned(g, base)]
     gone = [unfetched(runs(a), Store(base / "runs")) for a in todo["artefacts"].values()]
