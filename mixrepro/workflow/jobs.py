@@ -163,8 +163,8 @@ def unfetched(specs: list[Spec],
               store: Store,       # runs that are there read nothing
               ) -> list[str]:     # in order
     "The data sets that missing runs read from files, and of which no file is at hand."
-    every = [s for spec in specs for s in (spec, *spec.needs.values())]
-    names = {s.dataset for s in every if not (store.run(s).folder / "done.json").exists()} & FETCHED
+    read = [s for spec in specs for s in (spec, *spec.needs.values()) if s.dataset in FETCHED]
+    names = {s.dataset for s in read if not (store.run(s).folder / "done.json").exists()}
     if not names: return []
     from mixrepro.data.fetch import DATA, edition_on_disk  # imports torchvision, which takes seconds
     # mnist-0to4 is read from mnist.
@@ -255,9 +255,10 @@ def check_standing(todo: dict, base: Path) -> list[str]:
 # %% ../../nbs/workflow/92_jobs.ipynb #593c89d0
 def check_fetched(todo: dict, base: Path):
     "Refuse to begin where each artefact wants for a data set of which no file is there."
-    def runs(a): return [run.spec for g in a["groups"] for run in planned(g, base)]
-    gone = [unfetched(runs(a), Store(base / "runs")) for a in todo["artefacts"].values()]
-    if gone and all(gone): load(gone[0][0], "train")  # says what is missing, and how to get it
+    store = Store(base / "runs")
+    gone = {g: unfetched([run.spec for run in planned(g, base)], store) for g in todo["groups"]}
+    wanted = [[name for g in a["groups"] for name in gone[g]] for a in todo["artefacts"].values()]
+    if wanted and all(wanted): load(wanted[0][0], "train")  # says what is missing, and how to get it
 
 # %% ../../nbs/workflow/92_jobs.ipynb #950d843d
 def made(todo: dict, base: Path) -> list[dict]:
