@@ -13,7 +13,7 @@ import ast
 import functools
 import hashlib
 import inspect
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 from types import BuiltinFunctionType, FunctionType, MethodType

@@ -12,7 +12,7 @@ __all__ = ['ON_2000', 'SOME_DAMAGED', 'SOME_FILMED', 'FEW_FILMED', 'FEW', 'APGD_
 # %% ../../nbs/metrics/69_catalogue.ipynb #82828743
 import time
 from collections.abc import Callable
-from functools import lru_cache, partial
+from functools import partial
 
 from torch import Tensor
 from torch.nn import functional as F

@@ -25,7 +25,6 @@ from pathlib import Path
 import torch
 
 import mixrepro
-from ..core import pick
 from ..files import home, set_aside
 from ..guards import NotFinite
 from ..data.augment import AUGMENTS

@@ -14,7 +14,7 @@ import hashlib
 import io
 import json
 import sys
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 

@@ -1,19 +1,17 @@
 "What one image adds: against bootstraps over images joined over seeds, fresh draws, leaving out and central differences."
 import math
-from functools import partial
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings, strategies as st
-from scipy import stats
 
 from helpers import seeded
 from mixrepro.metrics.calibration import bin_of, confidence, ece, weighted_ece
 from mixrepro.metrics.catalogue import of_calibration, of_ranks, of_scaled
 from mixrepro.metrics.distances import Moments, frechet, kernel_sums, mmd2, near_frechet, weighted_mmd2, weighted_moments
 from mixrepro.metrics.influence import influence
-from mixrepro.metrics.ranked import response_accuracy, rms_of, weighted_aurra, weighted_rms
+from mixrepro.metrics.ranked import response_accuracy, rms_of
 from mixrepro.metrics.temperature import scaled_metrics
 from mixrepro.papers.varmixup.samples import added
 from mixrepro.repro.estimates import crossed
