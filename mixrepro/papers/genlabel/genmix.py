@@ -111,12 +111,12 @@ def draw_generated(ax, run: Run, n: int = 600, store: Store = None):
 # %% ../../../nbs/genlabel/05_genmix.ipynb #32b1145e
 PANELS = {"genmix-gan": "GenMix (GAN)", "genmix-gm": "GenMix (GM)", "mixup": "Mixup, λ = 1/2"}
 
-def draw_shapes(shapes: list, runs: dict, found: dict):  # runs, found: by (row, column); a figure
+def draw_shapes(shapes: list, runs: dict, found: dict, store: Store = None):  # runs, found: by (row, column); a figure
     "For each data set: what the GAN makes, and the boundaries of three schemes with their middle points."
     fig, axes = plt.subplots(len(shapes), 4, figsize=(PAGE, 1.85 * len(shapes)), squeeze=False)
     for line, shape in zip(axes, shapes):
         first = runs["genmix-gan", shape][0]
-        draw_generated(line[0], first)
+        draw_generated(line[0], first, store=store)
         draw_panel(line[0], examples_of(first), found["genmix-gan", shape][0].x)
         line[0].set_ylabel(shape)
         for ax, row in zip(line[1:], PANELS):
