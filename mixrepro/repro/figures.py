@@ -4,10 +4,12 @@
 
 # %% auto #0
 __all__ = ['COLUMN', 'PAGE', 'STYLE', 'COLOURS', 'MARKERS', 'LINES', 'HATCHES', 'LOOKS', 'LOOK', 'DATA_LABELS', 'LABELS',
-           'use_style', 'read_looks', 'line', 'bar', 'compact', 'picture', 'save', 'entry', 'gallery']
+           'NOT_RUN', 'SHOWN_HERE', 'HEAD', 'use_style', 'read_looks', 'line', 'bar', 'compact', 'picture', 'save',
+           'folded', 'told', 'pictures_of', 'entry', 'contents', 'gallery']
 
 # %% ../../nbs/repro/83_figures.ipynb #f0344b15
 import io
+import re
 from pathlib import Path
 
 import matplotlib as mpl
@@ -146,37 +148,73 @@ def save(fig,                    # a matplotlib figure; None for a table
         return markdown.strip() + "\n" if suffix == "md" else picture(fig, suffix)
     return write_together({Path(folder)/f"{id}.{suffix}": content(suffix) for suffix in outputs})
 
-# %% ../../nbs/repro/83_figures.ipynb #f3f45647
+# %% ../../nbs/repro/83_figures.ipynb #83104106
+NOT_RUN = re.compile(r"^\*\*([^\n]+)\*\*, not run\n(?:\n|\|[^\n]*(?:\n|\Z))+", re.M)
+
+def folded(title: str,  # what is seen of it
+           text: str,   # Markdown; empty: nothing
+           ) -> str:    # Markdown with a fold, also where HTML is not parsed for Markdown unless it asks for it
+    "A text that opens when it is asked for; its headings are below those of the page."
+    text = re.sub(r"^#+ ", "#### ", text.strip(), flags=re.M)
+    return f'<details markdown="1">\n<summary>{title}</summary>\n\n{text}\n\n</details>' if text else ""
+
+def told(text: str) -> list[str]:  # Markdown: the answer, the rest that ran, what did not
+    "An artefact's text in the order in which it is wanted."
+    answer, _, rest = text.strip().partition("\n\n")
+    if answer.startswith(("|", "**", "#")): answer, rest = "", text.strip()
+    columns = [m[1] for m in NOT_RUN.finditer(rest + "\n")]
+    never = "".join(m[0] for m in NOT_RUN.finditer(rest + "\n"))
+    return [answer, folded("Numbers and notes", NOT_RUN.sub("", rest + "\n")),
+            folded(f"Not run at this scale: {', '.join(columns)}", never)]
+
+# %% ../../nbs/repro/83_figures.ipynb #c822d1c1
+def pictures_of(a: Artefact,   # one of the catalogue
+                folder: Path,  # figures/<profile>
+                ) -> list[str]:  # paths below the folder, the best first
+    "The pictures of an artefact that are there."
+    there = {f.suffix: f.relative_to(folder).as_posix() for f in a.files(folder) if f.is_file()}
+    return [there[s] for s in (".svg", ".png") if s in there]
+
 def entry(a: Artefact,   # one of the catalogue
           folder: Path,  # figures/<profile>
           ) -> str:      # Markdown; "" where it left nothing
-    "Picture, text and files of one artefact."
+    "Picture, answer, folded tables and files of one artefact."
     there = {f.suffix[1:]: f for f in a.files(folder) if f.is_file()}
     if not there: return ""
     links = [f"[{s}]({f.relative_to(folder).as_posix()})" for s, f in there.items()]
     links.append(f"[notebook](../../{a.notebook})")
     missing = [s for s in a.outputs if s not in there]
-    shown = next((there[s].relative_to(folder).as_posix() for s in ("svg", "png") if s in there), "")
-    parts = [f"### {a.id}: {a.title}", f"![{a.title}]({shown})" if shown else "",
-             there["md"].read_text(encoding="utf-8").strip() if "md" in there else "",
+    parts = [f'<a id="{a.id}"></a>', f"### {a.id}: {a.title}", *(f"![{a.title}]({p})" for p in pictures_of(a, folder)[:1]),
+             *(told(there["md"].read_text(encoding="utf-8")) if "md" in there else ()),
              "Files: " + ", ".join(links) + (f" (missing: {', '.join(missing)})" if missing else "")]
     return "\n\n".join(filter(None, parts))
 
-# %% ../../nbs/repro/83_figures.ipynb #4870e444
+# %% ../../nbs/repro/83_figures.ipynb #0155c225
+def contents(name: str,          # of a paper
+             here: list,         # its artefacts with an entry
+             total: int,         # how many it has
+             folder: Path,       # figures/<profile>
+             ) -> str:           # a row of a table
+    "A paper's line in the contents: its pictures, then its tables and numbers."
+    def links(drawn): return ", ".join(f"[{a.id}](#{a.id})" for a in here if bool(pictures_of(a, folder)) == drawn)
+    return f"| {name} | {len(here)} of {total} | {links(True)} | {links(False)} |"
+
+# %% ../../nbs/repro/83_figures.ipynb #5429ac13
+SHOWN_HERE = """Everything that the profile `{}` has regenerated so far: pictures, what was found, the numbers behind it, and the notebooks."""
+HEAD = """| Paper | Here | Pictures | Tables, theorems |
+| --- | --- | --- | --- |"""
+
 def gallery(folder: str | Path,  # figures/<profile>
             artefacts,           # those that could be there, in the order to show
             papers: dict,        # folder of a paper -> its name to show
             ) -> Path:           # the page, README.md in it
-    "Write the page of everything that a profile has regenerated, paper by paper."
-    folder = Path(folder)
+    "Write the page of everything that a profile has regenerated, paper by paper, pictures first."
+    folder, artefacts, head, sections = Path(folder), list(artefacts), [HEAD], []
     if not folder.is_dir(): raise FileNotFoundError(f"no folder {folder}: reproduce an artefact at this profile first")
-    entries = {a: entry(a, folder) for a in artefacts}
-    def of(paper): return [text for a, text in entries.items() if a.paper == paper]
-    counts = [f"| {name} | {sum(map(bool, of(paper)))} | {len(of(paper))} |" for paper, name in papers.items()]
-    head = ["| Paper | Here | Artefacts |", "| --- | --- | --- |", *counts]
-    sections = ["\n\n".join([f"## {name}", *filter(None, of(paper))])
-                for paper, name in papers.items() if any(of(paper))]
-    intro = (f"Everything that the profile `{folder.name}` has regenerated so far: pictures, tables, "
-             "the numbers behind them, and the notebooks that made them.")
-    above = [f"# Gallery: {folder.name}", banner(folder.name) if folder.name in SCALES else "", intro]
+    for paper, name in papers.items():
+        entries = {a: entry(a, folder) for a in artefacts if a.paper == paper}
+        here = sorted((a for a in entries if entries[a]), key=lambda a: not pictures_of(a, folder))
+        head.append(contents(name, here, len(entries), folder))
+        if here: sections.append("\n\n".join([f"## {name}", *(entries[a] for a in here)]))
+    above = [f"# Gallery: {folder.name}", banner(folder.name) if folder.name in SCALES else "", SHOWN_HERE.format(folder.name)]
     return write_if_changed(folder/"README.md", "\n\n".join(filter(None, [*above, "\n".join(head), *sections])) + "\n")

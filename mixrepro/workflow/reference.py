@@ -6,14 +6,14 @@
 __all__ = ['HEAD_OF_PARAMETERS', 'HEAD_OF_FIELDS', 'told_in_a_table', 'table_of', 'in_short', 'type_of', 'parameters_of',
            'fields_of', 'methods_of', 'section', 'module_page', 'modules']
 
-# %% ../../nbs/workflow/95_reference.ipynb #db53df14
+# %% ../../nbs/workflow/95_reference.ipynb #e60f61a1
 import dataclasses
 import importlib
 import inspect
 import re
 from pathlib import Path
 
-# %% ../../nbs/workflow/95_reference.ipynb #6d9126bf
+# %% ../../nbs/workflow/95_reference.ipynb #13904faa
 def told_in_a_table(text) -> str:  # anything that has a text; None is empty
     "A text as Markdown shows it in a cell of a table."
     if text is None: return ""
@@ -28,7 +28,7 @@ def table_of(head: list[str],        # names of the columns
     def line(cells): return "| " + " | ".join(cells[k] for k in kept) + " |"
     return "\n".join([line(head), line(["---"] * len(head)), *map(line, rows)]) if rows else ""
 
-# %% ../../nbs/workflow/95_reference.ipynb #ae21809d
+# %% ../../nbs/workflow/95_reference.ipynb #9b4a2fe0
 def in_short(value) -> str:  # at most 80 characters
     "A default or a constant, as code; long ones are cut."
     if value is inspect.Parameter.empty or value is dataclasses.MISSING: return ""
@@ -45,7 +45,7 @@ def type_of(annotation) -> str:
     else: text = annotation.__name__ if inspect.isclass(annotation) and not getattr(annotation, "__args__", ()) else str(annotation)
     return "`" + re.sub(r"(?:\w+\.)+(?=\w)", "", text).replace("|", "\\|") + "`"
 
-# %% ../../nbs/workflow/95_reference.ipynb #f394dc10
+# %% ../../nbs/workflow/95_reference.ipynb #a364d2dd
 def parameters_of(function) -> list[list[str]]:  # name, type, default, meaning; what it returns comes last
     "What a function takes and gives."
     from fastcore.docments import docments
@@ -69,7 +69,7 @@ def fields_of(cls: type) -> list[list[str]]:  # name, type, default, what may st
         rows.append([f"`{f.name}`", type_of(f.type), in_short(default), said, source])
     return rows
 
-# %% ../../nbs/workflow/95_reference.ipynb #c814f21b
+# %% ../../nbs/workflow/95_reference.ipynb #6756686c
 HEAD_OF_PARAMETERS = ["name", "type", "default", "meaning"]
 HEAD_OF_FIELDS = ["field", "type", "default", "allowed", "source of the default"]
 
@@ -93,7 +93,7 @@ def section(name: str,  # a public name
         parts += [f"**`{name}.{n}`** {told_in_a_table(f.__doc__)}", table_of(HEAD_OF_PARAMETERS, parameters_of(f))]
     return "\n\n".join(filter(None, parts))
 
-# %% ../../nbs/workflow/95_reference.ipynb #8457e51e
+# %% ../../nbs/workflow/95_reference.ipynb #43fd5db6
 def module_page(name: str,   # a module, "mixrepro.methods.noise"
                 base: Path,  # the project's folder
                 ) -> str:    # Markdown; empty where the module has no public names
@@ -102,7 +102,7 @@ def module_page(name: str,   # a module, "mixrepro.methods.noise"
     names = [n for n in getattr(module, "__all__", []) if not n.startswith("_")]
     if not names: return ""
     notebook = re.search(r"File to edit: (?:\.\./)*(nbs/\S+)\.ipynb", Path(module.__file__).read_text(encoding="utf-8"))[1]
-    up = "../" * name.count(".")
+    up = "../" * (name.count(".") + 1)  # the page of a.b is api/a/b.md
     head = [f"# {name.partition('.')[2]}", told_in_a_table(module.__doc__),
             f"`{name}` is exported from [{notebook}]({up}{notebook}.md), where it is explained and tested."]
     return "\n\n".join([*head, *(section(n, getattr(module, n)) for n in names)]) + "\n"
