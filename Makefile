@@ -1,6 +1,8 @@
 # make reproduce     regenerate every figure and table that is ready into figures/embedded/ (PROFILE names another)
 # make test          run all tests
 # make test-slurm    run the test of a one-node SLURM cluster, where Debian's packages of it are installed
+# make test-browser  run the tests in Debian's Chromium (apt-get install chromium) of JupyterLab, gallery and site
+# make docs          make the documentation in site/, every link checked; it is read without a network
 # make lab           open the notebooks in JupyterLab
 # make readme        write README.md from nbs/index.ipynb
 # make constraints   resolve constraints.txt anew from pyproject.toml, for all Pythons and systems at once
@@ -18,7 +20,7 @@ PYTHON_IS_ASKED_FOR := $(filter command,$(origin PYTHON))
 override PYTHON := $(value PYTHON)
 export PROFILE
 
-.PHONY: reproduce test test-slurm lab readme constraints install
+.PHONY: reproduce test test-slurm test-browser docs lab readme constraints install
 
 # Modules are called, never the scripts in .venv/bin: a shell would read the folder's name in their first line.
 reproduce: install
@@ -29,6 +31,17 @@ test: install
 
 test-slurm: install
 	@.venv/bin/python -m pytest -q -m slurm tests/test_slurm.py
+
+EXTRA := .venv/bin/python -m pip install --quiet --disable-pip-version-check --no-build-isolation -c constraints.txt -e
+
+test-browser: install
+	@$(EXTRA) '.[docs,browser]'
+	@.venv/bin/python -m pytest -q -rs -m browser tests/test_browser.py
+
+docs: install
+	@$(EXTRA) '.[docs]'
+	@.venv/bin/python -c 'from mixrepro.workflow.site import build; build()'
+	@echo 'site/ is made; to read and search it: .venv/bin/python -m http.server --bind 127.0.0.1 --directory site 8000'
 
 lab: install
 	@.venv/bin/python -m jupyterlab nbs/index.ipynb

@@ -6,14 +6,14 @@
 __all__ = ['HEAD_OF_PARAMETERS', 'HEAD_OF_FIELDS', 'told_in_a_table', 'table_of', 'in_short', 'type_of', 'parameters_of',
            'fields_of', 'methods_of', 'section', 'module_page', 'modules']
 
-# %% ../../nbs/workflow/95_reference.ipynb #e60f61a1
+# %% ../../nbs/workflow/95_reference.ipynb #83fa2b62
 import dataclasses
 import importlib
 import inspect
 import re
 from pathlib import Path
 
-# %% ../../nbs/workflow/95_reference.ipynb #13904faa
+# %% ../../nbs/workflow/95_reference.ipynb #e9014b7c
 def told_in_a_table(text) -> str:  # anything that has a text; None is empty
     "A text as Markdown shows it in a cell of a table."
     if text is None: return ""
@@ -28,7 +28,7 @@ def table_of(head: list[str],        # names of the columns
     def line(cells): return "| " + " | ".join(cells[k] for k in kept) + " |"
     return "\n".join([line(head), line(["---"] * len(head)), *map(line, rows)]) if rows else ""
 
-# %% ../../nbs/workflow/95_reference.ipynb #9b4a2fe0
+# %% ../../nbs/workflow/95_reference.ipynb #2da62b86
 def in_short(value) -> str:  # at most 80 characters
     "A default or a constant, as code; long ones are cut."
     if value is inspect.Parameter.empty or value is dataclasses.MISSING: return ""
@@ -42,10 +42,11 @@ def type_of(annotation) -> str:
     "A type, as it was written, without the modules' names."
     if annotation in (inspect.Parameter.empty, None): return ""
     if isinstance(annotation, str): text = annotation
-    else: text = annotation.__name__ if inspect.isclass(annotation) and not getattr(annotation, "__args__", ()) else str(annotation)
+    elif inspect.isclass(annotation) and not getattr(annotation, "__args__", ()): text = annotation.__name__
+    else: text = str(annotation)
     return "`" + re.sub(r"(?:\w+\.)+(?=\w)", "", text).replace("|", "\\|") + "`"
 
-# %% ../../nbs/workflow/95_reference.ipynb #a364d2dd
+# %% ../../nbs/workflow/95_reference.ipynb #90d85208
 def parameters_of(function) -> list[list[str]]:  # name, type, default, meaning; what it returns comes last
     "What a function takes and gives."
     from fastcore.docments import docments
@@ -54,11 +55,12 @@ def parameters_of(function) -> list[list[str]]:  # name, type, default, meaning;
     rows = []
     for name, of in found.items():
         name, given = ("returns" if name == "return" else f"`{name}`"), of["default"]
-        if name in ("`self`", "`cls`") or name == "returns" and of["anno"] is inspect.Parameter.empty and not of["docment"]: continue
+        nothing = of["anno"] in (inspect.Parameter.empty, None) and not of["docment"]
+        if name in ("`self`", "`cls`") or name == "returns" and nothing: continue
         rows.append([name, type_of(of["anno"]), in_short(given), told_in_a_table(of["docment"])])
     return rows
 
-def fields_of(cls: type) -> list[list[str]]:  # name, type, default, what may stand there, whose it is and where it stands
+def fields_of(cls: type) -> list[list[str]]:  # name, type, default, what may stand there, source
     "The fields of a dataclass, those it inherits among them."
     rows = []
     for f in dataclasses.fields(cls) if dataclasses.is_dataclass(cls) else ():
@@ -69,7 +71,7 @@ def fields_of(cls: type) -> list[list[str]]:  # name, type, default, what may st
         rows.append([f"`{f.name}`", type_of(f.type), in_short(default), said, source])
     return rows
 
-# %% ../../nbs/workflow/95_reference.ipynb #6756686c
+# %% ../../nbs/workflow/95_reference.ipynb #0b3c37f2
 HEAD_OF_PARAMETERS = ["name", "type", "default", "meaning"]
 HEAD_OF_FIELDS = ["field", "type", "default", "allowed", "source of the default"]
 
@@ -93,7 +95,7 @@ def section(name: str,  # a public name
         parts += [f"**`{name}.{n}`** {told_in_a_table(f.__doc__)}", table_of(HEAD_OF_PARAMETERS, parameters_of(f))]
     return "\n\n".join(filter(None, parts))
 
-# %% ../../nbs/workflow/95_reference.ipynb #43fd5db6
+# %% ../../nbs/workflow/95_reference.ipynb #1bdcfba6
 def module_page(name: str,   # a module, "mixrepro.methods.noise"
                 base: Path,  # the project's folder
                 ) -> str:    # Markdown; empty where the module has no public names
@@ -101,7 +103,8 @@ def module_page(name: str,   # a module, "mixrepro.methods.noise"
     module = importlib.import_module(name)
     names = [n for n in getattr(module, "__all__", []) if not n.startswith("_")]
     if not names: return ""
-    notebook = re.search(r"File to edit: (?:\.\./)*(nbs/\S+)\.ipynb", Path(module.__file__).read_text(encoding="utf-8"))[1]
+    code = Path(module.__file__).read_text(encoding="utf-8")
+    notebook = re.search(r"File to edit: (?:\.\./)*(nbs/\S+)\.ipynb", code)[1]
     up = "../" * (name.count(".") + 1)  # the page of a.b is api/a/b.md
     head = [f"# {name.partition('.')[2]}", told_in_a_table(module.__doc__),
             f"`{name}` is exported from [{notebook}]({up}{notebook}.md), where it is explained and tested."]
@@ -111,5 +114,6 @@ def modules(base: Path) -> list[str]:
     "The modules of the package, in the order of their notebooks."
     def first(p): return re.search(r"File to edit: (?:\.\./)*nbs/(\S+)", p.read_text(encoding="utf-8"))
     there = {p: first(p) for p in (base/"mixrepro").rglob("*.py") if p.name != "_modidx.py"}
-    kept = sorted((p for p, found in there.items() if found), key=lambda p: (len(p.parts) > len(base.parts) + 2, there[p][1]))
+    def order(p): return len(p.parts) > len(base.parts) + 2, there[p][1]
+    kept = sorted((p for p, found in there.items() if found), key=order)
     return [".".join(p.relative_to(base).with_suffix("").parts) for p in kept if p.stem != "__main__"]

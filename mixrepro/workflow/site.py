@@ -7,7 +7,7 @@ __all__ = ['HIDDEN', 'FORMS', 'FOLDERS', 'MATH', 'STYLE', 'EXTENSIONS', 'QUIET',
            'notebook_page', 'notebooks', 'contents', 'write_pages', 'copied', 'settings', 'mathjax', 'build', 'Asked',
            'broken', 'fault']
 
-# %% ../../nbs/workflow/96_site.ipynb #166046cf
+# %% ../../nbs/workflow/96_site.ipynb #5e3ca3d7
 import json
 import os
 import re
@@ -26,7 +26,7 @@ from ..papers.catalogue import ARTEFACTS, PAPERS
 from .jobs import clone
 from .reference import module_page, modules
 
-# %% ../../nbs/workflow/96_site.ipynb #92bc1075
+# %% ../../nbs/workflow/96_site.ipynb #4f398c97
 HIDDEN = re.compile(r"\s*#\|\s*(hide|default_exp)\b|\s*\Z")
 
 def linked(text: str) -> str:
@@ -45,7 +45,7 @@ def shown(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
     notebook.cells, notebook.metadata["language_info"] = cells, {"name": "python"}
     return notebook
 
-# %% ../../nbs/workflow/96_site.ipynb #50ca0fef
+# %% ../../nbs/workflow/96_site.ipynb #9dc64694
 def spaced(text: str) -> str:
     "Markdown with an empty line before each list and round each displayed equation that begins a line."
     out, fenced = [], False
@@ -56,7 +56,7 @@ def spaced(text: str) -> str:
         out.append(line)
     return re.sub(r"\n{3,}", "\n\n", "\n".join(out)).strip("\n")
 
-# %% ../../nbs/workflow/96_site.ipynb #ac5abb63
+# %% ../../nbs/workflow/96_site.ipynb #bfe9a63e
 FORMS = ["text/markdown", "image/svg+xml", "image/png", "text/html", "text/plain"]  # the first that there is
 
 def notebook_page(path: Path,    # a notebook
@@ -75,7 +75,7 @@ def notebook_page(path: Path,    # a notebook
     text = re.sub(r"<style scoped>[\s\S]*?</style>", "", text)
     return write_if_changed(target, re.sub(r"!\[(png|svg)\]\(", f"![A figure of {target.stem}](", text))
 
-# %% ../../nbs/workflow/96_site.ipynb #dc1e296b
+# %% ../../nbs/workflow/96_site.ipynb #2dac38f3
 FOLDERS = {"data": "Data", "networks": "Networks", "methods": "Methods", "training": "Training", "metrics": "Metrics",
            "repro": "Mechanism", "workflow": "Workflow"}
 
@@ -89,7 +89,8 @@ def contents(pages: list[str],  # paths of pages below the source's folder
     "What stands in the navigation, in the order of reading."
     def under(folder, artefacts=False):
         ids = [f"{folder}/{i}.md" for i in ARTEFACTS if f"{folder}/{i}.md" in pages]
-        return ids if artefacts else [p for p in pages if p.rpartition("/")[0] == folder and Path(p).stem not in ARTEFACTS]
+        if artefacts: return ids
+        return [p for p in pages if p.rpartition("/")[0] == folder and Path(p).stem not in ARTEFACTS]
     papers = [{name: under(f"nbs/{p}", True) + under(f"nbs/{p}")} for p, name in PAPERS.items()]
     library = [{"First": under("nbs")}, *({name: under(f"nbs/{f}")} for f, name in FOLDERS.items())]
     groups = [{f.title(): [p for p in pages if p.startswith(f"api/mixrepro/{f}/")]} for f in (*FOLDERS, "papers")]
@@ -99,7 +100,7 @@ def contents(pages: list[str],  # paths of pages below the source's folder
              "Reference": under("api/mixrepro") + groups, "About": about}
     return [{"Home": "README.md"}, *({k: v} for k, v in parts.items() if v)]
 
-# %% ../../nbs/workflow/96_site.ipynb #07740881
+# %% ../../nbs/workflow/96_site.ipynb #c1b29de9
 def write_pages(base: Path,    # the project's folder
                 source: Path,  # MkDocs' folder of pages; what it holds is replaced
                 ) -> list[str]:  # the pages, in order, as paths below it
@@ -117,16 +118,18 @@ def copied(page: Path, base: Path, source: Path):
     text = page.read_text(encoding="utf-8")
     for link in set(re.findall(r"\]\(([^)\s:#]+)\)", text)):
         there = (page.parent/unquote(link)).resolve()
-        if not there.is_file() or there.suffix in (".ipynb", ".md") and there.name.endswith(("README.md", ".ipynb")): continue
+        if not there.is_file() or there.name.endswith(("README.md", ".ipynb")): continue
         if there.is_relative_to(base.resolve()):
             (to := source/there.relative_to(base.resolve())).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(there, to)
     write_if_changed(source/page.relative_to(base), spaced(linked(text)))
 
-# %% ../../nbs/workflow/96_site.ipynb #a8b6ccd5
-MATH = """window.MathJax = {
-  config: ["TeX-AMS-MML_HTMLorMML-full.js"], jax: ["input/TeX", "output/HTML-CSS"], showMathMenu: false, messageStyle: "none",
-  tex2jax: {inlineMath: [["\\(", "\\)"]], displayMath: [["\\[", "\\]"]], processClass: "arithmatex", ignoreClass: ".*"},
+# %% ../../nbs/workflow/96_site.ipynb #7367cc9e
+MATH = r"""window.MathJax = {
+  config: ["TeX-AMS-MML_HTMLorMML-full.js"], jax: ["input/TeX", "output/HTML-CSS"],
+  showMathMenu: false, messageStyle: "none",
+  tex2jax: {inlineMath: [["\\(", "\\)"]], displayMath: [["\\[", "\\]"]],
+            processClass: "arithmatex", ignoreClass: ".*"},
   "HTML-CSS": {availableFonts: [], preferredFont: null, imageFont: null, webFont: "STIX-Web",
                linebreaks: {automatic: true, width: "container"}, EqnChunk: 5000}
 };
@@ -146,15 +149,16 @@ def settings(source: Path,      # the folder of pages
              pages: list[str],  # as `write_pages` gives them
              ) -> dict:
     "MkDocs' configuration; nothing in it names another host."
-    features = ["navigation.tabs", "navigation.prune", "navigation.indexes", "navigation.top", "search.suggest", "content.code.copy"]
+    features = ["navigation.tabs", "navigation.prune", "navigation.top", "search.suggest", "content.code.copy"]
+    warned = dict.fromkeys(("not_found", "anchors", "absolute_links", "unrecognized_links"), "warn")
     return dict(site_name="mixrepro", docs_dir=str(source), site_dir=str(site), use_directory_urls=False, strict=True,
                 theme=dict(name="material", font=False, features=features, palette=dict(primary="indigo")),
                 plugins=["search"], markdown_extensions=EXTENSIONS, nav=contents(pages),
-                extra=dict(generator=False), extra_css=["style.css"], extra_javascript=["math.js", "mathjax/MathJax.js"],
-                validation=dict(nav=dict(omitted_files="warn", not_found="warn"),
-                                links=dict(not_found="warn", anchors="warn", absolute_links="warn", unrecognized_links="warn")))
+                extra=dict(generator=False), extra_css=["style.css"],
+                extra_javascript=["math.js", "mathjax/MathJax.js"],
+                validation=dict(nav=dict(omitted_files="info", not_found="warn"), links=warned))
 
-# %% ../../nbs/workflow/96_site.ipynb #a4bcc3fa
+# %% ../../nbs/workflow/96_site.ipynb #f6c96d11
 QUIET = {"NO_MKDOCS_2_WARNING": "1"}  # an advertisement of the theme's
 
 def mathjax(to: Path):  # the folder that it goes to
@@ -163,7 +167,7 @@ def mathjax(to: Path):  # the folder that it goes to
     unused = shutil.ignore_patterns("a11y", "SVG", "localization")
     shutil.copytree(Path(str(files("jupyter_server_mathjax")))/"static", to, ignore=unused, dirs_exist_ok=True)
 
-# %% ../../nbs/workflow/96_site.ipynb #7428447e
+# %% ../../nbs/workflow/96_site.ipynb #9f61e749
 NEEDED = ("mkdocs", "material", "jupyter_server_mathjax", "nbconvert")
 
 def build(base: Path = None,  # the project's folder; unless given, the clone that this is called in
@@ -177,14 +181,16 @@ def build(base: Path = None,  # the project's folder; unless given, the clone th
     pages = write_pages(base, work/"pages")
     write_if_changed(work/"pages"/"math.js", MATH), write_if_changed(work/"pages"/"style.css", STYLE)
     mathjax(work/"pages"/"mathjax")
-    write_if_changed(work/"mkdocs.yml", json.dumps(settings(work/"pages", site.resolve(), pages), indent=1))  # JSON is YAML
+    written = json.dumps(settings(work/"pages", site.resolve(), pages), indent=1)  # JSON is YAML
+    write_if_changed(work/"mkdocs.yml", written)
     made = subprocess.run([sys.executable, "-m", "mkdocs", "build", "--clean", "-f", str(work/"mkdocs.yml")], text=True,
                           stderr=subprocess.STDOUT, stdout=subprocess.PIPE, env=os.environ | QUIET)
     if made.returncode: raise ValueError(f"MkDocs has made no site of {work/'pages'}:\n{made.stdout[-4000:]}")
-    if wrong := broken(site): raise ValueError(f"{len(wrong)} links of the site lead nowhere:\n" + "\n".join(wrong[:20]))
+    wrong = broken(site)
+    if wrong: raise ValueError(f"{len(wrong)} links of the site lead nowhere:\n" + "\n".join(wrong[:20]))
     return site/"index.html"
 
-# %% ../../nbs/workflow/96_site.ipynb #c1164924
+# %% ../../nbs/workflow/96_site.ipynb #4c5fb0ca
 class Asked(HTMLParser):
     "What a page links to and loads, and the anchors that it has."
     def __init__(self):
@@ -198,7 +204,7 @@ class Asked(HTMLParser):
         if tag in ("img", "script", "source", "iframe") and given.get("src"): self.loads.add(given["src"])
         if tag == "link" and given.get("rel") in ("stylesheet", "icon", "preconnect"): self.loads.add(given["href"])
 
-# %% ../../nbs/workflow/96_site.ipynb #f1fb7a9d
+# %% ../../nbs/workflow/96_site.ipynb #d2cf0dcc
 def broken(site: Path,    # a folder of pages
            ) -> list[str]:  # one line each
     "The links and files that a browser would not find, and what it would fetch from elsewhere."
@@ -218,8 +224,9 @@ def fault(link: str, loaded: bool, page: Path, pages: dict[Path, Asked], site: P
     parts = urlsplit(link)
     if parts.scheme == "data" or parts.scheme and not loaded: return ""
     if parts.scheme or parts.netloc: return "is fetched from elsewhere"
-    at = site/parts.path.lstrip("/") if parts.path.startswith("/") else page.parent/unquote(parts.path) if parts.path else page
-    at = at.resolve()
+    top = site if parts.path.startswith("/") else page.parent
+    at = (top/unquote(parts.path).lstrip("/")).resolve() if parts.path else page
     at = at/"index.html" if at.is_dir() else at
     if not at.is_file(): return "is not there"
-    return "has no such anchor" if parts.fragment and at in pages and unquote(parts.fragment) not in pages[at].anchors else ""
+    lost = parts.fragment and at in pages and unquote(parts.fragment) not in pages[at].anchors
+    return "has no such anchor" if lost else ""
