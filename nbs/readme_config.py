@@ -4,10 +4,12 @@ from nbconvert.preprocessors import Preprocessor
 
 
 class Python(Preprocessor):
-    "Code in the page is marked as Python; nbdev's clean notebooks do not say so themselves."
+    "Code in the page is marked as Python, which nbdev's clean notebooks do not say; of a cell without echo only the result is shown."
 
     def preprocess(self, nb, resources):
         nb.metadata["language_info"] = {"name": "python"}
+        for cell in nb.cells:
+            if cell.source.startswith("#| echo: false"): cell["transient"] = {"remove_source": True}
         return nb, resources
 
 

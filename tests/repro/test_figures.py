@@ -167,6 +167,8 @@ def test_gallery_shows_exactly_what_is_there(tmp_path_factory, ids, dropped):
     assert {h.split(":")[0][4:] for h in text.splitlines() if h.startswith("### ")} == ids
     assert {h[3:] for h in text.splitlines() if h.startswith("## ")} == {PAPERS[find(i).paper] for i in ids}
     links = [part.split(")")[0] for part in text.split("](")[1:]]
+    anchors, links = [l[1:] for l in links if l[0] == "#"], [l for l in links if l[0] != "#"]
+    assert set(anchors) == ids and len(anchors) == len(ids) and all(f'<a id="{i}"></a>' in text for i in ids)
     assert all((folder/l).is_file() for l in links if not l.startswith("../../nbs/")) and sum(l.startswith("../../nbs/") for l in links) == len(ids)
     assert text.count("(missing: ") == sum(dropped % len(find(i).outputs) > 0 for i in ids)
     shown = [l for l in text.splitlines() if l.startswith("![")]
