@@ -1,0 +1,118 @@
+"""JupyterLab, the gallery and the site as a person sees them, in Debian's Chromium: make test-browser."""
+
+import functools
+import http.server
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+from importlib.util import find_spec
+
+import pytest
+
+from conftest import ROOT, make_project
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+pytestmark = [pytest.mark.browser,
+              pytest.mark.skipif(not CHROMIUM, reason="no Chromium: apt-get install chromium"),
+              pytest.mark.skipif(not find_spec("playwright"), reason="no playwright: make test-browser installs it")]
+NOTEBOOKS = {"picture": "varmixup/vm-fig1", "theorem": "manifold_mixup/mm-theorem1", "numbers": "genlabel/gl-lemma1"}  # one of each kind
+OVER = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
+PICTURES = ".jp-OutputArea-output img, .jp-OutputArea-output svg"
+
+
+@pytest.fixture(scope="module")
+def browser():
+    from playwright.sync_api import sync_playwright
+    with sync_playwright() as p:
+        browser = p.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory):
+    "JupyterLab in a copy of the notebooks, with its token; its address."
+    clone, token = make_project(tmp_path_factory.mktemp("lab") / "clone"), "t" * 24
+    if (ROOT / "runs").exists(): (clone / "runs").symlink_to((ROOT / "runs").resolve())
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        port = s.getsockname()[1]
+    env = os.environ | dict(MIXREPRO_HOME=str(clone), JUPYTER_CONFIG_DIR=str(clone / "config"), OMP_NUM_THREADS="1")
+    args = ["--no-browser", "--allow-root", f"--port={port}", "--ip=127.0.0.1", f"--IdentityProvider.token={token}", f"--ServerApp.root_dir={clone}"]
+    with open(clone / "lab.log", "w") as log:
+        server = subprocess.Popen([sys.executable, "-m", "jupyterlab", *args], cwd=clone, env=env, stdout=log, stderr=log)
+    def up():
+        try: return urllib.request.urlopen(f"http://127.0.0.1:{port}/api", timeout=2).status == 200
+        except OSError: return False
+    for _ in range(120):
+        if up(): break
+        assert server.poll() is None, (clone / "lab.log").read_text()
+        time.sleep(.5)
+    yield f"http://127.0.0.1:{port}/lab/tree/nbs/{{}}.ipynb?token={token}&reset"
+    server.terminate()
+    server.wait(30)
+
+
+@pytest.mark.parametrize("kind", NOTEBOOKS)
+def test_a_notebook_in_jupyterlab(lab, browser, kind, tmp_path):
+    "The result is there before anything runs; all cells run; it is there again, without an error, and nothing is wider than the window."
+    page = browser.new_page(viewport=dict(width=1440, height=900))
+    page.goto(lab.format(NOTEBOOKS[kind]), wait_until="domcontentloaded")
+    page.wait_for_selector(".jp-Notebook .jp-Cell", timeout=90_000)
+    shows = bool(re.search(r"image/(png|svg)", (ROOT / f"nbs/{NOTEBOOKS[kind]}.ipynb").read_text()))
+    def results():
+        for _ in range(12):
+            page.mouse.move(800, 500); page.mouse.wheel(0, 2500); page.wait_for_timeout(250)
+        return page.locator(PICTURES if shows else ".jp-OutputArea-output").count()
+    page.wait_for_timeout(2000)
+    assert results() > 0, "no committed result"
+    page.screenshot(path=tmp_path / "before.png")
+    page.get_by_role("menuitem", name="Run", exact=True).click()
+    page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
+    page.wait_for_function("[...document.querySelectorAll('.jp-Notebook-ExecutionIndicator')].some(e => e.dataset.status == 'busy')", timeout=60_000)
+    page.wait_for_function("[...document.querySelectorAll('.jp-Notebook-ExecutionIndicator')].every(e => e.dataset.status == 'idle')", timeout=400_000)
+    assert results() > 0, "no result after a run"
+    assert page.locator("[data-mime-type='application/vnd.jupyter.error'], [data-mime-type='application/vnd.jupyter.stderr']").count() == 0
+    assert page.evaluate(OVER) <= 0
+    page.screenshot(path=tmp_path / "after.png")
+    page.close()
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
+    "The site, served on this machine."
+    from mixrepro.workflow.site import NEEDED, build
+    if lacks := [n for n in NEEDED if not find_spec(n)]: pytest.skip(f"make docs installs {', '.join(lacks)}")
+    folder = build(ROOT, tmp_path_factory.mktemp("site") / "site").parent
+    class Quiet(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, *args): pass
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=folder))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}/"
+    server.shutdown()
+
+
+@pytest.mark.parametrize("width", [1440, 390])
+def test_the_site(site, browser, width):
+    "Nothing comes from elsewhere, nothing fails, nothing is wider than the window; equations are drawn."
+    page, wrong = browser.new_page(viewport=dict(width=width, height=900)), []
+    page.on("request", lambda r: r.url.startswith((site, "data:", "blob:")) or wrong.append(r.url))
+    page.on("requestfailed", lambda r: wrong.append(f"failed: {r.url}"))
+    page.on("response", lambda r: r.status >= 400 and wrong.append(f"{r.status}: {r.url}"))
+    page.on("pageerror", lambda e: wrong.append(str(e)))
+    for name in ("index", "figures/embedded/index", "nbs/methods/25_varmixup", "nbs/varmixup/vm-table1", "api/mixrepro/methods/noise"):
+        page.goto(f"{site}{name}.html")
+        page.wait_for_timeout(1000)
+        assert page.evaluate(OVER) <= 0, name
+        if "25_varmixup" in name: page.wait_for_selector(".arithmatex .MathJax", timeout=20_000)
+    assert wrong == []
+    if width == 1440:
+        page.fill(".md-search__input", "FeatureNoise")
+        page.wait_for_selector(".md-search-result__item", timeout=30_000)
+    page.close()
