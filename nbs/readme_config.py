@@ -9,7 +9,7 @@ class Python(Preprocessor):
     def preprocess(self, nb, resources):
         nb.metadata["language_info"] = {"name": "python"}
         for cell in nb.cells:
-            if cell.source.startswith("#| echo: false"): cell["transient"] = {"remove_source": True}
+            if cell.source.startswith("#| echo: false"): cell["metadata"]["transient"] = {"remove_source": True}
         return nb, resources
 
 

@@ -102,7 +102,7 @@ def site(tmp_path_factory):
 def test_the_site(site, browser, width):
     "Nothing comes from elsewhere, nothing fails, nothing is wider than the window; equations are drawn."
     page, wrong = browser.new_page(viewport=dict(width=width, height=900)), []
-    page.on("request", lambda r: r.url.startswith((site, "data:", "blob:")) or wrong.append(r.url))
+    page.on("request", lambda r: r.url.startswith((site, "data:", "blob:", "about:")) or wrong.append(r.url))
     page.on("requestfailed", lambda r: wrong.append(f"failed: {r.url}"))
     page.on("response", lambda r: r.status >= 400 and wrong.append(f"{r.status}: {r.url}"))
     page.on("pageerror", lambda e: wrong.append(str(e)))
