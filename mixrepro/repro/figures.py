@@ -200,7 +200,8 @@ def contents(name: str,          # of a paper
     return f"| {name} | {len(here)} of {total} | {links(True)} | {links(False)} |"
 
 # %% ../../nbs/repro/83_figures.ipynb #5429ac13
-SHOWN_HERE = """Everything that the profile `{}` has regenerated so far: pictures, what was found, the numbers behind it, and the notebooks."""
+SHOWN_HERE = ("Everything that the profile `{}` has regenerated so far: pictures, what was found, "
+              "the numbers behind it, and the notebooks.")
 HEAD = """| Paper | Here | Pictures | Tables, theorems |
 | --- | --- | --- | --- |"""
 

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['VERDICTS', 'COLUMNS', 'status', 'ledger_of', 'telling', 'found']
 
-# %% ../../nbs/workflow/97_front.ipynb #f8e9da38
+# %% ../../nbs/workflow/97_front.ipynb #c02acb46
 from pathlib import Path
 
 import pandas as pd
@@ -14,7 +14,7 @@ from ..core import pick
 from ..papers.catalogue import ARTEFACTS, PAPERS
 from ..repro.artefact import state
 
-# %% ../../nbs/workflow/97_front.ipynb #4f2d300c
+# %% ../../nbs/workflow/97_front.ipynb #bedc5fae
 def status(base: Path,                 # the project's folder
            profile: str = "embedded",  # a scale's name
            ) -> str:                   # a table in Markdown, a row a paper
@@ -27,7 +27,7 @@ def status(base: Path,                 # the project's folder
         rows.append(f"| {name} | {len(all_)} | {len(ready)} | {len(shown)} |")
     return "\n".join(rows)
 
-# %% ../../nbs/workflow/97_front.ipynb #2ea45362
+# %% ../../nbs/workflow/97_front.ipynb #cc5af449
 VERDICTS = ("holds", "does not hold", "undecided")
 COLUMNS = ("paper", "claim", "where", "verdict", "effect", "low", "high", "n", "artefact")
 
@@ -43,16 +43,17 @@ def telling(claims: pd.DataFrame) -> pd.DataFrame:
     "At most three claims: two that do not hold and one that holds, those that are decided most clearly."
     clear = claims.assign(clarity=claims.effect.abs()/(claims.high - claims.low).where(lambda w: w > 0))
     of = clear.dropna(subset="clarity").sort_values("clarity", ascending=False, kind="stable").groupby("verdict")
-    return pd.concat([g.head(n) for v, n in (("does not hold", 2), ("holds", 1)) for k, g in of if k == v] or [clear[:0]])
+    wanted = {"does not hold": 2, "holds": 1}
+    return pd.concat([g.head(wanted[v]) for v, g in of if v in wanted] or [clear[:0]])
 
-# %% ../../nbs/workflow/97_front.ipynb #d70dfa39
+# %% ../../nbs/workflow/97_front.ipynb #b16899c1
 def found(path: Path) -> str:  # figures/<profile>/across/x-claims.csv -> Markdown; empty where there is none
     "What was found, in a paragraph: how many claims hold, do not, are undecided, and the three most telling."
     if not path.is_file(): return ""
     claims = ledger_of(path)
     n = claims.verdict.value_counts().reindex(list(VERDICTS), fill_value=0)
-    said = [f"Of {len(claims)} claims that the papers make, at the scale `{path.parents[1].name}` **{n['holds']} hold**, "
-            f"**{n['does not hold']} do not hold** and {n['undecided']} are undecided. The most telling:", ""]
+    said = [f"Of {len(claims)} claims that the papers make, at the scale `{path.parents[1].name}` "
+            f"**{n['holds']} hold**, **{n['does not hold']} do not hold** and {n['undecided']} are undecided. The most telling:", ""]
     for c in telling(claims).itertuples():
         at = (path.parents[1].parent.name + "/" + path.parents[1].name) + f"/README.md#{c.artefact}"
         where = getattr(c, COLUMNS[2])
