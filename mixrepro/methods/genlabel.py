@@ -36,7 +36,8 @@ def head_of(net, who: str = "GenLabel") -> nn.Module:
     head = getattr(getattr(net, "module", net), "head", None)
     if isinstance(net, nn.Module) and isinstance(head, nn.Module): return head
     raise TypeError(f"{who} looks at features, so it needs a network with `features` and `head`, such as "
-                    f"the classifiers of mixrepro.networks.zoo, got {type(net).__name__}")
+                    f"the classifiers of mixrepro.networks.zoo, got {type(net).__name__}: "
+                    "mixrepro.networks.adapter.staged(net, shape, ['layer1', 'layer2']) makes one of it")
 
 @contextmanager
 def watched(net, place):

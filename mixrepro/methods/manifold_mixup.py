@@ -8,6 +8,7 @@ __all__ = ['PER', 'on_host', 'as_stages', 'draw_stage', 'check_stages', 'MixAtSt
 
 # %% ../../nbs/methods/27_manifold_mixup.ipynb #3066a69c
 import hashlib
+import inspect
 from dataclasses import dataclass, replace
 
 import torch
@@ -47,9 +48,11 @@ def check_stages(net,            # a network in stages
                  ):
     "Refuse a network that lacks one of the stages."
     own = getattr(net, "stages", None) or getattr(getattr(net, "module", None), "stages", None)
-    if own is None:
+    taken = inspect.signature(net.forward).parameters if isinstance(net, torch.nn.Module) else {"at": None}
+    if own is None or not ("at" in taken or any(p.kind is p.VAR_KEYWORD for p in taken.values())):
         raise TypeError("mixing hidden states needs a network in stages, such as those of mixrepro.networks.zoo, "
-                        f"got {type(net).__name__}")
+                        f"got {type(net).__name__}: put stages on it by the names of its submodules, "
+                        "mixrepro.networks.adapter.staged(net, shape, ['layer1', 'layer2', 'layer3', 'layer4'])")
     if max(stages) > len(own):
         raise ValueError(f"this network has stages 0 (the input) to {len(own)}, but those to mix at are {stages}: "
                          "leave out what it lacks")
