@@ -359,23 +359,28 @@ def test_nobody_reads_on(project):
     assert (done.returncode, done.stderr) == (1, "")
 
 
-def test_interrupted_it_says_how_to_go_on(project):
-    "Ctrl-C reaches every process of the terminal."
+@pytest.mark.parametrize("number, to, code, why", [
+    (signal.SIGINT, os.killpg, 130, "interrupted"),  # Ctrl-C
+    (signal.SIGINT, os.kill, 130, "interrupted"),
+    (signal.SIGTERM, os.kill, 143, "ended by SIGTERM")])
+def test_ended_from_outside_it_says_what_is_kept(project, number, to, code, why):
+    "And nothing works on."
     def hears(): signal.signal(signal.SIGINT, signal.default_int_handler)  # what runs in the background is deaf to it, and so are its children
     one = waiting(project, start_new_session=True, preexec_fn=hears)
-    os.killpg(one.pid, signal.SIGINT)
+    to(one.pid, number)
     _, said = one.communicate(timeout=200)
-    assert one.returncode == 130 and said.splitlines()[-1] == "mixrepro: interrupted: what is trained is kept, the same command goes on", said
+    assert one.returncode == code and said.splitlines()[-1] == f"mixrepro: {why}: what is trained is kept, the same command goes on", said
+    assert not [p for p in psutil.process_iter(["cwd"]) if p.info["cwd"] == str(project)]
 
 
 def test_no_reader_of_a_reproduction(project):
-    "Snakemake ends what is under way, begins nothing more, and no process stays behind."
+    "One sentence, and no process stays behind."
     train = project / "nbs/training/train.ipynb"
     nb = nbformat.read(train, as_version=4)
     nb.cells = [c for c in nb.cells if "parameters" in c.metadata.get("tags", [])]  # nothing is trained: it only begins and ends
     nbformat.write(nb, train)
     command = f"{shlex.quote(str(COMMAND))} reproduce vm-fig2 --profile smoke | head -1"
     done = subprocess.run(["bash", "-c", command], cwd=project, capture_output=True, text=True, timeout=300)
-    assert done.stdout.startswith("reproducing vm-fig2") and done.stderr == ""
+    assert done.stdout.startswith("reproducing vm-fig2") and done.stderr == "mixrepro: nobody reads on: what is trained is kept, the same command goes on\n"
     assert not (project / "figures").exists() and len(list((project / "runs/.workflow/plans").iterdir())) == 2
     assert not [p for p in psutil.process_iter(["cwd"]) if p.info["cwd"] == str(project)]
