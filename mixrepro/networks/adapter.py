@@ -47,7 +47,8 @@ def stem_first(names: Sequence[str], modules: Sequence[nn.Module]) -> str:  # em
 # %% ../../nbs/networks/10b_adapter.ipynb #0da4991e
 def check_state(out, name: str, again: bool):
     "Refuse what a submodule gives where it is no state."
-    if again: raise ValueError(f"{name!r} is called more than once in a pass, so it is no stage: name another submodule")
+    if again:
+        raise ValueError(f"{name!r} is called more than once in a pass, so it is no stage: name another submodule")
     if not isinstance(out, Tensor):
         raise TypeError(f"{name!r} gives a {type(out).__name__}, and a stage gives one tensor: name a submodule of it")
 
