@@ -184,7 +184,8 @@ def entry(a: Artefact,   # one of the catalogue
     links = [f"[{s}]({f.relative_to(folder).as_posix()})" for s, f in there.items()]
     links.append(f"[notebook](../../{a.notebook})")
     missing = [s for s in a.outputs if s not in there]
-    parts = [f'<a id="{a.id}"></a>', f"### {a.id}: {a.title}", *(f"![{a.title}]({p})" for p in pictures_of(a, folder)[:1]),
+    shown = [f"![{a.title}]({p})" for p in pictures_of(a, folder)[:1]]
+    parts = [f'<a id="{a.id}"></a>', f"### {a.id}: {a.title}", *shown,
              *(told(there["md"].read_text(encoding="utf-8")) if "md" in there else ()),
              "Files: " + ", ".join(links) + (f" (missing: {', '.join(missing)})" if missing else "")]
     return "\n\n".join(filter(None, parts))
@@ -217,5 +218,6 @@ def gallery(folder: str | Path,  # figures/<profile>
         here = sorted((a for a in entries if entries[a]), key=lambda a: not pictures_of(a, folder))
         head.append(contents(name, here, len(entries), folder))
         if here: sections.append("\n\n".join([f"## {name}", *(entries[a] for a in here)]))
-    above = [f"# Gallery: {folder.name}", banner(folder.name) if folder.name in SCALES else "", SHOWN_HERE.format(folder.name)]
+    above = [f"# Gallery: {folder.name}", banner(folder.name) if folder.name in SCALES else "",
+             SHOWN_HERE.format(folder.name)]
     return write_if_changed(folder/"README.md", "\n\n".join(filter(None, [*above, "\n".join(head), *sections])) + "\n")

@@ -53,7 +53,8 @@ def found(path: Path) -> str:  # figures/<profile>/across/x-claims.csv -> Markdo
     claims = ledger_of(path)
     n = claims.verdict.value_counts().reindex(list(VERDICTS), fill_value=0)
     said = [f"Of {len(claims)} claims that the papers make, at the scale `{path.parents[1].name}` "
-            f"**{n['holds']} hold**, **{n['does not hold']} do not hold** and {n['undecided']} are undecided. The most telling:", ""]
+            f"**{n['holds']} hold**, **{n['does not hold']} do not hold** and {n['undecided']} are undecided. "
+            "The most telling:", ""]
     for c in telling(claims).itertuples():
         at = (path.parents[1].parent.name + "/" + path.parents[1].name) + f"/README.md#{c.artefact}"
         where = getattr(c, COLUMNS[2])
