@@ -40,6 +40,7 @@ class Artefact:
     settings: type = Settings        # the experiment's
     shared: Callable = no_runs       # (settings, scale) -> cells that every seed reads
     beside: Callable | None = None   # a cell of ours -> the paper's spec; None: that of its own plan
+    follows: bool = False            # it reads the tables of all others, so it is made after them
 
     @property
     def notebook(self) -> str:  # path from the project's root

@@ -28,7 +28,7 @@ def status(base: Path,                 # the project's folder
     return "\n".join(rows)
 
 # %% ../../nbs/workflow/97_front.ipynb #cc5af449
-VERDICTS = ("holds", "does not hold", "undecided")
+VERDICTS = ("holds", "does not hold", "undecided", "not run", "withheld")
 COLUMNS = ("paper", "claim", "where", "verdict", "effect", "low", "high", "n", "artefact")
 
 def ledger_of(path: Path) -> pd.DataFrame:
@@ -52,9 +52,10 @@ def found(path: Path) -> str:  # figures/<profile>/across/x-claims.csv -> Markdo
     if not path.is_file(): return ""
     claims = ledger_of(path)
     n = claims.verdict.value_counts().reindex(list(VERDICTS), fill_value=0)
+    gone = n["not run"] + n["withheld"]
     said = [f"Of {len(claims)} claims that the papers make, at the scale `{path.parents[1].name}` "
-            f"**{n['holds']} hold**, **{n['does not hold']} do not hold** and {n['undecided']} are undecided. "
-            "The most telling:", ""]
+            f"**{n['holds']} hold**, **{n['does not hold']} do not hold** and {n['undecided']} are undecided"
+            f"{f'; {gone} were not run' * bool(gone)}. The most telling:", ""]
     for c in telling(claims).itertuples():
         at = (path.parents[1].parent.name + "/" + path.parents[1].name) + f"/README.md#{c.artefact}"
         where = getattr(c, COLUMNS[2])

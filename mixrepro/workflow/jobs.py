@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['WORK', 'TRAIN', 'SWITCHES', 'INLINE', 'PARENT', 'UNKNOWN', 'clone', 'code_cells', 'parameters', 'typed',
            'check_parameters', 'depth', 'side_by_side', 'groups', 'ready', 'meant', 'made_of', 'said_by', 'unfetched',
-           'jobs', 'first', 'title', 'planned', 'unfinished', 'check_standing', 'check_fetched', 'made', 'forget',
-           'expected', 'takes_files', 'environment', 'Busy', 'kernelspec', 'snakemake', 'only_one', 'full', 'in_a_line',
-           'worded', 'ended', 'reason', 'logged', 'told']
+           'behind', 'jobs', 'first', 'title', 'planned', 'unfinished', 'check_standing', 'check_fetched', 'made',
+           'forget', 'expected', 'takes_files', 'environment', 'Busy', 'kernelspec', 'snakemake', 'only_one', 'full',
+           'in_a_line', 'worded', 'ended', 'reason', 'logged', 'told']
 
 # %% ../../nbs/workflow/92_jobs.ipynb #0b06fea7
 import ast
@@ -171,6 +171,19 @@ def unfetched(specs: list[Spec],
     of = {name: max((d for d in DATA if name.startswith(d)), key=len) for name in names}
     return sorted(name for name, d in of.items() if edition_on_disk(d, data_root())[0] is None)
 
+# %% ../../nbs/workflow/92_jobs.ipynb #44deabea
+def behind(tasks: dict,  # artefact -> its execution
+           base: Path, profile: str,
+           ) -> dict:    # the same, in an order
+    "Put what reads the tables of others after them."
+    after = {i for i in tasks if find(i).follows}
+    others = {i: t for i, t in tasks.items() if i not in after}
+    there = sorted((base / "figures" / profile).glob("*/*.csv")) if not others else []
+    tables = [(str(f.relative_to(base)), sha256(f)) for f in there if f.stem not in after]
+    read = made_of(sorted((i, t["made_of"]) for i, t in others.items()), tables)
+    def last(t): return t | dict(after=[o["stamp"] for o in others.values()], made_of=made_of(t["made_of"], read))
+    return others | {i: last(tasks[i]) for i in after}
+
 # %% ../../nbs/workflow/92_jobs.ipynb #73032447
 def jobs(ids: list[str],     # artefacts; empty: every ready one
          profile: str,       # a scale's name
@@ -204,7 +217,7 @@ def jobs(ids: list[str],     # artefacts; empty: every ready one
                     stamp=f"{WORK}/drawn/{profile}-{a.id}",
                     outputs=[str(f) for f in a.files(Path("figures") / profile)],
                     made_of=made_of(said_by(base / a.notebook), v, needs, train if needs else "", reached(a), printed))
-    tasks = {i: task(find(i), v) for i, v in values.items()}
+    tasks = behind({i: task(find(i), v) for i, v in values.items()}, base, profile)
     for name, g in every.items():
         write_if_changed(base / WORK / "plans" / f"{name}.json", json.dumps([to_json(s) for s in g["specs"]], indent=1))
     return dict(profile=profile, python=sys.executable, gpu=torch.cuda.is_available(), artefacts=tasks,
