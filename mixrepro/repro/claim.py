@@ -113,7 +113,8 @@ def unpaired(what: str, a: Published, b: Published, sign: int, **more) -> Effect
 # %% ../../nbs/repro/86_claim.ipynb #c0a41228
 def as_it_stands(row, what: str, **more) -> Effect:
     "The gain of a ledger's row."
-    effect, low, high, p, needs = (number(row, k) for k in ("our gain", "gain low", "gain high", "p", "seeds to decide"))
+    columns = "our gain", "gain low", "gain high", "p", "seeds to decide"
+    effect, low, high, p, needs = (number(row, k) for k in columns)
     n, bound = int(number(row, "our n") or 0), more.get("bound", 0.)
     if effect is None: return Effect(what, **more)
     if bound and low is not None: p = p_of(effect - bound, low - bound, high - bound, n)
