@@ -228,7 +228,8 @@ def test_an_error_that_nobody_meant_for_a_person_is_named_with_its_place(error, 
     assert re.fullmatch(rf"mixrepro: {re.escape(said)}, in .*cli.py, line \d+ \(main\); PYTHONDEVMODE=1 shows the traceback\n", err), err
 
 
-@pytest.mark.parametrize("error, said", [(ValueError("no\n\n  good"), "mixrepro: no good\n"), (cli.Interrupted("stopped"), "mixrepro: stopped\n")])
+@pytest.mark.parametrize("error, said", [(ValueError("no\n\n  good"), "mixrepro: no good\n"),
+                                         (cli.Interrupted("stopped"), f"mixrepro: stopped: {cli.KEPT}\n")])
 def test_a_text_for_a_person_is_one_line(error, said, monkeypatch, capsys): assert told(error, monkeypatch, capsys)[1] == said
 
 
