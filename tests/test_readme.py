@@ -14,7 +14,7 @@ import pytest
 from conftest import ROOT, make_project, mixrepro, python_blocks, quick
 
 README = (ROOT / "README.md").read_text()
-PROGRAMS = (".venv/bin/", "make", "mixrepro", "papermill", "nbdev_", "jupyter", "pip", "python", "git", "sh", "mkdir", "cd", "export")
+PROGRAMS = (".venv/bin/", "make", "mixrepro", "papermill", "nbdev_", "jupyter", "pip", "python", "git", "sh", "mkdir", "cd", "export", "uv ")
 
 
 def commands(page: str) -> list[str]:
@@ -39,6 +39,7 @@ TABLE = {
     f"{REPRODUCE} vm-fig2 mm-fig1": (DRY, "This was a dry-run"),
     f"{REPRODUCE} --profile paper -- --executor slurm --jobs 100": ("--dry-run", "This was a dry-run"),  # on a cluster: test_slurm.py
     ".venv/bin/python -m pip install -c constraints.txt -e '.[cluster]'": ("--dry-run --no-deps --no-build-isolation", "Would install mixrepro"),  # no download
+    "uv pip install .": ("--dry-run --no-deps --no-build-isolation --python .venv/bin/python", "+ mixrepro"),  # where uv is
     "pip install .": ("--dry-run --no-deps --no-build-isolation", "Would install mixrepro"),
     "mkdir -p runs && .venv/bin/papermill nbs/varmixup/vm-table1.ipynb runs/vm-table1.ipynb -p profile smoke": ("--prepare-only", ""),  # in full: test_workflow.py
     ".venv/bin/mixrepro list": ("", "of 80 are ready"),
@@ -101,6 +102,7 @@ OF_CIFAR = [c for c in TABLE if re.search(r" data (get|verify|make|split) cifar1
 @pytest.mark.parametrize("command", [c for c in TABLE if c not in OF_CIFAR])
 def test_command(clone, command):
     more, answer = TABLE[command]
+    if command.startswith("uv ") and not shutil.which("uv"): pytest.skip("uv is not installed")
     if "slurm" in command and not importlib.util.find_spec("snakemake_executor_plugin_slurm"): answer = "invalid choice: 'slurm'"
     done = run(f"{command} {more}", clone)
     assert (done.returncode == 0) == (not answer.startswith("invalid")), done.stdout + done.stderr
@@ -136,6 +138,13 @@ def test_nothing_of_it_dirties_a_clone(clone):
     ignored = set(git("ls-files", "--others", "--ignored", "--exclude-standard", "--directory").split())
     assert {"runs/", "figures/smoke/"} <= ignored
     assert [l for l in git("ls-files", "--others", "--exclude-standard").splitlines() if l != ".venv" and not (ROOT / l).exists()] == []
+
+
+def test_what_stands_and_what_was_found_is_of_now():
+    "The README's table and its counts are those of the notebooks and the ledger that lie here."
+    from mixrepro.workflow.front import found, status
+    assert status(ROOT) in README, "run nbs/index.ipynb and make readme"
+    assert found(ROOT / "figures/embedded/across/x-claims.csv") in README, "run nbs/index.ipynb and make readme"
 
 
 def test_the_example_is_one_program():
