@@ -30,7 +30,7 @@ def ledger_of(path: Path) -> pd.DataFrame:
 def status(base: Path,                 # the project's folder
            profile: str = "embedded",  # a scale's name
            ) -> str:                   # a table in Markdown, a row a paper
-    "How many artefacts of each paper are ready and in a gallery; how many of its claims hold, do not, are undecided, were not run."
+    "Of each paper the artefacts that are ready and in a gallery, and its claims by what became of them."
     path = base/"figures"/profile/"across/x-claims.csv"
     claims = ledger_of(path) if path.is_file() else pd.DataFrame(columns=COLUMNS)
     rows = ["| paper | artefacts | ready | in the gallery | claims | hold | do not hold | undecided | not run |",
