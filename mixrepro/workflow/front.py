@@ -60,11 +60,13 @@ def found(path: Path) -> str:  # figures/<profile>/across/x-claims.csv -> Markdo
     n = claims.verdict.value_counts().reindex(list(VERDICTS), fill_value=0)
     at = f"{path.parents[1].parent.name}/{path.parents[1].name}/README.md#"
     gone = n["not run"] + n["withheld"]
-    said = [f"Of [{len(claims)} claims]({at}x-claims) that the papers make, at the scale `{path.parents[1].name}` "
+    said = [f"Of [{len(claims)} claims]({at}x-claims) that the papers make, "
+            f"at the scale `{path.parents[1].name}` "
             f"**{n['holds']} hold**, **{n['does not hold']} do not hold** and {n['undecided']} are undecided"
             f"{f'; {gone} were not run' * bool(gone)}. The most telling:", ""]
     for c in telling(claims).itertuples():
         where = getattr(c, COLUMNS[2])
         said.append(f"- *{c.verdict}*: {c.claim} ({PAPERS.get(c.paper, c.paper)}, {where}; "
-                    f"{c.effect:+.3g} [{c.low:+.3g}, {c.high:+.3g}]{c.unit and ' ' + c.unit}, n = {c.n:g}, [{c.artefact}]({at}{c.artefact}))")
+                    f"{c.effect:+.3g} [{c.low:+.3g}, {c.high:+.3g}]{c.unit and ' ' + c.unit}, n = {c.n:g}, "
+                    f"[{c.artefact}]({at}{c.artefact}))")
     return "\n".join(said)
