@@ -273,9 +273,11 @@ def draw_ordered(ax, d: pd.DataFrame, title: str, ink: str = "vermilion"):
     for mine, colour in ((~clear, "0.6"), (clear, COLOURS[ink])):
         bars = [reach.gain[mine] - reach.low[mine], reach.high[mine] - reach.gain[mine]]
         ax.errorbar(place[mine], reach.gain[mine], bars, fmt="o", color=colour, ms=2.2, lw=.7, mew=0)
-    most = max(1.1 * d.gain.abs().max(), 1.05 * d[["low", "high"]].abs().stack().quantile(.95), 2 * ON_PAR)
-    ax.set(xlabel=f"{len(d)} sets, in order; bars: 95% intervals", ylabel="difference (points)", title=title,
-           ylim=(-most, most), xlim=(-1, len(d)), xticks=[])
+    ends = reach.abs().max(axis=1)
+    most = max(1.1 * d.gain.abs().max(), 1.05 * ends.quantile(.95, interpolation="higher"), 2 * ON_PAR)
+    cut = int((ends > most).sum())
+    ax.set(xlabel=f"{len(d)} sets, in order; bars: 95% intervals{f', {cut} cut' * bool(cut)}", title=title,
+           ylabel="difference (points)", ylim=(-most, most), xlim=(-1, len(d)), xticks=[])
 
 def draw_histogram(ax, by: dict, title: str):  # what it is called -> from `differences`
     "How the differences are spread."
