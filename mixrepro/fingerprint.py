@@ -6,7 +6,7 @@
 __all__ = ['PACKAGE', 'LOOPS', 'TELLING', 'SAYING', 'NO_VALUES', 'UNREAD', 'OUTSIDE', 'PLAIN', 'CODE', 'sources', 'imported',
            'Module', 'makes', 'bound', 'is_idle', 'Reader', 'Names', 'Scopes', 'Loops', 'Typed', 'Counted',
            'Definition', 'digest_of', 'Code', 'made_from', 'put_in_words', 'Reached', 'shown', 'reach', 'entries',
-           'differences', 'sentence_of', 'source_of', 'project_of', 'imports_of', 'prefixes', 'take_in']
+           'differences', 'sentence_of', 'source_of', 'project_of', 'imports_of', 'prefixes', 'take_in', 'is_as_read']
 
 # %% ../nbs/04_fingerprint.ipynb #e8438834
 import ast
@@ -19,7 +19,7 @@ import sysconfig
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
-from types import BuiltinFunctionType, FunctionType, MethodType
+from types import BuiltinFunctionType, CodeType, FunctionType, MethodType
 
 import mixrepro
 
@@ -417,3 +417,16 @@ def take_in(name: str,  # of a module
         every = {w for i in imports_of(text, code.place(module)) for w in prefixes(i)}
         OUTSIDE[module] = {w for w in every if w != module and alike(w) and source_of(w)}
         todo += OUTSIDE[module] - OUTSIDE.keys()
+
+# %% ../nbs/04_fingerprint.ipynb #a41a7a55
+def is_as_read(kind: type,
+               text: str,  # of its module
+               ) -> bool:
+    "Whether the functions of a class are those of a text."
+    there, todo = set(), [compile(text, "", "exec")]
+    while todo:
+        there.add(c := todo.pop())
+        todo += [k for k in c.co_consts if isinstance(k, CodeType)]
+    of_class = (getattr(inspect.unwrap(f), "__code__", None) for f in vars(kind).values() if callable(f))
+    made_up = "<string>"  # where a dataclass has written it
+    return all(c in there for c in of_class if c and c.co_filename != made_up)
