@@ -8,7 +8,7 @@ __all__ = ['TESTING', 'ROOM', 'PLACE', 'NAMES', 'MOVED', 'class_pictures', 'draw
            'moments_of', 'add_folder', 'kept_images', 'command_for', 'recorded', 'changed_pictures', 'changed_since',
            'read_added', 'faults_of']
 
-# %% ../../nbs/data/01j_folder.ipynb #0e8bf666
+# %% ../../nbs/data/01j_folder.ipynb #addef9a1
 import hashlib
 import json
 import re
@@ -31,7 +31,7 @@ from .tiny_imagenet import cached, fingerprint
 from ..core import brought, pick
 from ..files import sha256, write_atomic
 
-# %% ../../nbs/data/01j_folder.ipynb #8c0477dc
+# %% ../../nbs/data/01j_folder.ipynb #0b3f7b0c
 def class_pictures(folder: Path,  # holds a folder for each class
                    ) -> dict[str, list[Path]]:  # class -> its pictures, both by name
     "What a folder of classes holds."
@@ -47,7 +47,7 @@ def class_pictures(folder: Path,  # holds a folder for each class
         raise ValueError(f"{folder} holds one class only, {next(iter(found))!r}: a classifier needs two at least")
     return found
 
-# %% ../../nbs/data/01j_folder.ipynb #a6cb546d
+# %% ../../nbs/data/01j_folder.ipynb #4df25801
 TESTING = ("test", "val")  # the first that is there
 
 def drawn_lots(paths: list[Path],  # pictures of a class
@@ -82,7 +82,7 @@ def split_pictures(folder: Path,
     return {"train": {c: [p for p in paths if p not in tested[c]] for c, paths in every.items()},
             "test": {c: [p for p in paths if p in tested[c]] for c, paths in every.items()}}
 
-# %% ../../nbs/data/01j_folder.ipynb #15cbd27e
+# %% ../../nbs/data/01j_folder.ipynb #c662a995
 ROOM = 8 << 30  # bytes: what is larger is not brought into memory
 
 def decoded_at(paths: list[Path],    # pictures
@@ -110,7 +110,7 @@ def decoded_at(paths: list[Path],    # pictures
         for _ in pool.map(put, range(len(paths))): pass
     return torch.from_numpy(found)
 
-# %% ../../nbs/data/01j_folder.ipynb #17a691f9
+# %% ../../nbs/data/01j_folder.ipynb #ac6ba946
 def checked_choices(size, share, seed) -> tuple[int | None, float, int]:
     "Size, share and seed, each of its type; what cannot be is refused."
     if size is not None: size = brought(size, int, "size", "[1, inf)", "in pixels")
@@ -142,7 +142,7 @@ def from_folder(path: str | Path,          # holds train/ and test/ (or val/), o
 
 setattr(ImageSet, "from_folder", staticmethod(from_folder))  # not in the class: its code is part of every fingerprint
 
-# %% ../../nbs/data/01j_folder.ipynb #37583840
+# %% ../../nbs/data/01j_folder.ipynb #a33d34c1
 PLACE = "own"  # the folder below the data root
 
 @dataclass(frozen=True)
@@ -164,8 +164,14 @@ class Added:
 
     def __str__(self):
         numbers = " and ".join(f"{n:,} {s}" for s, n in self.images.items())
-        return (f"{self.name}: {numbers} images {self.shape}, {len(self.classes)} classes "
-                f"({', '.join(self.classes[:8])}{', ...' * (len(self.classes) > 8)}), from {self.folder}")
+        some = ", ".join(self.classes[:8]) + ", ..." * (len(self.classes) > 8)
+        return f"{self.name}: {numbers} images {self.shape}, {len(self.classes)} classes ({some}), from {self.folder}"
+
+    @property
+    def title(self) -> str:
+        "As it stands in a list."
+        size = " x ".join(map(str, self.shape[:0:-1]))
+        return f"{sum(self.images.values()):,} pictures of {size} px, {len(self.classes)} classes, in {self.folder}"
 
     @property
     def parts(self) -> dict:
@@ -189,7 +195,7 @@ def added_names(root: str | Path | None = None) -> list[str]:  # root: as for `l
     "All names that were added."
     return sorted(p.stem for p in (data_root(root) / PLACE).glob("*.json") if re.fullmatch(NAMES, p.stem))
 
-# %% ../../nbs/data/01j_folder.ipynb #a9568b61
+# %% ../../nbs/data/01j_folder.ipynb #33e3c4bd
 def listed(parts: dict,    # from `split_pictures`
            folder: Path,
            ) -> dict[str, tuple[str, str]]:  # place below the folder -> split and SHA-256
@@ -207,7 +213,7 @@ def moments_of(x: Tensor,  # images, uint8 (N, C, H, W)
     stds = [float((n * (values - m) ** 2).sum() / n.sum()) ** .5 for n, m in zip(counts, means)]
     return tuple(round(m, 4) for m in means), tuple(round(s, 4) or 1. for s in stds)
 
-# %% ../../nbs/data/01j_folder.ipynb #f33d994f
+# %% ../../nbs/data/01j_folder.ipynb #7138afe7
 def add_folder(name: str,                  # what it is called from now on
                path: str | Path,           # as for `from_folder`
                taken: Container[str],      # names of other data sets
@@ -245,7 +251,7 @@ def kept_images(a: Added, split: str, root, make: Callable[[], Tensor]) -> Tenso
     "The images of a split, from the file where they are kept, or made and kept."
     return cached(_of(f"{a.name}-{split}", root, "npz"), a.digest, make)
 
-# %% ../../nbs/data/01j_folder.ipynb #b09b7535
+# %% ../../nbs/data/01j_folder.ipynb #347c90df
 def command_for(a: Added, root: str | Path | None = None) -> str:
     "How it was added."
     size, at = f" --size {a.size}" if a.size else "", f" --root {root}" if root else ""
