@@ -29,13 +29,16 @@ from .toys import CLOUD_SIDE, RING_SIDE, nine_clouds, two_rings
 # %% ../../nbs/data/01_datasets.ipynb #80a786e1
 def stats_of(name: str) -> tuple | None:
     "The constants of a folder that was added under a name, which are those of its training split."
-    return (a.mean, a.std) if (a := added(name)) else None
+    if a := added(name): return a.mean, a.std
+    if name in DATASETS.keys() - STATS.keys():  # put in by hand
+        raise ValueError(f"the data set {name!r} has no constants of normalisation: say STATS[{name!r}] = (mean, std), "
+                         "or make it a folder of pictures and add it with `mixrepro data add`")
 
 STATS = Open({}, stats_of, added_names)  # of all data sets, below
 
 def found_set(name: str):
     "The reader of a folder that was added under a name, whose constants are known from then on."
-    return partial(read_added, name=name) if STATS.elsewhere(name) else None
+    return partial(read_added, name=name) if added(name) and STATS.elsewhere(name) else None
 
 DATASETS = Open({
     "digits": digits, "digits-0to4": partial(some_digits, low=0), "digits-5to9": partial(some_digits, low=5),
