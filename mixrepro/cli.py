@@ -10,8 +10,8 @@ __all__ = ['catalogue', 'artefact', 'scales', 'allotted_time', 'fingerprints', '
            'telling_what_is_kept', 'put_an_end', 'handed', 'moment', 'passed_on', 'allotted', 'way', 'rounds',
            'tell_left', 'PassOn', 'reproduce', 'complaint', 'show', 'report', 'make_report', 'outputs', 'adopt_figures',
            'adopt', 'packages', 'prefix_of_kernel', 'kernel', 'trial', 'set_aside', 'spoilt', 'checks', 'doctor',
-           'bench', 'data_get', 'data_about', 'data_rows', 'data_verify', 'every_kind', 'data_make', 'data_split',
-           'placed', 'refused', 'main']
+           'bench', 'data_get', 'data_about', 'data_rows', 'data_verify', 'data_add', 'every_kind', 'data_make',
+           'data_split', 'placed', 'refused', 'main']
 
 # %% ../nbs/workflow/93_cli.ipynb #7198371c
 import contextlib
@@ -667,12 +667,32 @@ def data_rows(root: Root = "",
 @data_app.command("verify")
 def data_verify(names: Annotated[list[str], typer.Argument(help="see 'mixrepro data list'")], root: Root = ""):
     "Read data sets again and name every file that is wrong."
-    from mixrepro.data.fetch import verify
+    from mixrepro.data.fetch import DATA, verify
     wrong = {name: verify(name, root or None) for name in names}
     for name, lines in wrong.items(): print(*(f"{name}: {line}" for line in lines or ["whole"]), sep="\n")
     if bad := [name for name, lines in wrong.items() if lines]:
-        raise RuntimeError(f"{', '.join(bad)}: not whole, see the lines above; "
-                           f"fetch again with 'mixrepro data get {' '.join(bad)}'")
+        fetched = [name for name in bad if name in DATA]
+        again = f"fetch again with 'mixrepro data get {' '.join(fetched)}'" if fetched else "put it right or add it again"
+        raise RuntimeError(f"{', '.join(bad)}: not whole, see the lines above; {again}")
+
+# %% ../nbs/workflow/93_cli.ipynb #f899a04d
+@data_app.command("add")
+def data_add(name: Annotated[str, typer.Argument(help="what it is called from now on")],
+             path: Annotated[str, typer.Argument(help="a folder that holds train and test (or val), "
+                                                      "or a folder of pictures for each class")],
+             size: Annotated[int, typer.Option(help="pixels of height and width: the shorter side is brought to it, "
+                                                    "the middle is taken; 0: all have one size")] = 0,
+             share: Annotated[float, typer.Option(help="of each class to test on, where no folder says which")] = .2,
+             seed: Annotated[int, typer.Option(help="another seed, other pictures to test on")] = 0,
+             instead: Annotated[bool, typer.Option("--instead", help="take the name from another folder")] = False,
+             root: Root = ""):
+    "Give a folder of your own pictures a name by which runs find it."
+    from mixrepro.data.datasets import add
+    from mixrepro.data.images import data_root
+    new = add(name, path, size=size or None, share=share, seed=seed, root=root or None, instead=instead)
+    print(new)
+    if new.twice: print(f"note: {new.twice:,} pictures to test on are training pictures, too")
+    if root and data_root(root) != data_root(): print(f"runs find it where MIXREPRO_DATA is {data_root(root)}")
 
 # %% ../nbs/workflow/93_cli.ipynb #1c997a72
 def every_kind(films: bool) -> tuple[str, ...]:
