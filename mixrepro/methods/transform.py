@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Looking', 'transformable', 'Stream', 'BatchTransform']
 
-# %% ../../nbs/methods/49b_transform.ipynb #bc88adff
+# %% ../../nbs/methods/49b_transform.ipynb #7544a330
 import torch
 from torch import Tensor, nn
 from torch.utils.data import default_collate, get_worker_info
@@ -16,7 +16,7 @@ from .base import Method, Supervised, altered
 from .manifold_mixup import ManifoldMixup
 from .puzzlemix import PuzzleMix
 
-# %% ../../nbs/methods/49b_transform.ipynb #ad52b5a7
+# %% ../../nbs/methods/49b_transform.ipynb #aeacb9dc
 class Looking(nn.Module):
     "A network that keeps the images it is shown."
     def __init__(self, k: int):  # classes
@@ -33,12 +33,13 @@ class Looking(nn.Module):
         raise TypeError("this method looks at features of the network in training, so it is no transform of a batch: "
                         "call its loss(net, x, y, rng) in your loop")
 
-# %% ../../nbs/methods/49b_transform.ipynb #cb876c7b
+# %% ../../nbs/methods/49b_transform.ipynb #64eaee90
 def transformable(method: Method,  # as it trains
                   net,             # the network in training, or None
                   ):
     "Refuse a method that is more than other images and other labels."
-    who, loop = f"{type(method).__name__} ", "so it is no transform of a batch: call its loss(net, x, y, rng) in your loop"
+    who = f"{type(method).__name__} "
+    loop = "so it is no transform of a batch: call its loss(net, x, y, rng) in your loop"
     if isinstance(method, ManifoldMixup): raise TypeError(f"{who}mixes hidden states, {loop}")
     if type(method).loss is not Supervised.loss: raise TypeError(f"{who}has a loss of its own, {loop}")
     if isinstance(method, AdaMixup): raise TypeError(f"{who}trains its mixing with the network, {loop}")
@@ -47,7 +48,7 @@ def transformable(method: Method,  # as it trains
     if isinstance(method, (PuzzleMix, AT)) and net is None:
         raise ValueError(f"{who}looks at the gradient of the network in training: pass it as net=")
 
-# %% ../../nbs/methods/49b_transform.ipynb #c2918530
+# %% ../../nbs/methods/49b_transform.ipynb #3a9d69ac
 class Stream:
     "A generator that is another one in each worker of a loader."
     def __init__(self, rng: torch.Generator): self.rng, self.worker = rng, None
@@ -63,7 +64,7 @@ class Stream:
             self.rng, self.worker = torch.Generator().manual_seed((first + info.seed) % 2 ** 63), info.seed
         return self.rng
 
-# %% ../../nbs/methods/49b_transform.ipynb #f4f013c0
+# %% ../../nbs/methods/49b_transform.ipynb #df88e91f
 class BatchTransform:
     "A method's vicinal distribution as `(x, y) -> (x, soft y)`, for any loop (torchvision's convention)."
     def __init__(self,
