@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['as_bytes', 'image_set']
 
-# %% ../../nbs/data/01k_pairs.ipynb #f852b73d
+# %% ../../nbs/data/01k_pairs.ipynb #d2b26ca7
 from collections.abc import Sequence
 
 import numpy as np
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from .images import ImageSet
 
-# %% ../../nbs/data/01k_pairs.ipynb #44a77284
+# %% ../../nbs/data/01k_pairs.ipynb #7acb0f57
 def as_bytes(image,       # Pillow's, or a tensor (C, H, W), uint8 or float in [0, 1]
              place: int,  # in its data set, for a sentence
              ) -> Tensor:  # uint8 (C, H, W)
@@ -32,7 +32,7 @@ def as_bytes(image,       # Pillow's, or a tensor (C, H, W), uint8 or float in [
                          "expected bytes, or floats in [0, 1], so leave out the normalising transform")
     return (255 * image).round().to(torch.uint8)
 
-# %% ../../nbs/data/01k_pairs.ipynb #8452fe58
+# %% ../../nbs/data/01k_pairs.ipynb #e9a328a2
 def image_set(data: Sequence,       # (image, label) by place: a data set of torchvision's, or your own
               split: str = "train", # or "test"
               name: str = "own",

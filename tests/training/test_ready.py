@@ -13,8 +13,8 @@ from mixrepro.methods.mixup import Mixup
 from mixrepro.methods.transform import BatchTransform
 from mixrepro.methods.varmixup import VarMixup
 from mixrepro.networks.zoo import build
-from mixrepro.training import prepared as home
-from mixrepro.training.prepared import prepared
+from mixrepro.training import ready as home
+from mixrepro.training.ready import made_ready
 
 TRAIN = load("photo-digits-16", "train").subset(30)
 SMALL = dict(vae_network="vae-small", vae_epochs=2)
@@ -23,20 +23,20 @@ SMALL = dict(vae_network="vae-small", vae_epochs=2)
 def test_the_vae_is_fitted_as_long_as_the_method_says(monkeypatch):
     asked = []
     monkeypatch.setattr(home, "fit", lambda net, method, x, y, rng, steps, batch, lr: asked.append((method.name, method.gamma, steps, batch, lr)))
-    way = prepared(VarMixup(**SMALL, gamma=3., vae=dict(lr=.01)), TRAIN, seeded(), batch=8)
+    way = made_ready(VarMixup(**SMALL, gamma=3., vae=dict(lr=.01)), TRAIN, seeded(), batch=8)
     assert asked == [("mmd-vae", 3., 8, 8, .01)]  # two passes over 30 images in batches of 8
     assert way.made.vae.choices.latent == 32 and not way.made.vae.training
 
 
 def test_a_vanilla_network_is_the_loops_own():
     net = build("tiny-cnn", TRAIN.shape, TRAIN.k, seeded())
-    way = prepared(Mixup(labels=LatentGenLabels(density="gm-spherical")), TRAIN, seeded(), vanilla=net)
+    way = made_ready(Mixup(labels=LatentGenLabels(density="gm-spherical")), TRAIN, seeded(), vanilla=net)
     assert way.labels.made.vanilla is net
 
 
 def test_the_store_is_never_touched(tmp_path, monkeypatch):
     monkeypatch.setenv("MIXREPRO_HOME", str(tmp_path)); monkeypatch.chdir(tmp_path)
-    way = prepared(VarMixup(**SMALL), TRAIN, seeded())
+    way = made_ready(VarMixup(**SMALL), TRAIN, seeded())
     BatchTransform(way, TRAIN.k, seeded())(TRAIN.floats(), TRAIN.y)
     assert [*tmp_path.iterdir()] == []
 
@@ -62,4 +62,4 @@ def test_an_image_set_of_pairs_is_the_one_it_came_from():
 def test_a_pixel_outside_is_found(value):
     image = torch.full((1, 4, 4), .5)
     image[0, 2, 2] = value
-    with pytest.raises(ValueError, match="example 1 has values from"): image_set([(image * 0, 0), (image, 1)])
+    with pytest.raises(ValueError, match="example 1 has values from"): image_set([(torch.zeros(1, 4, 4), 0), (image, 1)])
