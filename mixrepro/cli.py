@@ -25,6 +25,7 @@ import tempfile
 import threading
 import tomllib
 import traceback
+from functools import cache
 from importlib.metadata import PackageNotFoundError, distribution, requires, version
 from importlib.util import find_spec
 from itertools import chain
@@ -133,12 +134,12 @@ def list_(as_json: Annotated[bool, typer.Option("--json", help="a list of object
 # %% ../nbs/workflow/93_cli.ipynb #53319b8e
 def announce(todo: dict, base: Path):
     "Say what will be done, and how long the like took last time."
-    store = Store(base / "runs")
+    store, known = Store(base / "runs"), cache(workflow.timed)  # the whole store is read once
     print(f"reproducing {', '.join(todo['artefacts'])} at the {todo['profile']} scale in {base}")
     if (at := scale(todo["profile"])).halves and at.precision == "float32":
         print("  this processor has no instructions for bfloat16: runs train in float32")
     for name, g in todo["groups"].items():
-        missing, seconds = workflow.expected([run.spec for run in workflow.planned(name, base)], store)
+        missing, seconds = workflow.expected([run.spec for run in workflow.planned(name, base)], store, known)
         when = ("in the store" if not missing else
                 f"{missing} to train, " + (f"{seconds:.0f} s last time" if seconds is not None else "never timed here"))
         print(f"  {g['title']}: {when}")
@@ -299,10 +300,10 @@ def rounds(ids: list[str], profile: str, base: Path) -> list[list[str]]:
 
 def tell_left(ids: list[str], profile: str, base: Path):
     "Say what is left of artefacts, and how long it should take."
-    store, of = Store(base / "runs"), ids or workflow.meant(profile, base)
+    store, of, known = Store(base / "runs"), ids or workflow.meant(profile, base), cache(workflow.timed)
     for i in of:
         specs = list(chain(*workflow.side_by_side([c.spec for c in cells(find(i), profile)])))
-        missing, seconds = workflow.expected(specs, store)
+        missing, seconds = workflow.expected(specs, store, known)
         how_long = "never timed here" if seconds is None else f"{seconds / 60:.0f} min by the last of their kind"
         if missing: print(f"  left of {i}: {missing} of {len(specs)} runs, {how_long}")
 

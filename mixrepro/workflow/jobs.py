@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['WORK', 'TRAIN', 'SWITCHES', 'INLINE', 'PARENT', 'UNKNOWN', 'clone', 'code_cells', 'parameters', 'typed',
            'check_parameters', 'depth', 'side_by_side', 'groups', 'ready', 'meant', 'made_of', 'said_by', 'unfetched',
-           'behind', 'jobs', 'first', 'title', 'planned', 'unfinished', 'check_standing', 'check_fetched', 'made',
-           'forget', 'expected', 'takes_files', 'environment', 'Busy', 'kernelspec', 'snakemake', 'only_one', 'full',
-           'in_a_line', 'worded', 'ended', 'reason', 'logged', 'told']
+           'behind', 'jobs', 'first', 'title', 'specs_in', 'planned', 'unfinished', 'check_standing', 'check_fetched',
+           'made', 'forget', 'expected', 'takes_files', 'environment', 'Busy', 'kernelspec', 'snakemake', 'only_one',
+           'full', 'in_a_line', 'worded', 'ended', 'reason', 'logged', 'told']
 
 # %% ../../nbs/workflow/92_jobs.ipynb #0b06fea7
 import ast
@@ -19,6 +19,8 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
+from functools import lru_cache
 from importlib.resources import files
 from pathlib import Path
 
@@ -210,7 +212,8 @@ def jobs(ids: list[str],     # artefacts; empty: every ready one
     train = said_by(base / TRAIN)
     printed = [sha256(f.read_bytes()) for f in sorted((files("mixrepro") / "reported").iterdir(), key=str)]
     def reached(a): return code_of_notebook(as_function(c["source"] for c in code_cells(base / a.notebook))).name
-    def reads(specs): return sorted(name for name, g in every.items() if any(s in g["specs"] for s in specs))
+    of = {name_of(s): name for name, g in every.items() for s in g["specs"]}
+    def reads(specs): return sorted({of[name_of(s)] for s in specs})
     def task(a, v):
         needs = reads(plans[a.id])
         return dict(notebook=a.notebook, paper=a.paper, title=a.title, groups=needs, parameters=v,
@@ -239,10 +242,15 @@ def title(specs: list[Spec]) -> str:
     return f"{s.method} on {s.dataset} ({s.network}, {s.epochs} epochs, {len(specs)} seed{'s' * (len(specs) > 1)})"
 
 # %% ../../nbs/workflow/92_jobs.ipynb #ccf4e89d
+@lru_cache(maxsize=4096)
+def specs_in(text: str) -> list[Spec]:  # of a plan
+    "The specs that a plan lists: a reproduction asks for them several times, and each takes a while to be checked."
+    return [from_json(d) for d in json.loads(text)]
+
 def planned(name: str, base: Path) -> list[Run]:  # name: of a group
     "The runs of a group, there or not."
     store, path = Store(base / "runs"), base / WORK / "plans" / f"{name}.json"
-    return [store.run(from_json(d)) for d in json.loads(path.read_text())] if path.is_file() else []
+    return list(map(store.run, specs_in(path.read_text()))) if path.is_file() else []
 
 def unfinished(todo: dict, base: Path) -> list[dict]:
     "The groups of which a run is missing, or is to be made again, and all that stands on them."
@@ -291,13 +299,15 @@ def forget(todo: dict, base: Path):
         if t not in kept: (base / t["stamp"]).unlink(missing_ok=True)
 
 # %% ../../nbs/workflow/92_jobs.ipynb #6470e088
-def expected(specs: list[Spec], store: Store) -> tuple[int, float | None]:
+def expected(specs: list[Spec], store: Store,
+             known: Callable[[Store], dict] = timed,  # kind of run -> seconds; asked for only where a run is missing
+             ) -> tuple[int, float | None]:
     "How many of the runs are missing, and the seconds they should take, or None where nothing like them was ever run."
     as_is = os.environ.get(WAY) == "as-is"
     missing = [run for run in map(store.run, specs)
                if not (run.folder / "done.json").exists() or not as_is and other(run)]
-    known = timed(store) if missing else {}
-    costs = [seconds_left(run, known) for run in missing]
+    seconds = known(store) if missing else {}
+    costs = [seconds_left(run, seconds) for run in missing]
     return len(missing), None if None in costs else sum(costs)
 
 # %% ../../nbs/workflow/92_jobs.ipynb #9b0b9f43
