@@ -35,7 +35,7 @@ def sheets_of(study) -> list:  # of its pages, one a quantity
     for what, (metric, pick, how) in QUANTITIES.items():
         found = study.measure(s.corruptions if metric == "corruptions" else metric, lambda v: {what: pick(v)})
         out.append(study.table(found, {what: ("cifar10", what)}, NOTHING_PRINTED, baseline=None,
-                               contrasts=pairs_of(s.chosen), unprinted="no paper has it", **how))
+                               contrasts=pairs_of(s.chosen), unprinted="not in the paper", **how))
     return out
 
 # %% ../../../nbs/across/05_compositions.ipynb #c00b80dd
