@@ -30,6 +30,7 @@ from ..repro.scale import banner, scale
 from ..repro.verdicts import holm
 from ..training.loop import train_run
 from ..training.made import caveats
+from ..training.progress import progress
 from ..training.store import Run, Store, history
 from .drawn import note
 
@@ -70,7 +71,7 @@ class Trained:
     @cached_property
     def runs(self) -> list[Run]:
         "The trained runs, one for each cell; what is missing is trained now."
-        return [train_run(c.spec, self.store) for c in self.cells]
+        return [train_run(c.spec, self.store) for c in progress(self.cells, "run")]
 
     @property
     def seeds(self) -> int:
