@@ -30,7 +30,7 @@ from ..repro.scale import banner, scale
 from ..repro.verdicts import holm
 from ..training.loop import environment, train_run
 from ..training.made import caveats, code_of
-from ..training.progress import progress
+from ..training.progress import with_progress
 from ..training.store import Run, Store, history
 from .drawn import note
 from .timings import clocked
@@ -72,7 +72,7 @@ class Trained:
     @cached_property
     def runs(self) -> list[Run]:
         "The trained runs, one for each cell; what is missing is trained now."
-        return [train_run(c.spec, self.store) for c in progress(self.cells, "run")]
+        return [train_run(c.spec, self.store) for c in with_progress(self.cells, "run")]
 
     @property
     def seeds(self) -> int:
