@@ -27,12 +27,11 @@ from ..core import pick
 from .corruptions import CORRUPTIONS, EXTRA
 from .corrupted import kind_faults
 from .folder import added, added_names, faults_of
-from .folder import added, added_names, faults_of
 from .images import data_root, folders, pictures, typed
 from .readers import CIFAR10, CIFAR100, MNIST
 from .image_folder import undecodable
 from .tiny_imagenet import tiny_faults
-from ..download import Patience, amount, download, fault, is_archive, locked, make_way, place, say, unpack
+from ..download import Patience, download, fault, is_archive, locked, make_way, place, say, unpack
 from ..files import explained, write_atomic
 
 # %% ../../nbs/data/09_fetch.ipynb #fbddb447
@@ -279,8 +278,8 @@ def record(folder: Path,  # an unpacked folder, not yet in its place
            name: str,     # its place below the data root
            ) -> Iterator[str]:  # lines: CRC, size, path below the data root
     "What a folder holds."
-    for at, folders, files in os.walk(folder):
-        folders.sort()
+    for at, below, files in os.walk(folder):
+        below.sort()
         for f in sorted(files):
             path = Path(at, f)
             yield f"{crc(path):08x} {path.stat().st_size} {(Path(name) / path.relative_to(folder)).as_posix()}\n"

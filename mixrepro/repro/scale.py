@@ -91,7 +91,7 @@ class Settings:
         return cls(**{f.name: f.metadata["at"][own] for f in dataclasses.fields(cls) if own in f.metadata["at"]})
 
     @classmethod
-    def look(cls) -> "pandas.DataFrame":
+    def look(cls) -> "pandas.DataFrame":  # noqa: F821 imported inside
         "The paper's value, its source, and each scale's own beside it; empty where it is the paper's."
         import pandas  # plans are made without it
         every = dataclasses.fields(cls)

@@ -21,7 +21,7 @@ from urllib.parse import unquote, urlsplit
 
 import nbformat
 
-from ..files import home, write_if_changed
+from ..files import write_if_changed
 from ..papers.catalogue import ARTEFACTS, PAPERS
 from .jobs import clone
 from .reference import module_page, modules

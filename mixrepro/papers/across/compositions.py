@@ -14,7 +14,7 @@ import pandas as pd
 
 from ...metrics.robustness import corruption_mean
 from .settings import PARENTS
-from ...repro.estimates import LEVEL, plus
+from ...repro.estimates import LEVEL
 from ...repro.figures import COLOURS
 from ...repro.rows import Row
 from ...repro.scale import said
