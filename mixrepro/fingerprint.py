@@ -386,8 +386,9 @@ def project_of(name: str) -> Callable[[str], bool]:
     folder = folder_of(top)
     def alike(other: str) -> bool:
         first = other.partition(".")[0]
-        if first == top or first in sys.stdlib_module_names or folder in installed: return first == top
-        return folder is not None and folder_of(first) == folder
+        if first == top or folder is None or first in sys.stdlib_module_names: return first == top
+        if folder in installed or folder.name in ("site-packages", "dist-packages"): return False
+        return folder_of(first) == folder
     return alike
 
 # %% ../nbs/04_fingerprint.ipynb #36ca07c4
