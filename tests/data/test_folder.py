@@ -99,6 +99,7 @@ def spoil(at, how):
         at.rename(at.parent / "part"), at.mkdir()
         shutil.copytree(at.parent / "part", at / "train"), (at.parent / "part").rename(at / "test")
         (at / "test/rose").rename(at / "test/lily")
+    if how == "called otherwise": (at / "rose").rename(at / "training"), (at / "aster").rename(at / "TEST"), shutil.rmtree(at / "tulip")
     if how == "no test":
         at.rename(at.parent / "part"), at.mkdir(), (at.parent / "part").rename(at / "train")
 
@@ -113,6 +114,7 @@ def spoil(at, how):
     ("one picture", "rose holds one picture, so none is left to test on"),
     ("transparent", "rose/3.png has transparent pixels"),
     ("other classes", "train and test of .*flowers have different classes: 'lily' is in test only"),
+    ("called otherwise", "flowers holds TEST, training: call the folder to train on train"),
     ("no test", "flowers holds train, but neither test nor val")])
 def test_what_is_wrong_is_one_sentence_and_leaves_no_name(sets, how, sentence):
     at = sets / "flowers"
@@ -201,7 +203,7 @@ def test_a_spoilt_record_is_named(sets, file, content):
     (sets / "data/own" / f"flowers.{file}").write_text(content)
     with pytest.raises(ValueError, match=f"flowers.{file} is not what was written: add the folder again with `mixrepro data add"):
         load("flowers", "train") if file == "json" else changed_since(mine, deep=True)
-    add("flowers", sets / "flowers", instead=True) if file == "files" else None
+    assert add("flowers", sets / "flowers") == mine and len(load("flowers", "test")) == 6
 
 
 def test_corruptions_and_captions_know_its_size(sets):
