@@ -1,13 +1,20 @@
 """What the tutorials promise: ten lines, and pictures of one's own."""
 
+import re
+from types import SimpleNamespace
+
 import matplotlib.pyplot as plt
 import nbformat
 import pytest
 import torch
 from PIL import Image
+from torch import nn
+from torch.nn import functional as F
 
 from conftest import ROOT
 from helpers import seeded
+from mixrepro.methods.mixup import Mixup
+from mixrepro.methods.transform import BatchTransform
 
 TUTORIALS = ROOT / "nbs/tutorials"
 
@@ -20,6 +27,18 @@ def code(name: str) -> list[str]:
 def test_each_loop_has_ten_lines():
     loops = [[line for line in cell.splitlines() if line.strip()] for cell in code("02_own_loop.ipynb") if ".backward()" in cell]
     assert len(loops) >= 5 and {len(loop) for loop in loops if "timm" not in loop[1]} <= set(range(11))
+
+
+def test_the_lines_for_lightning_do_what_they_say():
+    "In a stand-in for its module, as Lightning itself is no requirement."
+    class Module(nn.Module): device = torch.device("cpu")
+    (text,) = (c.source for c in nbformat.read(TUTORIALS / "02_own_loop.ipynb", as_version=4).cells if "LightningModule" in c.source)
+    names = dict(lightning=SimpleNamespace(LightningModule=Module), torch=torch, F=F, BatchTransform=BatchTransform)
+    exec(re.search(r"```python\n(.*?)```", text, re.S)[1], names)
+    net, x, y = nn.Sequential(nn.Flatten(), nn.Linear(48, 3)), torch.rand(6, 3, 4, 4, generator=seeded()), torch.arange(6) % 3
+    mixed = names["Mixed"](net, Mixup(), 3)
+    mixed.on_fit_start()
+    assert torch.equal(mixed.training_step((x, y), 0), Mixup().loss(net, x, y, seeded(0)))
 
 
 def of_ones_own(to, n: int):
