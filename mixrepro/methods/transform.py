@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Looking', 'transformable', 'Stream', 'BatchTransform']
 
-# %% ../../nbs/methods/49b_transform.ipynb #7544a330
+# %% ../../nbs/methods/49b_transform.ipynb #16a4ff50
 import torch
 from torch import Tensor, nn
 from torch.utils.data import default_collate, get_worker_info
@@ -16,7 +16,7 @@ from .base import Method, Supervised, altered
 from .manifold_mixup import ManifoldMixup
 from .puzzlemix import PuzzleMix
 
-# %% ../../nbs/methods/49b_transform.ipynb #aeacb9dc
+# %% ../../nbs/methods/49b_transform.ipynb #8b16810a
 class Looking(nn.Module):
     "A network that keeps the images it is shown."
     def __init__(self, k: int):  # classes
@@ -33,11 +33,12 @@ class Looking(nn.Module):
         raise TypeError("this method looks at features of the network in training, so it is no transform of a batch: "
                         "call its loss(net, x, y, rng) in your loop")
 
-# %% ../../nbs/methods/49b_transform.ipynb #64eaee90
+# %% ../../nbs/methods/49b_transform.ipynb #14a5b65e
 def transformable(method: Method,  # as it trains
                   net,             # the network in training, or None
                   ):
     "Refuse a method that is more than other images and other labels."
+    if not isinstance(method, Method): raise TypeError(f"expected a method, such as Mixup(), got {method!r}")
     who = f"{type(method).__name__} "
     loop = "so it is no transform of a batch: call its loss(net, x, y, rng) in your loop"
     if isinstance(method, ManifoldMixup): raise TypeError(f"{who}mixes hidden states, {loop}")
@@ -48,10 +49,13 @@ def transformable(method: Method,  # as it trains
     if isinstance(method, (PuzzleMix, AT)) and net is None:
         raise ValueError(f"{who}looks at the gradient of the network in training: pass it as net=")
 
-# %% ../../nbs/methods/49b_transform.ipynb #3a9d69ac
+# %% ../../nbs/methods/49b_transform.ipynb #772f84c7
 class Stream:
     "A generator that is another one in each worker of a loader."
-    def __init__(self, rng: torch.Generator): self.rng, self.worker = rng, None
+    def __init__(self, rng: torch.Generator):
+        if not isinstance(rng, torch.Generator):
+            raise TypeError(f"rng must be a generator, such as torch.Generator().manual_seed(0), got {rng!r}")
+        self.rng, self.worker = rng, None
 
     def here(self) -> torch.Generator:
         "The generator of this process."
@@ -64,7 +68,7 @@ class Stream:
             self.rng, self.worker = torch.Generator().manual_seed((first + info.seed) % 2 ** 63), info.seed
         return self.rng
 
-# %% ../../nbs/methods/49b_transform.ipynb #df88e91f
+# %% ../../nbs/methods/49b_transform.ipynb #447d6156
 class BatchTransform:
     "A method's vicinal distribution as `(x, y) -> (x, soft y)`, for any loop (torchvision's convention)."
     def __init__(self,
