@@ -672,7 +672,8 @@ def data_verify(names: Annotated[list[str], typer.Argument(help="see 'mixrepro d
     for name, lines in wrong.items(): print(*(f"{name}: {line}" for line in lines or ["whole"]), sep="\n")
     if bad := [name for name, lines in wrong.items() if lines]:
         fetched = [name for name in bad if name in DATA]
-        again = f"fetch again with 'mixrepro data get {' '.join(fetched)}'" if fetched else "put it right or add it again"
+        get = f"fetch again with 'mixrepro data get {' '.join(fetched)}'"
+        again = get if fetched else "put it right or add it again"
         raise RuntimeError(f"{', '.join(bad)}: not whole, see the lines above; {again}")
 
 # %% ../nbs/workflow/93_cli.ipynb #f899a04d

@@ -586,7 +586,7 @@ def fetch(names: str | list[str],             # names in DATA, such as "cifar10"
 # %% ../../nbs/data/09_fetch.ipynb #98d0471f
 def data_list(root: str | Path | None = None,  # the data root
               ) -> list[dict]:                 # name, title, size in bytes (0: not found), on_disk, licence
-    "One row per data set, the folders that were added at the end; `on_disk` looks at folders only, `verify` reads the files."
+    "One row per data set, the user's own at the end; `on_disk` looks at folders only, `verify` reads the files."
     root, rows = data_root(root), []
     for name, d in DATA.items():
         first = d.editions[0] if d.editions else ()

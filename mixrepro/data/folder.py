@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['TESTING', 'SHARE', 'ROOM', 'PLACE', 'NAMES', 'MOVED', 'class_pictures', 'drawn_lots', 'split_pictures', 'decoded_at',
-           'checked_choices', 'together', 'labelled', 'from_folder', 'Added', 'added', 'added_names', 'listed',
+           'checked_choices', 'all_pictures', 'labelled', 'from_folder', 'Added', 'added', 'added_names', 'by_content',
            'moments_of', 'add_folder', 'kept_images', 'command_for', 'recorded', 'changed_pictures', 'changed_since',
            'read_added', 'faults_of']
 
-# %% ../../nbs/data/01j_folder.ipynb #d3c47678
+# %% ../../nbs/data/01j_folder.ipynb #a9f1c2fd
 import hashlib
 import json
 import re
@@ -32,7 +32,7 @@ from .tiny_imagenet import cached, fingerprint
 from ..core import brought, pick
 from ..files import sha256, write_atomic
 
-# %% ../../nbs/data/01j_folder.ipynb #5cf98ad1
+# %% ../../nbs/data/01j_folder.ipynb #6ec743b6
 def class_pictures(folder: Path,  # holds a folder for each class
                    ) -> dict[str, list[Path]]:  # class -> its pictures, both by name
     "What a folder of classes holds."
@@ -48,7 +48,7 @@ def class_pictures(folder: Path,  # holds a folder for each class
         raise ValueError(f"{folder} holds one class only, {next(iter(found))!r}: a classifier needs two at least")
     return found
 
-# %% ../../nbs/data/01j_folder.ipynb #024fb902
+# %% ../../nbs/data/01j_folder.ipynb #c5d8f1fb
 TESTING, SHARE = ("test", "val"), .2  # the first that is there; of each class, where none is
 
 def drawn_lots(paths: list[Path],  # pictures of a class
@@ -83,7 +83,7 @@ def split_pictures(folder: Path,
     return {"train": {c: [p for p in paths if p not in tested[c]] for c, paths in every.items()},
             "test": {c: [p for p in paths if p in tested[c]] for c, paths in every.items()}}
 
-# %% ../../nbs/data/01j_folder.ipynb #02053a40
+# %% ../../nbs/data/01j_folder.ipynb #5c03b948
 ROOM = 8 << 30  # bytes: what is larger is not brought into memory
 
 def decoded_at(paths: list[Path],    # pictures
@@ -111,13 +111,13 @@ def decoded_at(paths: list[Path],    # pictures
         for _ in pool.map(put, range(len(paths))): pass
     return torch.from_numpy(found)
 
-# %% ../../nbs/data/01j_folder.ipynb #65afd957
+# %% ../../nbs/data/01j_folder.ipynb #4c98c3c5
 def checked_choices(size, share, seed) -> tuple[int | None, float, int]:
     "Size, share and seed, each of its type; what cannot be is refused."
     if size is not None: size = brought(size, int, "size", "[1, inf)", "in pixels")
     return size, brought(share, float, "share", "[0, 1)", "of each class"), brought(seed, int, "seed", "[0, inf)")
 
-def together(*parts: dict) -> list[Path]:  # class -> pictures, each
+def all_pictures(*parts: dict) -> list[Path]:  # class -> pictures, each
     "The pictures of all classes."
     return [p for by_class in parts for paths in by_class.values() for p in paths]
 
@@ -139,11 +139,11 @@ def from_folder(path: str | Path,          # holds train/ and test/ (or val/), o
     parts = split_pictures(folder, share, seed)
     if pick("split", split, SPLITS) not in parts:
         raise ValueError(f"{folder} is not split, share is 0: give a share of each class to test on")
-    return labelled(parts[split], decoded_at(together(parts[split]), size), name or folder.resolve().name, split)
+    return labelled(parts[split], decoded_at(all_pictures(parts[split]), size), name or folder.resolve().name, split)
 
 setattr(ImageSet, "from_folder", staticmethod(from_folder))  # not in the class: its code is part of every fingerprint
 
-# %% ../../nbs/data/01j_folder.ipynb #5bb00d62
+# %% ../../nbs/data/01j_folder.ipynb #fc33b516
 PLACE = "own"  # the folder below the data root
 
 @dataclass(frozen=True)
@@ -196,12 +196,12 @@ def added_names(root: str | Path | None = None) -> list[str]:  # root: as for `l
     "All names that were added."
     return sorted(p.stem for p in (data_root(root) / PLACE).glob("*.json") if re.fullmatch(NAMES, p.stem))
 
-# %% ../../nbs/data/01j_folder.ipynb #e476cba9
-def listed(parts: dict,    # from `split_pictures`
+# %% ../../nbs/data/01j_folder.ipynb #a6593504
+def by_content(parts: dict,    # from `split_pictures`
            folder: Path,
            ) -> dict[str, tuple[str, str]]:  # place below the folder -> split and SHA-256
     "Each picture by its content."
-    each = [(p, s) for s, by_class in parts.items() for p in together(by_class)]
+    each = [(p, s) for s, by_class in parts.items() for p in all_pictures(by_class)]
     with ThreadPoolExecutor(min(8, cpu_count() or 1)) as pool: sums = pool.map(sha256, (p for p, _ in each))
     return {p.relative_to(folder).as_posix(): (s, digest) for (p, s), digest in zip(each, sums)}
 
@@ -214,7 +214,7 @@ def moments_of(x: Tensor,  # images, uint8 (N, C, H, W)
     stds = [float((n * (values - m) ** 2).sum() / n.sum()) ** .5 for n, m in zip(counts, means)]
     return tuple(round(m, 4) for m in means), tuple(round(s, 4) or 1. for s in stds)
 
-# %% ../../nbs/data/01j_folder.ipynb #406bc233
+# %% ../../nbs/data/01j_folder.ipynb #4f4a3837
 def add_folder(name: str,                  # what it is called from now on
                path: str | Path,           # as for `from_folder`
                taken: Container[str],      # names of other data sets
@@ -234,7 +234,7 @@ def add_folder(name: str,                  # what it is called from now on
     if not share and "test" not in split_pictures(folder, 0, seed):
         raise ValueError(f"{folder} is not split, share is 0: give a share of each class to test on")
     parts = split_pictures(folder, share, seed)
-    files, sets = listed(parts, folder), {s: from_folder(folder, s, size, share, seed, name) for s in SPLITS}
+    files, sets = by_content(parts, folder), {s: from_folder(folder, s, size, share, seed, name) for s in SPLITS}
     (mean, std), said = moments_of(sets["train"].x), [size, share, seed, sorted(files.items())]
     contents = {s: {d for t, d in files.values() if t == s} for s in SPLITS}
     new = Added(name, str(folder), size, share, seed, sets["train"].classes, sets["train"].shape,
@@ -252,7 +252,7 @@ def kept_images(a: Added, split: str, root, make: Callable[[], Tensor]) -> Tenso
     "The images of a split, from the file where they are kept, or made and kept."
     return cached(_of(f"{a.name}-{split}", root, "npz"), a.digest, make)
 
-# %% ../../nbs/data/01j_folder.ipynb #a05ae6d0
+# %% ../../nbs/data/01j_folder.ipynb #36f3ed1f
 def command_for(a: Added, root: str | Path | None = None) -> str:
     "How it was added."
     options = dict(size=a.size, share=a.share, seed=a.seed, root=root)
@@ -273,7 +273,7 @@ MOVED = "has gone to the other split"
 
 def changed_pictures(a: Added, parts: dict, root) -> list[str]:  # sentences
     "What differs from what was added, every picture read."
-    then, now, folder = recorded(a, root), listed(parts, Path(a.folder)), Path(a.folder)
+    then, now, folder = recorded(a, root), by_content(parts, Path(a.folder)), Path(a.folder)
     def why(f):
         if f not in now: return "is missing"
         if f not in then: return "is new"
@@ -288,7 +288,7 @@ def changed_since(a: Added,
     "What of a folder is not as it was added."
     try: parts = a.parts
     except (OSError, ValueError) as e: return [str(e)]
-    seen, known = _of(a.name, root, "seen"), fingerprint(together(*parts.values()), Path(a.folder))
+    seen, known = _of(a.name, root, "seen"), fingerprint(all_pictures(*parts.values()), Path(a.folder))
     stamp = f"{a.digest} {known}"
     if not deep and seen.is_file() and seen.read_text(errors="replace") == stamp: return []
     wrong = changed_pictures(a, parts, root)
@@ -305,11 +305,12 @@ def read_added(split: str, root: Path, verify: bool = True, name: str = "") -> I
         raise ValueError(f"{name} is not what was added: {wrong[0]}{more}; put that right, or add it as it is now with "
                          f"`{command_for(a, root)}`")
     by_class = a.parts[split]
-    return labelled(by_class, kept_images(a, split, root, lambda: decoded_at(together(by_class), a.size)), name, split)
+    x = kept_images(a, split, root, lambda: decoded_at(all_pictures(by_class), a.size))
+    return labelled(by_class, x, name, split)
 
 def faults_of(name: str, root: str | Path | None = None) -> list[str]:  # sentences
     "What is wrong with a folder that was added, every picture read and opened."
     a = added(name, root)
     wrong = changed_since(a, root, deep=True)
-    try: return wrong + undecodable([str(p) for p in together(*a.parts.values())])
+    try: return wrong + undecodable([str(p) for p in all_pictures(*a.parts.values())])
     except (OSError, ValueError): return wrong

@@ -107,7 +107,7 @@ def threads(n: int):
 # %% ../../nbs/metrics/66_cost.ipynb #4a7ecf03
 def prepared(spec: Spec,   # the run
              train,        # its training images
-             nets: dict,   # what else it gets, by name: networks that it needs, labelled images
+             nets: dict,   # the networks that it needs and its labelled images, by name
              device: str,
              ) -> tuple:   # its method, ready; floating point operations; seconds
     "A method that has done what it does once, before the first step."
@@ -195,16 +195,17 @@ class Bench:
                  specs: Iterable[Spec],  # the runs to compare
                  warm: int = 3,          # steps of each before one is counted or timed
                  device: str = None,     # the GPU where there is one, unless given
-                 cores: int = 1):        # threads of the CPU
+                 cores: int = 1,         # threads of the CPU
+                 read: Callable = None):  # name of a data set -> its training images; its own unless given
         if warm < 1: raise ValueError(f"at least 1 step goes before one that is counted or timed, got warm={warm}")
         self.specs, self.device, self.cores = list(specs), device or auto_device(), cores
-        data = cache(lambda name: load(name, "train").to(self.device))
+        data = cache(lambda name: (read(name) if read else load(name, "train")).to(self.device))
         with threads(cores):
             self.workers = {n: Worker(s, data, self.device) for n, s in with_needs(self.specs).items()}
             for w, _ in itertools.product(self.workers.values(), range(warm)): w.step()
             self.counts = {n: (flops(w.step), w.peak_bytes()) for n, w in self.workers.items()}
 
-    def times(self, rounds: int = 20) -> dict:  # name -> seconds of a step, median of the rounds, and of its preparation
+    def times(self, rounds: int = 20) -> dict:  # name -> seconds of a step, the median, and of its preparation
         "What the clock says."
         if rounds < 1: raise ValueError(f"at least 1 step is timed, got rounds={rounds}")
         with threads(self.cores): steps = in_turn(self.workers, rounds, self.device)
@@ -222,7 +223,7 @@ class Bench:
 
 def cost(specs: Iterable[Spec],  # the runs to compare
          rounds: int = 20,       # timed steps of each
-         **bench,                # as for `Bench`: warm, device, cores
+         **bench,                # as for `Bench`
          ) -> list[Cost]:        # one for each spec
     "What runs cost, counted and timed."
     if rounds < 1: raise ValueError(f"at least 1 step is timed, got rounds={rounds}")

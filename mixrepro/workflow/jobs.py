@@ -315,7 +315,7 @@ def environment(base: Path) -> dict:
     "The environment of Snakemake and of all that it starts."
     work, given = base / WORK, {k: v for k, v in os.environ.items() if k not in SWITCHES}
     env = given | dict(MIXREPRO_HOME=str(base), PYTHONUNBUFFERED="1", PYTHONUTF8="1", OMP_NUM_THREADS="1",
-                       MPLBACKEND=INLINE, IPYTHONDIR=str(work / "ipython"),
+                       TQDM_MININTERVAL="60", MPLBACKEND=INLINE, IPYTHONDIR=str(work / "ipython"),
                        JUPYTER_RUNTIME_DIR=str(work / "jupyter" / "runtime"))
     env["JUPYTER_PATH"] = os.pathsep.join(filter(None, [str(work / "jupyter"), given.get("JUPYTER_PATH")]))
     if not takes_files(given.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")):

@@ -31,10 +31,12 @@ from ..repro.departures import Departures, departures, stood_for
 from ..repro.figures import LABELS, save, use_style
 from ..repro.scale import banner, scale
 from ..repro.verdicts import holm
-from ..training.loop import train_run
-from ..training.made import caveats
+from ..training.loop import environment, train_run
+from ..training.made import caveats, code_of
+from ..training.progress import progress
 from ..training.store import Run, Store, history
 from .drawn import note
+from .timings import clocked
 
 # %% ../../nbs/workflow/91_study.ipynb #05f93989
 def assigned(source: str,             # of a cell
@@ -99,7 +101,7 @@ class Trained:
     @cached_property
     def runs(self) -> list[Run]:
         "The trained runs, one for each cell; what is missing is trained now."
-        return [train_run(c.spec, self.store) for c in self.cells]
+        return [train_run(c.spec, self.store) for c in progress(self.cells, "run")]
 
     @property
     def seeds(self) -> int:
@@ -283,6 +285,19 @@ class Study(Tempered):
         if not rows or not self.scale.verdicts: return []
         plain, after = (sum(p < 1 - LEVEL for p in ps) for ps in ([r.gain.p for r in rows], [r.holm for r in rows]))
         return [f"Comparisons: {len(rows)}, decided {plain}, after Holm's correction {after}."]
+
+    def clocked(self,
+                bench,            # a `Bench` of runs
+                rounds: int,      # timed steps of each run in a block
+                blocks: int,      # times that all is measured
+                again: bool = False,  # measure at any rate
+                ) -> list[dict]:  # one a block, for `bench.costs`
+        "What the clock said of runs: as the scale's file of timings has it, which is written where it has nothing."
+        asked = dict(rounds=rounds, threads=bench.cores, device=bench.device)
+        about = {k: v for k, v in environment(bench.device, 0.).items() if k in ("hardware", "torch")}
+        codes = {name: code_of(w.spec).name for name, w in bench.workers.items()}
+        return clocked(home() / "figures" / self.scale.name, self.artefact.id, codes, blocks, asked, about,
+                       lambda: bench.times(rounds), home() / "runs/.workflow/timings.lock", again)
 
     def publish(self,
                 *parts,                     # tables and paragraphs, in their order

@@ -180,7 +180,7 @@ def test_pictures_are_decoded_once_and_read_again_only_where_a_date_differs(sets
     add("flowers", sets / "flowers", size=6)
     monkeypatch.setattr(F, "decoded_at", None)
     first = load("flowers", "test")
-    monkeypatch.setattr(F, "listed", None)
+    monkeypatch.setattr(F, "by_content", None)
     assert torch.equal(load("flowers", "test").x, first.x)
     (sets / "data/own/flowers-test.npz").write_bytes(b"half a fi")
     monkeypatch.undo(), monkeypatch.setenv("MIXREPRO_DATA", str(sets / "data"))
