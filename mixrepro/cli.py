@@ -344,7 +344,8 @@ def reproduce(context: typer.Context,
               force: Annotated[bool, typer.Option("--force",
                                                   help="execute the notebooks again; trained runs stay")] = False,
               refresh: Annotated[bool, typer.Option("--refresh", help="make again whatever is of other code")] = False,
-              as_is: Annotated[bool, typer.Option("--as-is", help="show what is of other code, and say so")] = False):
+              as_is: Annotated[bool, typer.Option("--as-is", help="show what is of other code, and say so")] = False,
+              on_cpu: Annotated[bool, typer.Option("--on-cpu", help="train without a GPU what means one")] = False):
     "Train what is missing and regenerate figures and tables. What follows -- goes to Snakemake."
     extra, base = context.obj, clone()
     end = moment(minutes)
@@ -363,8 +364,10 @@ def reproduce(context: typer.Context,
         for some in rounds(ids, profile, base):
             todo = workflow.jobs(some, profile, dict(p.split("=", 1) for p in parameter), base)
             write_if_changed(base / workflow.WORK / "jobs.json", json.dumps(todo, indent=1))
+            if not (extra or on_cpu): workflow.check_gpu(todo, base)
+            wanting = "" if extra else workflow.check_fetched(todo, base)
             announce(todo, base)
-            if not extra: workflow.check_fetched(todo, base)
+            if wanting: print(f"  {wanting}", flush=True)
             args = ["--cores", str(cores or "all"), "--prioritize", workflow.first(todo),
                     "--rerun-triggers", "input", *(["--forcerun", *todo["artefacts"]] if force else []),
                     "--keep-going", "--rerun-incomplete"]  # a flag last: what follows may be a target

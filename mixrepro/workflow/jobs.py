@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['WORK', 'TRAIN', 'SWITCHES', 'INLINE', 'PARENT', 'UNKNOWN', 'code_cells', 'parameters', 'typed', 'check_parameters',
            'depth', 'side_by_side', 'groups', 'ready', 'meant', 'made_of', 'said_by', 'unfetched', 'behind', 'jobs',
-           'first', 'title', 'specs_in', 'planned', 'unfinished', 'check_standing', 'check_fetched', 'made', 'forget',
-           'expected', 'takes_files', 'environment', 'Busy', 'kernelspec', 'snakemake', 'only_one', 'full', 'ended',
-           'reason', 'logged', 'told']
+           'first', 'title', 'specs_in', 'planned', 'unfinished', 'check_standing', 'fetching', 'check_fetched',
+           'check_gpu', 'made', 'forget', 'expected', 'takes_files', 'environment', 'Busy', 'kernelspec', 'snakemake',
+           'only_one', 'full', 'ended', 'reason', 'logged', 'told']
 
 # %% ../../nbs/workflow/92_jobs.ipynb #0b06fea7
 import ast
@@ -28,7 +28,7 @@ import filelock
 import torch
 
 from ..core import pick
-from ..data.datasets import FETCHED, load
+from ..data.datasets import FETCHED
 from ..data.images import data_root
 from ..files import clone, in_a_line, sha256, worded, write_if_changed
 from ..papers.catalogue import ARTEFACTS, find
@@ -153,15 +153,17 @@ def said_by(notebook: Path) -> str:
 # %% ../../nbs/workflow/92_jobs.ipynb #b7cd6e68
 def unfetched(specs: list[Spec],
               store: Store,       # runs that are there read nothing
-              ) -> list[str]:     # in order
+              ) -> list[str]:     # in order, as they are fetched: mnist, of which mnist-0to4 is a part
     "The data sets that missing runs read from files, and of which no file is at hand."
-    read = [s for spec in specs for s in (spec, *spec.needs.values()) if s.dataset in FETCHED]
+    files = {*FETCHED, "imagenet"}
+    read = [s for spec in specs for s in (spec, *spec.needs.values()) if s.dataset in files]
     names = {s.dataset for s in read if not (store.run(s).folder / "done.json").exists()}
     if not names: return []
     from mixrepro.data.fetch import DATA, edition_on_disk  # imports torchvision, which takes seconds
-    # mnist-0to4 is read from mnist.
-    of = {name: max((d for d in DATA if name.startswith(d)), key=len) for name in names}
-    return sorted(name for name, d in of.items() if edition_on_disk(d, data_root())[0] is None)
+    root = data_root()
+    def there(d):
+        return any((root / f).exists() for f in (d, f"{d}.json")) if d == "imagenet" else edition_on_disk(d, root)[0]
+    return sorted(d for d in {max((d for d in DATA if name.startswith(d)), key=len) for name in names} if not there(d))
 
 # %% ../../nbs/workflow/92_jobs.ipynb #44deabea
 def behind(tasks: dict,  # artefact -> its execution
@@ -264,12 +266,33 @@ def check_standing(todo: dict, base: Path) -> list[str]:
                     "or with --as-is to show them as they are")
 
 # %% ../../nbs/workflow/92_jobs.ipynb #593c89d0
-def check_fetched(todo: dict, base: Path):
-    "Refuse to begin where each artefact wants for a data set of which no file is there."
+def fetching(names: list[str]) -> str:
+    "How to get data sets, in words."
+    plain = " ".join(name for name in names if name != "imagenet")
+    return " and ".join(f"'mixrepro data get {words}'" for words in (
+        plain, *["imagenet --from FOLDER"] * ("imagenet" in names)) if words)
+
+def check_fetched(todo: dict, base: Path) -> str:  # of data sets without which some cannot be made
+    "A sentence on data sets of which no file is there; a refusal where nothing can be made without them."
     store = Store(base / "runs")
     gone = {g: unfetched([run.spec for run in planned(g, base)], store) for g in todo["groups"]}
-    wanted = [[name for g in a["groups"] for name in gone[g]] for a in todo["artefacts"].values()]
-    if wanted and all(wanted): load(wanted[0][0], "train")  # says what is missing, and how to get it
+    wanted = {i: {name for g in a["groups"] for name in gone[g]} for i, a in todo["artefacts"].items()}
+    ids, names = [i for i in wanted if wanted[i]], sorted({name for some in wanted.values() for name in some})
+    if not ids: return ""
+    who = ", ".join(ids[:3]) + f" and {len(ids) - 3} more" * (len(ids) > 3)
+    said = (f"no file of {' or '.join(names)}, which {who} read{'s' if len(ids) == 1 else ''}, is in {data_root()}: "
+            f"run {fetching(names)}, or set MIXREPRO_DATA to the folder that holds it")
+    if all(wanted.values()): raise FileNotFoundError(said)
+    return said
+
+def check_gpu(todo: dict, base: Path):
+    "Refuse to train on a processor what takes days there."
+    if todo["gpu"] or not scale(todo["profile"]).gpu: return
+    def lacks(name): return any(not (run.folder / "done.json").exists() for run in planned(name, base))
+    group = next((g["title"] for name, g in todo["groups"].items() if lacks(name)), None)
+    if group is None: return  # drawing takes no GPU
+    raise RuntimeError(f"the profile {todo['profile']!r} means a GPU, and PyTorch finds none here to train {group}: "
+                       "--on-cpu trains on the processor all the same, or take another profile")
 
 # %% ../../nbs/workflow/92_jobs.ipynb #950d843d
 def made(todo: dict, base: Path) -> list[dict]:
