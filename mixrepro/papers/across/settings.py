@@ -136,8 +136,12 @@ class Matrix(OneRecipe):
     "Every method under every metric."
     rows: tuple = setting((), "default", "(): every method", smoke=("erm", "gaussian", "mixup", "augmix", "varmixup"))
     few: int = setting(0, "default", "seeds of AdaMixup and of the gentle loss ratio; 0: as of the others", embedded=3)
-    films: str = setting("flips-on-50", "default", "of 50 test images, a film each", smoke="flips-on-2")
-    linearity: str = setting("linearity-on-50", "default", "of 50 test images")
+    films: str = setting("flips", "default", "a film of each test image, or of some",
+        smoke="flips-on-2", embedded="flips-on-50", overnight="flips-on-50", gpu="flips-on-500")
+    linearity: str = setting("linearity", "default", "of all test images, or of some",
+        smoke="linearity-on-50", embedded="linearity-on-50", overnight="linearity-on-50", gpu="linearity-on-50")
+    attack: str = setting("apgd", "default", "of all test images, or in four steps of 60 of them",
+        smoke="apgd-on-60", embedded="apgd-on-60", overnight="apgd-on-60")
     corruptions: str = setting("corruptions", "default", "all test images, but where the scale damages fewer",
         smoke="corruptions-on-10")
 
@@ -169,7 +173,7 @@ def composed(at: Scale) -> dict:  # row -> method
 
 # %% ../../../nbs/across/00_settings.ipynb #96845d17
 LABELLED = {"gaussian": "Gaussian noise", "augmix-alone": "AugMix", "augmix": "AugMix + JSD",
-            "mixup-genlabel": "Mixup + GenLabel", GENTLE[0]: "Mixup + GenLabel, gentle",
+            "mixup-genlabel": "Mixup + GenLabel", GENTLE[0]: "Mixup + GenLabel (gentle)",
             "manifold-mixup-genlabel": "Manifold Mixup + GenLabel",
             "varmixup+genlabel": "VarMixup + GenLabel", "varmixup+noise": "VarMixup + noise",
             "varmixup+augmix": "VarMixup + AugMix + JSD", "mixup+augmix": "Mixup + AugMix + JSD",
