@@ -71,6 +71,6 @@ def test_a_folder_of_ones_own_goes_all_the_way(tmp_path):
     assert found["noted"] and "made" not in found and sorted(p.name for p in tmp_path.iterdir()) == ["test", "train"]
 
 
-def test_a_folder_without_its_parts_is_refused(tmp_path):
+def test_a_folder_that_is_half_divided_is_refused(tmp_path):
     (tmp_path / "train").mkdir()
-    with pytest.raises(FileNotFoundError, match="has no folder test: it needs"): run(folder=str(tmp_path))
+    with pytest.raises(ValueError, match="holds train, but neither test nor val"): run(folder=str(tmp_path))
