@@ -4,14 +4,14 @@
 
 # %% auto #0
 __all__ = ['catalogue', 'artefact', 'scales', 'allotted_time', 'fingerprints', 'specifications', 'standing', 'stores', 'workflow',
-           'drawings', 'app', 'KEPT', 'BEGUN', 'PATIENCE', 'TRIAL', 'data_app', 'Root', 'Later', 'tell_version',
-           'about', 'sources', 'named', 'package', 'absent', 'origin', 'remedy', 'lacking', 'need', 'rows', 'list_',
-           'announce', 'follow', 'times', 'unwritten', 'Stopped', 'heard', 'Interrupted', 'deafen',
-           'telling_what_is_kept', 'put_an_end', 'handed', 'moment', 'passed_on', 'allotted', 'way', 'rounds',
-           'tell_left', 'PassOn', 'reproduce', 'complaint', 'show', 'report', 'make_report', 'outputs', 'adopt_figures',
-           'adopt', 'packages', 'prefix_of_kernel', 'kernel', 'trial', 'set_aside', 'spoilt', 'checks', 'doctor',
-           'bench', 'data_get', 'data_about', 'data_rows', 'data_verify', 'data_add', 'every_kind', 'data_make',
-           'data_split', 'placed', 'refused', 'main']
+           'drawings', 'app', 'KEPT', 'BEGUN', 'PATIENCE', 'TRIAL', 'data_app', 'Root', 'tell_version', 'about',
+           'sources', 'named', 'package', 'absent', 'origin', 'remedy', 'lacking', 'rows', 'list_', 'announce',
+           'follow', 'times', 'unwritten', 'Stopped', 'heard', 'Interrupted', 'deafen', 'telling_what_is_kept',
+           'put_an_end', 'handed', 'moment', 'passed_on', 'allotted', 'way', 'rounds', 'tell_left', 'PassOn',
+           'reproduce', 'complaint', 'show', 'report', 'make_report', 'outputs', 'adopt_figures', 'adopt', 'packages',
+           'prefix_of_kernel', 'kernel', 'trial', 'set_aside', 'spoilt', 'checks', 'doctor', 'bench', 'data_get',
+           'data_about', 'data_rows', 'data_verify', 'data_add', 'every_kind', 'data_make', 'data_split', 'placed',
+           'refused', 'main']
 
 # %% ../nbs/workflow/93_cli.ipynb #7198371c
 import contextlib
@@ -28,7 +28,6 @@ import threading
 import tomllib
 import traceback
 from functools import cache
-from importlib import import_module
 from importlib.metadata import PackageNotFoundError, distribution, requires, version
 from importlib.util import find_spec
 from itertools import chain
@@ -44,20 +43,16 @@ from typer.core import TyperCommand
 
 import mixrepro
 from .core import pick
+from .extras import Lazy, need
 from .files import clone, explained, home, in_a_line, sha256, worded, write_atomic, write_if_changed
 from .papers.index import PAPERS, entries, entry_of
 from .repro.entry import PROFILES, profile_of, state
 
-class Later:
-    "A module that is imported when something of it is asked for: the list of artefacts waits for no PyTorch."
-    def __init__(self, name: str): self._name = name
-    def __getattr__(self, what: str): return getattr(import_module(self._name), what)
-
-catalogue, artefact = Later("mixrepro.papers.catalogue"), Later("mixrepro.repro.artefact")
-scales, allotted_time = Later("mixrepro.repro.scale"), Later("mixrepro.training.allotted")
-fingerprints, specifications = Later("mixrepro.training.made"), Later("mixrepro.training.spec")
-standing, stores = Later("mixrepro.training.standing"), Later("mixrepro.training.store")
-workflow, drawings = Later("mixrepro.workflow.jobs"), Later("mixrepro.workflow.drawn")
+catalogue, artefact = Lazy("mixrepro.papers.catalogue"), Lazy("mixrepro.repro.artefact")
+scales, allotted_time = Lazy("mixrepro.repro.scale"), Lazy("mixrepro.training.allotted")
+fingerprints, specifications = Lazy("mixrepro.training.made"), Lazy("mixrepro.training.spec")
+standing, stores = Lazy("mixrepro.training.standing"), Lazy("mixrepro.training.store")
+workflow, drawings = Lazy("mixrepro.workflow.jobs"), Lazy("mixrepro.workflow.drawn")
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
 
@@ -116,11 +111,6 @@ def lacking(e: ModuleNotFoundError) -> str:
         if root in [package(r).replace("-", "_") for r in named(extra)]:
             return f"{root} is not installed, and this needs it: {remedy(extra)}"
     return ""
-
-def need(*modules: str):
-    "Refuse to begin what would fail for want of a module later."
-    for name in modules:
-        if find_spec(name) is None: raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 
 # %% ../nbs/workflow/93_cli.ipynb #1101c821
 def rows(profile: str) -> list[dict]:

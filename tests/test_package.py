@@ -129,7 +129,7 @@ def test_what_the_bare_package_lacks_in_a_clone(bare, built, tmp_path):
     "The advice is a command that pip accepts, and what it installs holds what was missing."
     for name in ("nbs", "settings.ini"): (tmp_path / name).symlink_to(ROOT / name)
     assert "are ready" in call(bare, "list", cwd=tmp_path).stdout
-    for args, module in (["reproduce", "vm-fig2"], "snakemake"), (["data", "list"], "requests"):
+    for args, module in (["reproduce", "vm-fig2"], "snakemake"), (["data", "get", "cifar10"], "requests"):
         said = sentence(call(bare, *args, cwd=tmp_path))
         assert f"mixrepro: {module} is not installed, and this needs it: " in said
         command = shlex.split(said.split("needs it: ")[1])
@@ -139,12 +139,19 @@ def test_what_the_bare_package_lacks_in_a_clone(bare, built, tmp_path):
     assert not (tmp_path / "runs").exists()
 
 
+def test_what_the_bare_package_imports(bare, tmp_path):
+    "What reads data sets and measures does; what makes tables says in a sentence what brings pandas."
+    code = "import mixrepro.metrics.catalogue, mixrepro.data.fetch, mixrepro.training.loop\nimport mixrepro.repro.ledger"
+    done = subprocess.run([bare, "-I", "-c", code], cwd=tmp_path, capture_output=True, text=True)
+    assert done.stderr.splitlines()[-1] == "ModuleNotFoundError: pandas is not installed, and this needs it: pip install 'mixrepro[repro]'"
+
+
 def test_the_advice_where_the_wheel_is_gone(built, tmp_path):
     "Then the packages themselves are named."
     wheel = Path(shutil.copy(built[0], tmp_path))
     python = environment(tmp_path / "env", wheel)
     wheel.unlink()
-    command = shlex.split(sentence(call(python, "data", "list", cwd=tmp_path)).split("needs it: ")[1])
+    command = shlex.split(sentence(call(python, "data", "get", "cifar10", cwd=tmp_path)).split("needs it: ")[1])
     assert command[:4] == [str(python), "-m", "pip", "install"] and {"papermill", "snakemake", "requests"} <= {Requirement(r).name for r in command[4:]}
 
 

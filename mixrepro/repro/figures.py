@@ -12,6 +12,9 @@ import io
 import re
 from pathlib import Path
 
+from ..extras import need
+
+need("matplotlib", "pandas")
 import matplotlib as mpl
 import matplotlib.pyplot as plt
 import pandas as pd

@@ -19,6 +19,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
+from ..extras import need
+
+need("nbformat")
 import nbformat
 
 from ..files import write_if_changed

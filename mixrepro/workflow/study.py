@@ -12,6 +12,9 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
+from ..extras import need
+
+need("pandas", "IPython")
 import numpy as np
 import pandas as pd
 from IPython import get_ipython

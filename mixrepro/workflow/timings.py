@@ -9,6 +9,9 @@ __all__ = ['TIMINGS', 'SECONDS', 'KEY', 'ABOUT_IT', 'read_timings', 'fits', 'clo
 from collections.abc import Callable
 from pathlib import Path
 
+from ..extras import need
+
+need("pandas")
 import filelock
 import pandas as pd
 
