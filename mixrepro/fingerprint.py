@@ -386,8 +386,9 @@ def project_of(name: str) -> Callable[[str], bool]:
     folder = folder_of(top)
     def alike(other: str) -> bool:
         first = other.partition(".")[0]
-        if first == top or first in sys.stdlib_module_names or folder in installed: return first == top
-        return folder is not None and folder_of(first) == folder
+        if first == top or folder is None or first in sys.stdlib_module_names: return first == top
+        if folder in installed or folder.name in ("site-packages", "dist-packages"): return False
+        return folder_of(first) == folder
     return alike
 
 # %% ../nbs/04_fingerprint.ipynb #36ca07c4
@@ -423,10 +424,10 @@ def is_as_read(kind: type,
                text: str,  # of its module
                ) -> bool:
     "Whether the functions of a class are those of a text."
-    there, todo = set(), [compile(text, "", "exec")]
+    there, todo = set(), [compile(text, "", "exec", dont_inherit=True)]
     while todo:
         there.add(c := todo.pop())
         todo += [k for k in c.co_consts if isinstance(k, CodeType)]
     of_class = (getattr(inspect.unwrap(f), "__code__", None) for f in vars(kind).values() if callable(f))
-    made_up = "<string>"  # where a dataclass has written it
-    return all(c in there for c in of_class if c and c.co_filename != made_up)
+    own = getattr(sys.modules[kind.__module__], "__file__", None)  # others were written elsewhere, or by a dataclass
+    return all(c in there for c in of_class if c and c.co_filename == own)

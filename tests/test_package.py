@@ -1,5 +1,6 @@
 """What is built and shipped, and what it says in an installation that has only part of what it needs."""
 
+import json
 import os
 import re
 import shlex
@@ -128,7 +129,7 @@ def test_what_the_bare_package_lacks_in_a_clone(bare, built, tmp_path):
     "The advice is a command that pip accepts, and what it installs holds what was missing."
     for name in ("nbs", "settings.ini"): (tmp_path / name).symlink_to(ROOT / name)
     assert "are ready" in call(bare, "list", cwd=tmp_path).stdout
-    for args, module in (["reproduce", "vm-fig2"], "snakemake"), (["data", "list"], "requests"):
+    for args, module in (["reproduce", "vm-fig2"], "snakemake"), (["data", "get", "cifar10"], "requests"):
         said = sentence(call(bare, *args, cwd=tmp_path))
         assert f"mixrepro: {module} is not installed, and this needs it: " in said
         command = shlex.split(said.split("needs it: ")[1])
@@ -138,12 +139,19 @@ def test_what_the_bare_package_lacks_in_a_clone(bare, built, tmp_path):
     assert not (tmp_path / "runs").exists()
 
 
+def test_what_the_bare_package_imports(bare, tmp_path):
+    "What reads data sets and measures does; what makes tables says in a sentence what brings pandas."
+    code = "import mixrepro.metrics.catalogue, mixrepro.data.fetch, mixrepro.training.loop\nimport mixrepro.repro.ledger"
+    done = subprocess.run([bare, "-I", "-c", code], cwd=tmp_path, capture_output=True, text=True)
+    assert done.stderr.splitlines()[-1] == "ModuleNotFoundError: pandas is not installed, and this needs it: pip install 'mixrepro[repro]'"
+
+
 def test_the_advice_where_the_wheel_is_gone(built, tmp_path):
     "Then the packages themselves are named."
     wheel = Path(shutil.copy(built[0], tmp_path))
     python = environment(tmp_path / "env", wheel)
     wheel.unlink()
-    command = shlex.split(sentence(call(python, "data", "list", cwd=tmp_path)).split("needs it: ")[1])
+    command = shlex.split(sentence(call(python, "data", "get", "cifar10", cwd=tmp_path)).split("needs it: ")[1])
     assert command[:4] == [str(python), "-m", "pip", "install"] and {"papermill", "snakemake", "requests"} <= {Requirement(r).name for r in command[4:]}
 
 
@@ -170,6 +178,16 @@ def test_the_library_example_runs_as_printed(bare, tmp_path):
     code = "\n".join(python_blocks((ROOT / "README.md").read_text()))
     done = subprocess.run([bare, "-I", "-c", code], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0 and re.search(r"accuracy on 539 held-out digits: \d\d\.\d%", done.stdout), done.stderr
+
+
+def test_the_loops_of_the_tutorial_need_the_package_alone(bare, tmp_path):
+    "VarMixup, NoisyMix, GenLabel, AugMix and PuzzleMix as printed; timm's convention wants timm. No store, no file."
+    cells = [c["source"] for c in json.loads((ROOT / "nbs/tutorials/02_own_loop.ipynb").read_text())["cells"] if c["cell_type"] == "code"]
+    shown = ["".join(c) for c in cells if not "".join(c).startswith("#| hide")]
+    code = "\n".join(shown[:next(i for i, c in enumerate(shown) if "timm" in c)])
+    done = subprocess.run([bare, "-I", "-c", code + "\nprint(loss.isfinite().item())"], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0 and done.stdout == "True\n" and "VarMixup" in code and "PuzzleMix" in code, done.stderr
+    assert [*tmp_path.iterdir()] == []
 
 
 def test_a_fault_of_ours_is_not_taken_for_a_missing_package(bare, tmp_path):

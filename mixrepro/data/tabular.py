@@ -12,7 +12,6 @@ import csv
 import http.client
 import io
 import json
-import math
 import re
 import time
 import urllib.error
@@ -25,6 +24,9 @@ from itertools import count
 from pathlib import Path
 from urllib.parse import quote
 
+from ..extras import need
+
+need("pandas")
 import numpy as np
 import pandas as pd
 import torch

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['UNITS', 'Products', 'flops', 'Live', 'peak_bytes', 'seconds', 'threads', 'prepared', 'Worker', 'Cost', 'with_needs',
-           'measured', 'cost', 'ratios']
+           'in_turn', 'Bench', 'cost', 'ratios']
 
 # %% ../../nbs/metrics/66_cost.ipynb #620fd618
 import itertools
@@ -26,7 +26,7 @@ from ..core import pick
 from ..data.augment import AUGMENTS
 from ..data.datasets import load
 from ..methods.catalogue import method
-from ..training.loop import STREAMS, auto_device, batches, optimizer, train_epoch
+from ..training.loop import STREAMS, auto_device, batches, optimizer, seen_of, train_epoch
 from ..training.spec import Spec, generator, name_of
 from ..training.store import network_of
 
@@ -107,7 +107,7 @@ def threads(n: int):
 # %% ../../nbs/metrics/66_cost.ipynb #4a7ecf03
 def prepared(spec: Spec,   # the run
              train,        # its training images
-             nets: dict,   # the networks that it needs, by name
+             nets: dict,   # the networks that it needs and its labelled images, by name
              device: str,
              ) -> tuple:   # its method, ready; floating point operations; seconds
     "A method that has done what it does once, before the first step."
@@ -128,11 +128,12 @@ class Worker:
                  data: Callable,  # name of a data set -> its training images, on the device
                  device: str):
         fresh = lambda s: network_of(s, data(s.dataset).shape, data(s.dataset).k, device)
-        train = data(spec.dataset).subset(spec.n_train) if spec.n_train else data(spec.dataset)
+        seen = seen_of(spec, data(spec.dataset))
+        train, few = seen["train"], {k: seen[k] for k in ("labelled",) if k in seen}
         self.spec, self.device, self.net = spec, device, fresh(spec)
         if device != "cpu": self.net = self.net.to(memory_format=torch.channels_last)
         nets = {name: fresh(s).eval() for name, s in spec.needs.items()}
-        self.method, self.prepare_flops, self.prepare_seconds = prepared(spec, train, nets, device)
+        self.method, self.prepare_flops, self.prepare_seconds = prepared(spec, train, few | nets, device)
         self.method.begin(self.net)
         self.one = train.subset(range(min(spec.batch, len(train))))
         self.optimizer = optimizer(spec, self.net)
@@ -178,58 +179,75 @@ def with_needs(specs: Iterable[Spec]) -> dict[str, Spec]:
     return found
 
 # %% ../../nbs/metrics/66_cost.ipynb #4c0d8149
-def measured(workers: dict,  # name -> Worker
-             rounds: int,    # timed steps of each
-             warm: int,      # steps of each before
-             device: str,
-             ) -> dict:      # name -> of a step: median seconds, floating point operations, bytes
-    "What a step of each costs."
-    for w in workers.values():
-        for _ in range(warm): w.step()
-    counts = {n: (flops(w.step), w.peak_bytes()) for n, w in workers.items()}
+def in_turn(workers: dict,  # name -> Worker
+            rounds: int,    # timed steps of each
+            device: str,
+            ) -> dict:      # name -> seconds of a step, the median
+    "What the clock says of a step of each."
     times = {n: [] for n in workers}
     for _, (n, w) in itertools.product(range(rounds), workers.items()): times[n].append(seconds(w.step, device))
-    return {n: (statistics.median(times[n]), *counts[n]) for n in workers}
+    return {n: statistics.median(mine) for n, mine in times.items()}
 
 # %% ../../nbs/metrics/66_cost.ipynb #cdfd3d02
-def cost(specs: list[Spec],     # the runs to compare
-         rounds: int = 20,      # timed steps of each
-         warm: int = 3,         # steps of each before
-         device: str = None,    # the GPU where there is one, unless given
-         cores: int = 1,        # threads of the CPU
-         ) -> list[Cost]:       # one for each spec
-    "What runs cost; nothing is trained to the end and nothing is kept."
-    if rounds < 1 or warm < 1:
-        raise ValueError(f"at least 1 step is timed and 1 goes before it, got rounds={rounds}, warm={warm}")
-    device = device or auto_device()
-    data = cache(lambda name: load(name, "train").to(device))
-    with threads(cores):
-        workers = {n: Worker(s, data, device) for n, s in with_needs(specs).items()}
-        step = measured(workers, rounds, warm, device)
-    def made(spec: Spec) -> Cost:
-        w = workers[n := name_of(spec)]
-        needs = {name: made(s) for name, s in spec.needs.items()}
-        return Cost(spec, len(w.one), w.steps, w.images, *step[n], w.prepare_seconds, w.prepare_flops, device, needs)
-    return [made(s) for s in specs]
+class Bench:
+    "Runs side by side, counted; nothing is trained to the end and nothing is kept."
+    def __init__(self,
+                 specs: Iterable[Spec],  # the runs to compare
+                 warm: int = 3,          # steps of each before one is counted or timed
+                 device: str = None,     # the GPU where there is one, unless given
+                 cores: int = 1,         # threads of the CPU
+                 read: Callable = None):  # name of a data set -> its training images; its own unless given
+        if warm < 1: raise ValueError(f"at least 1 step goes before one that is counted or timed, got warm={warm}")
+        self.specs, self.device, self.cores = list(specs), device or auto_device(), cores
+        data = cache(lambda name: (read(name) if read else load(name, "train")).to(self.device))
+        with threads(cores):
+            self.workers = {n: Worker(s, data, self.device) for n, s in with_needs(self.specs).items()}
+            for w, _ in itertools.product(self.workers.values(), range(warm)): w.step()
+            self.counts = {n: (flops(w.step), w.peak_bytes()) for n, w in self.workers.items()}
+
+    def times(self, rounds: int = 20) -> dict:  # name -> seconds of a step, the median, and of its preparation
+        "What the clock says."
+        if rounds < 1: raise ValueError(f"at least 1 step is timed, got rounds={rounds}")
+        with threads(self.cores): steps = in_turn(self.workers, rounds, self.device)
+        return {n: (steps[n], w.prepare_seconds) for n, w in self.workers.items()}
+
+    def costs(self, times: dict) -> list[Cost]:  # times: from `times`, now or before; one cost for each spec
+        "What was counted, with what the clock said."
+        def made(spec):
+            w = self.workers[n := name_of(spec)]
+            (step, before), (products, size) = times[n], self.counts[n]
+            needs = {name: made(s) for name, s in spec.needs.items()}
+            return Cost(spec, len(w.one), w.steps, w.images, step, products, size, before, w.prepare_flops,
+                        self.device, needs)
+        return [made(s) for s in self.specs]
+
+def cost(specs: Iterable[Spec],  # the runs to compare
+         rounds: int = 20,       # timed steps of each
+         **bench,                # as for `Bench`
+         ) -> list[Cost]:        # one for each spec
+    "What runs cost, counted and timed."
+    if rounds < 1: raise ValueError(f"at least 1 step is timed, got rounds={rounds}")
+    made = Bench(specs, **bench)
+    return made.costs(made.times(rounds))
 
 # %% ../../nbs/metrics/66_cost.ipynb #a6d9ef7d
-def ratios(costs: list[Cost],   # of runs on one data set
-           base: str = "erm",   # the method that counts as 1
+def ratios(costs: list[Cost] | dict[str, Cost],  # of runs on one data set; by row, or a list: each by its method
+           base: str = "erm",   # the row that counts as 1
            ) -> list[dict]:     # a row each: absolute values, and each divided by the base's
-    "Costs as rows of a table, beside their ratio to one method's."
-    of = {c.spec.method: c for c in costs}
+    "Costs as rows of a table, beside their ratio to one of them."
+    of = costs if isinstance(costs, dict) else {c.spec.method: c for c in costs}
     if len(of) != len(costs):
-        raise ValueError(f"one cost for each method can be compared, got {len(costs)} of {len(of)} methods: "
-                         "pass one data set and one seed")
-    if len(where := {(c.spec.dataset, c.device) for c in costs}) > 1:
+        raise ValueError(f"{len(costs)} costs of {len(of)} methods have no names to be told apart by: "
+                         "pass one of each method, or a dict with a row's name for each")
+    if len(where := {(c.spec.dataset, c.device) for c in of.values()}) > 1:
         raise ValueError(f"costs on {' and '.join(sorted('/'.join(w) for w in where))} do not compare: "
                          "measure all on one data set and one device")
-    rows = []
-    for c in costs:
-        values = {"step_seconds": c.seconds, "step_flops": c.flops, "step_bytes": c.peak_bytes,
-                  **{f"run_{u}": c.total(u) for u in UNITS}}
+    pick("base row", base, of)
+    def values(c): return {"step_seconds": c.seconds, "step_flops": c.flops, "step_bytes": c.peak_bytes,
+                           **{f"run_{u}": c.total(u) for u in UNITS}}
+    one = values(of[base])
+    def row(name, c):
         needs = ", ".join(s.spec.method for s in c.needs.values())
-        rows.append(dict(method=c.spec.method, network=c.spec.network, steps=c.steps, needs=needs) | values)
-    pick("base method", base, of)
-    one = rows[list(of).index(base)]
-    return [r | {f"{k}_ratio": v / one[k] for k, v in r.items() if k.startswith(("step_", "run_"))} for r in rows]
+        own = dict(method=name, network=c.spec.network, steps=c.steps, needs=needs) | values(c)
+        return own | {f"{k}_ratio": v / one[k] for k, v in values(c).items()}
+    return [row(name, c) for name, c in of.items()]

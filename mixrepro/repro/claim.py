@@ -14,6 +14,9 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
+from ..extras import need
+
+need("pandas")
 import pandas as pd
 from scipy import stats
 

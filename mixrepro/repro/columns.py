@@ -6,6 +6,9 @@
 __all__ = ['TOGETHER', 'side_by_side', 'leaders', 'led_by', 'led_alike']
 
 # %% ../../nbs/repro/82c_columns.ipynb #4d6087cf
+from ..extras import need
+
+need("pandas")
 import pandas as pd
 
 # %% ../../nbs/repro/82c_columns.ipynb #37756200

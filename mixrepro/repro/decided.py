@@ -9,6 +9,9 @@ __all__ = ['p_of', 'comparisons', 'decided']
 import math
 from pathlib import Path
 
+from ..extras import need
+
+need("pandas")
 import pandas as pd
 from scipy import stats
 

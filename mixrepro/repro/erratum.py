@@ -8,6 +8,9 @@ __all__ = ['HOW', 'HEAD', 'Finding', 'Erratum', 'frame', 'show', 'sentence', 'pa
 # %% ../../nbs/repro/87_erratum.ipynb #4eb0d225
 from dataclasses import dataclass
 
+from ..extras import need
+
+need("pandas")
 import pandas as pd
 
 from ..core import pick

@@ -12,6 +12,9 @@ import math
 from dataclasses import dataclass, replace
 from functools import cache
 
+from ..extras import need
+
+need("pandas")
 import numpy as np
 import pandas as pd
 from scipy import integrate, stats

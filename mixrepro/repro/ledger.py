@@ -11,6 +11,9 @@ import math
 from dataclasses import dataclass, replace
 from functools import cached_property
 
+from ..extras import need
+
+need("pandas")
 import pandas as pd
 
 from ..core import pick

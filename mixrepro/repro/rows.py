@@ -11,6 +11,9 @@ import math
 from dataclasses import dataclass, replace
 from importlib import resources
 
+from ..extras import need
+
+need("pandas")
 import numpy as np
 import pandas as pd
 

@@ -8,6 +8,9 @@ __all__ = ['VERDICTS', 'COLUMNS', 'ledger_of', 'status', 'telling', 'found']
 # %% ../../nbs/workflow/97_front.ipynb #c02acb46
 from pathlib import Path
 
+from ..extras import need
+
+need("pandas")
 import pandas as pd
 
 from ..core import pick

@@ -9,6 +9,9 @@ __all__ = ['SHOWN', 'LARGEST', 'outputs_of', 'carry', 'published', 'old', 'carry
 from collections.abc import Iterable
 from pathlib import Path
 
+from ..extras import need
+
+need("nbformat")
 import nbformat
 
 from ..files import sha256, write_atomic

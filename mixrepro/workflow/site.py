@@ -19,9 +19,12 @@ from importlib.util import find_spec
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
+from ..extras import need
+
+need("nbformat")
 import nbformat
 
-from ..files import home, write_if_changed
+from ..files import write_if_changed
 from ..papers.catalogue import ARTEFACTS, PAPERS
 from .jobs import clone
 from .reference import module_page, modules

@@ -12,7 +12,7 @@ from helpers import seeded
 from mixrepro.data.datasets import load
 from mixrepro.methods.attacks import cross_entropy, slope
 from mixrepro.methods.catalogue import method
-from mixrepro.metrics.cost import Cost, Worker, cost, flops, peak_bytes, ratios, seconds, with_needs
+from mixrepro.metrics.cost import Bench, Cost, Worker, cost, flops, peak_bytes, ratios, seconds, with_needs
 from mixrepro.networks.zoo import build
 from mixrepro.training.loop import batches
 from mixrepro.training.spec import Spec, name_of
@@ -171,13 +171,36 @@ def test_ratios_do_not_depend_on_units(unit):
     assert ours["run_seconds_ratio"] == pytest.approx(4) and ours["run_flops_ratio"] == pytest.approx(2.5) and ours["needs"] == "mmd-vae"
 
 
+def test_two_runs_of_one_method_are_two_rows():
+    few, many = made("at", 2., 20, 1), made("at", 4., 40, 1)
+    rows = ratios({"erm": made("erm", 1., 10, 1), "AT, few steps": few, "AT, many": many})
+    assert [(r["method"], r["step_flops_ratio"], r["step_seconds_ratio"]) for r in rows] == [("erm", 1, 1), ("AT, few steps", 2, 2), ("AT, many", 4, 4)]
+    assert ratios({"a": few, "b": many}, base="b")[0]["run_flops_ratio"] == .5
+    with pytest.raises(ValueError, match="unknown base row 'erm'"): ratios({"AT": few})
+
+
+def test_what_was_counted_goes_with_what_a_clock_said_elsewhere():
+    bench = Bench([spec("erm"), spec("varmixup")], warm=1, device="cpu")
+    here, there = bench.costs(bench.times(1)), bench.costs({n: (1., 2.) for n in bench.workers})
+    for a, b in zip(here, there):
+        assert (a.flops, a.peak_bytes, a.total("flops")) == (b.flops, b.peak_bytes, b.total("flops")) and (b.seconds, b.prepare_seconds) == (1., 2.)
+    assert there[1].total() == 200 / 16 + 2 + there[1].needs["vae"].total()
+
+
+def test_a_run_on_few_labels_takes_its_labelled_images_along():
+    few = spec("ssl-baseline", split="digits-l20-v0-s0", n_train=0)
+    w = Worker(few, lambda name: load(name, "train"), "cpu")
+    assert len(w.method.made.labelled) == 20 and w.images == 2 * len(load("digits", "train")), "the labelled are among the others"
+    w.step()
+
+
 def test_refusals():
     erm, at = made("erm", 1., 1, 1), made("at", 2., 2, 2)
-    for bad, sentence in (([at], "unknown base method 'erm'"), ([erm, erm], "got 2 of 1 methods"),
+    for bad, sentence in (([at], "unknown base row 'erm'"), ([erm, erm], "2 costs of 1 methods have no names"),
                           ([erm, replace(at, device="cuda")], "digits/cpu and digits/cuda do not compare"),
                           ([erm, replace(at, spec=replace(at.spec, dataset="synthetic-blobs"))], "do not compare")):
         with pytest.raises(ValueError, match=sentence): ratios(bad)
     with pytest.raises(ValueError, match="unknown unit 'hours'"): erm.total("hours")
-    for kw in (dict(rounds=0), dict(warm=0)):
-        with pytest.raises(ValueError, match="at least 1 step is timed and 1 goes before it"): cost([spec("erm")], **kw)
+    with pytest.raises(ValueError, match="at least 1 step is timed, got rounds=0"): cost([spec("erm")], rounds=0)
+    with pytest.raises(ValueError, match="at least 1 step goes before one that is counted or timed, got warm=0"): Bench([spec("erm")], warm=0)
     with pytest.raises(ZeroDivisionError): seconds(lambda: 1 / 0)

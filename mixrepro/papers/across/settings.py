@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['ALL', 'GAUSSIAN', 'UNMIXED', 'ON_VAE', 'ATTACKED', 'DEAR', 'PARENTS', 'LABELLED', 'ARTEFACTS', 'Regime', 'fewer',
-           'mislabelled', 'regime', 'on_all', 'Sizes', 'sizes', 'OneRecipe', 'as_varmixup', 'alike', 'every_method',
-           'Matrix', 'matrix', 'composed', 'Compositions', 'compositions']
+           'mislabelled', 'regime', 'on_all', 'Sizes', 'sizes', 'Costs', 'OneRecipe', 'as_varmixup', 'alike',
+           'every_method', 'Matrix', 'matrix', 'composed', 'Compositions', 'compositions']
 
 # %% ../../../nbs/across/00_settings.ipynb #fb30b865
 from dataclasses import dataclass, replace
@@ -25,7 +25,7 @@ from ..genlabel.settings import GENTLE, image_methods
 from ..genlabel.settings import Images as Labelled
 from ..noisymix.settings import ROWS, Images
 from ..noisymix.settings import run as by_recipe
-from ..varmixup.settings import Grid, run
+from ..varmixup.settings import Cost, Grid, run
 from ...repro.artefact import FIGURE, Cell, catalogue, no_runs, shows
 from ...repro.scale import Scale, scale, setting, shortened
 from ...training.spec import Spec
@@ -90,6 +90,15 @@ def sizes(s: Sizes, scale: Scale, seed: int) -> list[Cell]:
     return [fewer(s, scale, m, seed, n, share) for n, share in s.candidates.items()
             for m in ("erm", "mixup", "manifold-mixup")]
 
+# %% ../../../nbs/across/00_settings.ipynb #038df9ed
+@dataclass(frozen=True)
+class Costs(Cost):
+    "Every method's step and run on one network; and on the paper's, counted and not timed."
+    network: str = setting("preactresnet18", "default", "the network that three of the papers share", smoke="tiny-cnn",
+        embedded="small-cnn", overnight="small-cnn")
+    counted_on: str = setting("resnet34", "paper", "VarMixup paper, section 4", smoke="tiny-cnn")
+    counted: int = setting(2, "default", "random images of 32 x 32 that are counted on: ratios do not depend on them")
+
 # %% ../../../nbs/across/00_settings.ipynb #7d242728
 @dataclass(frozen=True)
 class OneRecipe(Images):
@@ -127,8 +136,10 @@ class Matrix(OneRecipe):
     "Every method under every metric."
     rows: tuple = setting((), "default", "(): every method", smoke=("erm", "gaussian", "mixup", "augmix", "varmixup"))
     few: int = setting(0, "default", "seeds of AdaMixup and of the gentle loss ratio; 0: as of the others", embedded=3)
-    films: str = setting("flips-on-50", "default", "of 50 test images, a film each", smoke="flips-on-2")
-    linearity: str = setting("linearity-on-50", "default", "of 50 test images")
+    films: str = setting("flips", "default", "a film of each test image, or of some",
+        smoke="flips-on-2", embedded="flips-on-50", overnight="flips-on-50", gpu="flips-on-500")
+    linearity: str = setting("linearity", "default", "of all test images, or of some",
+        smoke="linearity-on-50", embedded="linearity-on-50", overnight="linearity-on-50", gpu="linearity-on-50")
     corruptions: str = setting("corruptions", "default", "all test images, but where the scale damages fewer",
         smoke="corruptions-on-10")
 
@@ -160,7 +171,7 @@ def composed(at: Scale) -> dict:  # row -> method
 
 # %% ../../../nbs/across/00_settings.ipynb #96845d17
 LABELLED = {"gaussian": "Gaussian noise", "augmix-alone": "AugMix", "augmix": "AugMix + JSD",
-            "mixup-genlabel": "Mixup + GenLabel", GENTLE[0]: "Mixup + GenLabel, gentle",
+            "mixup-genlabel": "Mixup + GenLabel", GENTLE[0]: "Mixup + GenLabel (gentle)",
             "manifold-mixup-genlabel": "Manifold Mixup + GenLabel",
             "varmixup+genlabel": "VarMixup + GenLabel", "varmixup+noise": "VarMixup + noise",
             "varmixup+augmix": "VarMixup + AugMix + JSD", "mixup+augmix": "Mixup + AugMix + JSD",
@@ -195,4 +206,4 @@ ARTEFACTS = catalogue("across",
           outputs=FIGURE),
     shows("x-combine", "Compositions that no paper tried, against both of their parents", compositions, Compositions,
           outputs=FIGURE),
-    shows("x-cost", "Time, memory and FLOPs of every method as a ratio to ERM"))
+    shows("x-cost", "Time, memory and FLOPs of every method as a ratio to ERM", no_runs, Costs, outputs=FIGURE))

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['DEEP', 'SHARES', 'ON_PAR', 'ROWS', 'NAMES', 'FEATURES', 'SPLITS', 'FOLDS', 'at_hand', 'results', 'tidy',
            'differences', 'counted', 'sign_test', 'note_counts', 'manufactured', 'note_gain', 'mean_sd', 'beside_note',
-           'summary', 'worded', 'over_sets', 'coin', 'tried_words', 'tidy_together', 'took', 'which_tables', 'all_rows',
+           'summary', 'worded', 'over_sets', 'coin', 'tried_words', 'tidy_together', 'which_tables', 'all_rows',
            'five_seeds', 'by_split', 'splits_tried', 'draw_ordered', 'draw_histogram']
 
 # %% ../../../nbs/genlabel/03b_tables.ipynb #caa33611
@@ -196,20 +196,13 @@ def tidy_together(rows: dict) -> pd.DataFrame:  # kind -> from `tidy`
 # %% ../../../nbs/genlabel/03b_tables.ipynb #5c1df4a6
 FEATURES = 20  # code of GenLabel: tables with more columns are not run
 
-def took(found: list[dict]) -> str:  # from `results`
-    "How long computing the tables took, where all of them say it."
-    seconds = [r["seconds"] for r in found if "seconds" in r]
-    if not found or len(seconds) < len(found): return "How long it took was not kept."
-    return f"Computing took {sum(seconds) / 60:.1f} minutes, one table after the other."
-
 # %% ../../../nbs/genlabel/03b_tables.ipynb #31d7a10c
 def which_tables(rows: pd.DataFrame, out: dict, found: list[dict]) -> list[str]:  # from `tidy` and `results`
     "Sentences."
     one = rows.drop_duplicates("table")
     real = {int(t) for t in one.table if t.isdigit()}
     said = [f"{len(one)} set{'s' * (len(one) > 1)}, {(one.d <= FEATURES).sum()} with at most {FEATURES} columns, "
-            f"{(one.k > 2).sum()} with three classes or more; {one.n.min():,} to {one.n.max():,} training rows.",
-            took(found)]
+            f"{(one.k > 2).sum()} with three classes or more; {one.n.min():,} to {one.n.max():,} training rows."]
     if not real: return [*said, "Scikit-learn's sets and Friedman's functions stand in for the note's OpenML tables."]
     missing = sorted({*COLLECTIONS["openml"]} - real)
     coded = [str(r["id"]) for r in found if r["encode"] != NOTE["encode"]]

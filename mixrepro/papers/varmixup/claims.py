@@ -50,8 +50,8 @@ def off_manifold_helps(tables) -> list:  # of `Effect`
 
 def dearer(method: str, others: tuple, tables) -> list:  # of `Effect`
     "How much more the whole training of others costs, counted; the paper's hours beside."
-    data = tables["vm-cost"].set_index("method")
-    cost, hours = data["FLOPs, VarMixup = 1"], data["paper (hours)"]
+    data = tables["x-cost"].set_index("method")
+    cost, hours = data["FLOPs, a run, paper's network"], data["paper (hours)"]
     return [exact(f"FLOPs of {o} over {method}", cost[o] / cost[method] - 1, hours[o] / hours[method] - 1)
             for o in others if {o, method} <= set(data.index)]
 
@@ -107,10 +107,10 @@ VM_SAMPLES = (
     _says("sections 5, 6", "Networks whose mixed images are further off are more robust.",
           (Asked("vm-offmanifold", "Spearman(FID, corrupted accuracy) > 0", off_manifold_helps),)),
     _says("section 5", "VarMixup costs less than AT and TRADES.",
-          (Asked("vm-cost", "FLOPs(at), FLOPs(trades) > FLOPs(varmixup)",
+          (Asked("x-cost", "FLOPs(at), FLOPs(trades) > FLOPs(varmixup)",
                  partial(dearer, "varmixup", ("at", "trades"))),)),
     _says("section 5", "adv-VarMixup costs less than AT and TRADES.",
-          (Asked("vm-cost", "FLOPs(at), FLOPs(trades) > FLOPs(adv-varmixup)",
+          (Asked("x-cost", "FLOPs(at), FLOPs(trades) > FLOPs(adv-varmixup)",
                  partial(dearer, "adv-varmixup", ("at", "trades"))),)),
     _says("section 5", "With another data set's autoencoder VarMixup is about as robust as with its own.",
           (Over("vm-transfer", "varmixup-transfer", "varmixup", margin=1.),)),
