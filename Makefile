@@ -2,6 +2,7 @@
 # make test          run all tests
 # make test-slurm    run the test of a one-node SLURM cluster, where Debian's packages of it are installed
 # make test-browser  run the tests in Debian's Chromium (apt-get install chromium) of JupyterLab, gallery and site
+# make faults        do every fault that we know to copies of a small reproduction; the table goes to runs/.workflow/
 # make docs          make the documentation in site/, every link checked; it is read without a network
 # make lab           open the notebooks in JupyterLab
 # make readme        write README.md from nbs/index.ipynb
@@ -20,7 +21,7 @@ PYTHON_IS_ASKED_FOR := $(filter command,$(origin PYTHON))
 override PYTHON := $(value PYTHON)
 export PROFILE
 
-.PHONY: reproduce test test-slurm test-browser docs lab readme constraints install
+.PHONY: reproduce test test-slurm test-browser faults docs lab readme constraints install
 
 # Modules are called, never the scripts in .venv/bin: a shell would read the folder's name in their first line.
 reproduce: install
@@ -37,6 +38,9 @@ EXTRA := .venv/bin/python -m pip install --quiet --disable-pip-version-check --n
 test-browser: install
 	@$(EXTRA) '.[docs,browser]'
 	@.venv/bin/python -m pytest -q -rs -m browser tests/test_browser.py
+
+faults: install
+	@.venv/bin/python -m pytest -q -m faults tests/faults
 
 docs: install
 	@$(EXTRA) '.[docs]'

@@ -6,7 +6,7 @@
 __all__ = ['AT_ONCE', 'BUSY', 'DAMAGE', 'say', 'amount', 'Wanted', 'fault', 'locked', 'Refused', 'Later', 'Silent', 'Patience',
            'retry_after', 'validator', 'failure', 'resume_point', 'refuse_page', 'span_of', 'judge', 'Meter', 'room',
            'receive', 'ask', 'attempt', 'from_mirror', 'obtained', 'download', 'inside', 'in_zip', 'in_tar',
-           'is_archive', 'write_members', 'make_way', 'place', 'locate', 'chosen', 'sweep', 'unpack']
+           'is_archive', 'allowance', 'write_members', 'make_way', 'place', 'locate', 'chosen', 'sweep', 'unpack']
 
 # %% ../nbs/02_download.ipynb #38569631
 import contextlib
@@ -353,25 +353,27 @@ def inside(archive: Path,           # for the sentence
     return path
 
 # %% ../nbs/02_download.ipynb #8244d138
-def in_zip(archive: Path) -> Iterator[tuple[str, str, Callable]]:  # name, kind, how to open it
+def in_zip(archive: Path) -> Iterator[tuple[str, str, int, Callable]]:  # name, kind, bytes, how to open it
     "The members of a zip archive."
     with zipfile.ZipFile(archive) as z:
         for m in z.infolist():
             mode = stat.S_IFMT(m.external_attr >> 16)
             kind = {0: "file", stat.S_IFREG: "file", stat.S_IFLNK: "link"}.get(mode, "device")
             if m.is_dir(): kind = "folder"
-            yield m.filename, kind, partial(z.open, m)
+            yield m.filename, kind, m.file_size, partial(z.open, m)  # which gives no more than that
 
 # %% ../nbs/02_download.ipynb #4fff4d88
-def in_tar(archive: Path) -> Iterator[tuple[str, str, Callable]]:  # name, kind, how to open it
+def in_tar(archive: Path) -> Iterator[tuple[str, str, int, Callable]]:  # name, kind, bytes, how to open it
     "The members of a tar archive, compressed or not."
     with tarfile.open(archive) as t:
         while m := t.next():
             kind = "folder" if m.isdir() else "file" if m.isreg() else "link" if m.issym() or m.islnk() else "device"
-            yield m.name, kind, partial(t.extractfile, m)
+            yield m.name, kind, m.size, partial(t.extractfile, m)
             t.members.clear()  # a million members are a gigabyte of names
         if t.fileobj.tell() == t.offset: raise tarfile.ReadError("its end is missing")
-        while t.fileobj.read(1 << 20): pass  # the checksum of a compressed archive stands behind everything
+        for _ in range(64):  # the checksum of a compressed archive stands behind everything
+            if not t.fileobj.read(1 << 20): return
+        raise tarfile.ReadError("much follows its end")
 
 # %% ../nbs/02_download.ipynb #1df54657
 DAMAGE = (tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, UnicodeError,
@@ -381,14 +383,24 @@ def is_archive(path: Path) -> bool:
     "By its name: a file that is to be unpacked."
     return path.name.endswith((".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz"))
 
-def write_members(archive: Path,  # .zip, .tar, .tar.gz, ...
-                  temp: Path,     # an empty folder of our own
+def allowance(archive: Path) -> int:  # bytes
+    "What an archive may unpack to: a hundred times its size, which no data set of pictures comes near, or 1 GiB."
+    return max(1 << 30, 100 * archive.stat().st_size)
+
+def write_members(archive: Path,    # .zip, .tar, .tar.gz, ...
+                  temp: Path,       # an empty folder of our own
+                  most: int = None,  # bytes of all members; None: `allowance`
                   ) -> None:
-    "Write the members of an archive below a folder; only files and folders are ever made."
+    "Write the members of an archive below a folder; only files and folders are ever made, and no more than is allowed."
+    most, taken = allowance(archive) if most is None else most, 0
     with open(archive, "rb") as f: members = in_zip(archive) if f.read(2) == b"PK" else in_tar(archive)
     with contextlib.closing(members), tqdm(desc=archive.name, unit=" files", disable=None, leave=False) as bar:
-        for name, kind, content in members:
+        for name, kind, size, content in members:
             target = temp / inside(archive, name, kind)
+            if (taken := taken + size) > most:
+                raise ValueError(f"{archive} is refused because it unpacks to more than {amount(most)}, which no data "
+                                 "set of its size does: nothing was unpacked; fetch it from another source")
+            room(temp, size, f"{name} of {archive.name}")
             if kind == "folder": target.mkdir(parents=True, exist_ok=True); continue
             target.parent.mkdir(parents=True, exist_ok=True)
             with content() as source, open(target, "wb") as f:

@@ -4,13 +4,14 @@
 
 # %% auto #0
 __all__ = ['PART', 'ADVICE', 'retold', 'explained', 'flush_folder', 'stage', 'write_together', 'write_atomic', 'sha256', 'home',
-           'write_if_changed', 'set_aside']
+           'clone', 'in_a_line', 'worded', 'write_if_changed', 'set_aside']
 
 # %% ../nbs/01_files.ipynb #1ee2fde5
 import contextlib
 import errno
 import hashlib
 import os
+import re
 import secrets
 from pathlib import Path
 
@@ -108,6 +109,26 @@ def home() -> Path:
     if os.environ.get("MIXREPRO_HOME"): return Path(os.environ["MIXREPRO_HOME"]).expanduser().resolve()
     here = Path.cwd()
     return next((p for p in (here, *here.parents) if (p / "settings.ini").is_file() and (p / "nbs").is_dir()), here)
+
+# %% ../nbs/01_files.ipynb #08d0a269
+def clone(base: Path = None,  # the folder looked at; the project's own unless given
+          ) -> Path:          # the same
+    "The clone that holds the notebooks; where there is none, one sentence says so."
+    base = base or home()
+    if (base / "nbs" / "training" / "train.ipynb").is_file(): return base
+    looked = "which MIXREPRO_HOME names" if os.environ.get("MIXREPRO_HOME") else "or above it"
+    raise FileNotFoundError(f"no notebooks under {base}, {looked}: they come with a clone of the project, "
+                            "not with the package; call this in a clone, or set MIXREPRO_HOME to one")
+
+# %% ../nbs/01_files.ipynb #71da6840
+def in_a_line(text: str, most: int = 600) -> str:
+    "A text without line ends, its middle left out where it is long."
+    text = re.sub(r"\s*\n\s*", " ", text.strip())
+    return text if len(text) <= most else f"{text[:most // 2]} ... {text[-most // 2:]}"
+
+def worded(kind: str, text: str = "") -> str:
+    "An exception as a person reads it; many have no text."
+    return f"{kind}: {in_a_line(text)}" if text.strip() else f"{kind} without a text"
 
 # %% ../nbs/01_files.ipynb #3e4cf148
 def write_if_changed(path: str | os.PathLike,  # the file to write

@@ -70,6 +70,11 @@ def pytest_unconfigure():
     for f in forks: f.end()
 
 
+def pytest_terminal_summary(terminalreporter, config):
+    "What the campaign of faults came to, where it was run."
+    for line in getattr(config, "faults_told", ()): terminalreporter.write_line(line)
+
+
 @pytest.fixture(scope="session")
 def root() -> Path:
     "The project's folder."

@@ -73,6 +73,11 @@ def test_readme_is_the_index(tmp_path):
     assert (tmp_path / "README.md").read_text() == (ROOT / "README.md").read_text(), "run: make readme"
 
 
+def test_ruff_finds_nothing():
+    done = subprocess.run([Path(sys.executable).with_name("ruff"), "check", "mixrepro"], cwd=ROOT, text=True, capture_output=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
 def test_settings_and_pyproject_agree():
     settings = configparser.ConfigParser(); settings.read(ROOT / "settings.ini"); s = settings["DEFAULT"]
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]

@@ -1,5 +1,6 @@
 """What is built and shipped, and what it says in an installation that has only part of what it needs."""
 
+import json
 import os
 import re
 import shlex
@@ -170,6 +171,16 @@ def test_the_library_example_runs_as_printed(bare, tmp_path):
     code = "\n".join(python_blocks((ROOT / "README.md").read_text()))
     done = subprocess.run([bare, "-I", "-c", code], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0 and re.search(r"accuracy on 539 held-out digits: \d\d\.\d%", done.stdout), done.stderr
+
+
+def test_the_loops_of_the_tutorial_need_the_package_alone(bare, tmp_path):
+    "VarMixup, NoisyMix, GenLabel, AugMix and PuzzleMix as printed; timm's convention wants timm. No store, no file."
+    cells = [c["source"] for c in json.loads((ROOT / "nbs/tutorials/02_own_loop.ipynb").read_text())["cells"] if c["cell_type"] == "code"]
+    shown = ["".join(c) for c in cells if not "".join(c).startswith("#| hide")]
+    code = "\n".join(shown[:next(i for i, c in enumerate(shown) if "timm" in c)])
+    done = subprocess.run([bare, "-I", "-c", code + "\nprint(loss.isfinite().item())"], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0 and done.stdout == "True\n" and "VarMixup" in code and "PuzzleMix" in code, done.stderr
+    assert [*tmp_path.iterdir()] == []
 
 
 def test_a_fault_of_ours_is_not_taken_for_a_missing_package(bare, tmp_path):

@@ -31,7 +31,7 @@ DRY = "-- --dry-run"
 REPRODUCE = ".venv/bin/mixrepro reproduce"
 TABLE = {
     f"{REPRODUCE} mm-fig1": (DRY, "This was a dry-run"),                                        # minutes
-    f"{REPRODUCE} mm-table4 --profile paper -p seeds=1 --cores 2": (DRY, "This was a dry-run"),  # an hour
+    f"{REPRODUCE} mm-table4 --profile paper -p seeds=1 --cores 2 --on-cpu": (DRY, "This was a dry-run"),  # an hour
     f"{REPRODUCE} vm-table1 --profile gpu": (DRY, "This was a dry-run"),                        # hours on a GPU
     f"{REPRODUCE} vm-table1 --profile paper": (DRY, "This was a dry-run"),
     f"{REPRODUCE} mm-table1 --profile gpu": (DRY, "This was a dry-run"),

@@ -71,7 +71,7 @@ def warped(u: Tensor,       # images, uint8 (N, C, H, W)
         along, across = m[:, i, :, 0] * x * (2 / side), (m[:, i, :, 1] * y + m[:, i, :, 2]) * (2 / side) - 1
         place = along.float()[:, None, :] + across.float()[:, :, None]
         grid[..., i] = place
-        far = place.abs_() if i == 0 else torch.maximum(far, place.abs_())
+        far = place.abs_() if i == 0 else torch.maximum(far, place.abs_())  # noqa: F821 set in the first round
     found = F.grid_sample(u.float(), grid, padding_mode="border", align_corners=False)
     return found.add_(2 ** -7).mul_((far < 1)[:, None]).to(torch.uint8)
 

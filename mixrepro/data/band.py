@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ..core import pick
 from .images import SPLITS
-from .spirals import PointSet, as_images, as_points
+from .spirals import PointSet, as_images
 
 # %% ../../nbs/data/05d_band.ipynb #3ecc50e7
 def star(points: int = 5, outer: float = 3., inner: float = 1.5) -> Tensor:  # (2 points, 2)

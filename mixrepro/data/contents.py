@@ -12,6 +12,7 @@ from pathlib import Path
 
 from ..core import pick
 from .datasets import DATASETS, SHIPPED
+from .folder import added, recorded
 from .images import data_root
 from .readers import MNIST, MNIST_FOLDERS
 from .tiny_imagenet import TINY_FOLDER
@@ -31,6 +32,7 @@ def files_of(name: str,                       # one of `DATASETS`
     "The files that a data set is read from."
     made, root = pick("data set", name, DATASETS), data_root(root)
     if name in SHIPPED: return shipped_files(name)
+    if own := added(name, root): return [Path(own.folder) / f for f in recorded(own, root)]
     if name.startswith("mnist"): return [root / at / f for at in MNIST_FOLDERS for s in MNIST.values() for f in s]
     if name == "tiny-imagenet": return [root / TINY_FOLDER / f for f in ("wnids.txt", "val/val_annotations.txt")]
     layouts = getattr(made, "keywords", {}).get("layouts", ())
@@ -45,5 +47,6 @@ def content_of(name: str,                       # one of `DATASETS`
                root: str | Path | None = None,  # the data root; None: as for `load`
                ) -> str:                        # empty where it has no files, or none is there
     "A digest of the files of a data set."
+    if name not in SHIPPED and (own := added(name, root)): return own.digest[:16]
     there = [(f.name, _digest(f, f.stat().st_size, f.stat().st_mtime_ns)) for f in files_of(name, root) if f.is_file()]
     return sha256(repr(there).encode())[:16] if there else ""

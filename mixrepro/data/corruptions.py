@@ -476,7 +476,7 @@ def _smooth_side(n: int, sigma: float, device) -> Tensor:
 # %% ../../nbs/data/04_corruptions.ipynb #3b635190
 def elastic_transform(x: Tensor, keys: Tensor, alpha: float, sigma: float, affine: float) -> Tensor:
     "A random affine map, then a smooth random displacement; lengths are shares of the image side."
-    (n, _, h, w), side = x.shape, min(x.shape[2:])
+    (n, _, h, w), side = x.shape, min(x.shape[2:])  # noqa: F841
     y = _bilinear(x.float(), *_affine_places(fold(keys, 0), h, w, affine * side), 0)
     if alpha:
         wild = uniform(fold(keys, 1), (2, h, w), -1, 1).double()

@@ -26,11 +26,12 @@ from torchvision import datasets as tv
 from ..core import pick
 from .corruptions import CORRUPTIONS, EXTRA
 from .corrupted import kind_faults
+from .folder import added, added_names, faults_of
 from .images import data_root, folders, pictures, typed
 from .readers import CIFAR10, CIFAR100, MNIST
 from .image_folder import undecodable
 from .tiny_imagenet import tiny_faults
-from ..download import Patience, amount, download, fault, is_archive, locked, make_way, place, say, unpack
+from ..download import Patience, download, fault, is_archive, locked, make_way, place, say, unpack
 from ..files import explained, write_atomic
 
 # %% ../../nbs/data/09_fetch.ipynb #fbddb447
@@ -277,8 +278,8 @@ def record(folder: Path,  # an unpacked folder, not yet in its place
            name: str,     # its place below the data root
            ) -> Iterator[str]:  # lines: CRC, size, path below the data root
     "What a folder holds."
-    for at, folders, files in os.walk(folder):
-        folders.sort()
+    for at, below, files in os.walk(folder):
+        below.sort()
         for f in sorted(files):
             path = Path(at, f)
             yield f"{crc(path):08x} {path.stat().st_size} {(Path(name) / path.relative_to(folder)).as_posix()}\n"
@@ -343,10 +344,11 @@ def verify_tables(root: Path) -> list[str]:
         raise FileNotFoundError(f"no table of OpenML is in {root}: run `mixrepro data get openml --root {root}`")
     return [why for why in found.values() if why]
 
-def verify(name: str,                       # a name in DATA
+def verify(name: str,                       # a name in DATA, or of a folder that was added
            root: str | Path | None = None,  # the data root; None: MIXREPRO_DATA, else `data` in the project's folder
            ) -> list[str]:                  # one sentence for each thing that is wrong; [] if the data set is whole
     "Read a data set again and say which of its files is wrong."
+    if name not in DATA and added(name, root): return faults_of(name, root)
     root, kind = data_root(root), _kind(name)
     if kind == "imagenet":
         counts, wrong = check_imagenet(root, None)
@@ -583,7 +585,7 @@ def fetch(names: str | list[str],             # names in DATA, such as "cifar10"
 # %% ../../nbs/data/09_fetch.ipynb #98d0471f
 def data_list(root: str | Path | None = None,  # the data root
               ) -> list[dict]:                 # name, title, size in bytes (0: not found), on_disk, licence
-    "One row per data set; `on_disk` looks at folders only, `verify` reads the files."
+    "One row per data set, the user's own at the end; `on_disk` looks at folders only, `verify` reads the files."
     root, rows = data_root(root), []
     for name, d in DATA.items():
         first = d.editions[0] if d.editions else ()
@@ -594,4 +596,6 @@ def data_list(root: str | Path | None = None,  # the data root
         size = sum(r.size for r in first) if all(r.size for r in first) else 0
         rows.append(dict(name=name, title=d.title, size=size, on_disk="made here" if made else on_disk,
                          licence=d.licence))
-    return rows
+    return rows + [dict(name=a.name, title=a.title, size=a.bytes, licence="your own",
+                        on_disk="yes" if Path(a.folder).is_dir() else "no")
+                   for a in (added(name, root) for name in added_names(root))]

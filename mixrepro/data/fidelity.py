@@ -9,7 +9,7 @@ __all__ = ['RINGS', 'power', 'statistics', 'byte_distance', 'beside', 'averages'
 import torch
 from torch import Tensor
 
-from .corruptions import CORRUPTIONS, corrupt
+from .corruptions import corrupt
 
 # %% ../../nbs/data/04b_fidelity.ipynb #b3d11ada
 RINGS = (2.5, 6.5, 11.5)  # cycles in 32 pixels, between one ring and the next

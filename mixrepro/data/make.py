@@ -275,7 +275,8 @@ DRAWN = ("spirals", "band", "factors")  # sets that are no stored images
 
 def _named(what: str, root: Path, split: str) -> tuple[str, str, Tensor, Tensor]:
     "Name, letter, images and labels of a data set's -C or -P set."
-    known = [f"{name}-{letter}" for name in DATASETS if not name.startswith(DRAWN) for letter in "cp"]
+    names = [*(name for name in DATASETS if not name.startswith(DRAWN)), *DATASETS.others()]
+    known = [f"{name}-{letter}" for name in names for letter in "cp"]
     name, _, letter = pick("set to make", what, known).rpartition("-")
     data = load(name, split, root)
     return name if split == "test" else f"{name}-{split}", letter, data.x, data.y

@@ -174,8 +174,10 @@ def read_idx(data: bytes,               # the whole file, unpacked
     if data[:4] != header[:4]:
         raise ValueError(f"begins with {data[:4].hex() or 'nothing'}, expected {header[:4].hex()}, "
                          "an idx file of bytes")
-    if data[:len(header)] != header or len(data) != len(header) + np.prod(shape):
-        raise ValueError(f"holds {len(data):,} bytes, expected {len(header) + np.prod(shape):,} for an array {shape}")
+    want = len(header) + int(np.prod(shape))
+    if data[:len(header)] != header or len(data) != want:
+        has = f"more than {want:,}" if len(data) > want else f"{len(data):,}"
+        raise ValueError(f"holds {has} bytes, expected {want:,} for an array {shape}")
     return torch.frombuffer(bytearray(data[len(header):]), dtype=torch.uint8).view(shape)
 
 # %% ../../nbs/data/01d_readers.ipynb #bebf6599
@@ -189,9 +191,12 @@ MNIST = {  # split -> file -> shape, MD5 of the unpacked file (secml and others 
 def _read_idx_file(path: Path, shape: tuple, md5: str, verify: bool) -> Tensor:
     "One idx file, packed or not, its content checked."
     if not path.is_file(): raise FileNotFoundError("is missing")
-    data = path.read_bytes()
-    try: data = gzip.decompress(data) if path.suffix == ".gz" else data
-    except (OSError, EOFError, zlib.error) as e: raise ValueError(f"is not a whole gzip file ({e})") from e
+    most = 4 + 4*len(shape) + int(np.prod(shape)) + 1  # one byte more than it should hold
+    try:
+        with (gzip.open if path.suffix == ".gz" else open)(path, "rb") as f: data = f.read(most)
+    except (OSError, EOFError, zlib.error) as e:
+        if isinstance(e, OSError) and e.errno: raise
+        raise ValueError(f"is not a whole gzip file ({e})") from e
     values, got = read_idx(data, shape), hashlib.md5(data, usedforsecurity=False).hexdigest()
     if verify and got != md5:
         raise ValueError(f"has {'content of ' * (path.suffix == '.gz')}MD5 {got}, expected {md5}")

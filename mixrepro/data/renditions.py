@@ -58,7 +58,7 @@ def painted(x: Tensor,      # images, uint8 (N, C, H, W)
             style: Tensor,  # whose texture and colours they get, uint8 (N, C, H, W)
             ) -> Tensor:    # uint8 (N, C, H, W)
     "The coarse shapes of images with the colours and the fine texture of others."
-    if x.shape != style.shape: 
+    if x.shape != style.shape:
         raise ValueError(f"a style for each image: got {tuple(style.shape)} for {tuple(x.shape)}")
     shape, s = coarse(x.float()), style.float()
     (sd_x, mean_x), (sd_s, mean_s) = (torch.std_mean(t, (2, 3), keepdim=True) for t in (shape, s))

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ..core import pick
 from .images import SPLITS
-from .spirals import PointSet, as_images, as_points
+from .spirals import PointSet, as_images
 
 # %% ../../nbs/data/05e_shapes.ipynb #de3971b9
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from .corrupted import CORRUPTED, c_folder, side_of, table_for
 from .corruptions import CORRUPTIONS
+from .folder import added
 from .images import data_root, remedy
 from ..download import say
 from ..files import write_atomic
@@ -83,7 +84,8 @@ class Source:
 def generated(name: str,  # of a data set
               ) -> Source:
     "Corruptions that are drawn here."
-    return Source(GENERATED, f"made here with the constants of {TABLE_OF[table_for(side_of(name))]}")
+    side = max(own.shape[1:]) if (own := added(name)) else side_of(name)
+    return Source(GENERATED, f"made here with the constants of {TABLE_OF[table_for(side)]}")
 
 # %% ../../nbs/data/09b_sources.ipynb #9df8f97e
 def corruption_source(name: str,                        # of a data set

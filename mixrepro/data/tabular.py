@@ -12,7 +12,6 @@ import csv
 import http.client
 import io
 import json
-import math
 import re
 import time
 import urllib.error

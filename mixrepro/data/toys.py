@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ..core import pick
 from .images import SPLITS
-from .spirals import PointSet, as_images, as_points
+from .spirals import PointSet, as_images
 
 # %% ../../nbs/data/05e_toys.ipynb #c48694e6
 CLOUD_SIDE, CLOUD_VARIANCE = 24., .1  # side of the square of the plane that is [0, 1]^2; of each coordinate

@@ -12,9 +12,10 @@ import torch
 from torch import Tensor
 
 from ..core import choice
-from .attacks import MODES, STARTS, pgd
+from .attacks import STARTS, pgd
 from .base import Supervised
 from .vicinal import one_hot
+from ..networks.staged import MODES
 
 # %% ../../nbs/methods/31_at.ipynb #d0c2e3bd
 @dataclass(frozen=True, kw_only=True)

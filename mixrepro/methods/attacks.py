@@ -20,7 +20,7 @@ from torch.nn import functional as F
 from ..core import pick
 from ..guards import check_pair
 from .vicinal import log_odds, one_hot
-from ..networks.staged import MODES, in_mode
+from ..networks.staged import in_mode
 
 # %% ../../nbs/methods/30_attacks.ipynb #a563f8a5
 def slope(objective: Callable[[Tensor], Tensor],  # images (B, ...) -> one value each (B,), one for the batch (), ...

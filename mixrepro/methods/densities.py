@@ -14,7 +14,6 @@ from functools import partial
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from ..core import pick
 from ..guards import check_labels, check_rows

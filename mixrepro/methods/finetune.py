@@ -8,7 +8,6 @@ __all__ = ['body', 'FineTuneFields', 'FineTune']
 # %% ../../nbs/methods/46_finetune.ipynb #9fe19b29
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from ..core import choice

@@ -12,9 +12,10 @@ import torch
 from torch import Tensor
 
 from ..core import choice
-from .attacks import MODES, STARTS, pgd
+from .attacks import STARTS, pgd
 from .mixup import Mixup
 from .vicinal import SCOPES
+from ..networks.staged import MODES
 
 # %% ../../nbs/methods/33_iat.ipynb #a29c7135
 @dataclass(frozen=True, kw_only=True)

@@ -13,9 +13,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..core import choice
-from .attacks import MODES, STARTS, trades_attack
+from .attacks import STARTS, trades_attack
 from .base import Method
 from .vicinal import one_hot
+from ..networks.staged import MODES
 
 # %% ../../nbs/methods/32_trades.ipynb #1cae8b91
 def trades_loss(clean: Tensor,   # logits at the images, (B, K)

@@ -6,7 +6,6 @@
 __all__ = ['js', 'Views', 'FurtherViews', 'AugMixViews', 'NoiseViews', 'Viewed']
 
 # %% ../../nbs/methods/20f_views.ipynb #d0caded1
-import math
 from dataclasses import dataclass, fields
 
 import torch

@@ -34,7 +34,7 @@ def other_side(net: Callable, x: Tensor, y: Tensor,  # as for `signed_step`
                rng: torch.Generator, halvings: int = 12,
                ) -> tuple[Tensor, Tensor]:  # (G, M, m, d); whether there is one, bool (G, M, m)
     "For each point one that the network reads as another class, near the boundary between them."
-    M, n = x.shape[1], examples.shape[1]
+    M, n = x.shape[1], examples.shape[1]  # noqa: F841
     other = net(examples[:, None].expand(-1, M, -1, -1)).argmax(-1)[:, :, None] != y[..., None]  # (G, M, m, n)
     u = torch.rand(other.shape, generator=rng, device=rng.device).masked_fill_(~other, -1.)
     pick = u.argmax(-1, keepdim=True)

@@ -8,7 +8,6 @@ __all__ = ['confidence', 'bin_of', 'reliability', 'ece', 'weighted_ece', 'pooled
 # %% ../../nbs/metrics/61_calibration.ipynb #e6e0aec3
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from ..guards import check_rows
 from .accuracy import checked_logits

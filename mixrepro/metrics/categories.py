@@ -10,7 +10,6 @@ import itertools
 
 import numpy as np
 
-from ..data.corruptions import CATEGORIES
 from .robustness import by_category, corruption_mean
 
 # %% ../../nbs/metrics/62b_categories.ipynb #92d8ab76

@@ -15,7 +15,6 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from ..data.datasets import load
 from ..data.images import typed
 from ..guards import check_rows
 from .accuracy import evaluating

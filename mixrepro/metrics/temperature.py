@@ -9,9 +9,8 @@ __all__ = ['SHARPEST', 'FLATTEST', 'slope_at', 'temperature', 'halves', 'cross_f
 import torch
 from scipy import optimize
 from torch import Tensor
-from torch.nn import functional as F
 
-from .accuracy import accuracy, checked_logits, nll
+from .accuracy import checked_logits, nll
 from .calibration import ece
 
 SHARPEST, FLATTEST = .01, 100.  # temperatures that are looked at

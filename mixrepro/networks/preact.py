@@ -9,7 +9,6 @@ __all__ = ['IDENTITIES', 'PreActChoices', 'bn_relu', 'conv', 'PreActBlock', 'pre
 from dataclasses import dataclass
 from typing import Annotated, Sequence
 
-import torch
 from torch import Tensor, nn
 
 from ..core import Choices, choice

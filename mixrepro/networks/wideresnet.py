@@ -9,7 +9,6 @@ __all__ = ['WideChoices', 'activation', 'WideBlock', 'wide_resnet']
 from dataclasses import dataclass
 from typing import Annotated, Sequence
 
-import torch
 from torch import Tensor, nn
 
 from ..core import Choices, choice

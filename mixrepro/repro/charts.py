@@ -6,7 +6,6 @@
 __all__ = ['bars', 'dots', 'curves', 'plain_log', 'tile', 'tiles']
 
 # %% ../../nbs/repro/83c_charts.ipynb #4619d366
-import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.patheffects import withStroke
 from matplotlib.ticker import LogLocator, NullFormatter

@@ -20,7 +20,7 @@ from PIL import Image
 
 from ..core import pick
 from ..files import sha256, write_if_changed, write_together
-from .artefact import FIGURE, TABLE, Artefact, catalogue, shows
+from .artefact import Artefact
 from .scale import SCALES, banner
 
 # %% ../../nbs/repro/83_figures.ipynb #f306e2d8

@@ -29,6 +29,7 @@ class Scale:
     together: int = 0           # one execution trains several cells, up to so many runs; 0: each cell has its own
     verdicts: bool = True       # False where networks are too bad for any
     halves: bool = False        # its precision is bfloat16 where the processor has it
+    gpu: bool = False           # its networks take days on a processor alone
 
     def dataset(self, paper: str) -> str:
         "The data set that stands for the paper's."
@@ -59,8 +60,8 @@ SCALES = {s.name: s for s in (
     Scale("overnight", 5, {"cifar10": "cifar10"}, precision=fast_precision(), halves=True, together=5, damaged=2000,
           only=BY_VALUE,
           recipe=OVERFITS | dict(n_train=2000, augment="crop-flip", network_args=dict(width=64), looks=6)),
-    Scale("gpu", 3, {d: d for d in ("cifar10", "svhn", *owned())}, precision="bfloat16"),
-    Scale("paper", 10, REAL))}
+    Scale("gpu", 3, {d: d for d in ("cifar10", "svhn", *owned())}, precision="bfloat16", gpu=True),
+    Scale("paper", 10, REAL, gpu=True))}
 
 def scale(name: str) -> Scale:
     "A scale by name; an unknown one is refused with the nearest."
@@ -91,7 +92,7 @@ class Settings:
         return cls(**{f.name: f.metadata["at"][own] for f in dataclasses.fields(cls) if own in f.metadata["at"]})
 
     @classmethod
-    def look(cls) -> "pandas.DataFrame":
+    def look(cls) -> "pandas.DataFrame":  # noqa: F821 imported inside
         "The paper's value, its source, and each scale's own beside it; empty where it is the paper's."
         import pandas  # plans are made without it
         every = dataclasses.fields(cls)

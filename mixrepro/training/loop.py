@@ -10,7 +10,6 @@ __all__ = ['STREAMS', 'KEEPING', 'rate', 'optimizer', 'batches', 'seen_by', 'tra
 # %% ../../nbs/training/52_loop.ipynb #de7349b9
 import copy
 import math
-import os
 import platform
 import re
 import resource

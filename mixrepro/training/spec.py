@@ -137,7 +137,7 @@ def canonical(spec: Spec) -> dict:
 def name_of(spec: Spec) -> str:
     "The folder name of a run: method, network, seed and a hash of the canonical spec."
     digest = hashlib.sha256(json.dumps(canonical(spec), sort_keys=True).encode()).hexdigest()
-    return f"{spec.method}-{spec.network}-s{spec.seed}-{digest[:10]}"
+    return f"{spec.method.replace(':', '.')}-{spec.network}-s{spec.seed}-{digest[:10]}"
 
 # %% ../../nbs/training/50_spec.ipynb #5416840c
 def to_json(spec: Spec) -> dict:

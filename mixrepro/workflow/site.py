@@ -21,7 +21,7 @@ from urllib.parse import unquote, urlsplit
 
 import nbformat
 
-from ..files import home, write_if_changed
+from ..files import write_if_changed
 from ..papers.catalogue import ARTEFACTS, PAPERS
 from .jobs import clone
 from .reference import module_page, modules
@@ -131,7 +131,10 @@ MATH = r"""window.MathJax = {
   tex2jax: {inlineMath: [["\\(", "\\)"]], displayMath: [["\\[", "\\]"]],
             processClass: "arithmatex", ignoreClass: ".*"},
   "HTML-CSS": {availableFonts: [], preferredFont: null, imageFont: null, webFont: "STIX-Web",
-               linebreaks: {automatic: true, width: "container"}, EqnChunk: 5000}
+               linebreaks: {automatic: true, width: "container"}, EqnChunk: 5000},
+  NativeMML: {styles: Object.fromEntries(  // of what screen readers are given: its own fonts are not here
+    ["double-struck", "script", "bold-script", "fraktur", "bold-fraktur"]
+      .map(v => [`[mathvariant="${v}"]`, {"font-family": "inherit"}]))}
 };
 """
 STYLE = """.md-typeset img { max-width: 100%; height: auto; background: white; }

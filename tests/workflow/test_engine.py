@@ -236,7 +236,7 @@ def test_a_text_for_a_person_is_one_line(error, said, monkeypatch, capsys): asse
 def test_the_end_of_a_file_inside_a_verb(monkeypatch, capsys):
     "Typer makes an Abort without a text of it."
     monkeypatch.setattr(cli, "rows", lambda profile: [][0] if profile != "embedded" else exec("raise EOFError"))
-    monkeypatch.setattr(sys, "argv", ["mixrepro", "list"])
+    monkeypatch.setattr(sys, "argv", ["mixrepro", "list", "--json"])
     with pytest.raises(SystemExit): cli.main()
     assert capsys.readouterr().err.strip().startswith("mixrepro: EOFError without a text, in ")
 

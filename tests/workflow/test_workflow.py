@@ -243,7 +243,7 @@ def test_a_store_that_cannot_be_written(project):
 
 
 def test_a_data_set_that_is_missing(project):
-    said = sentence(mixrepro("reproduce", "vm-fig2", "--profile", "gpu", "-p", "seeds=1", cwd=project, MIXREPRO_DATA=str(project / "nowhere")))
+    said = sentence(mixrepro("reproduce", "vm-fig2", "--profile", "gpu", "-p", "seeds=1", "--on-cpu", cwd=project, MIXREPRO_DATA=str(project / "nowhere")))
     assert "cifar10" in said and "nowhere" in said
 
 

@@ -20,7 +20,7 @@ from ...methods.genmix_gan import GenMixGAN
 from ...methods.manifold_mixup import ManifoldMixup
 from ...methods.mixup import Mixup
 from ...repro.artefact import FIGURE, Cell, catalogue, no_runs, shows
-from ...repro.scale import Scale, Settings, scale, setting, shortened
+from ...repro.scale import Scale, Settings, setting, shortened
 from ...training.spec import Spec
 
 # %% ../../../nbs/genlabel/00_settings.ipynb #39c587ba

@@ -66,11 +66,11 @@ def judged(leads: dict, labels: dict,  # metric -> its name
            at: str) -> list[str]:
     "A sentence for each claim and metric: what becomes of it where, and where the paper has it."
     answer = []
-    for claim, metric in dict.fromkeys((claim, metric) for claim, metric, _ in leads):
-        mine = {c: one for (what, m, c), one in leads.items() if (what, m) == (claim, metric)}
+    for said, metric in dict.fromkeys((said, metric) for said, metric, _ in leads):
+        mine = {c: one for (what, m, c), one in leads.items() if (what, m) == (said, metric)}
         words = by_word({c: one.verdict(at).word for c, one in mine.items()})
         theirs = ", ".join(c for c, one in mine.items() if one.paper > 0) or "none"
-        answer.append(f"{claim} in {labels.get(metric, metric)}: {words} (the paper: on {theirs}).")
+        answer.append(f"{said} in {labels.get(metric, metric)}: {words} (the paper: on {theirs}).")
     return answer
 
 # %% ../../../nbs/manifold_mixup/07_leads.ipynb #e904b398

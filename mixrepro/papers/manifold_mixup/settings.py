@@ -13,8 +13,8 @@ __all__ = ['PREACT', 'SMALL', 'THREE', 'WAYS', 'LOSS', 'BY_WORDS', 'TABLE1', 'SE
 # %% ../../../nbs/manifold_mixup/00_settings.ipynb #5c1a4846
 from dataclasses import dataclass, replace
 
-from ...repro.artefact import FIGURE, Cell, catalogue, cells, no_runs, papers_cells, shows
-from ...repro.scale import Scale, Settings, scale, setting, shortened
+from ...repro.artefact import FIGURE, Cell, catalogue, no_runs, shows
+from ...repro.scale import Scale, Settings, setting, shortened
 from ...training.spec import Spec, to_json
 
 # %% ../../../nbs/manifold_mixup/00_settings.ipynb #0c8c7819

@@ -16,7 +16,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from .stability import js, stability_loss, theorem2
+from .stability import stability_loss, theorem2
 from .theorems import (BENDS, KINKS, TONES, Case, along, directions, h_loss, listed,
     logit, mixture_moments, network, nfm_tilted, probabilities)
 

@@ -15,7 +15,7 @@ import torch
 from ...data.perturbations import PERTURBATIONS, frames
 from .bound import bounds, elasticities, sums_of_classes
 from .tables import categories_of, widened
-from .stability import lemma2, slip36, theorem2_lines, third_order
+from .stability import slip36, theorem2_lines, third_order
 from .theorems import Case, draw_case, lemma1, theorem1_lines
 from ...repro.erratum import Erratum, Finding
 from ...repro.ledger import reported

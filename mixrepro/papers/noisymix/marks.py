@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 
 from ...core import pick
-from .parts import PARTS, SECOND_VIEW, left_out, meaningful, setting_name, subsets
+from .parts import PARTS, left_out, meaningful, setting_name, subsets
 from ...repro.estimates import LEVEL
 
 # %% ../../../nbs/noisymix/02_marks.ipynb #8809391f

@@ -25,7 +25,7 @@ from ...methods.puzzlemix import PuzzleMix
 from ...methods.views import AugMixViews, NoiseViews, Views
 from .parts import meaningful, setting_name
 from ...repro.artefact import FIGURE, Cell, catalogue, no_runs, shows
-from ...repro.scale import Scale, Settings, scale, setting, shortened
+from ...repro.scale import Scale, Settings, setting, shortened
 from ...training.spec import Spec
 
 # %% ../../../nbs/noisymix/00_settings.ipynb #3d7d9b35

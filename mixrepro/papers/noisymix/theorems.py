@@ -18,7 +18,6 @@ import pandas as pd
 import torch
 from scipy.special import roots_jacobi
 from torch import Tensor
-from torch.nn import functional as F
 
 from ...core import pick
 

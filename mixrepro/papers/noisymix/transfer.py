@@ -9,7 +9,6 @@ __all__ = ['HEAD', 'SAID', 'OF_SCANS', 'both_means', 'printed_means', 'weighted'
 # %% ../../../nbs/noisymix/08_transfer.ipynb #fb5cb7f1
 from dataclasses import replace
 
-import numpy as np
 import pandas as pd
 from scipy.stats import spearmanr
 

@@ -14,8 +14,8 @@ from dataclasses import dataclass, replace
 
 from ...core import pick
 from ...methods.catalogue import METHODS
-from ...repro.artefact import FIGURE, Cell, catalogue, cells, no_runs, papers_cells, shows
-from ...repro.scale import Scale, Settings, fast_precision, scale, setting, shortened
+from ...repro.artefact import FIGURE, Cell, catalogue, no_runs, shows
+from ...repro.scale import Scale, Settings, fast_precision, setting, shortened
 from ...training.spec import Spec
 
 # %% ../../../nbs/varmixup/00_settings.ipynb #604bf050

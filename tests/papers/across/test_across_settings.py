@@ -1,14 +1,18 @@
 "Across the papers: the artefacts that are asked for, and what has a plan."
 
-from mixrepro.papers.across.settings import ARTEFACTS
+import torch
+
+from mixrepro.methods.catalogue import method
+from mixrepro.papers.across.settings import ARTEFACTS, PARENTS
+from mixrepro.papers.catalogue import ARTEFACTS as EVERY
 from mixrepro.repro.scale import SCALES
-from mixrepro.training.spec import canonical
+from mixrepro.training.spec import canonical, name_of
 from plans import planned
 
 
 def test_the_rooms_artefacts():
     assert set(ARTEFACTS) >= {"x-claims", "x-errata", "x-matrix", "x-combine", "x-cost"}
-    assert [id for id, a in ARTEFACTS.items() if a.plan] == ["x-regime", "x-sizes", "x-claims", "x-errata", "x-cost"]
+    assert [id for id, a in ARTEFACTS.items() if a.plan] == ["x-regime", "x-sizes", "x-claims", "x-errata", "x-matrix", "x-combine", "x-cost"]
 
 
 def test_label_noise_is_a_candidate_for_erm_alone_and_changes_no_other_name():
@@ -19,6 +23,47 @@ def test_label_noise_is_a_candidate_for_erm_alone_and_changes_no_other_name():
     clean = [s for (_, where), specs in planned("x-regime", "embedded").items() for s in specs if where not in noisy]
     assert {s.label_noise for s in clean} == {0.} and not any("label_noise" in canonical(s) for s in clean)
     assert {canonical(s)["label_noise"] for specs in noisy.values() for s in specs} == {.4}
+
+
+def names(plan: dict) -> set: return {name_of(s) for specs in plan.values() for s in specs}
+
+
+def test_the_matrix_shares_the_runs_of_the_rooms():
+    "At the embedded scale two rows are new: Gaussian noise, and AugMix alone, of which an ablation has three seeds."
+    plan = planned("x-matrix", "embedded")
+    rooms = set().union(*(names(planned(id, "embedded")) for id, a in EVERY.items() if a.plan and a.paper != "across"))
+    new = {row for (row, _), specs in plan.items() if not {name_of(s) for s in specs} <= rooms}
+    assert new == {"gaussian", "augmix-alone"} and len(plan) == 25
+    assert {row: len(specs) for (row, _), specs in plan.items() if len(specs) != 5} == {"adamixup": 3, "mixup-genlabel, gentle": 3}
+
+
+def test_gaussian_vicinal_noise_is_one_noisy_view_under_the_examples_label():
+    spec, = {s.method: s for s in planned("x-matrix", "paper")["gaussian", "cifar10"]}.values()
+    made = method(spec.method, **spec.method_args)
+    x = torch.full((4, 3, 8, 8), .5)
+    view, = made.views(x, torch.Generator().manual_seed(0))
+    assert view.shape == x.shape and abs((view - x).std().item() - .1) < .01 and made.views.apart([view]) == 0
+
+
+def test_one_recipe_at_every_scale():
+    "What is compared differs in its method, and those against an attack in their epochs."
+    for at in SCALES:
+        every = [s for specs in planned("x-matrix", at).values() for s in specs]
+        assert len({(s.dataset, s.network, s.lr, s.batch, s.n_train, s.augment) for s in every}) == 1
+        assert {s.method for s in every if s.epochs != every[0].epochs} <= {"at", "trades", "iat"}
+
+
+def test_compositions_are_of_their_parents_parts():
+    plan, every = planned("x-combine", "paper"), planned("x-matrix", "paper")
+    assert len(PARENTS) >= 6 and names({k: v for k, v in plan.items() if k[0] not in PARENTS}) <= names(every)
+    def parts(row):
+        s = (plan | every)[row, "cifar10"][0]
+        made = method(s.method, **s.method_args)
+        return made, {k: getattr(made, k) for k in ("views", "labels", "noise") if hasattr(made, k)}
+    for row, (base, other) in PARENTS.items():
+        (mine, own), (first, before), (_, theirs) = map(parts, (row, base, other))
+        changed = {k for k in own if own[k] != before.get(k)}
+        assert type(mine) is type(first) and len(changed) == 1 and all(own[k] == theirs[k] for k in changed), row
 
 
 def test_errata():

@@ -1,0 +1,223 @@
+"Folders of pictures against torchvision, splits as properties, every refusal, and a run that notices another picture."
+import json
+import shutil
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torchvision.datasets import ImageFolder
+from torchvision.transforms import v2
+
+from mixrepro.data import folder as F
+from mixrepro.data.contents import content_of, files_of
+from mixrepro.data.datasets import DATASETS, STATS, add, load
+from mixrepro.data.folder import added, changed_since, split_pictures
+from mixrepro.data.images import ImageSet
+from mixrepro.data.sources import corruption_source
+from mixrepro.metrics.catalogue import measure
+from mixrepro.training.loop import train_run
+from mixrepro.training.made import OtherCode, code_of, made_now
+from mixrepro.training.spec import Spec, name_of
+from mixrepro.training.standing import other
+from mixrepro.training.store import Store, open_net
+
+
+def fill(at, n, seed=0, size=(12, 9), ending="png", mode="RGB"):
+    "Pictures of a class, each of its own values."
+    rng = np.random.default_rng(seed)
+    at.mkdir(parents=True, exist_ok=True)
+    for k in range(n):
+        x = rng.integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
+        Image.fromarray(x).convert(mode).save(at / f"{k}.{ending}")
+    return at.parent
+
+
+@pytest.fixture
+def sets(tmp_path, monkeypatch):
+    "A data root with nothing in it, and beside it 3 classes of 10 pictures."
+    monkeypatch.setenv("MIXREPRO_DATA", str(tmp_path / "data"))
+    for k, c in enumerate(("rose", "aster", "tulip")): fill(tmp_path / "flowers" / c, 10, k)
+    yield tmp_path
+    DATASETS.found.clear(), STATS.found.clear()
+
+
+@pytest.mark.parametrize("size", [6, 9, 20])
+def test_it_is_what_torchvision_reads(tmp_path, size):
+    for k, c in enumerate("ab"):
+        fill(tmp_path / "s/train" / c, 3, k), fill(tmp_path / "s/train" / c / "deeper", 2, 9 + k, (30, 41), "JPEG")
+        fill(tmp_path / "s/val" / c, 2, 5 + k, (9, 17), mode="L")
+    to = v2.Compose([v2.Resize(size), v2.CenterCrop(size), v2.PILToTensor()])
+    for split, at in (("train", "train"), ("test", "val")):
+        ours = ImageSet.from_folder(tmp_path / "s", split, size)
+        theirs = ImageFolder(tmp_path / "s" / at, to)
+        pairs = sorted((y, x.numpy().tobytes()) for x, y in theirs)
+        assert sorted((y, x.numpy().tobytes()) for x, y in zip(ours.x, ours.y.tolist())) == pairs
+        assert [*ours.classes] == theirs.classes and ours.split == split and ours.name == "s"
+
+
+def test_hidden_files_and_other_files_are_no_pictures(sets):
+    at = sets / "flowers/rose"
+    (at / "._0.png").write_bytes(b"x"), (at / "list.txt").write_text("x"), (at.parent / ".checkpoints").mkdir()
+    assert len(ImageSet.from_folder(at.parent, share=0)) == 30
+
+
+@pytest.mark.parametrize("share", [.01, .2, .5, .99])
+@pytest.mark.parametrize("seed", [0, 7])
+def test_a_share_of_each_class_is_held_out(sets, share, seed):
+    parts = split_pictures(sets / "flowers", share, seed)
+    for c in parts["train"]:
+        held, kept = parts["test"][c], parts["train"][c]
+        assert len(held) == min(max(1, round(10 * share)), 9) and len({*held, *kept}) == 10 == len(held) + len(kept)
+    shutil.copytree(sets / "flowers", sets / "elsewhere" / "else")
+    def names(parts): return {s: {c: [p.name for p in paths] for c, paths in by.items()} for s, by in parts.items()}
+    assert names(split_pictures(sets / "elsewhere" / "else", share, seed)) == names(parts)
+
+
+def test_a_picture_more_moves_one_other_at_the_most(sets):
+    before = split_pictures(sets / "flowers", .3, 0)["test"]
+    for k in range(5):
+        shutil.copy(sets / "flowers/rose/0.png", sets / "flowers/rose" / f"new{k}.png")
+        after = split_pictures(sets / "flowers", .3, 0)["test"]
+        assert len({*before["rose"]} - {*after["rose"]}) <= 1 and after["tulip"] == before["tulip"]
+        before = after
+
+
+def spoil(at, how):
+    "A folder with something wrong in it."
+    if how == "damaged": (at / "rose/3.png").write_bytes((at / "rose/3.png").read_bytes()[:60])
+    if how == "empty class": shutil.rmtree(at / "rose"), (at / "rose").mkdir()
+    if how == "one class": shutil.rmtree(at / "rose"), shutil.rmtree(at / "aster")
+    if how == "empty": shutil.rmtree(at), at.mkdir()
+    if how == "gone": shutil.rmtree(at)
+    if how == "flat": shutil.rmtree(at), fill(at, 3)
+    if how == "other sizes": fill(at / "rose", 2, size=(5, 5))
+    if how == "one picture": shutil.rmtree(at / "rose"), fill(at / "rose", 1)
+    if how == "transparent": Image.new("RGBA", (12, 9)).save(at / "rose/3.png")
+    if how == "other classes":
+        at.rename(at.parent / "part"), at.mkdir()
+        shutil.copytree(at.parent / "part", at / "train"), (at.parent / "part").rename(at / "test")
+        (at / "test/rose").rename(at / "test/lily")
+    if how == "called otherwise": (at / "rose").rename(at / "training"), (at / "aster").rename(at / "TEST"), shutil.rmtree(at / "tulip")
+    if how == "no test":
+        at.rename(at.parent / "part"), at.mkdir(), (at.parent / "part").rename(at / "train")
+
+
+@pytest.mark.parametrize("how, sentence", [
+    ("damaged", "rose/3.png is not a whole image .*: no picture is left out, so replace it or remove it"),
+    ("empty class", r"rose holds no pictures \(.jpeg, .jpg, .png\): remove it or fill it"),
+    ("one class", "flowers holds one class only, 'tulip': a classifier needs two at least"),
+    ("empty", "flowers holds no class folders"), ("flat", "flowers holds no class folders"),
+    ("gone", "flowers is no folder: name one that holds"),
+    ("other sizes", "pictures have different sizes, .*aster/.*png 12 x 9 and .*rose/[01].png 5 x 5 pixels: say which"),
+    ("one picture", "rose holds one picture, so none is left to test on"),
+    ("transparent", "rose/3.png has transparent pixels"),
+    ("other classes", "train and test of .*flowers have different classes: 'lily' is in test only"),
+    ("called otherwise", "flowers holds TEST, training: call the folder to train on train"),
+    ("no test", "flowers holds train, but neither test nor val")])
+def test_what_is_wrong_is_one_sentence_and_leaves_no_name(sets, how, sentence):
+    at = sets / "flowers"
+    spoil(at, how)
+    for call in (lambda: [ImageSet.from_folder(at, s) for s in ("train", "test")], lambda: add("flowers", at)):
+        with pytest.raises((ValueError, FileNotFoundError), match=sentence) as e: call()
+        assert "\n" not in str(e.value)
+    assert added("flowers") is None and "flowers" not in DATASETS
+
+
+@pytest.mark.parametrize("name, sentence", [
+    ("cifar10", "the name 'cifar10' is taken by mixrepro"), ("imagenet-r", "the name 'imagenet-r' is taken"),
+    ("Flowers", "'Flowers' cannot be the name of a data set"), ("my-c", "cannot be the name"), ("../x", "cannot be the name"),
+    ("a-l100-v200", "cannot be the name"), ("", "cannot be the name"), ("folder:x", "cannot be the name")])
+def test_a_name_that_cannot_be(sets, name, sentence):
+    with pytest.raises(ValueError, match=sentence): add(name, sets / "flowers")
+    assert not (sets / "data").exists()
+
+
+def test_a_name_that_mixrepro_takes_later_is_told(sets):
+    add("flowers", sets / "flowers")
+    for end in ("json", "files"): (sets / "data/own" / f"flowers.{end}").rename(sets / "data/own" / f"svhn.{end}")
+    with pytest.raises(ValueError, match="the name 'svhn' is taken by mixrepro"): load("svhn", "train")
+    assert len(load("digits", "test")) == 539
+
+
+SMALL = dict(network="tiny-cnn", epochs=1, batch=12, augment="crop")
+
+
+def test_a_run_is_bound_to_the_pictures(sets, monkeypatch):
+    "Trained, measured, found again; another picture is refused, and after it was added the run is made again."
+    mine, store = add("flowers", sets / "flowers", size=8), Store(sets / "runs")
+    spec = Spec("flowers", "mixup", **SMALL)
+    run = train_run(spec, store)
+    assert run.folder == store.root / "flowers" / name_of(spec) and run.made["data"] == content_of("flowers")
+    assert open_net(run).norm.mean.flatten().tolist() == pytest.approx(mine.mean) and STATS["flowers"] == (mine.mean, mine.std)
+    assert {"data.datasets:DATASETS[flowers]", "data.datasets:STATS[flowers]", "data.folder:decoded_at",
+            "data.image_folder:middle"} <= code_of(spec).parts.keys()
+    assert measure([run], "clean")[0]["accuracy"] <= 1 and other(run) == "" and train_run(spec, store).folder == run.folder
+    Image.new("RGB", (12, 9), (255, 0, 0)).save(sets / "flowers/rose/0.png")
+    with pytest.raises(ValueError, match="flowers is not what was added: .*rose/0.png has changed; put that right, or add it"):
+        load("flowers", "test")
+    assert other(run) == "", "it is of the pictures that have the name"
+    add("flowers", sets / "flowers", size=8)
+    assert "the files of flowers changed" in other(run) and name_of(Spec("flowers", "mixup", **SMALL)) == name_of(spec)
+    monkeypatch.setattr("mixrepro.training.made.CHEAP", -1.)
+    with pytest.raises(OtherCode, match="the files of flowers changed"): train_run(spec, store)
+    monkeypatch.setenv("MIXREPRO_OTHER_CODE", "refresh")
+    assert other(train_run(spec, store)) == ""
+
+
+def test_where_the_folder_lies_is_no_part_of_what_it_is(sets):
+    here = add("flowers", sets / "flowers")
+    was = made_now(Spec("flowers", "erm", **SMALL))
+    shutil.move(sets / "flowers", sets / "moved")
+    with pytest.raises(ValueError, match="flowers is not what was added: .*flowers is no folder"): load("flowers", "train")
+    there = add("flowers", sets / "moved")
+    assert there == replace(here, folder=str(sets / "moved")) and made_now(Spec("flowers", "erm", **SMALL)) == was
+    assert {p.parent.parent for p in files_of("flowers")} == {sets / "moved"} and len(files_of("flowers")) == 30
+    for change in (dict(size=5), dict(share=.5), dict(seed=1)):
+        assert add("flowers", sets / "moved", **change).digest != here.digest
+
+
+def test_pictures_are_decoded_once_and_read_again_only_where_a_date_differs(sets, monkeypatch):
+    add("flowers", sets / "flowers", size=6)
+    monkeypatch.setattr(F, "decoded_at", None)
+    first = load("flowers", "test")
+    monkeypatch.setattr(F, "by_content", None)
+    assert torch.equal(load("flowers", "test").x, first.x)
+    (sets / "data/own/flowers-test.npz").write_bytes(b"half a fi")
+    monkeypatch.undo(), monkeypatch.setenv("MIXREPRO_DATA", str(sets / "data"))
+    assert torch.equal(load("flowers", "test").x, first.x)
+
+
+def test_one_picture_in_both_splits_is_counted(sets):
+    for k, (c, s) in enumerate((c, s) for c in ("rose", "tulip") for s in ("train", "test")):
+        fill(sets / "both" / s / c, 3, k)
+    for c in ("rose", "tulip"):
+        shutil.copy(sets / "both/train" / c / "1.png", sets / "both/test" / c / "1.png")
+    assert add("both", sets / "both").twice == 2
+
+
+@pytest.mark.parametrize("file, content", [("json", "{"), ("json", "{}"), ("json", "[1]"), ("files", "x y\n"), ("files", "")])
+def test_a_spoilt_record_is_named(sets, file, content):
+    mine = add("flowers", sets / "flowers")
+    (sets / "data/own" / f"flowers.{file}").write_text(content)
+    with pytest.raises(ValueError, match=f"flowers.{file} is not what was written: add the folder again with `mixrepro data add"):
+        load("flowers", "train") if file == "json" else changed_since(mine, deep=True)
+    assert add("flowers", sets / "flowers") == mine and len(load("flowers", "test")) == 6
+
+
+def test_corruptions_and_captions_know_its_size(sets):
+    add("small", sets / "flowers", size=8), add("large", sets / "flowers", size=64)
+    assert corruption_source("small").words.endswith("CIFAR-10-C")
+    assert corruption_source("large").words.endswith("Tiny-ImageNet-C")
+    found = measure([train_run(Spec("large", "erm", **SMALL), Store(sets / "runs"))], "corruptions-on-10")[0]
+    assert found["table"] == "tiny-imagenet" and found["images"] == 6 and len(found["accuracy"]) == 15
+
+
+def test_names_are_those_of_the_data_root(sets, monkeypatch):
+    add("flowers", sets / "flowers")
+    with pytest.raises(ValueError, match="unknown dataset 'flowres': did you mean 'flowers'"): Spec("flowres", "erm", **SMALL)
+    monkeypatch.setenv("MIXREPRO_DATA", str(sets / "other"))
+    with pytest.raises(ValueError, match="unknown dataset 'flowers'"): Spec("flowers", "erm", **SMALL)
+    with pytest.raises(ValueError, match="unknown data set 'flowers'"): load("flowers", "train", sets / "data")
+    assert json.loads((sets / "data/own/flowers.json").read_text())["images"] == dict(train=24, test=6)

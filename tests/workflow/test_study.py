@@ -1,0 +1,31 @@
+"What a study refuses before anything begins."
+
+from types import SimpleNamespace
+
+import pytest
+
+from mixrepro.training.store import Store
+from mixrepro.workflow import study
+
+OURS = "profile: str = 'smoke'  # scale\nseeds: int = 0  # runs of a cell"
+
+
+@pytest.mark.parametrize("injected, said", [
+    ('# Parameters\nprofle = "embedded"\n', "unknown parameter of this notebook 'profle': did you mean 'profile'? Known: profile, seeds"),
+    ('# Parameters\nprofile = "smoke"\nlabels = {"a": 1}\n', "unknown parameter of this notebook 'labels'")])
+def test_a_parameter_that_papermill_hands_in_and_nobody_knows(injected, said, monkeypatch, tmp_path):
+    monkeypatch.setattr(study, "get_ipython", lambda: SimpleNamespace(user_ns=dict(In=["", OURS, injected, "import json\nx = json.dumps(1)"])))
+    with pytest.raises(ValueError) as e: study.Study("vm-table1", "smoke", 1, Store(tmp_path / "runs"))
+    assert str(e.value).startswith(said)
+
+
+def test_parameters_that_are_known(monkeypatch, tmp_path):
+    cells = ["", OURS, '# Parameters\nprofile = "smoke"\nseeds = 1\n', "labels = {}"]
+    monkeypatch.setattr(study, "get_ipython", lambda: SimpleNamespace(user_ns=dict(In=cells)))
+    assert study.Study("vm-table1", "smoke", 1, Store(tmp_path / "runs")).seeds == 1
+
+
+def test_in_another_folder_no_store_is_begun(monkeypatch, tmp_path):
+    monkeypatch.delenv("MIXREPRO_HOME", raising=False); monkeypatch.chdir(tmp_path)
+    with pytest.raises(FileNotFoundError, match="no notebooks under .*: they come with a clone"): study.Study("vm-table1", "smoke")
+    assert not list(tmp_path.iterdir())
