@@ -353,7 +353,7 @@ def of_another(what: str, base: Path):
 
 @pytest.mark.parametrize("what", ["folder", "checkpoint", "spec with its sum mended", "spec with its sum and the seal mended", "computed value", "spec.json", "history.csv",
                                   "weights.safetensors", "done.json", "metrics/clean.json", "metrics/fgsm-pixels-on-50.json", "metrics/logits.safetensors"])
-def test_what_is_of_another_run(campaign, whole, empty, what):
+def test_what_is_of_another_run(campaign, whole, what):
     base = whole
     if what == "checkpoint": shutil.rmtree(base / "runs/digits")
     of_another(what, base)
