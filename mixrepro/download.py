@@ -243,7 +243,8 @@ def room(folder: Path,  # where the bytes will go
     raise error
 
 # %% ../nbs/02_download.ipynb #68953fcd
-def receive(r: "requests.Response", want: Wanted, offset: int, total: int, url: str, say: Callable[[str], None]) -> None:
+def receive(r: "requests.Response", want: Wanted, offset: int, total: int, url: str,
+            say: Callable[[str], None]) -> None:
     "Write the body of an answer behind the bytes that are there."
     meter = Meter(want.path.name, total, offset, say)
     try:
