@@ -5,28 +5,40 @@ another than the undisturbed one is changed.
 """
 
 import errno
+import gzip
+import io
 import json
 import os
+import pickle
+import re
 import resource
 import shutil
 import signal
+import struct
 import sys
+import tarfile
 import tempfile
 import time
+import zipfile
 from pathlib import Path
 
+import numpy as np
 import pytest
+from scipy.io import savemat
 
 import small
 from campaign import Campaign, read
-from conftest import ROOT
+from conftest import ROOT, mixrepro_here, sentence
 from mixrepro import fingerprint
 from mixrepro.data.datasets import load
 from mixrepro.data.splits import write_split
+from mixrepro.download import unpack
 from mixrepro.files import sha256
 from mixrepro.metrics import catalogue
 from mixrepro.training import loop, made
 from mixrepro.training.store import Store
+from test_download import BAD, DATA, EVIL, get
+from webserver import Web
 
 pytestmark = pytest.mark.faults
 
@@ -336,7 +348,7 @@ def of_another(what: str, base: Path):
     if what == "folder": shutil.rmtree(mine); shutil.copytree(other, mine)
     elif what == "checkpoint":
         small.apart(stopped, base, base=base)
-        shutil.rmtree(mine); mine.mkdir()
+        shutil.rmtree(mine, ignore_errors=True); mine.mkdir()
         shutil.copy(other / "checkpoint.pt", mine)
     elif what in ("spec with its sum mended", "spec with its sum and the seal mended"):
         text = (mine / "spec.json").read_text()
@@ -377,7 +389,7 @@ def edited(module: str, old: str, new: str):
 
 EDITS = {"a constant of the method": ("methods.vicinal", "alpha + 1., dtype", "8 * alpha + 1., dtype", "methods.vicinal.draw_lambda changed"),
          "the loop": ("training.loop", "share = len(index)", "share = 1. * len(index)", "training.loop.train_epoch changed"),
-         "a metric": ("methods.attacks", "def ascend(", "def ascend(more=1, *, ", "methods.attacks.ascend changed")}
+         "a metric": ("methods.attacks", "def slope(", "def slope(more=1, *, ", "methods.attacks.slope changed")}
 SAME = {"a docstring": ("training.loop", '"One pass over the training set."', '"A pass."'), "a comment": ("methods.vicinal", "# of the draw; () is", "# () is"),
         "a blank line": ("methods.vicinal", "    g = torch._standard_gamma", "\n    # drawn\n\n    g = torch._standard_gamma")}
 
@@ -408,6 +420,16 @@ def test_other_code_that_is_dear(campaign, whole, what, how):
     campaign.tell("other code", f"{what}, dear, {how}", lost, changed, said + more, whole, EDITS[what][3])
 
 
+def test_other_code_whose_table_is_damaged(campaign, whole):
+    "What a fingerprint stood for cannot be told any more, but that it is another can."
+    for f in (whole / "runs/.code").iterdir(): f.write_text("null")
+    def under(): edited(*EDITS["a constant of the method"][:3]); small.draw()
+    code, said = small.apart(under, base=whole)
+    assert code == 0, said
+    lost, changed, more = campaign.heal(whole, again=True)
+    campaign.tell("other code", "and its table is damaged", lost, changed, said + more, whole, "its code changed, so it is made again")
+
+
 @pytest.mark.parametrize("what", SAME)
 def test_the_same_code(campaign, whole, what):
     def under(): edited(*SAME[what]); small.reproduce(); small.draw()
@@ -426,6 +448,125 @@ def test_another_split_under_its_name(campaign, whole):
     shutil.copy(campaign.whole / "data/splits/digits-lmine.json", path)
     lost, changed, more = campaign.heal(whole, again=True)
     campaign.tell("other data", "another split under its name", lost, changed, said + more, whole, "the split digits-lmine changed, so it is made again")
+
+
+# ---- what comes from elsewhere --------------------------------------------------------------------------------------
+
+def bomb(kind: str) -> bytes:
+    "An archive of a few kilobytes that unpacks to 1.2 GB."
+    if kind == "zip":
+        with zipfile.ZipFile(out := io.BytesIO(), "w", zipfile.ZIP_DEFLATED) as z:
+            with z.open("set/a.bin", "w", force_zip64=True) as f:
+                for _ in range(1200): f.write(bytes(10 ** 6))
+        return out.getvalue()
+    with tarfile.open(fileobj=(out := io.BytesIO()), mode=f"w:{kind}", **{"preset": 0} if kind == "xz" else {"compresslevel": 1}) as t:
+        m = tarfile.TarInfo("set/a.bin"); m.size = 1200 * 10 ** 6
+        t.addfile(m, open("/dev/zero", "rb"))
+    return out.getvalue()
+
+
+ARCHIVES = {name: (data, why, "zip" if "zip" in name else "tar.gz" if "gz" in name else "tar") for name, (data, why) in EVIL.items()}
+
+
+@pytest.mark.parametrize("what", [*ARCHIVES, "bomb.zip", "bomb.gz", "bomb.xz", "bomb.bz2"])
+def test_a_hostile_archive(campaign, whole, what):
+    "Beside a store, into its folder of data: refused in a sentence, and nothing is left of it."
+    kind = what.rpartition(".")[2]
+    data, why, end = ARCHIVES.get(what) or (bomb(kind), "unpacks to more than", "zip" if kind == "zip" else f"tar.{kind}")
+    (archive := whole / f"set.{end}").write_bytes(data)
+    before = {p for p in whole.rglob("*") if p.suffix != ".lock"}
+    code, said = small.apart(unpack, archive, whole / "data", {"set": "set"}, base=whole)
+    left = {p for p in whole.rglob("*") if p.suffix != ".lock"} - before
+    assert code == 1 and said.count("mixrepro: ") == 1 and not left, (said, left)
+    lost, changed, more = campaign.heal(whole)
+    campaign.tell("a hostile archive", what, lost, changed, said + more, whole, f"mixrepro: .*({why}|could not write)")
+
+
+@pytest.fixture
+def web():
+    server = Web({"/set.bin": DATA})
+    yield server
+    server.close()
+
+
+MOODS = {f"the line is cut {n} times": [f"cut:{40_000 + 30_000 * k}" for k in range(n)] for n in (1, 2, 3)} | {
+    "the line is silent": ["stall:50000"], "busy": [503, (503, "0")], "pays no heed to ranges": ["cut:50000", "ignore"], "other bytes, then the file": ["other"],
+    "cut, other bytes, then the file": ["cut:50000", "other"]}
+
+
+@pytest.mark.parametrize("mood", [*BAD, *MOODS])
+def test_a_network(campaign, web, tmp_path, mood):
+    "What appears is the file; where it cannot be had nothing appears, and the next call gets it."
+    web.moods["/set.bin"], said = list(BAD[mood][0] if mood in BAD else MOODS[mood]), ""
+    try: get(web, tmp_path)
+    except OSError as e: said = f"mixrepro: {e}"
+    assert bool(said) == (mood in BAD)
+    there = (tmp_path / "set.bin").exists()
+    changed = {"set.bin"} if there and (tmp_path / "set.bin").read_bytes() != DATA else set()
+    web.moods = {}
+    lost = set() if get(web, tmp_path).read_bytes() == DATA else {"set.bin"}
+    campaign.tell("a network", mood, lost, changed, said, tmp_path, f"could not fetch set.bin: 127.0.0.1 {BAD[mood][1]}" if mood in BAD else "")
+
+
+def npy(shape: str, kind: str = "|u1") -> bytes:
+    "A header of NumPy's, and hardly anything behind it."
+    head = f"{{'descr': '{kind}', 'fortran_order': False, 'shape': {shape}, }}".ljust(117) + "\n"
+    return b"\x93NUMPY\x01\x00" + struct.pack("<H", len(head)) + head.encode() + bytes(64)
+
+
+class Runs:
+    "A pickle that runs a command as it is read."
+    def __reduce__(self): return os.system, ("touch ran",)
+
+
+def mat() -> bytes:
+    "A MATLAB file of SVHN's form that unpacks to 1.2 GB."
+    savemat(out := io.BytesIO(), dict(X=np.zeros((32, 32, 3, 400_000), "u1"), y=np.ones((400_000, 1), "u1")), do_compression=True)
+    return out.getvalue()
+
+
+BATCH, SHEET, DIGITS = "cifar-10-batches-py/data_batch_1", "CIFAR-10-C/fog.npy", "mnist/train-images-idx3-ubyte.gz"
+READ = {"a pickle that runs a command": (BATCH, lambda: pickle.dumps(Runs()), "cifar10"),
+        "a pickle of an array that is not there": (BATCH, lambda: pickle.dumps(dict(data=np.zeros((2, 3072), "u1"), labels=[0])).replace(b"K\x02M\x00\x0c", b"J\x00\x00\x00\x7fM\x00\x0c"), "cifar10"),
+        "a pickle nested deeply": (BATCH, lambda: b"(" * 100_000 + b".", "cifar10"),
+        "gzip that unpacks to a gigabyte": (DIGITS, lambda: gzip.compress(bytes(10 ** 9), 1), "mnist"),
+        "gzip of nothing": (DIGITS, lambda: gzip.compress(b""), "mnist"), "half a gzip": (DIGITS, lambda: gzip.compress(DATA)[:-9], "mnist"),
+        "an idx file that claims more": (DIGITS, lambda: gzip.compress(bytes([0, 0, 8, 3]) + b"\xff" * 12), "mnist"),
+        "a MATLAB file that unpacks to a gigabyte": ("svhn/train_32x32.mat", mat, "svhn"), "no MATLAB file": ("svhn/train_32x32.mat", lambda: DATA, "svhn")}
+MOST = 700 << 20  # bytes that a refusal may take beside what is loaded
+
+
+@pytest.mark.parametrize("what", READ)
+def test_a_hostile_file_of_a_data_set(campaign, whole, what):
+    file, content, name = READ[what]
+    (path := whole / "data" / file).parent.mkdir(parents=True)
+    path.write_bytes(content())
+    def reading():
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        try: load(name, "train")
+        finally: print("took", (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) << 10)
+    code, said = small.apart(reading, base=whole)
+    assert code == 1 and said.count("mixrepro: ") == 1 and not (whole / "ran").exists(), said
+    assert int(re.search(r"took (\d+)", said)[1]) < MOST, said
+    lost, changed, more = campaign.heal(whole)
+    campaign.tell("a hostile file", what, lost, changed, said + more, whole, "mixrepro: .*" + path.name)
+
+
+NAMES = [("show", "../../x"), ("reproduce", "{x}$(touch ran)"), ("reproduce", "vm-fig2", "--profile", "../smoke"), ("show", "\udcff"), ("reproduce", "-p", "a\nb"),
+         ("reproduce", "vm-fig2", "-p", "seeds=" + "9" * 5000), ("reproduce", "vm-fig2", "-p", "seeds=1e999"), ("data", "get", "../x"), ("data", "verify", "/etc/passwd"),
+         ("data", "get", "openml:-1"), ("data", "make", "../x"), ("data", "split", "digits", "--labelled", "-5"), ("reproduce", "--minutes", "nan"), ("bench", "../x")]
+
+
+@pytest.mark.parametrize("args", NAMES, ids=lambda a: " ".join(a)[:40].encode("ascii", "backslashreplace").decode())
+def test_a_hostile_name(campaign, whole, args):
+    shutil.rmtree(whole / "nbs")
+    shutil.copytree(ROOT / "nbs", whole / "nbs", ignore=shutil.ignore_patterns(".ipynb_checkpoints"))
+    before = {p for p in whole.rglob("*") if p.suffix != ".lock" and p.name != "lock"}
+    done = mixrepro_here(*args, cwd=whole, MIXREPRO_DATA=str(whole / "data"))
+    said = sentence(done)
+    assert not {p for p in whole.rglob("*") if p.suffix != ".lock" and p.name != "lock"} - before
+    lost, changed, more = campaign.heal(whole)
+    campaign.tell("a hostile name", " ".join(args)[:60].encode("ascii", "backslashreplace").decode(), lost, changed, said + more, whole, "mixrepro: ")
 
 
 # ---- the campaign itself --------------------------------------------------------------------------------------------
