@@ -1,5 +1,6 @@
 "What a person waits for: a word of help, a list, a table and a typing error need none of the large libraries."
 
+import os
 import subprocess
 import sys
 
@@ -7,7 +8,7 @@ import pytest
 
 from conftest import ROOT
 
-HEAVY = ("torch", "numpy", "nbformat", "pandas", "sklearn", "snakemake", "matplotlib", "papermill")
+HEAVY = ("torch", "numpy", "nbformat", "pandas", "sklearn", "snakemake", "matplotlib", "papermill", "requests")
 CODE = """import sys
 from mixrepro.cli import main
 sys.argv = ["mixrepro", *{args!r}]
@@ -39,3 +40,16 @@ def test_a_list_in_a_clone_without_runs(tmp_path, monkeypatch):
 
 def test_what_is_heavy_is_seen():
     assert loaded("list", "--json")[1] != ["[]"]
+
+
+@pytest.mark.parametrize("plain", [dict(PYTHONIOENCODING="ascii", LC_ALL="C"), dict(LC_ALL="C", PYTHONUTF8="0", PYTHONCOERCECLOCALE="0")])
+def test_a_page_where_only_ascii_can_be_written(plain):
+    page = (ROOT / "figures/embedded/across/x-errata.md").read_text(encoding="utf-8")
+    assert not page.isascii()
+    done = subprocess.run([sys.executable, "-m", "mixrepro", "show", "x-errata"], cwd=ROOT, env=os.environ | plain, capture_output=True)
+    assert done.returncode == 0 and done.stderr == b"" and done.stdout.decode("ascii") == page.encode("ascii", "backslashreplace").decode() + "\n"
+
+
+def test_the_package_itself_is_nothing_heavy():
+    code = f"import sys, mixrepro; print([m for m in {HEAVY!r} if m in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, text=True, capture_output=True).stdout == "[]\n"

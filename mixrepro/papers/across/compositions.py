@@ -10,6 +10,9 @@ __all__ = ['NOTHING_PRINTED', 'QUANTITIES', 'WORDS', 'INKS_OF_PARENTS', 'pairs_o
 import math
 from dataclasses import dataclass
 
+from ...extras import need
+
+need("pandas")
 import pandas as pd
 
 from ...metrics.robustness import corruption_mean

@@ -12,6 +12,9 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from ...extras import need
+
+need("pandas", "matplotlib", "scikit_posthocs")
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
