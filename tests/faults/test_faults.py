@@ -4,6 +4,7 @@
 another than the undisturbed one is changed.
 """
 
+import contextlib
 import errno
 import gzip
 import io
@@ -14,6 +15,7 @@ import re
 import resource
 import shutil
 import signal
+import subprocess
 import sys
 import tarfile
 import tempfile
@@ -21,13 +23,15 @@ import time
 import zipfile
 from pathlib import Path
 
+import nbformat
 import numpy as np
+import psutil
 import pytest
 from scipy.io import savemat
 
 import small
 from campaign import Campaign, read
-from conftest import ROOT, mixrepro_here, sentence
+from conftest import COMMAND, ROOT, mixrepro_here, sentence
 from mixrepro import fingerprint
 from mixrepro.data.datasets import load
 from mixrepro.data.splits import write_split
@@ -562,6 +566,94 @@ def test_a_hostile_name(campaign, whole, args):
     assert not {p for p in whole.rglob("*") if p.suffix != ".lock" and p.name != "lock"} - before
     lost, changed, more = campaign.heal(whole)
     campaign.tell("a hostile name", " ".join(args)[:60].encode("ascii", "backslashreplace").decode(), lost, changed, said + more, whole, "mixrepro: ")
+
+
+# ---- the real engine ------------------------------------------------------------------------------------------------
+
+ID = "mm-theorem1"
+CELL = """import os, sys
+from pathlib import Path
+sys.path[:0] = {paths!r}
+import small
+from mixrepro.files import home, write_together
+os.environ["MIXREPRO_DATA"] = str(home() / "data")
+{before}
+small.draw()
+write_together({{home() / "figures/smoke/manifold_mixup" / f"{id}.{{end}}": "drawn" for end in ("svg", "png", "csv", "md")}})"""
+
+
+def by_the_engine(base: Path, before: str = "") -> Path:
+    "A clone of the notebooks whose one artefact makes the small reproduction."
+    shutil.rmtree(base / "nbs")
+    shutil.copytree(ROOT / "nbs", base / "nbs", ignore=shutil.ignore_patterns(".ipynb_checkpoints"))
+    code = CELL.format(paths=[str(Path(__file__).parent), str(ROOT / "tests")], before=before, id=ID)
+    cells = [nbformat.v4.new_code_cell('profile: str = "smoke"'), nbformat.v4.new_code_cell(code)]
+    cells[0].metadata["tags"] = ["parameters"]
+    about = dict(kernelspec=dict(name="python3", language="python", display_name="python3"))
+    nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata=about), base / f"nbs/manifold_mixup/{ID}.ipynb")
+    return base
+
+
+def started(base: Path, **env) -> subprocess.Popen:
+    env = {k: v for k, v in os.environ.items() if k != "MIXREPRO_HOME"} | env
+    def hears(): signal.signal(signal.SIGINT, signal.default_int_handler)
+    return subprocess.Popen([COMMAND, "reproduce", ID, "--profile", "smoke"], cwd=base, env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                            start_new_session=True, preexec_fn=hears)
+
+
+def own(base: Path) -> list:
+    "The processes that work in a project."
+    def there(p):
+        with contextlib.suppress(psutil.Error): return p.cwd() == str(base) and p.pid != os.getpid()
+    return [p for p in psutil.process_iter() if there(p)]
+
+
+KERNEL = json.dumps(dict(argv=["/nowhere/python", "-f", "{connection_file}"], display_name="x", language="python"))
+AROUND = {"no kernel": dict(JUPYTER_PATH="jupyter"), "a foreign MPLBACKEND": dict(MPLBACKEND="TkAgg"), "a HOME that cannot be written": dict(HOME="/dev/null/x", XDG_CACHE_HOME=""),
+          "no folder for temporary files": dict(TMPDIR="/dev/null/x"), "a terminal of ASCII alone": dict(LC_ALL="C", PYTHONIOENCODING="ascii"), "no git": {}}
+
+
+@pytest.mark.parametrize("what", AROUND)
+def test_the_engine_in_odd_surroundings(campaign, empty, what):
+    (empty / "jupyter/kernels/python3").mkdir(parents=True)
+    (empty / "jupyter/kernels/python3/kernel.json").write_text(KERNEL)
+    env = {k: v.replace("jupyter", str(empty / "jupyter")) for k, v in AROUND[what].items()}
+    if what == "no git":
+        (empty / ".git").mkdir()
+        (empty / "bin").mkdir()
+        for tool in ("bash", "sh", "touch", "mkdir", "rm", "grep", "printf"): (empty / "bin" / tool).symlink_to(shutil.which(tool))
+        env = dict(PATH=str(empty / "bin"))
+    one = started(by_the_engine(empty), **env)
+    said = one.communicate(timeout=400)[0]
+    assert one.returncode == 0, said
+    lost, changed, more = campaign.heal(empty)
+    campaign.tell("the engine's surroundings", what, lost, changed, said + more, empty)
+
+
+STOPS = "import signal\nreal, left = os.replace, [{at}]\ndef stop(*args):\n    left[0] -= 1\n    if not left[0]: open('begun', 'w').close(); {do}\n    real(*args)\nos.replace = stop"
+PAUSE = "__import__('time').sleep(600)"
+
+
+@pytest.mark.parametrize("what, at", [("SIGKILL of all", 20), ("SIGKILL of mixrepro", 9), ("SIGTERM", 14), ("SIGINT", 30), ("the kernel is killed", 25)])
+def test_the_engine_is_ended(campaign, empty, what, at):
+    "At a renaming inside the kernel; nothing works on, and the same command goes on."
+    do = "os.kill(os.getpid(), signal.SIGKILL)" if "kernel" in what else PAUSE
+    one = started(by_the_engine(empty, STOPS.format(at=at, do=do)))
+    while not (empty / "begun").exists(): assert one.poll() is None, one.stdout.read(); time.sleep(.05)
+    if what == "SIGKILL of all":
+        for p in own(empty): p.kill()
+    elif what == "SIGKILL of mixrepro": one.kill()
+    elif what in ("SIGTERM", "SIGINT"): os.kill(one.pid, getattr(signal, what))
+    said = one.communicate(timeout=400)[0]
+    until = time.time() + 60
+    while own(empty) and time.time() < until: time.sleep(.1)
+    assert not own(empty) and one.returncode, said
+    one = started(by_the_engine(empty))
+    more = one.communicate(timeout=400)[0]
+    assert one.returncode == 0, more
+    lost, changed, healed = campaign.heal(empty)
+    expect = dict(SIGTERM="mixrepro: ended by SIGTERM", SIGINT="mixrepro: interrupted").get(what, "mixrepro: .*its kernel died" if "kernel" in what else "")
+    campaign.tell("the engine is ended", what, lost, changed, said + healed, empty, expect)
 
 
 # ---- the campaign itself --------------------------------------------------------------------------------------------
