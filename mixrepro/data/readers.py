@@ -146,8 +146,9 @@ def _matlab(data: bytes, rows: int) -> dict:
     def whole(read, **more):
         try: return read(io.BytesIO(data), **more)
         except Exception as e: raise ValueError(f"is not a whole MATLAB file ({e or type(e).__name__})") from e
-    claimed = {name: (tuple(shape), kind) for name, shape, kind in whole(whosmat)}
-    if not {"X", "y"} <= claimed.keys(): raise ValueError("is a MATLAB file without 'X' and 'y'")
+    numpys = dict(double="float64", single="float32")
+    claimed = {name: (tuple(shape), numpys.get(kind, kind)) for name, shape, kind in whole(whosmat)}
+    if not {"X", "y"} <= claimed.keys(): raise ValueError("is a MATLAB file without 'X' and 'y', or half of one")
     (x, of), (y, _) = claimed["X"], claimed["y"]
     if x != (32, 32, 3, rows) or of != "uint8" or np.prod(y) != rows:
         raise ValueError(f"holds images {x} of {of} and {np.prod(y)} labels, "
