@@ -84,7 +84,7 @@ def bound(body: list) -> tuple[set[str], list]:
     return names - outer, imports
 
 # %% ../nbs/04_fingerprint.ipynb #6417f710
-TELLING = ("print", "warn", "check")  # how the name of a function begins that only tells or refuses
+TELLING = ("print", "warn", "check", "need")  # how the name of a function begins that only tells or refuses
 SAYING = {"choice": slice(0, 1), "given": slice(1, 2), "setting": slice(0, 1)}  # which arguments are values
 NO_VALUES = ("allowed", "hint", "later", "source", "where")
 

@@ -22,16 +22,12 @@ from dataclasses import dataclass, replace
 from functools import partial
 from itertools import count
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import quote
 
-from ..extras import need
-
-need("pandas")
 import numpy as np
-import pandas as pd
 import torch
 from filelock import FileLock
-from pandas.api.types import is_bool_dtype, is_datetime64_any_dtype, is_integer_dtype, is_numeric_dtype
 from sklearn import datasets as bundled
 from sklearn.compose import ColumnTransformer
 from sklearn.impute import SimpleImputer
@@ -43,7 +39,10 @@ from torch import Tensor
 from ..core import pick
 from .images import data_root, typed
 from ..download import BUSY
+from ..extras import need
 from ..files import retold, sha256, write_together
+
+if TYPE_CHECKING: import pandas as pd  # of signatures: functions import it
 
 # %% ../../nbs/data/08_tabular.ipynb #1e5e7717
 @dataclass(frozen=True, eq=False)
@@ -85,11 +84,11 @@ def _said(cell: str) -> str:
     return "gap" if cell.lower() in GAPS else "spelled" if GROUPED.fullmatch(cell) else "word"
 
 # %% ../../nbs/data/08_tabular.ipynb #12228822
-def _untyped(column: pd.Series,   # text, numbers or nothing in each row
-             name: str,           # for the sentence
-             codes: bool = False, # whole numbers may be codes, and stand beside words: a target
-             lines=None,          # of each row in its file
-             ) -> tuple[pd.Series, bool]:  # the text, missing where it is; whether it is a column of numbers
+def _untyped(column: "pd.Series",  # text, numbers or nothing in each row
+             name: str,            # for the sentence
+             codes: bool = False,  # whole numbers may be codes, and stand beside words: a target
+             lines=None,           # of each row in its file
+             ) -> tuple["pd.Series", bool]:  # the text, missing where it is; whether it is a column of numbers
     "What an untyped column holds; a cell that fits nothing is refused."
     text = column.astype(object).where(column.notna(), "").map(str)
     said = text.map({c: _said(c) for c in text.unique()})
@@ -105,8 +104,10 @@ def _untyped(column: pd.Series,   # text, numbers or nothing in each row
     return known, numbers and not (codes and (said == "word").any())
 
 # %% ../../nbs/data/08_tabular.ipynb #4f38495c
-def _typed(column: pd.Series, name: str) -> pd.Series:
+def _typed(column: "pd.Series", name: str) -> "pd.Series":
     "A column as numbers or categories; a date is a number, text is looked at."
+    import pandas as pd
+    from pandas.api.types import is_datetime64_any_dtype, is_numeric_dtype
     if is_datetime64_any_dtype(column): return (column - pd.Timestamp(0, tz=column.dt.tz)) / pd.Timedelta(days=1)
     if isinstance(column.dtype, pd.CategoricalDtype) or is_numeric_dtype(column): return column
     text, numbers = _untyped(column, name)
@@ -116,8 +117,9 @@ def _typed(column: pd.Series, name: str) -> pd.Series:
 ENCODERS = {"one-hot": partial(OneHotEncoder, drop="if_binary", sparse_output=False), "ordinal": OrdinalEncoder,
             "drop": None}
 
-def _kinds(frame: pd.DataFrame, train: np.ndarray, encode: bool = True) -> tuple[list[str], list[str]]:
+def _kinds(frame: "pd.DataFrame", train: np.ndarray, encode: bool = True) -> tuple[list[str], list[str]]:
     "The names of the columns with numbers, and of those with categories; what says nothing is left out with a word."
+    from pandas.api.types import is_bool_dtype, is_numeric_dtype
     said = [c for c in frame if frame[c].iloc[train].notna().any()]
     numbers = [c for c in said if is_numeric_dtype(frame[c]) and not is_bool_dtype(frame[c])]
     words = [c for c in said if c not in numbers] if encode else []
@@ -127,7 +129,7 @@ def _kinds(frame: pd.DataFrame, train: np.ndarray, encode: bool = True) -> tuple
     return numbers, [c for c in words if c not in why]
 
 # %% ../../nbs/data/08_tabular.ipynb #3f1efc7c
-def _known(column: pd.Series, train: np.ndarray) -> pd.Series:
+def _known(column: "pd.Series", train: np.ndarray) -> "pd.Series":
     "A column of categories as text, in which what training never saw is missing."
     text = column.astype(object).where(column.notna(), np.nan).map(str, na_action="ignore")
     return text.where(text.isin(text.iloc[train].dropna()), np.nan)
@@ -143,13 +145,14 @@ def _distinct(names: list[str]) -> list[str]:
 
 # %% ../../nbs/data/08_tabular.ipynb #aa7583f1
 # a row for each example; columns of numbers are quantities, others categories
-def to_numbers(frame: pd.DataFrame,
+def to_numbers(frame: "pd.DataFrame",
                train: np.ndarray,          # positions of the training rows
                test: np.ndarray,           # positions of the test rows
                encode: str = "one-hot",    # categories: "one-hot" (two of them: one column), "ordinal" or "drop"
                scale: str = "train",       # rows that give mean and deviation: "train" or "all"
                ) -> tuple[np.ndarray, np.ndarray, list[str]]:  # float64 (n, d) and (m, d), and the names of the columns
     "Impute, encode and standardise; a column that is constant over those rows becomes 0."
+    import pandas as pd
     encoder = pick("encoding", encode, ENCODERS)
     if not frame.columns.is_unique:
         raise ValueError(f"two columns are named {frame.columns[frame.columns.duplicated()][0]!r}: rename one of them")
@@ -168,12 +171,15 @@ def to_numbers(frame: pd.DataFrame,
     return x[train], x[test], _distinct([c.split("__", 1)[1] for c in columns.get_feature_names_out()])
 
 # %% ../../nbs/data/08_tabular.ipynb #15ad5b39
-def _row(column: pd.Series, i: int) -> str:
+def _row(column: "pd.Series", i: int) -> str:
     "Which row it is, counted in the file: rows before it may be left out."
+    from pandas.api.types import is_integer_dtype
     return f"row {(int(column.index[i]) if is_integer_dtype(column.index) else i) + 1}"
 
-def _quantity(target: pd.Series) -> np.ndarray | None:
+def _quantity(target: "pd.Series") -> np.ndarray | None:
     "The values of a numeric target; None where it holds classes."
+    import pandas as pd
+    from pandas.api.types import is_bool_dtype, is_numeric_dtype
     if isinstance(target.dtype, pd.CategoricalDtype) or is_bool_dtype(target): return None
     text, numbers = (target, True) if is_numeric_dtype(target) else _untyped(target, "class", codes=True)
     for i in np.flatnonzero(text.isna())[:1]:
@@ -183,9 +189,10 @@ def _quantity(target: pd.Series) -> np.ndarray | None:
         raise ValueError(f"the target is {target.iloc[i]} in {_row(target, i)}: write a finite number or leave it out")
     return value if (value % 1 != 0).any() else None
 
-def to_labels(target: pd.Series,  # what to predict, as text or numbers; none missing
+def to_labels(target: "pd.Series",  # what to predict, as text or numbers; none missing
               ) -> tuple[np.ndarray, tuple[str, ...], bool]:  # int64 (n,), the classes, whether it was cut at its mean
     "Labels 0..k-1; a numeric target with fractions becomes P below its mean and N otherwise (OpenML's rule)."
+    import pandas as pd
     value = _quantity(target)
     if value is not None: target = pd.Series(np.where(value < value.mean(), "P", "N"))
     classes, y = np.unique(target.astype(str).to_numpy(dtype=str), return_inverse=True)
@@ -223,8 +230,10 @@ def friedman(n: int,           # rows
              d: int = 5,       # columns; the second and third function have four
              which: int = 1,   # Friedman's first, second or third function
              seed: int = 0,    # of columns and noise
-             ) -> tuple[pd.DataFrame, pd.Series]:  # the columns and the class, P or N
+             ) -> tuple["pd.DataFrame", "pd.Series"]:  # the columns and the class, P or N
     "A function of Friedman (1991) with noise at a third of the signal's deviation, cut at its mean."
+    need("pandas")
+    import pandas as pd
     make, noise = {1: (partial(bundled.make_friedman1, n_features=d), 1.), 2: (bundled.make_friedman2, 125.),
                    3: (bundled.make_friedman3, .1)}[which]
     x, y = make(n_samples=n, noise=noise, random_state=seed)
@@ -232,7 +241,7 @@ def friedman(n: int,           # rows
     return pd.DataFrame(x, columns=names), pd.Series(np.where(y < y.mean(), "P", "N"))
 
 # %% ../../nbs/data/08_tabular.ipynb #5ae2843f
-def _bundled(load) -> tuple[pd.DataFrame, pd.Series]:
+def _bundled(load) -> tuple["pd.DataFrame", "pd.Series"]:
     "A table of scikit-learn, its classes by name."
     b = load(as_frame=True)
     return b.data, b.target.map(lambda i: str(b.target_names[i]))
@@ -318,21 +327,25 @@ def _rows(data: bytes) -> tuple[list[str], list[list[str]], list[int]]:  # names
     return names, rows, lines[1:]
 
 # %% ../../nbs/data/08_tabular.ipynb #1bd211e5
-def _kind(column: pd.Series) -> str | list[str]:
+def _kind(column: "pd.Series") -> str | list[str]:
     "The type of a column: numeric, integer, string or a date as pandas calls it; for a nominal one its categories."
+    import pandas as pd
+    from pandas.api.types import is_bool_dtype, is_datetime64_any_dtype, is_integer_dtype, is_numeric_dtype
     if isinstance(column.dtype, pd.CategoricalDtype): return list(map(str, column.cat.categories))
     if is_bool_dtype(column): return ["False", "True"]
     if is_numeric_dtype(column): return "integer" if is_integer_dtype(column) else "numeric"
     return str(column.dtype) if is_datetime64_any_dtype(column) else "string"
 
-def _texts(column: pd.Series, kind) -> list[str | None]:
+def _texts(column: "pd.Series", kind) -> list[str | None]:
     "The cells of a column as text; None where one is missing."
+    import pandas as pd
+    from pandas.api.types import is_datetime64_any_dtype
     spell = {"numeric": lambda v: repr(float(v)), "integer": lambda v: str(int(v))}.get(str(kind), str)
     if is_datetime64_any_dtype(column): spell = pd.Timestamp.isoformat
     return [None if pd.isna(v) else spell(v) for v in column]
 
 # %% ../../nbs/data/08_tabular.ipynb #bfbd7325
-def _written(table: pd.DataFrame) -> tuple[dict, bytes]:
+def _written(table: "pd.DataFrame") -> tuple[dict, bytes]:
     "A table with types, its target last: what the index says of it, and its CSV file."
     kinds = [_kind(table.iloc[:, k]) for k in range(table.shape[1])]
     texts = [_texts(table.iloc[:, k], kind) for k, kind in enumerate(kinds)]
@@ -347,8 +360,9 @@ def _written(table: pd.DataFrame) -> tuple[dict, bytes]:
 # %% ../../nbs/data/08_tabular.ipynb #d03ab332
 SPELLED = {"integer": (re.compile(r"-?\d+", re.ASCII), int, "Int64"), "numeric": (NUMBER, float, float)}
 
-def _column(texts: list[str | None], kind, name: str, lines: list[int]) -> pd.Series:
+def _column(texts: list[str | None], kind, name: str, lines: list[int]) -> "pd.Series":
     "A column of a known type from its text."
+    import pandas as pd
     if isinstance(kind, str) and kind in SPELLED:
         pattern, value, dtype = SPELLED[kind]
         for i, c in enumerate(texts):
@@ -362,15 +376,16 @@ def _column(texts: list[str | None], kind, name: str, lines: list[int]) -> pd.Se
     return pd.Series(pd.Categorical(texts, known))
 
 # %% ../../nbs/data/08_tabular.ipynb #85dd1a63
-def _by_kind(names, columns, lines, record: dict) -> list[pd.Series]:
+def _by_kind(names, columns, lines, record: dict) -> list["pd.Series"]:
     "The columns of a table whose index knows their types."
     if len(kinds := record["columns"]) != len(names):
         raise ValueError(f"it has {len(names)} columns, but the index knows the types of {len(kinds)}")
     texts = [[None if c == record["missing"] else c for c in column] for column in columns]
     return [_column(*each, lines) for each in zip(texts, kinds, names)]
 
-def _by_look(names, columns, lines, record: dict) -> list[pd.Series]:
+def _by_look(names, columns, lines, record: dict) -> list["pd.Series"]:
     "The columns of a table without types, but for the nominal ones that its index or this notebook lists."
+    import pandas as pd
     for k, name in enumerate(names, 1):
         if not name.strip(): raise ValueError(f"column {k} has no name: name it, or remove it and the comma beside it")
     nominal = record.get("nominal") or NOMINAL.get(int(record.get("id") or record.get("openml_id") or 0), ())
@@ -385,8 +400,9 @@ def _by_look(names, columns, lines, record: dict) -> list[pd.Series]:
 
 def _parse(data: bytes,         # a CSV file, the target last
            record: dict = {},   # what the index says of it
-           ) -> tuple[pd.DataFrame, pd.Series]:
+           ) -> tuple["pd.DataFrame", "pd.Series"]:
     "Columns and target of a table; a row without target is left out with a word."
+    import pandas as pd
     names, rows, lines = _rows(data)
     columns = [list(c) for c in zip(*rows)] or [[] for _ in names]
     *made, target = (_by_kind if record.get("columns") else _by_look)(names, columns, lines, record)
@@ -416,8 +432,9 @@ def _find(what: int | str, folder: Path) -> dict:
 SEED = 2021                                          # of the note's split
 NOTE = dict(seed=SEED, encode="drop", scale="all")   # how the note's arrays were made, as far as its numbers tell
 
-def _source(name_or_id: int | str, folder: Path) -> tuple[pd.DataFrame, pd.Series, dict]:
+def _source(name_or_id: int | str, folder: Path) -> tuple["pd.DataFrame", "pd.Series", dict]:
     "Columns and target of a table, and its id, name and what it stands in for."
+    need("pandas")
     if name_or_id in EMBEDDED:
         make, standin = EMBEDDED[name_or_id]
         return *make(), dict(id=0, name=name_or_id, standin=standin)
@@ -452,6 +469,7 @@ def tabular(name_or_id: int | str,           # a number of OpenML, the name of s
 def _from_openml(number: int, cache: Path) -> tuple[dict, bytes]:
     "A table from openml.org through scikit-learn: its record and its CSV file."
     # the faster reader of scikit-learn 1.9 fails with pandas 3 where categories are whole numbers
+    import pandas as pd
     b = bundled.fetch_openml(data_id=number, data_home=str(cache), as_frame=True, parser="liac-arff")
     if not isinstance(b.target, pd.Series): raise ValueError("it has no single target column")
     types, data = _written(pd.concat([b.data, b.target.rename("class")], axis=1))
@@ -530,6 +548,7 @@ def fetch_openml(ids,                                 # numbers of OpenML, or na
                  progress=None,                       # called with (id, done, of how many) after each table
                  ) -> list[Path]:                     # the files
     "Fetch the tables that are not here yet; those that cannot be had are named together."
+    need("pandas")
     folder, numbers, paths, failed = data_root(root) / FOLDER, _numbers(ids), {}, {}
     get = partial(_from_openml, cache=folder / "cache")
     if source: get = partial(_from_folder, source=(place := _place(source)), records=_records(place))

@@ -6,6 +6,9 @@
 __all__ = ['logit_map', 'boundary', 'boundary_of']
 
 # %% ../../nbs/repro/83b_boundaries.ipynb #5cb1b250
+from ..extras import need
+
+need("matplotlib")  # brings contourpy
 import numpy as np
 import torch
 from contourpy import contour_generator

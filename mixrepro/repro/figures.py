@@ -182,10 +182,11 @@ def told(text: str) -> list[str]:  # Markdown: the answer, the rest that ran, wh
 # %% ../../nbs/repro/83_figures.ipynb #87522095
 def led_here(text: str,     # Markdown of an artefact's page in figures/<profile>/<paper>/
              folder: Path,  # figures/<profile>
+             paper: str,    # its folder
              ) -> str:      # the same for figures/<profile>/README.md
     "Links to the pages of artefacts, as links to their entries in the gallery."
-    def link(m): return f"[{m[1]}](#{m[3]})" if (folder/m[2]).is_file() else m[1]
-    return re.sub(r"\[([^][]*)\]\(\.\./(\w+/([\w-]+)\.md)\)", link, text)
+    def link(m): return f"[{m[1]}](#{m[3]})" if (folder/(m[2] or paper)/f"{m[3]}.md").is_file() else m[1]
+    return re.sub(r"\[([^][]*)\]\((?:\.\./(\w+)/)?([\w-]+)\.md\)", link, text)
 
 # %% ../../nbs/repro/83_figures.ipynb #c822d1c1
 def pictures_of(a: Artefact,   # one of the catalogue
@@ -206,7 +207,7 @@ def entry(a: Artefact,   # one of the catalogue
     missing = [s for s in a.outputs if s not in there]
     shown = [f"![{a.title}]({p})" for p in pictures_of(a, folder)[:1]]
     parts = [f'<a id="{a.id}"></a>', f"### {a.id}: {a.title}", *shown,
-             *(told(led_here(there["md"].read_text(encoding="utf-8"), folder)) if "md" in there else ()),
+             *(told(led_here(there["md"].read_text(encoding="utf-8"), folder, a.paper)) if "md" in there else ()),
              "Files: " + ", ".join(links) + (f" (missing: {', '.join(missing)})" if missing else "")]
     return "\n\n".join(filter(None, parts))
 

@@ -9,6 +9,9 @@ __all__ = ['MARGINS', 'Verdict', 'within', 'decide', 'value_verdict', 'gain_verd
 import math
 from dataclasses import dataclass, replace
 
+from ..extras import need
+
+need("statsmodels")
 from scipy import stats
 
 from .estimates import (LEVEL, Estimate, Measured, Published, no_nan, no_spread, over_seeds,

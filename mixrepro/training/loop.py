@@ -137,9 +137,10 @@ def looks_after(spec: Spec,
 def commit(folder: Path) -> str:
     "The commit of a clone; empty where git is not there, refuses or knows none: a run is not lost for it."
     if not (folder / ".git").exists(): return ""
-    try: done = subprocess.run(["git", "rev-parse", "HEAD"], cwd=folder, capture_output=True, text=True, timeout=60)
+    try: done = subprocess.run(["git", "rev-parse", "HEAD"], cwd=folder, capture_output=True, timeout=60)
     except (OSError, subprocess.TimeoutExpired): return ""
-    return done.stdout.strip() if done.returncode == 0 else ""
+    said = done.stdout.strip().decode(errors="replace")
+    return said if done.returncode == 0 and re.fullmatch("[0-9a-f]{40,64}", said) else ""
 
 def environment(device, seconds: float) -> dict:
     "Versions, device, commit, wall time and peak memory of a run."

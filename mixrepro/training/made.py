@@ -77,7 +77,7 @@ def file_of_split(spec: Spec) -> Path:
 def indices_of(path: Path) -> str:
     "A digest of the indices in the file of a split; empty where there is none, or nothing to be read."
     try: what = json.loads(path.read_text())
-    except (OSError, ValueError): return ""
+    except (OSError, ValueError, RecursionError): return ""
     if not isinstance(what, dict): return ""
     return sha256(json.dumps([what.get("labelled"), what.get("validation")]).encode())[:16]
 
@@ -108,8 +108,8 @@ def changes(root: Path,    # of the store
     "What has changed in the code since something was made."
     if code == now.name: return ""
     try: old = json.loads((root / ".code" / f"{code}.json").read_text())
-    except (OSError, ValueError): return "its code changed"
-    return sentence_of(differences(old, now.parts))
+    except (OSError, ValueError, RecursionError): old = None
+    return sentence_of(differences(old, now.parts)) if isinstance(old, dict) else "its code changed"
 
 # %% ../../nbs/training/50b_made.ipynb #4b5f0c9d
 def since(root: Path,  # of the store

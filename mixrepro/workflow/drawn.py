@@ -71,11 +71,15 @@ def note(base: Path,            # the project's folder
 # %% ../../nbs/workflow/91a_drawn.ipynb #a3e63fab
 def altered_since(base: Path, name: str) -> str:  # empty where nothing is, or nothing was noted
     "What of a figure's files, or of the runs that it has read, is no longer the same."
-    try: said = json.loads((base / NOTED / f"{name}.json").read_text())
-    except (OSError, ValueError): return ""
-    for f, was in said["files"].items():
-        if not (base / f).is_file(): return f"{f} is gone"
-        if sha256(base / f) != was: return f"{f} was changed"
-    for run, (folder, was) in said["runs"].items():
-        if content_of_run(Path(folder)) != was: return f"the run {run} is another"
-    return ""
+    path = base / NOTED / f"{name}.json"
+    if not path.is_file(): return ""
+    try:
+        said = json.loads(path.read_text())
+        files = [(base / f, f, was) for f, was in said["files"].items()]
+        runs = [(run, Path(folder), was) for run, (folder, was) in said["runs"].items()]
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        return f"{path.relative_to(base)} was changed"
+    for at, f, was in files:
+        if not at.is_file(): return f"{f} is gone"
+        if sha256(at) != was: return f"{f} was changed"
+    return next((f"the run {run} is another" for run, folder, was in runs if content_of_run(folder) != was), "")

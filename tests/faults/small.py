@@ -35,7 +35,7 @@ from mixrepro.workflow.drawn import altered_since, note
 FEW = dict(network="tiny-cnn", epochs=3, n_train=60, augment="crop", batch=30)
 SPECS = [Spec("digits", "mixup", **FEW), Spec("digits", "erm", **FEW | dict(n_train=0), split="digits-lmine"),
          Spec("digits", "varmixup", **FEW | dict(epochs=1), method_args=dict(vae_network="vae-small", vae_epochs=1))]
-METRICS = ("clean", "linearity-on-50")
+METRICS = ("clean", "fgsm-pixels-on-50")
 NAME, FOLDER = "smoke-small", "figures/smoke/small"
 OUTPUTS = [f"{FOLDER}/small.{end}" for end in ("svg", "png", "csv", "md")]
 STAMP, GROUP = f"{workflow.WORK}/drawn/{NAME}", f"{workflow.WORK}/stamps/small"
@@ -80,10 +80,10 @@ def draw():
     "What a notebook of an artefact does: runs, metrics and a computed value in, a picture, a table and a page out."
     store, base = Store(), home()
     runs = [train_run(spec, store, "cpu") for spec in SPECS]
-    clean, line = (measure(runs, name, "cpu") for name in METRICS)
+    clean, struck = (measure(runs, name, "cpu") for name in METRICS)
     more = computed("squares", dict(n=100), sum_of_squares, store)
-    table = pd.DataFrame([dict(method=r.spec.method, accuracy=c["accuracy"], linearity=json.dumps(l, sort_keys=True), loss=history(r)[-1]["loss"],
-                               squares=more["sum"]) for r, c, l in zip(runs, clean, line)])
+    table = pd.DataFrame([dict(method=r.spec.method, accuracy=c["accuracy"], attacked=json.dumps(l, sort_keys=True), loss=history(r)[-1]["loss"],
+                               squares=more["sum"]) for r, c, l in zip(runs, clean, struck)])
     use_style()
     fig = matplotlib.figure.Figure(figsize=(2, 1.5))
     fig.subplots().plot(table.accuracy)
@@ -138,27 +138,35 @@ def standing(base: Path) -> dict[str, tuple]:
     return {str(r): place(r.folder / "weights.safetensors") for r in map(Store(base / "runs").run, every()) if r.done}
 
 
-def apart(call, *args, base: Path, limit: float = 100., **env) -> tuple[int, str]:  # exit code, negative for a signal; all that was said
+class Apart:
     "A call in a fork of this process, in a project's folder, that ends as the command line ends: a refusal is one sentence."
-    with tempfile.TemporaryFile("w+") as out:
-        if not (pid := os.fork()):
-            try:
-                for number in (1, 2): os.dup2(out.fileno(), number)
-                sys.stdout, sys.stderr = (io.TextIOWrapper(os.fdopen(n, "wb", closefd=False), line_buffering=True) for n in (1, 2))
-                sys.__stdout__ = sys.stdout
-                signal.signal(signal.SIGINT, signal.default_int_handler)
-                signal.signal(signal.SIGTERM, signal.SIG_DFL)
-                signal.alarm(int(limit))
-                inside(base)
-                os.environ.update(env)
-                cli.app = lambda **_: call(*args)
-                try: cli.main()
-                except SystemExit as e: code = e.code or 0
-                os._exit(code)
-            finally: os._exit(99)
-        code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-        out.seek(0)
-        return code, out.read()
+
+    def __init__(self, call, *args, base: Path, limit: float = 200., **env):
+        self.out = tempfile.TemporaryFile("w+")
+        if (pid := os.fork()):
+            self.pid = pid
+            return
+        try:
+            for number in (1, 2): os.dup2(self.out.fileno(), number)
+            sys.stdout, sys.stderr = (io.TextIOWrapper(os.fdopen(n, "wb", closefd=False), line_buffering=True) for n in (1, 2))
+            sys.__stdout__ = sys.stdout
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+            signal.alarm(int(limit))
+            inside(base)
+            os.environ.update(env)
+            cli.app = lambda **_: call(*args)
+            try: cli.main()
+            except SystemExit as e: os._exit(e.code or 0)
+        finally: os._exit(99)
+
+    def ended(self) -> tuple[int, str]:  # exit code, negative for a signal; all that was said
+        code = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+        self.out.seek(0)
+        return code, self.out.read()
+
+
+def apart(call, *args, base: Path, **env) -> tuple[int, str]: return Apart(call, *args, base=base, **env).ended()
 
 
 def files(base: Path) -> list[Path]:
@@ -167,6 +175,6 @@ def files(base: Path) -> list[Path]:
     at = next((base / "runs/computed").iterdir())
     code = json.loads((run / "done.json").read_text())["made"]["code"]
     return [*(run / f for f in ("spec.json", "history.csv", "weights.safetensors", "environment.json", "done.json")),
-            run / "metrics/clean.json", run / "metrics/linearity-on-50.json", run / "metrics/logits.safetensors", at / "metrics/value.json",
+            run / "metrics/clean.json", run / "metrics/fgsm-pixels-on-50.json", run / "metrics/logits.safetensors", at / "metrics/value.json",
             base / f"runs/.code/{code}.json", *(base / f for f in OUTPUTS), base / workflow.WORK / f"read/{NAME}.json", base / STAMP, base / GROUP,
             base / workflow.WORK / "plans/small.json", base / "data/splits/digits-lmine.json"]

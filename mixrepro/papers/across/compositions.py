@@ -4,12 +4,15 @@
 
 # %% auto #0
 __all__ = ['NOTHING_PRINTED', 'QUANTITIES', 'WORDS', 'INKS_OF_PARENTS', 'pairs_of', 'sheets_of', 'word_of', 'Found',
-           'against_parents', 'listed', 'nearest', 'what_was_found', 'forest']
+           'against_parents', 'listed', 'told_apart', 'nearest', 'what_was_found', 'forest']
 
 # %% ../../../nbs/across/05_compositions.ipynb #3f9f791d
 import math
 from dataclasses import dataclass
 
+from ...extras import need
+
+need("pandas")
 import pandas as pd
 
 from ...metrics.robustness import corruption_mean
@@ -21,7 +24,7 @@ from ...repro.scale import said
 
 # %% ../../../nbs/across/05_compositions.ipynb #34ffaa62
 NOTHING_PRINTED = pd.DataFrame(columns=["row", "column", "mean", "spread", "n"])  # no paper has these
-QUANTITIES = {"error": ("clean", lambda v: 1 - v["accuracy"], dict(scale=100., higher_is_better=False)),
+QUANTITIES = {"clean error": ("clean", lambda v: 1 - v["accuracy"], dict(scale=100., higher_is_better=False)),
               "NLL": ("clean", lambda v: v["nll"], dict(unit="nats", higher_is_better=False, decimals=3)),
               "corrupted accuracy": ("corruptions", lambda v: corruption_mean(v["accuracy"]), dict(scale=100.))}
 
@@ -76,6 +79,12 @@ def listed(found: list[Found], labels: dict) -> str:
     for f in found: by.setdefault(labels.get(f.name, f.name), []).append(f.quantity)
     return "; ".join(f"{name} ({', '.join(q)})" for name, q in by.items()) or "none"
 
+def told_apart(rows: list[Row], word: str, labels: dict) -> str:
+    "The contrasts of which a word is said, in a line."
+    def show(v): return labels.get(v, v)
+    said_of = [f"{show(r.method)} over {show(r.against)} ({r.column})" for r in rows if word_of(r) == word]
+    return "; ".join(said_of) or "none"
+
 def nearest(rows: list[Row], labels: dict, count: int = 3) -> list[str]:
     "The undecided contrasts that the fewest seeds would decide."
     def show(v): return labels.get(v, v)
@@ -89,9 +98,10 @@ def what_was_found(found: list[Row], labels: dict, at: str) -> list[str]:  # sen
     rows = [r for f in each for r in f.rows]
     counts = pd.Series([word_of(r) for r in rows]).value_counts().reindex(
         ["above", "below", "no difference", "undecided"], fill_value=0)
-    few = nearest(rows, labels)
-    words = [f"Of {len(rows)} contrasts of a composition with a parent, after Holm's correction "
-             f"{', '.join(f'{n} {word}' for word, n in counts.items())}.",
+    few, alone = nearest(rows, labels), sum(r.gain.p is not None and r.gain.p < 1 - LEVEL for r in rows)
+    words = [f"Of {len(rows)} contrasts of a composition with a parent, {alone} are decided alone; after Holm's "
+             f"correction {', '.join(f'{n} {word}' for word, n in counts.items())}.",
+             *(f"{word.capitalize()} a parent: {told_apart(rows, word, labels)}." for word in WORDS.values()),
              f"Better than both parents: {listed([f for f in each if f.better], labels)}.",
              f"Worse than both: {listed([f for f in each if f.worse], labels)}.",
              f"Ahead of both in the means: {listed([f for f in each if f.ahead], labels)}."]

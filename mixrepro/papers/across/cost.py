@@ -10,6 +10,9 @@ __all__ = ['OTHERS', 'HALVES', 'QUOTED', 'NAMES', 'THEORY', 'ATTACKING', 'SHOWN_
 # %% ../../../nbs/across/06_cost.ipynb #4e8a2d24
 from dataclasses import dataclass, replace
 
+from ...extras import need
+
+need("pandas")
 import numpy as np
 import pandas as pd
 import torch

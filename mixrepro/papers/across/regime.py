@@ -8,6 +8,9 @@ __all__ = ['FITTED', 'fit_of', 'Fit', 'judged']
 # %% ../../../nbs/across/02_regime.ipynb #730ad4c6
 from dataclasses import dataclass
 
+from ...extras import need
+
+need("pandas")
 import pandas as pd
 
 from ...metrics.catalogue import fitted

@@ -140,8 +140,6 @@ class Matrix(OneRecipe):
         smoke="flips-on-2", embedded="flips-on-50", overnight="flips-on-50", gpu="flips-on-500")
     linearity: str = setting("linearity", "default", "of all test images, or of some",
         smoke="linearity-on-50", embedded="linearity-on-50", overnight="linearity-on-50", gpu="linearity-on-50")
-    attack: str = setting("apgd", "default", "of all test images, or in four steps of 60 of them",
-        smoke="apgd-on-60", embedded="apgd-on-60", overnight="apgd-on-60")
     corruptions: str = setting("corruptions", "default", "all test images, but where the scale damages fewer",
         smoke="corruptions-on-10")
 

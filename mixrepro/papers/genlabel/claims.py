@@ -9,6 +9,9 @@ __all__ = ['GENMIX', 'GL_CLEAN', 'ROBUST', 'BY_FREQUENCY', 'ON_EITHER_SIDE', 'GL
 # %% ../../../nbs/genlabel/06_claims.ipynb #f11a9fa8
 from functools import partial
 
+from ...extras import need
+
+need("pandas")
 import pandas as pd
 
 from ...repro.claim import Asked, Claim, Effect, Over, estimated, exact, share

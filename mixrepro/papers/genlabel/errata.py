@@ -9,6 +9,9 @@ __all__ = ['erratum', 'farthest', 'closed_forms', 'means_apart', 'likeliest', 'a
 # %% ../../../nbs/genlabel/02_errata.ipynb #fd435a01
 from functools import partial
 
+from ...extras import need
+
+need("pandas")
 import numpy as np
 import pandas as pd
 import torch

@@ -10,6 +10,9 @@ __all__ = ['PANELS', 'examples_of', 'made_of_run', 'middles', 'lie', 'middles_of
 import warnings
 from types import SimpleNamespace
 
+from ...extras import need
+
+need("pandas", "matplotlib")
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd

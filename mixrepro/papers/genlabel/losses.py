@@ -8,6 +8,9 @@ __all__ = ['CLAIMS', 'INKS', 'draw_points', 'mean_h', 'label_moments', 'linear_m
            'draw_losses', 'relu_network', 'relu_losses', 'gradient', 'true_label', 'second_order', 'losses_at']
 
 # %% ../../../nbs/genlabel/01b_losses.ipynb #aface7a9
+from ...extras import need
+
+need("pandas")
 import numpy as np
 import pandas as pd
 import torch

@@ -8,6 +8,9 @@ __all__ = ['CLOUDS', 'INKS', 'margin_of', 'separable', 'hard_margin', 'draw_clou
            'draw_lines', 'draw_sweep']
 
 # %% ../../../nbs/genlabel/04b_margins.ipynb #d1a473e8
+from ...extras import need
+
+need("pandas")
 import numpy as np
 import pandas as pd
 from scipy.special import expit

@@ -15,6 +15,9 @@ from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
 
+from ...extras import need
+
+need("pandas")
 import numpy as np
 import pandas as pd
 import torch

@@ -11,6 +11,9 @@ __all__ = ['rule', 'LINES1', 'gaussian_label', 'printed_label', 'by_densities', 
 import functools
 from dataclasses import dataclass
 
+from ...extras import need
+
+need("pandas")
 import numpy as np
 import pandas as pd
 import torch

@@ -8,6 +8,9 @@ __all__ = ['BOX', 'INKS', 'mixed_points', 'nearest_class', 'true_class', 'labels
            'draw_tops', 'frame', 'draw_edges']
 
 # %% ../../../nbs/genlabel/04_toys.ipynb #522bdeaa
+from ...extras import need
+
+need("pandas")
 import numpy as np
 import pandas as pd
 import torch

@@ -7,6 +7,9 @@ __all__ = ['tidy', 'flat', 'beyond', 'summary', 'width', 'by_width', 'fewer', 'u
            'draw_dimensions']
 
 # %% ../../../nbs/manifold_mixup/06_dimensions.ipynb #88f2b70f
+from ...extras import need
+
+need("pandas")
 import numpy as np
 import pandas as pd
 

@@ -10,6 +10,9 @@ __all__ = ['erratum', 'SIZES', 'SPLIT', 'PSEUDO_LABEL', 'PANELS', 'LOSSES', 'nea
 # %% ../../../nbs/manifold_mixup/02_errata.ipynb #3ec9f3ff
 from functools import partial
 
+from ...extras import need
+
+need("pandas")
 import pandas as pd
 import torch
 from scipy import stats

@@ -9,6 +9,9 @@ __all__ = ['BASE', 'PRINTED', 'KINDS', 'LOOKS', 'ALPHAS', 'NOT_RUN', 'printed', 
 # %% ../../../nbs/manifold_mixup/08_gans.ipynb #edc29186
 from typing import NamedTuple
 
+from ...extras import need
+
+need("pandas")
 import pandas as pd
 import torch
 from torch import Tensor

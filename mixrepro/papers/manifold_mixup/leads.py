@@ -9,6 +9,9 @@ __all__ = ['Lead', 'lead', 'by_word', 'leads_of', 'judged', 'told', 'held', 'dif
 import math
 from dataclasses import dataclass
 
+from ...extras import need
+
+need("pandas")
 import pandas as pd
 from scipy import stats
 

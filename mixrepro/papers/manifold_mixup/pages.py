@@ -7,6 +7,9 @@ __all__ = ['BY', 'UNITS', 'OVER_INPUT', 'by_loss', 'once', 'placed', 'both_losse
            'chosen', 'choosing', 'over_input', 'penalties', 'with_epochs', 'draw_semi', 'spread', 'gained', 'compact']
 
 # %% ../../../nbs/manifold_mixup/09_pages.ipynb #e1f8787e
+from ...extras import need
+
+need("pandas")
 import pandas as pd
 
 from .settings import WAYS

@@ -8,6 +8,9 @@ __all__ = ['BANDS', 'TWO', 'DEPTHS', 'GREYS', 'POINTS', 'COLUMNS', 'QUANTITIES',
            'judged', 'amount', 'sentence', 'against', 'alike', 'beside']
 
 # %% ../../../nbs/manifold_mixup/01_planes.ipynb #c2a49791
+from ...extras import need
+
+need("pandas", "matplotlib")
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd

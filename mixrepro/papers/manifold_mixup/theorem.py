@@ -7,6 +7,9 @@ __all__ = ['examples', 'descend', 'constructed', 'linear_cases', 'places', 'mixt
            'draw_bent']
 
 # %% ../../../nbs/manifold_mixup/03_theorem.ipynb #18d4cf89
+from ...extras import need
+
+need("pandas", "matplotlib")
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd

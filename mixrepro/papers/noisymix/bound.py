@@ -11,6 +11,9 @@ __all__ = ['centred', 'labelled', 'assumptions', 'gradient', 'radii', 'worst', '
 # %% ../../../nbs/noisymix/03c_bound.ipynb #985fc9d6
 from dataclasses import replace
 
+from ...extras import need
+
+need("pandas")
 import numpy as np
 import pandas as pd
 import torch

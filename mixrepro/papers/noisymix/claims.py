@@ -9,6 +9,9 @@ __all__ = ['NM', 'C100', 'OTHERS', 'CLEANER', 'EVERY', 'NM_IMAGENET', 'NM_CIFAR'
 # %% ../../../nbs/noisymix/09_claims.ipynb #4db4cc3d
 from functools import partial
 
+from ...extras import need
+
+need("pandas")
 import pandas as pd
 
 from ...repro.claim import Asked, Claim, Effect, Over, exact, mean_of, number, unpaired

@@ -8,6 +8,9 @@ __all__ = ['SHORT', 'Picture', 'photograph', 'pictures', 'described', 'short', '
 # %% ../../../nbs/noisymix/01_gallery.ipynb #3cf290d0
 from dataclasses import dataclass
 
+from ...extras import need
+
+need("pandas")
 import numpy as np
 import pandas as pd
 import torch

@@ -7,6 +7,9 @@ __all__ = ['QUIET_FILMS', 'AGAINST', 'CLAIMS', 'without_noise', 'mean_films', 'o
            'apart', 'named_right', 'crosses']
 
 # %% ../../../nbs/noisymix/07_imagenet.ipynb #31076a6e
+from ...extras import need
+
+need("pandas")
 import numpy as np
 import pandas as pd
 

@@ -14,6 +14,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import combinations
 
+from ...extras import need
+
+need("pandas", "statsmodels")
 import numpy as np
 import pandas as pd
 

@@ -10,6 +10,9 @@ __all__ = ['weights', 'js', 'stability_loss', 'lemma2', 'proposition1', 'third_o
 # %% ../../../nbs/noisymix/03b_stability.ipynb #bb458485
 from functools import partial
 
+from ...extras import need
+
+need("pandas")
 import pandas as pd
 import torch
 from torch import Tensor

@@ -10,6 +10,9 @@ __all__ = ['CONTRASTS', 'QUIET', 'SNOW', 'by_kind', 'flip_columns', 'with_quiet'
 # %% ../../../nbs/noisymix/05_tables.ipynb #7ef40721
 import math
 
+from ...extras import need
+
+need("pandas")
 import numpy as np
 import pandas as pd
 

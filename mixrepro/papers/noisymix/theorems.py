@@ -13,6 +13,9 @@ __all__ = ['BENDS', 'NAMED', 'TONES', 'KINKS', 'positive', 'mixture_moments', 'b
 from dataclasses import dataclass, replace
 from functools import partial
 
+from ...extras import need
+
+need("pandas")
 import numpy as np
 import pandas as pd
 import torch

@@ -9,6 +9,9 @@ __all__ = ['HEAD', 'SAID', 'OF_SCANS', 'both_means', 'printed_means', 'weighted'
 # %% ../../../nbs/noisymix/08_transfer.ipynb #fb5cb7f1
 from dataclasses import replace
 
+from ...extras import need
+
+need("pandas")
 import pandas as pd
 from scipy.stats import spearmanr
 

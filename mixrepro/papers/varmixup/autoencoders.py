@@ -10,6 +10,9 @@ __all__ = ['worded', 'seen_by', 'told', 'error', 'coded', 'reached', 'informativ
 import warnings
 from collections.abc import Iterable
 
+from ...extras import need
+
+need("pandas")
 import numpy as np
 import pandas as pd
 import torch

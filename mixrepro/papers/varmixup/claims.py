@@ -10,6 +10,9 @@ __all__ = ['C', 'CLEAN', 'VM', 'ADV', 'REST', 'VM_CORRUPTED', 'VM_CLEAN', 'VM_SA
 import math
 from functools import partial
 
+from ...extras import need
+
+need("pandas")
 import pandas as pd
 from scipy import stats
 

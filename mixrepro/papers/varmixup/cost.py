@@ -8,6 +8,9 @@ __all__ = ['SHOWN', 'beside_hours', 'over_blocks']
 # %% ../../../nbs/varmixup/03_cost.ipynb #d462066c
 import math
 
+from ...extras import need
+
+need("pandas")
 import pandas as pd
 
 from ...repro.ledger import Measured

@@ -12,6 +12,9 @@ __all__ = ['erratum', 'FORMS', 'RIGHT', 'GAMMAS', 'OURS', 'CLAIM', 'NAMED', 'NOT
 from dataclasses import dataclass
 from functools import partial
 
+from ...extras import need
+
+need("pandas")
 import pandas as pd
 import torch
 from torch import Tensor

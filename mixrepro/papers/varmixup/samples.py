@@ -10,6 +10,9 @@ __all__ = ['WAYS', 'PAIRED', 'pixels', 'reconstructions', 'codes', 'unmixed', 'w
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 
+from ...extras import need
+
+need("pandas")
 import pandas as pd
 import torch
 from torch import Tensor
