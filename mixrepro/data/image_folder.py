@@ -132,7 +132,11 @@ def _batches(x: OnDisk, places: list[Tensor], seed: int | None) -> Iterator[Tens
 def imagenet_folder(root: Path) -> Path:
     "The folder that was named with --from, else `imagenet` below the data root."
     index = root / "imagenet.json"
-    return Path(json.loads(index.read_text())["folder"]) if index.is_file() else root / "imagenet"
+    if not index.is_file(): return root / "imagenet"
+    try: return Path(json.loads(index.read_text())["folder"])
+    except (ValueError, KeyError, TypeError, RecursionError) as e:
+        raise ValueError(f"{index} is not as it was written ({type(e).__name__}): delete it, and name the folder again "
+                         "with `mixrepro data get imagenet --from FOLDER`") from e
 
 def image_files(folder: Path,  # a folder for each class
            fix: str,      # what to do where it is not there

@@ -137,27 +137,30 @@ sunflower sweet_pepper table tank telephone television tiger tractor train trout
 wolf woman worm""".split())
 
 # %% ../../nbs/data/01d_readers.ipynb #73d12d6e
-def _matlab(data: bytes) -> dict:
-    "The variables of one of SVHN's files."
-    try: from scipy.io import loadmat
+def _matlab(data: bytes, rows: int) -> dict:
+    "The variables of one of SVHN's files, unpacked only where their heads claim what they should hold."
+    try: from scipy.io import loadmat, whosmat
     except ImportError as e:
         raise ImportError("SVHN comes as MATLAB files, which scipy reads, and it is not installed: "
                           "pip install scipy") from e
-    try: table = loadmat(io.BytesIO(data), variable_names=["X", "y"])
-    except Exception as e: raise ValueError(f"is not a whole MATLAB file ({e or type(e).__name__})") from e
-    if not {"X", "y"} <= table.keys(): raise ValueError("is a MATLAB file without 'X' and 'y'")
-    return table
+    def whole(read, **more):
+        try: return read(io.BytesIO(data), **more)
+        except Exception as e: raise ValueError(f"is not a whole MATLAB file ({e or type(e).__name__})") from e
+    claimed = {name: (tuple(shape), kind) for name, shape, kind in whole(whosmat)}
+    if not {"X", "y"} <= claimed.keys(): raise ValueError("is a MATLAB file without 'X' and 'y'")
+    (x, of), (y, _) = claimed["X"], claimed["y"]
+    if x != (32, 32, 3, rows) or of != "uint8" or np.prod(y) != rows:
+        raise ValueError(f"holds images {x} of {of} and {np.prod(y)} labels, "
+                         f"expected (32, 32, 3, {rows}) of uint8 and {rows}")
+    return whole(loadmat, variable_names=["X", "y"])
 
 # %% ../../nbs/data/01d_readers.ipynb #a16f6c5c
 def read_mat(data: bytes,  # the whole file
              rows: int,    # images it should hold
              ) -> tuple[Tensor, Tensor]:  # uint8 (rows, 3, 32, 32), int64 (rows,), 0..9
     "Images and labels of one file of SVHN's cropped digits."
-    table = _matlab(data)
+    table = _matlab(data, rows)
     x, y = table["X"], table["y"].ravel()
-    if x.shape != (32, 32, 3, rows) or x.dtype != np.uint8 or len(y) != rows:
-        raise ValueError(f"holds images {x.shape} of {x.dtype} and {len(y)} labels, "
-                         f"expected (32, 32, 3, {rows}) of uint8 and {rows}")
     if y.min() < 1 or y.max() > 10: raise ValueError(f"holds labels from {y.min()} to {y.max()}, expected 1 to 10")
     return torch.from_numpy(x.transpose(3, 2, 0, 1).copy()), torch.from_numpy(y % 10).long()
 

