@@ -266,11 +266,12 @@ def check_standing(todo: dict, base: Path) -> list[str]:
                     "or with --as-is to show them as they are")
 
 # %% ../../nbs/workflow/92_jobs.ipynb #593c89d0
-def fetching(names: list[str]) -> str:
+def fetching(names: list[str], root: Path) -> str:
     "How to get data sets, in words."
-    plain = " ".join(name for name in names if name != "imagenet")
-    return " and ".join(f"'mixrepro data get {words}'" for words in (
-        plain, *["imagenet --from FOLDER"] * ("imagenet" in names)) if words)
+    own = "imagenet"  # nobody may hand it on
+    asked = [" ".join(name for name in names if name != own), own * (own in names)]
+    return " and ".join(f"`mixrepro data get {words} --root {root}{' --from FOLDER' * (words == own)}`"
+                        for words in asked if words)
 
 def check_fetched(todo: dict, base: Path) -> str:  # of data sets without which some cannot be made
     "A sentence on data sets of which no file is there; a refusal where nothing can be made without them."
@@ -281,7 +282,7 @@ def check_fetched(todo: dict, base: Path) -> str:  # of data sets without which 
     if not ids: return ""
     who = ", ".join(ids[:3]) + f" and {len(ids) - 3} more" * (len(ids) > 3)
     said = (f"no file of {' or '.join(names)}, which {who} read{'s' if len(ids) == 1 else ''}, is in {data_root()}: "
-            f"run {fetching(names)}, or set MIXREPRO_DATA to the folder that holds it")
+            f"run {fetching(names, data_root())}, or set MIXREPRO_DATA to the folder that holds it")
     if all(wanted.values()): raise FileNotFoundError(said)
     return said
 

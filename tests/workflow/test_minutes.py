@@ -45,4 +45,4 @@ def test_a_scale_without_the_data_of_an_artefact_names_them_and_draws_the_others
 def test_overnight_without_cifar_10_says_what_to_do(project, tmp_path):
     done = mixrepro("reproduce", "mm-lowdata", "--profile", "overnight", cwd=project, MIXREPRO_DATA=str(tmp_path))
     said = sentence(done)
-    assert "is missing" in said and "run `mixrepro data get cifar10 --root" in said
+    assert "no file of cifar10, which mm-lowdata reads, is in" in said and "run `mixrepro data get cifar10 --root" in said

@@ -60,7 +60,7 @@ def costed(s: Costs, at: Scale) -> dict[str, Spec]:  # row -> a run
     batch = 10 * -(-s.batch // 10)  # as many labelled images at least, ten classes
     few = dict(split=f"{nine['erm'].dataset}-l{batch}-v0-s0", n_train=0)
     halves = {m: replace(nine["erm"], method=m, method_args={}, **few) for m in HALVES}
-    return nine | {row: other(scheme) for row, scheme in OTHERS.items()} | halves
+    return nine | {row: other(scheme) for row, scheme in OTHERS.items() if row not in s.without} | halves
 
 # %% ../../../nbs/across/06_cost.ipynb #05c8b570
 @dataclass(frozen=True)

@@ -98,6 +98,7 @@ class Costs(Cost):
         embedded="small-cnn", overnight="small-cnn")
     counted_on: str = setting("resnet34", "paper", "VarMixup paper, section 4", smoke="tiny-cnn")
     counted: int = setting(2, "default", "random images of 32 x 32 that are counted on: ratios do not depend on them")
+    without: tuple = setting((), "default", "methods that are left out", smoke=("genlabel-gm",))
 
 # %% ../../../nbs/across/00_settings.ipynb #7d242728
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ def test_nothing_is_trained_and_every_method_has_one_recipe():
     assert all(planned("x-cost", at) == {} for at in SCALES)
     for at in ("smoke", "embedded", "paper"):
         specs = costed(Costs.at(at), scale(at))
-        assert list(specs) == [*EPOCHS, *OTHERS, *HALVES]
+        assert list(specs) == [m for m in (*EPOCHS, *OTHERS, *HALVES) if m not in Costs.at(at).without]
         assert len({(s.dataset, s.network, s.batch, s.optimizer, s.lr, s.schedule) for s in specs.values()}) == 1
 
 
