@@ -62,19 +62,20 @@ class Campaign:
         return to
 
     def heal(self, base: Path, reader_first: bool = True, again: bool = False) -> tuple[set, set, str]:  # lost, changed, said
-        "After a fault: a reader looks, and it is reproduced and drawn anew; what is not the undisturbed result by then is told."
+        """After a fault: a reader looks, and it is reproduced and drawn anew; what is not the undisturbed result by then is told.
+        With `again` what stands is of other code or data, is named so, and is to be made again: it counts from the reproduction on."""
         changed, stood, told = set(), {}, ""
-        def look():
+        def look(counts=True):
             nonlocal changed, told
             seen, said = read(base)
-            changed, told = changed | differing(seen, self.expected), told + said
+            changed, told = changed | (differing(seen, self.expected) if counts else set()), told + said
             return seen
         def call(what):
             nonlocal told
             code, said = small.apart(what, base=base)
             told += said
             assert code == 0 and "Traceback" not in said, said
-        if reader_first: look(); stood = small.standing(base)
+        if reader_first: look(not again); stood = small.standing(base)
         call(small.reproduce)
         look()
         if not reader_first: stood = small.standing(base)
