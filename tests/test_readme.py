@@ -52,6 +52,7 @@ TABLE = {
     ".venv/bin/mixrepro data verify cifar10": ("", "cifar10: whole"),
     ".venv/bin/mixrepro data make cifar10-c": ("--kind contrast", "cifar10-c-made"),            # one corruption of nineteen
     ".venv/bin/mixrepro data split cifar10 --labelled 4000 --validation 1000": ("", "cifar10-l4000-v1000-s0.json"),
+    ".venv/bin/mixrepro data add flowers PICTURES --size 32": ("--help", "--size"),              # pictures: tests/data/test_folder.py
     ".venv/bin/mixrepro adopt": ("", "figures adopted"),
     ".venv/bin/mixrepro doctor": ("", "the store can be written"),
     ".venv/bin/mixrepro bench": ("--n 4 --size 8 --severity 1", "jpeg_compression"),            # ten thousand images
