@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..core import choice
+from ..guards import check_rows
 from .attacks import log_target, slope, tilt
 from .manifold_mixup import draw_stage
 from .mixing import Mixing
@@ -122,6 +123,7 @@ class PuzzleMix(Mixing):
         lam = draw_lambda(() if self.per == "batch" else (len(x),), self.alpha, rng)
         partner = torch.randperm(len(x), generator=rng, device=rng.device)
         n, (s, clean) = draw_stage(self.blocks, rng), look(net, x, y, self.clean, self.criterion)
+        if not x.is_cuda: check_rows(s, "saliency", "check the images and the network's weights")
         u, w = costs(pooled(s, n), partner, x, lam, self.n_labels, self.beta, self.gamma, self.eta, self.neigh)
         mask = least(u, w, self.passes)[:, None] / (self.n_labels - 1)
         sources = plans(mask, s, partner, self.t_size, self.t_eps) if self.transport else ()

@@ -7,6 +7,7 @@ __all__ = ['others_mean', 'quarter_mean', 'category_means', 'noise_weight']
 
 # %% ../../nbs/metrics/62b_categories.ipynb #ac2200b0
 import itertools
+import math
 
 import numpy as np
 
@@ -42,6 +43,8 @@ def noise_weight(total: float,         # the printed mean over all
                  half: float = .05,    # half a unit of the last printed digit
                  ) -> tuple[float, float, float]:  # the weight, and the ends of what rounding allows
     "The weight that a mean over corruptions gives to noise."
+    if not all(map(math.isfinite, (total, noise, others, half))) or half < 0:
+        raise ValueError(f"three means and what rounding may do are numbers, got {total}, {noise}, {others} and {half}")
     if abs(noise - others) <= 2 * half:
         raise ValueError(f"noise and the others must differ by more than rounding, got {noise} and {others}: "
                          "any weight gives their mean")

@@ -21,7 +21,7 @@ from ..data.corrupted import read_p, table_for
 from ..data.images import ImageSet, balanced, data_root
 from ..data.perturbations import PERTURBATIONS, frames, perturb
 from ..data.sources import GENERATED, RELEASED
-from ..guards import check_labels, check_logits, check_rows
+from ..guards import check_labels, check_logits, check_rows, check_tensor
 from .accuracy import predict
 
 # %% ../../nbs/metrics/76_flips.ipynb #9b7e83b7
@@ -39,6 +39,7 @@ def flipped(said: Tensor,   # the class of each frame, int64 (m, n)
             first: bool,    # compare with the first frame, not with the one before
             ) -> Tensor:    # in [0, 1], float64 (m,)
     "The share of frames after the first at which each film's prediction has flipped."
+    check_tensor(said, "predictions")
     if said.dim() != 2 or said.shape[1] < 2:
         raise ValueError(f"predictions must be (films, frames) with 2 frames or more, got {tuple(said.shape)}")
     check_labels(said.flatten())
@@ -61,6 +62,9 @@ def stored_films(test: ImageSet, kind: str, folder: str | Path) -> np.ndarray:
     if len(x) != len(test) or x.shape[2:] != (h, w, c):
         raise ValueError(f"{folder} holds {len(x)} films of {x.shape[2:]} under {kind}, and the test set {len(test)} "
                          f"images of {(h, w, c)}: pass the whole test split that the films were made from")
+    if x.shape[1] < 2:
+        raise ValueError(f"{folder} holds films of {x.shape[1]} frames under {kind}: a prediction flips from one frame "
+                         "to another, so there must be 2 or more")
     return x
 
 # %% ../../nbs/metrics/76_flips.ipynb #7d7b5d9d
@@ -116,6 +120,8 @@ def flips(nets: list,                          # networks, on the device of the 
           ) -> list[dict]:
     "Flip probabilities of networks under perturbation sequences (NoisyMix paper, tables 12 to 14)."
     released = pick("source of films", source, (GENERATED, RELEASED)) == RELEASED
+    if not (isinstance(images, int) and images >= 0):
+        raise ValueError(f"images must be a number of films, or 0 for all of them, got {images}")
     index = torch.arange(len(test), device=test.y.device) if not 0 < images < len(test) else balanced(test.y, images)
     if released: how = dict(folder=folder or data_root() / pick("released set of films", test.name, RELEASED_P))
     else: how = dict(seed=seed, table=table_for(max(test.shape[1:])))
@@ -127,6 +133,7 @@ def flips(nets: list,                          # networks, on the device of the 
 # %% ../../nbs/metrics/76_flips.ipynb #4e428202
 def _of_kinds(found: dict, kinds: tuple[str, ...]) -> np.ndarray:
     "The values of some perturbations, one behind the other; missing ones and nan are refused."
+    if not kinds: raise ValueError("there are no perturbations to average: name one at least")
     if missing := [k for k in kinds if k not in found]:
         raise ValueError(f"a mean over perturbations needs {len(kinds)} kinds, but without {', '.join(missing)}: "
                          "measure these too")

@@ -19,7 +19,8 @@ def neighbour_bins(n: int,           # predictions, 1 or more
                    size: int = 100,  # predictions in a bin
                    ) -> list[int]:   # predictions in each bin; those left over are in the last
     "How many predictions each bin of neighbours holds."
-    if size < 1: raise ValueError(f"a bin must hold 1 prediction or more, got {size}")
+    if not isinstance(size, int) or size < 1:
+        raise ValueError(f"a bin must hold 1 prediction or more, a whole number, got {size}")
     if n < 1: raise ValueError(f"bins need 1 prediction or more, got {n}")
     bins = [size] * (n // size) or [0]
     bins[-1] += n - sum(bins)

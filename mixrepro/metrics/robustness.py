@@ -98,6 +98,7 @@ def _whole(cells: dict[str, list[float]]) -> np.ndarray:  # (15, 5, ...)
         raise ValueError("a mean over corruptions needs 15 kinds at 5 severities, but without five values: "
                          f"{', '.join(short)}")
     whole = np.array([cells[kind] for kind in CORRUPTIONS])
+    if whole.dtype == object: whole = whole.astype(float)  # None is a value that is not there
     check_rows(torch.tensor(whole), "cells", "measure the network again")
     return whole
 
