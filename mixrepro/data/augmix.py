@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['MATRICES', 'DULL', 'BASIC', 'OPERATIONS', 'posterized', 'solarized', 'autocontrasted', 'equalized', 'warped',
            'shifted', 'cut', 'turning', 'matrix_of', 'greyed', 'smoothed', 'enhanced', 'Chains', 'draw_shares',
-           'draw_chains', 'as_rows', 'only', 'matrices_of', 'step_of', 'through', 'laid_over', 'check_grey_levels',
-           'augmix', 'pillow_operation', 'augmix_by_pillow', 'benchmark_augmix']
+           'check_whole', 'draw_chains', 'as_rows', 'only', 'matrices_of', 'step_of', 'through', 'laid_over',
+           'check_grey_levels', 'augmix', 'pillow_operation', 'augmix_by_pillow', 'benchmark_augmix']
 
 # %% ../../nbs/data/02c_augmix.ipynb #3e009292
 import math
@@ -157,6 +157,11 @@ def draw_shares(k: int,                # shares that sum to 1
     return torch.softmax(g.log() + v.log() / alpha, 0).float()
 
 # %% ../../nbs/data/02c_augmix.ipynb #3cca8a19
+def check_whole(**numbers):
+    "Refuse numbers of chains and of operations that are no whole numbers."
+    for name, n in numbers.items():
+        if not isinstance(n, Integral): raise ValueError(f"{name} must be a whole number, at least 1, got {n}")
+
 def draw_chains(n: int,                # images
                 rng: torch.Generator,  # the only source of randomness
                 severity: float = 3.,  # s: levels are from U(.1, s), .1 to 10
@@ -166,10 +171,10 @@ def draw_chains(n: int,                # images
                 ops: str = "basic",    # a key of OPERATIONS
                 ) -> Chains:
     "Draw chains for each image by itself (code of AugMix)."
+    check_whole(width=width, depth=depth)
     if not .1 <= severity <= 10: raise ValueError(f"severity must be in [.1, 10], got {severity}: AugMix has 3")
-    if not all(isinstance(n, Integral) and n >= 1 for n in (width, depth)):
-        raise ValueError(f"AugMix needs 1 chain of 1 operation at least, got width {width} and depth {depth}: "
-                         "give whole numbers")
+    if width < 1 or depth < 1:
+        raise ValueError(f"AugMix needs 1 chain of 1 operation at least, got width {width} and depth {depth}")
     if not 0 < alpha < math.inf: raise ValueError(f"alpha must be above 0 and finite, got {alpha}")
     shape, at = (depth, width, n), dict(generator=rng, device=rng.device)
     op = torch.randint(len(pick("set of operations", ops, OPERATIONS)), shape, **at)

@@ -81,10 +81,6 @@ class FeatureNoise(MixNoise):
     levels: tuple[float, ...] = choice((1.,), "paper", "NoisyMix: one level in all views; its code multiplies the "
                                        "additive one by 1, 2, 3", allowed="[0, inf)", later=True)
 
-    def __post_init__(self):
-        super().__post_init__()
-        if not self.levels: raise ValueError("levels must name one number at least: of all views, or one for each")
-
     def levels_of(self, views: int) -> tuple[float, ...]:
         if len(self.levels) == 1: return self.levels * views
         if len(self.levels) >= views: return self.levels[:views]

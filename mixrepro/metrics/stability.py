@@ -23,7 +23,7 @@ def js_divergence(a: Tensor,  # logits, float (N, K)
                   b: Tensor,  # logits of the same images, float (N, K)
                   ) -> Tensor:  # nats, in [0, log 2], float64 (N,)
     "The Jensen-Shannon divergence of two predictions of each image, equal weights."
-    for logits in (a, b): check_tensor(logits, "logits")
+    check_tensor(a, "logits"); check_tensor(b, "logits")
     if a.shape != b.shape or a.dim() != 2:
         raise ValueError("expected two times logits (N, K) of the same images, "
                          f"got {tuple(a.shape)} and {tuple(b.shape)}")
