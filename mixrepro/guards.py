@@ -16,25 +16,25 @@ class NotFinite(ValueError, FloatingPointError):
 def check_rows(values: Tensor,  # one row for each example, float (N, ...)
                what: str,       # what the rows are, for the message
                remedy: str = "check the images and the network",
-               ):
+               ) -> None:
     "Refuse rows that hold NaN or infinity."
     if (bad := (~values.isfinite()).flatten(1).any(1).sum()):
         raise NotFinite(f"{bad} of {len(values)} rows of {what} hold NaN or infinity: {remedy}")
 
 # %% ../nbs/03_guards.ipynb #5246b86b
 def check_logits(logits: Tensor,  # (..., K)
-                 ):
+                 ) -> None:
     "Refuse logits that say nothing."
     if (bad := (~logits.amax(-1).isfinite()).sum()):
         raise NotFinite(f"{bad} of {logits[..., 0].numel()} rows of logits hold NaN or +inf, or -inf only: "
                         "the network has diverged, lower its learning rate")
 
 # %% ../nbs/03_guards.ipynb #92475ac9
-def check_labels(y: Tensor,        # labels
-                 n: int = None,    # how many there must be; any number unless given
-                 k: int = None,    # classes; any number unless given
+def check_labels(y: Tensor,             # labels
+                 n: int | None = None,  # how many there must be; any number unless given
+                 k: int | None = None,  # classes; any number unless given
                  look: bool = True,  # at the values too
-                 ):
+                 ) -> None:
     "Refuse labels that are no class numbers."
     wanted = "class numbers" if k is None else f"class numbers 0..{k - 1}"
     if y.dtype != torch.int64:
@@ -52,7 +52,7 @@ def check_labels(y: Tensor,        # labels
 def check_pair(logits: Tensor,     # (N, K)
                y: Tensor,          # labels, int64 (N,)
                look: bool = True,  # at the labels' values too
-               ):
+               ) -> None:
     "Refuse what is no output of a classifier, and labels that are not its."
     if logits.dim() != 2:
         raise ValueError(f"expected logits (N, K) of a classifier, got {tuple(logits.shape)}: use another network")
