@@ -16,7 +16,7 @@ class NotFinite(ValueError, FloatingPointError):
 def check_rows(values: Tensor,  # one row for each example, float (N, ...)
                what: str,       # what the rows are, for the message
                remedy: str = "check the images and the network",
-               ):
+               ) -> None:
     "Refuse rows that hold NaN or infinity."
     if (bad := (~values.isfinite()).flatten(1).any(1).sum()):
         raise NotFinite(f"{bad} of {len(values)} rows of {what} hold NaN or infinity: {remedy}")
@@ -28,7 +28,7 @@ def check_tensor(values, what: str):  # what they are, for the message
         raise TypeError(f"{what} must be a tensor, got {type(values).__name__}: convert with torch.as_tensor")
 
 def check_logits(logits: Tensor,  # (..., K)
-                 ):
+                 ) -> None:
     "Refuse logits that say nothing."
     check_tensor(logits, "logits")
     if (bad := (~logits.amax(-1).isfinite()).sum()):
@@ -36,11 +36,11 @@ def check_logits(logits: Tensor,  # (..., K)
                         "the network has diverged, lower its learning rate")
 
 # %% ../nbs/03_guards.ipynb #92475ac9
-def check_labels(y: Tensor,        # labels
-                 n: int = None,    # how many there must be; any number unless given
-                 k: int = None,    # classes; any number unless given
+def check_labels(y: Tensor,             # labels
+                 n: int | None = None,  # how many there must be; any number unless given
+                 k: int | None = None,  # classes; any number unless given
                  look: bool = True,  # at the values too
-                 ):
+                 ) -> None:
     "Refuse labels that are no class numbers."
     wanted = "class numbers" if k is None else f"class numbers 0..{k - 1}"
     check_tensor(y, "labels")
@@ -59,7 +59,7 @@ def check_labels(y: Tensor,        # labels
 def check_pair(logits: Tensor,     # (N, K)
                y: Tensor,          # labels, int64 (N,)
                look: bool = True,  # at the labels' values too
-               ):
+               ) -> None:
     "Refuse what is no output of a classifier, and labels that are not its."
     check_tensor(logits, "logits")
     if logits.dim() != 2:

@@ -12,6 +12,7 @@ __all__ = ['MATRICES', 'DULL', 'BASIC', 'OPERATIONS', 'posterized', 'solarized',
 import math
 import statistics
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from numbers import Integral
@@ -190,11 +191,11 @@ def as_rows(u: Tensor) -> Tensor:
     flat = u.reshape(len(u), -1)
     return flat.view(torch.int64) if flat.shape[1] % 8 == 0 else flat
 
-def only(mine: Tensor,  # the images that an operation is for, bool (N,)
-         u: Tensor,     # all images, uint8 (N, C, H, W); written to where images are picked out
-         f,             # the operation, of images and of parameters of each
+def only(mine: Tensor,              # the images that an operation is for, bool (N,)
+         u: Tensor,                 # all images, uint8 (N, C, H, W); written to where images are picked out
+         f: Callable[..., Tensor],  # the operation, of images and of parameters of each
          *params: Tensor,
-         pick: bool = None,  # pick out the images; on a CPU, unless given
+         pick: bool | None = None,  # pick out the images; on a CPU, unless given
          ) -> Tensor:
     "An operation on some images of a batch."
     if not (u.device.type == "cpu" if pick is None else pick):
@@ -217,7 +218,7 @@ def step_of(u: Tensor,       # images, uint8 (N, C, H, W); written to
             op: Tensor,      # of each, (N,)
             t: Tensor,       # level of each, with its sign, (N,)
             matrix: Tensor,  # of each, (N, 2, 3)
-            ops: str = "basic", pick: bool = None,  # as for `draw_chains` and `only`
+            ops: str = "basic", pick: bool | None = None,  # as for `draw_chains` and `only`
             ) -> Tensor:
     "Each image after an operation of its own."
     def is_a(*names): return sum(op == OPERATIONS[ops].index(name) for name in names) > 0
@@ -232,11 +233,11 @@ def step_of(u: Tensor,       # images, uint8 (N, C, H, W); written to
     return u
 
 # %% ../../nbs/data/02c_augmix.ipynb #ae571ba8
-def through(u: Tensor,            # images, uint8 (N, C, H, W)
-            chains: Chains,       # a draw for them
-            ops: str = "basic",   # of which it was
-            pick: bool = None,    # as for `only`
-            ) -> Tensor:          # uint8 (width, N, C, H, W)
+def through(u: Tensor,                 # images, uint8 (N, C, H, W)
+            chains: Chains,            # a draw for them
+            ops: str = "basic",        # of which it was
+            pick: bool | None = None,  # as for `only`
+            ) -> Tensor:               # uint8 (width, N, C, H, W)
     "What each chain makes of each image."
     op, t, width = chains.op.flatten(1), (chains.sign * chains.level).flatten(1), chains.op.shape[1]
     v = u.repeat(width, 1, 1, 1)

@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -48,7 +49,7 @@ class Files(Dataset):
                  seed: int | None = None,  # of an epoch's windows; None: the middle
                  short: int = SHORTER,       # pixels of the shorter side, for the middle
                  side: int = SIDE,         # pixels that come out
-                 ):
+                 ) -> None:
         self.paths, self.seed, self.short, self.side = paths, seed, short, side
 
     def __getitem__(self, i: int) -> Tensor | str:  # uint8 (3, side, side), or a sentence
@@ -63,7 +64,7 @@ def gathered_files(found: list) -> Tensor | list[str]:  # uint8 (B, side, side, 
     wrong = [why for why in found if isinstance(why, str)]
     return wrong or torch.stack(found)
 
-def unspoilt(batch) -> Tensor:  # uint8 (B, 3, side, side)
+def unspoilt(batch: Tensor | list[str]) -> Tensor:  # uint8 (B, 3, side, side)
     "A batch, or a sentence about the files that cannot be decoded."
     if isinstance(batch, Tensor): return batch.permute(0, 3, 1, 2).contiguous()
     more = f" and {len(batch) - 1} more of its batch" if len(batch) > 1 else ""
@@ -84,11 +85,11 @@ class OnDisk:
     dtype = torch.uint8
 
     def __init__(self,
-                 paths: list[str],             # image files
+                 paths: list[str],            # image files
                  short: int = SHORTER,           # pixels of the shorter side before the middle is cut
-                 side: int = SIDE,             # pixels of an image
-                 workers: int | None = None,   # processes that decode ahead; None: one a core, eight at the most
-                 ):
+                 side: int = SIDE,            # pixels of an image
+                 workers: int | None = None,  # processes that decode ahead; None: one a core, eight at the most
+                 ) -> None:
         self.paths, self.short, self.side, self.device, self.then = paths, short, side, torch.device("cpu"), None
         self.at = torch.arange(len(paths))
         self.workers = min(8, os.cpu_count() or 1) if workers is None else workers
@@ -99,15 +100,15 @@ class OnDisk:
     def dim(self) -> int: return 4
     def numel(self) -> int: return self.shape.numel()
 
-    def but(self, **changes) -> "OnDisk":
+    def but(self, **changes: Any) -> "OnDisk":
         "The same with some attributes changed: `at`, `device`, `short`, `side`, `then`."
         other = copy.copy(self)
         for name, value in changes.items(): setattr(other, name, value)
         return other
 
-    def to(self, device) -> "OnDisk": return self.but(device=torch.device(device))
+    def to(self, device: torch.device | str) -> "OnDisk": return self.but(device=torch.device(device))
     def passed(self, then: Callable) -> "OnDisk": return self.but(then=then)  # (uint8 images, places) -> uint8 images
-    def __getitem__(self, index) -> "OnDisk | Tensor": return _part(self, index)
+    def __getitem__(self, index: int | slice | Tensor) -> "OnDisk | Tensor": return _part(self, index)
     def decoded(self) -> Tensor: return torch.cat(list(self.split(len(self)))) if len(self) else torch.empty(self.shape)
     def float(self) -> Tensor: return self.decoded().float()
     def split(self, size: int) -> Iterator[Tensor]: return _batches(self, self.at.split(size), None)
