@@ -12,7 +12,8 @@ from dataclasses import fields
 from functools import lru_cache
 from importlib import import_module
 from importlib.metadata import entry_points
-from typing import get_type_hints
+from types import ModuleType
+from typing import Any, get_type_hints
 
 from ..core import Open, named_in, pick, plain
 from ..fingerprint import PACKAGE, is_as_read, source_of, take_in
@@ -50,7 +51,7 @@ from .views import AugMixViews, NoiseViews, Views
 PARTS = named_in(globals(), MethodPart)
 
 # %% ../../nbs/methods/49_catalogue.ipynb #394be752
-def checked_method(kind, where: str) -> type:  # where: "module:Class"
+def checked_method(kind: Any, where: str) -> type:  # where: "module:Class"
     "A class, if it is a method that a run can name."
     name = getattr(kind, "__name__", repr(kind))
     if not isinstance(kind, type) or not issubclass(kind, Method):
@@ -69,7 +70,7 @@ def checked_method(kind, where: str) -> type:  # where: "module:Class"
 # %% ../../nbs/methods/49_catalogue.ipynb #4a68901f
 def module_of(name: str,   # with dots
               where: str,  # for a sentence
-              ):
+              ) -> ModuleType:
     "A user's module, imported."
     try: return import_module(name)
     except ModuleNotFoundError as e:
@@ -120,19 +121,19 @@ def found_method(name: str) -> type | None:
 METHODS = Open(named_in(globals(), Method), found_method, entered)
 
 # %% ../../nbs/methods/49_catalogue.ipynb #5b377755
-def built(kind: type,   # a method or a part
-          args: dict,   # its fields, as plain values
-          what: str,    # whose fields they are, for a message
-          ):
+def built(kind: type,  # a method or a part
+          args: dict,  # its fields, as plain values
+          what: str,   # whose fields they are, for a message
+          ) -> Any:
     "An object made of fields, from plain values."
     known = {f.name: f for f in fields(kind)}
     for arg in args: pick(what, arg, known)
     return kind(**{name: part(known[name].type, value, name) for name, value in args.items()})
 
-def part(kind,       # the type of a field
-         value,      # what is asked for there
-         name: str,  # of the field
-         ):          # the part, where the field takes one; any other value as it is
+def part(kind: Any,   # the type of a field
+         value: Any,  # what is asked for there
+         name: str,   # of the field
+         ) -> Any:    # the part, where the field takes one; any other value as it is
     "A part from its name and fields, such as `{'name': 'logistic', 's': .2}`."
     if not (isinstance(kind, type) and issubclass(kind, MethodPart)) or isinstance(value, MethodPart): return value
     table = {k: v for k, v in PARTS.items() if issubclass(v, kind)}
@@ -144,8 +145,8 @@ def part(kind,       # the type of a field
     return built(chosen, {k: v for k, v in value.items() if k != "name"}, f"field of {value['name']!r}")
 
 # %% ../../nbs/methods/49_catalogue.ipynb #33c211a8
-def method(name: str,  # a name in METHODS
-           **args,     # its hyper-parameters
+def method(name: str,    # a name in METHODS
+           **args: Any,  # its hyper-parameters
            ) -> Method:
     "Build a method by name; an unknown name or hyper-parameter is refused with the nearest one."
     return built(pick("method", name, METHODS), args, f"hyper-parameter of {name!r}")
