@@ -423,14 +423,15 @@ def take_in(name: str,  # of a module
         todo += OUTSIDE[module] - OUTSIDE.keys()
 
 # %% ../nbs/04_fingerprint.ipynb #a41a7a55
-def is_as_read(kind: type,
-               text: str,  # of its module
+def is_as_read(made: type | Callable,  # a class, or a function
+               text: str,              # of its module
                ) -> bool:
-    "Whether the functions of a class are those of a text."
+    "Whether a function, or those of a class, are as a text has them."
     there, todo = set(), [compile(text, "", "exec", dont_inherit=True)]
     while todo:
         there.add(c := todo.pop())
         todo += [k for k in c.co_consts if isinstance(k, CodeType)]
-    of_class = (getattr(inspect.unwrap(f), "__code__", None) for f in vars(kind).values() if callable(f))
-    own = getattr(sys.modules[kind.__module__], "__file__", None)  # others were written elsewhere, or by a dataclass
-    return all(c in there for c in of_class if c and c.co_filename == own)
+    every = vars(made).values() if isinstance(made, type) else [made]
+    codes = (getattr(inspect.unwrap(f), "__code__", None) for f in every if callable(f))
+    own = getattr(sys.modules[made.__module__], "__file__", None)  # others were written elsewhere, or by a dataclass
+    return all(c in there for c in codes if c and c.co_filename == own)

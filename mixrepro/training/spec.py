@@ -17,7 +17,7 @@ from ..core import Choices, choice, given, pick, plain, provenance, spelled
 from ..data.augment import AUGMENTS
 from ..data.datasets import DATASETS
 from ..data.whitening import WHITENINGS
-from ..methods.catalogue import METHODS, method
+from ..methods.catalogue import METHODS, method, need_named
 from ..networks.zoo import NETWORKS, asked, kind_of, networks_of
 
 # %% ../../nbs/training/50_spec.ipynb #0b444be7
@@ -101,6 +101,7 @@ class Spec(Optimisation):
                                 allowed="[0, 1]", later=True)
 
     def __post_init__(self):
+        for v in self.method_args.values(): need_named(v)
         made = method(self.method, **{k: plain(v) for k, v in self.method_args.items()})
         settled = {k: plain(getattr(made, k)) for k in self.method_args}
         object.__setattr__(self, "method_args", settled)
@@ -137,7 +138,7 @@ def canonical(spec: Spec) -> dict:
 def name_of(spec: Spec) -> str:
     "The folder name of a run: method, network, seed and a hash of the canonical spec."
     digest = hashlib.sha256(json.dumps(canonical(spec), sort_keys=True).encode()).hexdigest()
-    return f"{spec.method.replace(':', '.')}-{spec.network}-s{spec.seed}-{digest[:10]}"
+    return f"{spec.method}-{spec.network}-s{spec.seed}-{digest[:10]}".replace(":", ".")
 
 # %% ../../nbs/training/50_spec.ipynb #5416840c
 def to_json(spec: Spec) -> dict:

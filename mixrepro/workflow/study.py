@@ -66,10 +66,12 @@ def cells_run() -> list[str]:
     return list(shell.user_ns.get("In", ())) if shell else []
 
 # %% ../../nbs/workflow/91_study.ipynb #b6a11b9f
-def alike(cells: list[Cell], row: str, like: str, method: str, method_args: dict) -> list[Cell]:
-    "The cells of a row, of another row and with another method."
-    def other(spec): return replace(spec, method=method, method_args=method_args)
-    return [c._replace(row=row, spec=other(c.spec)) for c in cells if c.row == like]
+def alike(cells: list[Cell], row: str, like: str,
+          **other,  # fields of their runs
+          ) -> list[Cell]:
+    "The cells of a row, of another row and otherwise."
+    def changed(spec): return replace(spec, **other)
+    return [c._replace(row=row, spec=changed(c.spec)) for c in cells if c.row == like]
 
 class Trained:
     "The cells of an artefact at a scale, and the runs that fill them."
@@ -92,13 +94,17 @@ class Trained:
             row: str,           # what it is called among the rows; `labels` says how it is shown
             method: str,        # a name in METHODS, or one of your own: "module:Class"
             like: str = "erm",  # the row whose data, network, schedule and seeds it takes
-            **method_args):     # its hyper-parameters
-        "Another method beside those of the artefact, in each column that the row `like` has."
+            network: str = "",  # another one: a name in NETWORKS, or one of your own, "module:function"
+            network_args: dict = {},  # what that can be asked for
+            **method_args):     # the method's hyper-parameters
+        "Another row beside those of the artefact, in each column that the row `like` has."
         rows = dict.fromkeys(c.row for c in self.cells)
         pick("row", like, [*rows])
         if row in rows: raise ValueError(f"there is a row {row!r} already: give the new one another name")
-        self.cells = [*self.cells, *alike(self.cells, row, like, method, method_args)]
-        self.added.append((row, like, method, method_args))
+        given = dict(method=method, method_args=method_args)
+        of_network = dict(network=network, network_args=network_args) if network else {}
+        self.cells = [*self.cells, *alike(self.cells, row, like, **given, **of_network)]
+        self.added.append((row, like, given))  # a network of its own departs from the paper's
         for found in ("runs", "departures"): vars(self).pop(found, None)
 
     @cached_property
@@ -122,7 +128,7 @@ class Trained:
     def departures(self) -> Departures:
         "How its runs differ from the paper's."
         paper = papers_cells(self.artefact, [c for c in self.cells if c.row not in {row for row, *_ in self.added}])
-        for new in self.added: paper += alike(paper, *new)
+        for row, like, given in self.added: paper += alike(paper, row, like, **given)
         return departures(paper, self.cells, self.labels)
 
     def reads(self, paper: str) -> str:
