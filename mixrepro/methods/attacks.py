@@ -20,7 +20,7 @@ from torch.nn import functional as F
 from ..core import pick
 from ..guards import check_pair
 from .vicinal import log_odds, one_hot
-from ..networks.staged import in_mode
+from ..networks.staged import Net, in_mode
 
 # %% ../../nbs/methods/30_attacks.ipynb #a563f8a5
 def slope(objective: Callable[[Tensor], Tensor],  # images (B, ...) -> one value each (B,), one for the batch (), ...
@@ -53,7 +53,7 @@ STARTS = {
 def check_budget(eps: float,   # radius, above 0; inf for none
                  step: float,  # above 0
                  steps: int,   # 1 or more
-                 ):
+                 ) -> None:
     "Refuse a budget that attacks nothing."
     if not eps > 0:
         raise ValueError(f"the radius eps must be above 0, in units of [0, 1], got {eps}: "
@@ -65,7 +65,7 @@ def check_budget(eps: float,   # radius, above 0; inf for none
 # %% ../../nbs/methods/30_attacks.ipynb #87a0b9f3
 def check_range(x: Tensor,                    # images, (B, ...)
                 bounds: tuple[float, float],  # the range of a pixel
-                ):
+                ) -> None:
     "Refuse images that are not float, or not in the range of a pixel."
     if not x.is_floating_point():
         raise TypeError(f"an attack needs float images in {list(bounds)}, got {x.dtype}: divide uint8 images by 255")
@@ -86,7 +86,7 @@ def check_precision(net):  # a network, or a function
 def check_start(start: str,                   # a name in STARTS
                 eps: float,                   # radius
                 rng: torch.Generator | None,  # what it would draw from
-                ):
+                ) -> None:
     "Refuse a random start without its generator, and a uniform one without a ball."
     if start != "image" and rng is None:
         raise ValueError(f"the start {start!r} is random: hand in a torch.Generator as rng, or use start='image'")
@@ -108,7 +108,7 @@ def keep(peak: Tensor | None,  # the best points so far, (B, ...)
 
 # %% ../../nbs/methods/30_attacks.ipynb #52527447
 def tell_flat(grad: Tensor,  # of the last step, (B, ...)
-              ):
+              ) -> None:
     "Warn of images at which the gradient is exactly 0."
     if not grad.is_cuda and (n := int(flat(grad).sum())):
         warnings.warn(f"the gradient is exactly 0 at {n} of {len(grad)} images: the attack stands still there, "
@@ -151,7 +151,7 @@ def log_target(y: Tensor,     # labels, int64 (B,), or soft, float (B, K)
     return (y if y.is_floating_point() else one_hot(y, like)).double().log()
 
 # %% ../../nbs/methods/30_attacks.ipynb #e914ea50
-def cross_entropy(net,        # images -> logits (B, K)
+def cross_entropy(net: Net,   # images -> logits (B, K)
                   x: Tensor,  # images, float (B, C, H, W)
                   y: Tensor,  # labels, int64 (B,), or soft, float (B, K)
                   ) -> Tensor:  # nats, (B,)
@@ -161,7 +161,7 @@ def cross_entropy(net,        # images -> logits (B, K)
     return F.cross_entropy(logits, y, reduction="none")
 
 # %% ../../nbs/methods/30_attacks.ipynb #171886ef
-def divergence(net,           # images -> logits (B, K)
+def divergence(net: Net,      # images -> logits (B, K)
                x: Tensor,     # images, float (B, C, H, W)
                logp: Tensor,  # log-probabilities at the clean images, (B, K)
                ) -> Tensor:   # nats, (B,)
@@ -212,18 +212,18 @@ def tilt_bce(logits: Tensor,  # (B, K)
 PULLS = {"ce": tilt, "bce": tilt_bce}  # of the losses of that name
 
 # %% ../../nbs/methods/30_attacks.ipynb #fc1cbf0d
-def pgd(net,                              # images in [0, 1] -> logits (B, K)
-        x: Tensor,                        # images, float (B, C, H, W) in [0, 1]
-        y: Tensor,                        # labels, int64 (B,), or what else the objective compares with
-        rng: torch.Generator | None,      # on the images' device
-        eps: float = 8 / 255,             # radius of the ball
-        step: float = 2 / 255,            # change of a pixel in one step
-        steps: int = 10,                  # how many
-        start: str = "uniform",           # a name in STARTS
-        mode: str = "eval",               # a name in MODES
-        objective=cross_entropy,          # (net, images, y) -> one value each
-        best: bool = False,               # keep the best point of each image
-        ) -> Tensor:                      # adversarial images, float (B, C, H, W) in [0, 1]
+def pgd(net: Net,                     # images in [0, 1] -> logits (B, K)
+        x: Tensor,                    # images, float (B, C, H, W) in [0, 1]
+        y: Tensor,                    # labels, int64 (B,), or what else the objective compares with
+        rng: torch.Generator | None,  # on the images' device
+        eps: float = 8 / 255,         # radius of the ball
+        step: float = 2 / 255,        # change of a pixel in one step
+        steps: int = 10,              # how many
+        start: str = "uniform",       # a name in STARTS
+        mode: str = "eval",           # a name in MODES
+        objective: Callable[..., Tensor] = cross_entropy,  # (net, images, y) -> one value each
+        best: bool = False,           # keep the best point of each image
+        ) -> Tensor:                  # adversarial images, float (B, C, H, W) in [0, 1]
     "Projected gradient descent on a classifier (Madry et al., 2018)."
     check_precision(net)
     climb = dict(objective=lambda x: objective(net, x, y))
@@ -234,25 +234,25 @@ def pgd(net,                              # images in [0, 1] -> logits (B, K)
         return ascend(x=x, eps=eps, step=step, steps=steps, rng=rng, start=start, best=best, **climb)
 
 # %% ../../nbs/methods/30_attacks.ipynb #5e832b34
-def fgsm(net,                     # images in [0, 1] -> logits (B, K)
-         x: Tensor,               # images, float (B, C, H, W) in [0, 1]
-         y: Tensor,               # labels, int64 (B,)
-         eps: float = 8 / 255,    # change of every pixel
-         mode: str = "eval",      # a name in MODES
-         ) -> Tensor:             # adversarial images, float (B, C, H, W) in [0, 1]
+def fgsm(net: Net,              # images in [0, 1] -> logits (B, K)
+         x: Tensor,             # images, float (B, C, H, W) in [0, 1]
+         y: Tensor,             # labels, int64 (B,)
+         eps: float = 8 / 255,  # change of every pixel
+         mode: str = "eval",    # a name in MODES
+         ) -> Tensor:           # adversarial images, float (B, C, H, W) in [0, 1]
     "The fast gradient sign method, one step from the image itself (Goodfellow et al., 2015)."
     return pgd(net, x, y, None, eps, eps, 1, "image", mode)
 
 # %% ../../nbs/methods/30_attacks.ipynb #c4fc6384
-def trades_attack(net,                      # images in [0, 1] -> logits (B, K)
-                  x: Tensor,                # images, float (B, C, H, W) in [0, 1]
-                  rng: torch.Generator,     # on the images' device
-                  eps: float = 8 / 255,     # radius of the ball
-                  step: float = 2 / 255,    # change of a pixel in one step
-                  steps: int = 10,          # how many
-                  start: str = "normal",    # a name in STARTS
-                  mode: str = "eval",       # a name in MODES
-                  ) -> Tensor:              # adversarial images, float (B, C, H, W) in [0, 1]
+def trades_attack(net: Net,               # images in [0, 1] -> logits (B, K)
+                  x: Tensor,              # images, float (B, C, H, W) in [0, 1]
+                  rng: torch.Generator,   # on the images' device
+                  eps: float = 8 / 255,   # radius of the ball
+                  step: float = 2 / 255,  # change of a pixel in one step
+                  steps: int = 10,        # how many
+                  start: str = "normal",  # a name in STARTS
+                  mode: str = "eval",     # a name in MODES
+                  ) -> Tensor:            # adversarial images, float (B, C, H, W) in [0, 1]
     "The inner maximisation of TRADES: away from the prediction at the image (Zhang et al., 2019)."
     check_precision(net)
     with in_mode(net, mode):

@@ -10,7 +10,9 @@ __all__ = ['size_of', 'saliency', 'look', 'PuzzleDraw', 'check_looked', 'check_b
 import math
 import statistics
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -24,7 +26,7 @@ from .mixing import Mixing
 from .puzzle_mask import costs, least, pooled
 from .transport import moved, moves, moves_by_table
 from .vicinal import SCOPES, Mix, draw_lambda, taken
-from ..networks.staged import in_mode
+from ..networks.staged import Net, in_mode
 
 # %% ../../nbs/methods/42_puzzlemix.ipynb #8e3999f6
 def size_of(grad: Tensor,    # of images, (B, C, H, W)
@@ -33,7 +35,7 @@ def size_of(grad: Tensor,    # of images, (B, C, H, W)
     unit = grad.abs().amax((1, 2, 3), keepdim=True)
     return (grad / unit.clamp(min=torch.finfo(grad.dtype).tiny)).square().mean(1).sqrt()
 
-def saliency(net,        # images in [0, 1] -> logits (B, K)
+def saliency(net: Net,   # images in [0, 1] -> logits (B, K)
              x: Tensor,  # images, float (B, C, H, W) in [0, 1]
              y: Tensor,  # labels, int64 (B,)
              ) -> Tensor:  # 0 or more, (B, H, W)
@@ -41,9 +43,9 @@ def saliency(net,        # images in [0, 1] -> logits (B, K)
     with in_mode(net, "eval"): return size_of(slope(net, x, lambda logits: tilt(logits, log_target(y, logits)))[1])
 
 # %% ../../nbs/methods/42_puzzlemix.ipynb #2ce195ed
-def look(net, x: Tensor, y: Tensor,  # as for `saliency`
-         clean: float,               # weight of the clean images' loss, 0 or more
-         criterion: str,             # a name in LOSSES
+def look(net: Net, x: Tensor, y: Tensor,  # as for `saliency`
+         clean: float,                    # weight of the clean images' loss, 0 or more
+         criterion: str,                  # a name in LOSSES
          ) -> tuple[Tensor, Tensor | float]:  # saliency (B, H, W); what is added to the loss, shape ()
     "Saliency, and the clean images' part of the loss (code of Kim et al., 2020)."
     if not clean: return saliency(net, x, y), 0.
@@ -74,7 +76,7 @@ def check_looked(s: Tensor):  # saliency, (B, H, W)
 
 def check_blocks(x: Tensor,                # images, (B, C, H, W)
                  blocks: tuple[int, ...],  # a side
-                 ):
+                 ) -> None:
     "Refuse images that cannot be cut into blocks of whole pixels."
     h, w = x.shape[2:]
     if h != w: raise ValueError(f"PuzzleMix needs square images, got {h} x {w}: crop them or pad them")
@@ -118,11 +120,11 @@ class PuzzleMix(Mixing):
     clean: float = choice(0., "code", "Kim et al., CIFAR: weight of the clean images' loss; 1 for Tiny-ImageNet",
                           allowed="[0, inf)")
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         super().__post_init__()
         if not self.blocks: raise ValueError("blocks must name one number at least: of blocks a side, such as 8")
 
-    def draw(self, net, x: Tensor, y: Tensor, rng: torch.Generator) -> PuzzleDraw:
+    def draw(self, net: Net, x: Tensor, y: Tensor, rng: torch.Generator) -> PuzzleDraw:
         check_blocks(x, self.blocks)
         lam = draw_lambda(() if self.per == "batch" else (len(x),), self.alpha, rng)
         partner = torch.randperm(len(x), generator=rng, device=rng.device)
@@ -133,11 +135,12 @@ class PuzzleMix(Mixing):
         sources = plans(mask, s, partner, self.t_size, self.t_eps) if self.transport else ()
         return PuzzleDraw(mask.mean((1, 2, 3)), partner, mask, sources, clean)
 
-    def risk(self, net, x: Tensor, y: Tensor, draw, rng: torch.Generator, index: Tensor = None) -> Tensor:
+    def risk(self, net: Net, x: Tensor, y: Tensor, draw: Any, rng: torch.Generator,
+             index: Tensor | None = None) -> Tensor:
         return super().risk(net, x, y, draw, rng, index) + draw.clean
 
 # %% ../../nbs/methods/42_puzzlemix.ipynb #89bc8399
-def seconds(work, device: str) -> float:
+def seconds(work: Callable[[], object], device: str) -> float:
     "How long a call takes: on a CPU in the time of this process alone, on a GPU until its queue is empty."
     wait, clock = (lambda: None, time.process_time) if device == "cpu" else (torch.cuda.synchronize, time.perf_counter)
     wait()

@@ -11,6 +11,7 @@ __all__ = ['FILMED', 'AS_PRINTED', 'NOISELESS', 'FILM_BYTES', 'RELEASED_P', 'to_
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,6 +24,7 @@ from ..data.perturbations import PERTURBATIONS, frames, perturb
 from ..data.sources import GENERATED, RELEASED
 from ..guards import check_labels, check_logits, check_rows, check_tensor
 from .accuracy import predict
+from ..networks.staged import Net
 
 # %% ../../nbs/metrics/76_flips.ipynb #9b7e83b7
 FILMED = (*PERTURBATIONS, "snow")  # what is measured
@@ -94,17 +96,17 @@ def films(test: ImageSet,                   # the clean test set
             yield perturb(x, kind, seed, i, table, crop)
 
 # %% ../../nbs/metrics/76_flips.ipynb #82eee7d8
-def classes_of(net,            # images -> logits
-               film: Tensor,   # uint8 (b, frames, C, H, W)
+def classes_of(net: Net,      # images -> logits
+               film: Tensor,  # uint8 (b, frames, C, H, W)
                batch: int = 512,  # frames in one pass
-               ) -> Tensor:    # int64 (b, frames), on the CPU
+               ) -> Tensor:   # int64 (b, frames), on the CPU
     "The class of every frame."
     logits = predict(net, film.flatten(0, 1), batch)
     check_logits(logits)
     return logits.argmax(1).view(film.shape[:2])
 
 # %% ../../nbs/metrics/76_flips.ipynb #c1da55a3
-def filmed(nets: list, test: ImageSet, kind: str, index: Tensor, **how) -> list[Tensor]:
+def filmed(nets: list, test: ImageSet, kind: str, index: Tensor, **how: Any) -> list[Tensor]:
     "For each network the share of flips of each film of one perturbation, float64 (n,)."
     shares = [[] for _ in nets]
     for film in films(test, kind, index, **how):
@@ -166,7 +168,7 @@ class Baseline:
     name: str                 # "AlexNet" for ImageNet-P; a stand-in names its own network
     flips: dict[str, float]   # {perturbation: FP}, each above 0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if not self.name: raise ValueError("a baseline needs a name: say which network the rates are divided by")
         values = _of_kinds(self.flips, tuple(self.flips))
         if (values <= 0).any():

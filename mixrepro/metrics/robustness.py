@@ -7,6 +7,7 @@ __all__ = ['CELL', 'damaged', 'robustness', 'check_cells', 'corruption_mean', 'b
 
 # %% ../../nbs/metrics/62_robustness.ipynb #48dd50da
 import itertools
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -23,6 +24,7 @@ from ..data.sources import GENERATED, RELEASED
 from ..guards import check_rows
 from .accuracy import accuracy, nll, predict
 from .calibration import confidence, ece
+from ..networks.staged import Net
 
 # %% ../../nbs/metrics/62_robustness.ipynb #9538ed4c
 def _released(test: ImageSet, kind: str, severity: int, root) -> ImageSet:
@@ -63,15 +65,15 @@ def _measured(nets, cell: ImageSet) -> list[tuple[dict, dict[str, Tensor]]]:
              dict(right=logits.argmax(1) == y, sure=confidence(logits, y)[0].float()))
             for logits in (predict(net, cell) for net in nets)]
 
-def robustness(nets,                                   # one network, or several as a list
-               test: ImageSet,                         # the clean test set
-               kinds: tuple[str, ...] = CORRUPTIONS,   # what to measure
-               source: str = GENERATED,                # or RELEASED; `corruption_source` says which a data set has
-               root: str | Path | None = None,         # where the released arrays are; None: as for `load`
-               seed: int = 0,                          # of the generated damage
-               table: str | None = None,               # its constants: a key of `TABLES`; None: by the images' size
-               images: int = 0,                        # so many, the first of each class; 0: all
-               arrays: bool = False,                   # with "arrays": "right" and "sure", (kinds, 5, N)
+def robustness(nets: Net | Sequence[Net],             # one network, or several as a list
+               test: ImageSet,                        # the clean test set
+               kinds: tuple[str, ...] = CORRUPTIONS,  # what to measure
+               source: str = GENERATED,               # or RELEASED; `corruption_source` says which a data set has
+               root: str | Path | None = None,        # where the released arrays are; None: as for `load`
+               seed: int = 0,                         # of the generated damage
+               table: str | None = None,              # its constants: a key of `TABLES`; None: by the images' size
+               images: int = 0,                       # so many, the first of each class; 0: all
+               arrays: bool = False,                  # with "arrays": "right" and "sure", (kinds, 5, N)
                # for each network {"corruptions": source, "accuracy": {kind: five}, ...}
                ) -> dict | list[dict]:
     "Accuracy, NLL in nats and ECE of networks under each corruption at severities 1 to 5."
