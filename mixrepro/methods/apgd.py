@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from ..core import pick
-from .attacks import (STARTS, check_budget, check_range, check_start, log_loss, log_target, slope,
+from .attacks import (STARTS, check_budget, check_precision, check_range, check_start, log_loss,
+    log_target, slope,
                                       tell_flat, tilt)
 from ..networks.staged import Net, in_mode
 
@@ -154,7 +155,7 @@ def apgd(net: Net,                                    # images in [0, 1] -> logi
          tell: Callable[[Tensor], None] = tell_flat,  # is shown the last gradient
          ) -> Tensor:                                 # adversarial images, float (B, C, H, W) in [0, 1]
     "Auto-PGD (Croce and Hein, 2020, algorithm 1)."
-    check_climb(x, eps, steps, restarts, start, loss, rng)
+    check_climb(x, eps, steps, restarts, start, loss, rng); check_precision(net)
     x, best, found = x.detach().to(torch.promote_types(x.dtype, torch.float32)), None, None
     with in_mode(net, mode):
         for _ in range(restarts):

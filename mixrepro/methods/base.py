@@ -112,6 +112,7 @@ def check_batch(method: "Method", net: Net, x: Tensor, y: Tensor) -> None:
                         f"mixrepro.networks.zoo, got {type(own).__name__}")
     if not x.is_floating_point():
         raise TypeError(f"images must be float in [0, 1], got {x.dtype}: divide uint8 images by 255")
+    if not len(x): raise ValueError("the batch is empty: give at least one image")
     weights = next((p.dtype for p in own.parameters()), x.dtype) if isinstance(own, nn.Module) else x.dtype
     if x.dtype == torch.float64 != weights:
         raise TypeError(f"images are float64, but the network's weights {weights}: convert with x.float()")

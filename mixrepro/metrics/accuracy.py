@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..data.images import ImageSet
-from ..guards import check_logits, check_pair
+from ..guards import check_logits, check_pair, check_tensor
 from ..networks.staged import Net, in_mode
 
 # %% ../../nbs/metrics/60_accuracy.ipynb #003c6162
@@ -53,6 +53,7 @@ def checked_logits(logits: Tensor,  # float (N, K)
             y: Tensor,       # labels, int64 (N,)
             ) -> tuple[Tensor, Tensor]:  # logits in float64, labels on the same device
     "Logits and labels that a metric can be computed from."
+    check_tensor(logits, "logits")
     if not logits.numel(): raise ValueError("there are no predictions to measure: expected one row at least")
     check_pair(logits, y); check_logits(logits)
     return logits.double(), y.to(logits.device)

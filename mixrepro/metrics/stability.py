@@ -16,7 +16,7 @@ from torch import Tensor
 from ..core import Choices, choice
 from ..data.images import ImageSet
 from ..data.streams import image_keys, normal
-from ..guards import check_logits
+from ..guards import check_logits, check_tensor
 from .accuracy import checked_logits, evaluating
 from ..networks.staged import Net
 
@@ -25,6 +25,7 @@ def js_divergence(a: Tensor,  # logits, float (N, K)
                   b: Tensor,  # logits of the same images, float (N, K)
                   ) -> Tensor:  # nats, in [0, log 2], float64 (N,)
     "The Jensen-Shannon divergence of two predictions of each image, equal weights."
+    check_tensor(a, "logits"); check_tensor(b, "logits")
     if a.shape != b.shape or a.dim() != 2:
         raise ValueError("expected two times logits (N, K) of the same images, "
                          f"got {tuple(a.shape)} and {tuple(b.shape)}")

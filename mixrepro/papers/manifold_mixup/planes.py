@@ -10,7 +10,6 @@ __all__ = ['BANDS', 'TWO', 'DEPTHS', 'GREYS', 'POINTS', 'COLUMNS', 'QUANTITIES',
 # %% ../../../nbs/manifold_mixup/01_planes.ipynb #c2a49791
 from typing import TYPE_CHECKING
 
-from ...data.images import ImageSet
 from ...extras import need
 
 need("pandas", "matplotlib")
@@ -22,6 +21,7 @@ from matplotlib.colors import to_rgb
 from matplotlib.patches import Patch
 from torch import Tensor, nn
 
+from ...data.images import ImageSet
 from ...data.spirals import PointSet, as_images, as_points, plane
 from ...guards import check_logits
 from ...metrics.concentration import from_states, hidden_plane, paired_ratio, states
