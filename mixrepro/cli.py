@@ -602,7 +602,7 @@ def doctor() -> None:
 
 # %% ../nbs/workflow/93_cli.ipynb #d6b78a8a
 @app.command()
-def bench(what: Annotated[str, typer.Argument(help="corruptions | augmix | puzzlemix | decoding | gpu"
+def bench(what: Annotated[str, typer.Argument(help="corruptions | augmix | puzzlemix | noisymix | decoding | gpu"
                                               )] = "corruptions",
           n: Annotated[int, typer.Option(help="of corruptions: images")] = 10_000,
           size: Annotated[int, typer.Option(help="of corruptions: pixels a side")] = 32,
@@ -613,8 +613,8 @@ def bench(what: Annotated[str, typer.Argument(help="corruptions | augmix | puzzl
                                                           "or MINUTES for each")] = [],
           device: Annotated[str, typer.Option(help="of gpu: cuda; cpu only checks the code, "
                                                    "and writes nothing under figures")] = "cuda") -> None:
-    "Time corruptions, AugMix, PuzzleMix or JPEG decoding, or measure a GPU: its tests, epochs, runs by value."
-    if pick("bench", what, ("corruptions", "augmix", "puzzlemix", "decoding", "gpu")) == "corruptions":
+    "Time corruptions, AugMix, PuzzleMix, a step of NoisyMix, JPEG decoding, or measure a GPU: tests, epochs, runs."
+    if pick("bench", what, ("corruptions", "augmix", "puzzlemix", "noisymix", "decoding", "gpu")) == "corruptions":
         from mixrepro.data.corruptions import benchmark
         benchmark(n=n, size=size, severity=severity)
     elif what == "augmix":
@@ -623,6 +623,9 @@ def bench(what: Annotated[str, typer.Argument(help="corruptions | augmix | puzzl
     elif what == "puzzlemix":
         from mixrepro.methods.puzzlemix import puzzle_benchmark
         puzzle_benchmark()
+    elif what == "noisymix":
+        from mixrepro.methods.noisymix import benchmark_noisymix
+        benchmark_noisymix()
     elif what == "decoding":
         from mixrepro.data.image_folder import benchmark_decoding
         benchmark_decoding()

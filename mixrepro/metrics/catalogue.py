@@ -5,23 +5,27 @@
 # %% auto #0
 __all__ = ['ON_2000', 'SOME_DAMAGED', 'SOME_FILMED', 'FEW_FILMED', 'FEW', 'APGD_ON_250', 'APGD_ON_60', 'IN_PIXELS', 'METRICS',
            'DAMAGED', 'FLIPS', 'READ', 'ALSO', 'OF_CELLS', 'AT_SOME', 'OPENING', 'IMAGES', 'IN_CELLS', 'logits',
-           'clean', 'calibration', 'on_first', 'key_of', 'code_of_metric', 'fill', 'filled', 'said', 'with_sure',
-           'told', 'measure', 'fitted', 'adopt', 'of_logits', 'of_calibration', 'of_scaled', 'of_ranks', 'of_moved',
-           'of_images']
+           'clean', 'calibration', 'on_first', 'key_of', 'code_of_metric', 'images_met', 'telling_how_far', 'fill',
+           'filled', 'said', 'with_sure', 'told', 'measure', 'fitted', 'adopt', 'of_logits', 'of_calibration',
+           'of_scaled', 'of_ranks', 'of_moved', 'of_images']
 
 # %% ../../nbs/metrics/69_catalogue.ipynb #82828743
+import re
 import time
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack, contextmanager
 from functools import partial
 
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..core import pick
+from ..data.corrupted import table_for
 from ..data.datasets import load, tested_on
 from ..data.corruptions import CORRUPTIONS
 from ..data.deformations import DEFORMATIONS
 from ..data.images import ImageSet, balanced
+from ..data.perturbations import frames
 from ..data.sources import GENERATED, RELEASED, corruption_source
 from ..fingerprint import Reached
 from .accuracy import accuracy, checked_logits, nll, predict
@@ -42,8 +46,9 @@ from .stability import moved, stability, steadiness
 from .temperature import cross_fitted, scaled_metrics
 from ..networks.staged import Net
 from ..training.loop import auto_device, seen_of
+from ..training.progress import share_shown, with_progress
 from ..training.made import again, reached_by, texts_in, write_table
-from ..training.standing import mark, outdated
+from ..training.standing import counted, mark, outdated
 from ..training.store import Run, Store, keep, keep_arrays, kept, kept_arrays, open_net
 
 # %% ../../nbs/metrics/69_catalogue.ipynb #0b5eeb10
@@ -125,11 +130,43 @@ def code_of_metric(name: str,  # in METRICS or READ, or "fitted"; any other name
     roots = (fitted,) if name == "fitted" else tuple(t[name] for t in (METRICS, READ) if name in t)
     return reached_by(roots and (*roots, *OPENING), frozenset(texts_in(names)))
 
+# %% ../../nbs/metrics/69_catalogue.ipynb #9c6a0c89
+def images_met(key: str,  # a name in METRICS
+               test,      # the test set, an ImageSet
+               ) -> int:  # 0 where that is not known before
+    "How many images a metric shows each network."
+    n = int(found[1]) if (found := re.search(r"-on-(\d+)", key)) else 0
+    n = min(n, len(test)) or len(test)
+    if key.startswith("corruptions"): return 5 * len(CORRUPTIONS) * n
+    if key.startswith("flips"): return sum(frames(kind, table_for(max(test.shape[1:]))) for kind in FILMED) * n
+    return {"deformed": len(DEFORMATIONS), "deformed-mean": len(FILLED)}.get(key, 0) * n
+
+@contextmanager
+def telling_how_far(nets: list, what: str,
+                    each: int,  # images that each network meets; 0: the first one that is through with its own tells
+                    ):
+    "While a metric asks networks: a bar of how much it has asked."
+    met = [0] * len(nets)
+    def share(i):
+        if each: return sum(met) / (each * len(nets))
+        return (i + (min(met[i] / met[0], 1.) if i else 0.)) / len(nets)
+    def hook(i):
+        def enters(_, args):
+            met[i] += len(args[0])
+            show(share(i))
+        return enters
+    with share_shown(what) as show, ExitStack() as hooks:
+        for i, net in enumerate(nets):  # what is asked for features passes the normalisation too
+            first = norm if isinstance(norm := getattr(net, "norm", None), nn.Module) else net
+            hooks.enter_context(first.register_forward_pre_hook(hook(i)))
+        yield
+
 # %% ../../nbs/metrics/69_catalogue.ipynb #3d0f6c50
 def fill(runs: list[Run], key: str, dataset: str, device: str) -> None:
     "Measure and keep; arrays first."
     nets, test, begin = [open_net(r, device) for r in runs], load(dataset, "test").to(device), time.perf_counter()
-    values = METRICS[key](nets, test)
+    with telling_how_far(nets, f"{key} of {counted(len(runs))}", images_met(key, test)):
+        values = METRICS[key](nets, test)
     seconds = (time.perf_counter() - begin) / len(runs)
     for run, value in zip(runs, values):
         code = write_table(run.folder.parents[1], code_of_metric(key, run))
@@ -145,7 +182,8 @@ def filled(runs: list[Run],            # complete
     "What was kept of a metric; where something is missing the metric is computed and kept, its arrays first."
     device, on = device or auto_device(), [tested_on(run.spec.dataset) for run in runs]
     keys = {d: key_of(name, d) for d in set(on)}
-    found = [there(run, keys[d], code_of_metric(keys[d], run).name) for run, d in zip(runs, on)]
+    pairs = with_progress([*zip(runs, on)], f"reading {name} of run")
+    found = [there(run, keys[d], code_of_metric(keys[d], run).name) for run, d in pairs]
     for dataset in dict.fromkeys(d for d, v in zip(on, found) if v is None):
         key, todo = keys[dataset], [i for i, d in enumerate(on) if found[i] is None and d == dataset]
         if (old := outdated([runs[i] for i in todo], key, partial(code_of_metric, key))) and not again(*old):
@@ -182,7 +220,7 @@ def measure(runs: list[Run],            # complete
             ) -> list:                  # one value per run, as plain JSON
     "A metric of several runs: read where it was kept, computed and kept where not."
     if pick("metric", name, METRICS | {k: None for k in READ}): return filled(runs, name, kept, device)
-    values = [READ[name](*args) for args in told(runs, name, device)]
+    values = [READ[name](*args) for args in with_progress(told(runs, name, device), f"{name} of run")]
     for run, value in zip(runs, values):
         if kept(run, name) != value: keep(run, name, value, code_of_metric(name, run).name)
     return values

@@ -134,18 +134,24 @@ MATH = r"""window.MathJax = {
   tex2jax: {inlineMath: [["\\(", "\\)"]], displayMath: [["\\[", "\\]"]],
             processClass: "arithmatex", ignoreClass: ".*"},
   "HTML-CSS": {availableFonts: [], preferredFont: null, imageFont: null, webFont: "STIX-Web",
-               linebreaks: {automatic: true, width: "container"}, EqnChunk: 5000},
+               linebreaks: {automatic: false}, EqnChunk: 5000},
   NativeMML: {styles: Object.fromEntries(  // of what screen readers are given: its own fonts are not here
     ["double-struck", "script", "bold-script", "fraktur", "bold-fraktur"]
       .map(v => [`[mathvariant="${v}"]`, {"font-family": "inherit"}]))}
 };
 """
-STYLE = """.md-typeset img { max-width: 100%; height: auto; background: white; }
+STYLE = """.md-grid { max-width: 72rem; }
+.md-typeset > p, .md-typeset > ul, .md-typeset > ol, .md-typeset > blockquote { max-width: 42rem; }
+.md-typeset img { max-width: 100%; height: auto; background: white; }
 .md-typeset table:not([class]) th { min-width: 0; }
 .md-typeset div > table.dataframe { display: block; max-width: 100%; overflow-x: auto; }
 .md-typeset .arithmatex { overflow-x: auto; overflow-y: hidden; }
 .md-typeset a, .md-typeset code { overflow-wrap: anywhere; }
-.md-typeset td code { word-break: normal; }
+.md-typeset td a, .md-typeset td code { overflow-wrap: break-word; word-break: normal; }
+@media screen and (max-width: 44.9em) {
+  .md-typeset table:not([class]) th, .md-typeset table:not([class]) td { padding: .6em; }
+  .md-typeset table:not([class]) td { min-width: 4.2rem; }
+}
 """
 EXTENSIONS = ["tables", "md_in_html", "sane_lists", {"toc": {"permalink": True}}, "pymdownx.superfences",
               {"pymdownx.highlight": {"use_pygments": True}}, {"pymdownx.arithmatex": {"generic": True}}]
