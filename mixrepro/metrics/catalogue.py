@@ -12,7 +12,7 @@ __all__ = ['ON_2000', 'SOME_DAMAGED', 'SOME_FILMED', 'FEW_FILMED', 'FEW', 'APGD_
 # %% ../../nbs/metrics/69_catalogue.ipynb #82828743
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
 
@@ -24,9 +24,10 @@ from ..data.corrupted import table_for
 from ..data.datasets import load, tested_on
 from ..data.corruptions import CORRUPTIONS
 from ..data.deformations import DEFORMATIONS
-from ..data.images import balanced
+from ..data.images import ImageSet, balanced
 from ..data.perturbations import frames
 from ..data.sources import GENERATED, RELEASED, corruption_source
+from ..fingerprint import Reached
 from .accuracy import accuracy, checked_logits, nll, predict
 from .attacked import ATTACKS, PGD, Unbounded, attacked, unbounded
 from .calibration import confidence, ece, reliability, weighted_ece
@@ -43,6 +44,7 @@ from .robust import BEFORE, BALLS, AutoAttack, AutoPGD, robust
 from .robustness import robustness
 from .stability import moved, stability, steadiness
 from .temperature import cross_fitted, scaled_metrics
+from ..networks.staged import Net
 from ..training.loop import auto_device, seen_of
 from ..training.progress import share_shown, with_progress
 from ..training.made import again, reached_by, texts_in, write_table
@@ -50,15 +52,15 @@ from ..training.standing import counted, mark, outdated
 from ..training.store import Run, Store, keep, keep_arrays, kept, kept_arrays, open_net
 
 # %% ../../nbs/metrics/69_catalogue.ipynb #0b5eeb10
-def logits(nets, test) -> list[dict]:
+def logits(nets: Sequence[Net], test: ImageSet) -> list[dict]:
     "What each network says of each image of the test set as it is."
     return [dict(images=len(test), arrays=dict(logits=predict(net, test))) for net in nets]
 
-def clean(out, y) -> dict:
+def clean(out: Tensor, y: Tensor) -> dict:
     "Accuracy (fraction) and NLL (nats) on the test set as it is."
     return dict(accuracy=accuracy(out, y), nll=nll(out, y))
 
-def calibration(out, y) -> dict:
+def calibration(out: Tensor, y: Tensor) -> dict:
     "ECE over 15 equal-width bins (VarMixup paper, eq. 11), and the bins themselves."
     return dict(ece=ece(out, y), bins={k: v.tolist() for k, v in reliability(out, y).items()})
 
@@ -91,7 +93,7 @@ METRICS |= {name + end: partial(robustness, source=source, arrays=True, **(dict(
 METRICS |= {"flips": flips, f"flips-{RELEASED}": partial(flips, source=RELEASED)}
 METRICS |= {f"flips-on-{n}": partial(flips, images=n) for n in FEW["flips"]}
 
-def on_first(metric: Callable, n: int, nets: list, test) -> list:
+def on_first(metric: Callable, n: int, nets: list, test: ImageSet) -> list:
     "A metric on so many test images, the first of each class."
     return metric(nets, test.subset(balanced(test.y, n)))
 
@@ -121,7 +123,7 @@ def key_of(name: str,     # a name in METRICS or READ
 OPENING = tuple(f"mixrepro.training.store:{name}" for name in ("open_net", "network_of"))
 
 def code_of_metric(name: str,  # in METRICS or READ, or "fitted"; any other name stands for no code that is known
-                   run: Run):  # -> Reached
+                   run: Run) -> Reached:
     "The code that decides a metric of a run."
     s = run.spec
     names = [s.network, s.network_args, s.whiten, s.dataset, tested_on(s.dataset)]
@@ -160,7 +162,7 @@ def telling_how_far(nets: list, what: str,
         yield
 
 # %% ../../nbs/metrics/69_catalogue.ipynb #3d0f6c50
-def fill(runs: list[Run], key: str, dataset: str, device: str):
+def fill(runs: list[Run], key: str, dataset: str, device: str) -> None:
     "Measure and keep; arrays first."
     nets, test, begin = [open_net(r, device) for r in runs], load(dataset, "test").to(device), time.perf_counter()
     with telling_how_far(nets, f"{key} of {counted(len(runs))}", images_met(key, test)):
@@ -172,11 +174,11 @@ def fill(runs: list[Run], key: str, dataset: str, device: str):
         keep(run, key, value, code, seconds)
 
 # %% ../../nbs/metrics/69_catalogue.ipynb #9d3f806b
-def filled(runs: list[Run],      # complete
-           name: str,            # a name in METRICS
-           there: Callable,      # (run, key, code) -> what was kept, None where nothing was
-           device: str = None,   # the GPU where there is one, unless given
-           ) -> list:            # what is there for each run, at last
+def filled(runs: list[Run],            # complete
+           name: str,                  # a name in METRICS
+           there: Callable,            # (run, key, code) -> what was kept, None where nothing was
+           device: str | None = None,  # the GPU where there is one, unless given
+           ) -> list:                  # what is there for each run, at last
     "What was kept of a metric; where something is missing the metric is computed and kept, its arrays first."
     device, on = device or auto_device(), [tested_on(run.spec.dataset) for run in runs]
     keys = {d: key_of(name, d) for d in set(on)}
@@ -192,7 +194,7 @@ def filled(runs: list[Run],      # complete
     return found
 
 # %% ../../nbs/metrics/69_catalogue.ipynb #46a626ca
-def said(runs: list[Run], device: str = None) -> list[tuple[Tensor, Tensor]]:
+def said(runs: list[Run], device: str | None = None) -> list[tuple[Tensor, Tensor]]:
     "Logits and labels of the test set, for each run."
     every = filled(runs, "logits", kept_arrays, device)
     y = {d: load(d, "test").y for d in dict.fromkeys(run.spec.dataset for run in runs)}
@@ -203,7 +205,7 @@ def with_sure(run: Run, key: str, code: str) -> dict | None:
     there = kept_arrays(run, key, code)
     return there if there and "sure" in there else None
 
-def told(runs: list[Run], name: str, device: str = None) -> list[tuple]:
+def told(runs: list[Run], name: str, device: str | None = None) -> list[tuple]:
     "What a metric of READ is read off, for each run: logits, labels, and the arrays of ALSO; or those of OF_CELLS."
     if name in OF_CELLS:
         return [(a["sure"], a["right"]) for a in filled(runs, OF_CELLS[name], with_sure, device)]
@@ -212,10 +214,10 @@ def told(runs: list[Run], name: str, device: str = None) -> list[tuple]:
     return [(*pair, more) for pair, more in zip(pairs, filled(runs, ALSO[name], kept_arrays, device))]
 
 # %% ../../nbs/metrics/69_catalogue.ipynb #a2af2433
-def measure(runs: list[Run],      # complete
-            name: str,            # a name in METRICS or READ
-            device: str = None,   # the GPU where there is one, unless given
-            ) -> list:            # one value per run, as plain JSON
+def measure(runs: list[Run],            # complete
+            name: str,                  # a name in METRICS or READ
+            device: str | None = None,  # the GPU where there is one, unless given
+            ) -> list:                  # one value per run, as plain JSON
     "A metric of several runs: read where it was kept, computed and kept where not."
     if pick("metric", name, METRICS | {k: None for k in READ}): return filled(runs, name, kept, device)
     values = [READ[name](*args) for args in with_progress(told(runs, name, device), f"{name} of run")]
@@ -224,9 +226,9 @@ def measure(runs: list[Run],      # complete
     return values
 
 # %% ../../nbs/metrics/69_catalogue.ipynb #704227e7
-def fitted(run: Run,            # complete
-           device: str = None,  # the GPU where there is one, unless given
-           ) -> float:          # in [0, 1]
+def fitted(run: Run,                   # complete
+           device: str | None = None,  # the GPU where there is one, unless given
+           ) -> float:                 # in [0, 1]
     "The share of its training images that a network reads rightly, as they are; kept like any metric."
     code = code_of_metric("fitted", run)
     if (there := kept(run, "fitted", code.name)) is not None: return there["accuracy"]
@@ -283,9 +285,9 @@ IN_CELLS = {  # kept image by image: what is measured, the array of it, and the 
     "deformed": ("accuracy", "right", DEFORMATIONS), "deformed-mean": ("accuracy", "right", FILLED)}
 
 # %% ../../nbs/metrics/69_catalogue.ipynb #7430c4d4
-def of_images(runs: list[Run],     # complete
-              name: str,           # a name in METRICS or READ
-              device: str = None,  # the GPU where there is one, unless given
+def of_images(runs: list[Run],            # complete
+              name: str,                  # a name in METRICS or READ
+              device: str | None = None,  # the GPU where there is one, unless given
               ) -> list[dict] | None:  # for each run; None where the metric is no mean over images
     "A metric image by image."
     if name in IMAGES: return [IMAGES[name](*args) for args in told(runs, name, device)]

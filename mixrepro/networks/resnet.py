@@ -36,7 +36,7 @@ class BasicBlock(nn.Module):
                  i: int,           # channels in
                  o: int,           # channels out
                  stride: int = 1,  # of the first convolution
-                 ):
+                 ) -> None:
         super().__init__()
         self.body = nn.Sequential(*conv_bn(i, o, 3, stride), nn.ReLU(inplace=True), *conv_bn(o, o, 3))
         self.shortcut = nn.Sequential(*conv_bn(i, o, 1, stride)) if stride != 1 or i != o else nn.Identity()

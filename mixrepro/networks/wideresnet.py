@@ -41,7 +41,7 @@ class WideBlock(nn.Module):
                  stride: int = 1,     # of the second convolution
                  dropout: float = 0,  # between the convolutions
                  slope: float = 0,    # of the activations below 0
-                 ):
+                 ) -> None:
         super().__init__()
         self.body = nn.Sequential(nn.BatchNorm2d(i), activation(slope), nn.Conv2d(i, o, 3, 1, 1), Dropout(dropout),
                                   nn.BatchNorm2d(o), activation(slope), nn.Conv2d(o, o, 3, stride, 1))

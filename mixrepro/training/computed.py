@@ -12,8 +12,9 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from ..fingerprint import CODE, reach
+from ..fingerprint import CODE, Reached, reach
 from .made import BESIDE, LOOKED_UP, again, changes, write_table
 from .store import Store, keep, kept, read_metric, working_on
 
@@ -22,20 +23,21 @@ from .store import Store, keep, kept, read_metric, working_on
 class Computation:
     "A value and its folder in the store."
     folder: Path
-    def __str__(self): return f"{self.folder.parent.name}/{self.folder.name}"
+    def __str__(self) -> str: return f"{self.folder.parent.name}/{self.folder.name}"
 
-def since_then(at: Computation, code) -> tuple | None:  # what changed, and the seconds it took; None: nothing is there
+def since_then(at: Computation, code: Reached,
+               ) -> tuple | None:  # what changed, and the seconds it took; None: nothing is there
     "Why a value that is there is not of this code."
     found = read_metric(at.folder / "metrics" / "value.json")
     if not found or not found[1].get("code"): return None
     why = changes(at.folder.parents[1], found[1]["code"], code)
     return (why, found[1].get("seconds")) if why else None
 
-def computed(name: str,            # of the value's folder, beside a hash of the settings
-             settings: dict,       # what decides the value, plain JSON
-             compute: Callable,    # () -> a plain JSON value
-             store: Store = None,  # the project's own unless given
-             ):
+def computed(name: str,                   # of the value's folder, beside a hash of the settings
+             settings: dict,              # what decides the value, plain JSON
+             compute: Callable,           # () -> a plain JSON value
+             store: Store | None = None,  # the project's own unless given
+             ) -> Any:
     "A value that is computed once and then read."
     text, root = json.dumps(settings, sort_keys=True), (store or Store()).root
     at = Computation(root / "computed" / f"{name}-{hashlib.sha256(text.encode()).hexdigest()[:12]}")
