@@ -15,7 +15,7 @@ from contextlib import contextmanager
 SHOWN = "{desc} {n_fmt} of {total_fmt} |{bar:20}| about {remaining} left"
 SILENT = 3.  # seconds
 
-def bar_class():
+def bar_class() -> type | None:
     "`tqdm`, as it is drawn here; None where it is not installed."
     try:
         with warnings.catch_warnings():
