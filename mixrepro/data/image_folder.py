@@ -139,7 +139,7 @@ def imagenet_folder(root: Path) -> Path:
         raise ValueError(f"{index} is not as it was written ({type(e).__name__}): delete it, and name the folder again "
                          "with `mixrepro data get imagenet --from FOLDER`") from e
 
-def check_shown(folder: Path):  # a folder for each class
+def check_shown(folder: Path) -> None:  # a folder for each class
     "Refuse hidden folders among the classes: each would be one more, and move the labels of those behind it."
     hidden = sorted(p.name for p in folder.glob(".*/")) if folder.is_dir() else []
     if hidden: raise ValueError(f"{folder / hidden[0]} is hidden and among the classes: move it away")
@@ -156,7 +156,7 @@ def image_files(folder: Path,  # a folder for each class
     paths, y = zip(*found.samples)
     return list(paths), torch.tensor(y), tuple(found.classes)
 
-def check_same_classes(classes: tuple[str, ...], val: Path):  # of a folder, which may be train/
+def check_same_classes(classes: tuple[str, ...], val: Path) -> None:  # of a folder, which may be train/
     "Refuse validation images of other classes than those beside them: a label is a place in the list of classes."
     if val.name != "val": return
     train = val.with_name("train")

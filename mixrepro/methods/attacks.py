@@ -76,7 +76,7 @@ def check_range(x: Tensor,                    # images, (B, ...)
                          "normalise inside the network, not before")
 
 # %% ../../nbs/methods/30_attacks.ipynb #33cbb17f
-def check_precision(net):  # a network, or a function
+def check_precision(net: Net) -> None:  # a network, or a function
     "Refuse a network in half precision, which tells no steps of an attack apart."
     weight = next(net.parameters(), None) if isinstance(net, nn.Module) else None
     if weight is not None and weight.dtype in (torch.float16, torch.bfloat16):

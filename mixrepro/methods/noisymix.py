@@ -18,7 +18,8 @@ from torch.nn import functional as F
 from .erm import ERM
 from .manifold_mixup import ManifoldMixup
 from .noise import FeatureNoise
-from .views import AugMixViews
+from .views import AugMixViews, Viewed
+from ..networks.staged import Net
 from ..networks.zoo import build
 
 # %% ../../nbs/methods/38_noisymix.ipynb #31a05fcb
@@ -38,11 +39,11 @@ SCHEMES = {"NFM": NFM, "AugMix": AUGMIX, "AugMix + JSD": AUGMIX_JSD, "NoisyMix (
            "NoisyMix (code)": NOISYMIX_CODE}
 
 # %% ../../nbs/methods/38_noisymix.ipynb #718927c4
-def compared(scheme,              # with views
-             net, views: list[Tensor],  # float (B, C, H, W) in [0, 1] each, the clean one first
-             y: Tensor,           # labels, int64 (B,)
+def compared(scheme: Viewed,  # with views
+             net: Net, views: list[Tensor],  # float (B, C, H, W) in [0, 1] each, the clean one first
+             y: Tensor,       # labels, int64 (B,)
              rng: torch.Generator,
-             ) -> Tensor:         # shape ()
+             ) -> Tensor:     # shape ()
     "The loss of a scheme for views that have been made."
     draw = scheme.draw(net, views[0], y, rng)
     logits, target = scheme.terms(net, torch.cat(views), y, draw, rng)

@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..core import choice
-from ..guards import check_rows
+from ..guards import check_image_batch, check_rows
 from .attacks import log_target, slope, tilt
 from .manifold_mixup import draw_stage
 from .mixing import Mixing
@@ -70,7 +70,7 @@ class PuzzleDraw(Mix):
         return torch.lerp(ends[1], ends[0], F.interpolate(self.mask, size=a.shape[2:]).to(a.dtype))
 
 # %% ../../nbs/methods/42_puzzlemix.ipynb #da8a981d
-def check_looked(s: Tensor):  # saliency, (B, H, W)
+def check_looked(s: Tensor) -> None:  # saliency, (B, H, W)
     "Refuse what no mask can be drawn from; on a GPU it would make every batch wait for the host."
     if not s.is_cuda: check_rows(s, "saliency", "check the images and the network's weights")
 
@@ -125,7 +125,7 @@ class PuzzleMix(Mixing):
         if not self.blocks: raise ValueError("blocks must name one number at least: of blocks a side, such as 8")
 
     def draw(self, net: Net, x: Tensor, y: Tensor, rng: torch.Generator) -> PuzzleDraw:
-        check_blocks(x, self.blocks)
+        check_image_batch(x, "PuzzleMix"); check_blocks(x, self.blocks)
         lam = draw_lambda(() if self.per == "batch" else (len(x),), self.alpha, rng)
         partner = torch.randperm(len(x), generator=rng, device=rng.device)
         n, (s, clean) = draw_stage(self.blocks, rng), look(net, x, y, self.clean, self.criterion)

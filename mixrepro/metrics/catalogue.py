@@ -12,7 +12,7 @@ __all__ = ['ON_2000', 'SOME_DAMAGED', 'SOME_FILMED', 'FEW_FILMED', 'FEW', 'APGD_
 # %% ../../nbs/metrics/69_catalogue.ipynb #82828743
 import re
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
 
@@ -131,9 +131,9 @@ def code_of_metric(name: str,  # in METRICS or READ, or "fitted"; any other name
     return reached_by(roots and (*roots, *OPENING), frozenset(texts_in(names)))
 
 # %% ../../nbs/metrics/69_catalogue.ipynb #9c6a0c89
-def images_met(key: str,  # a name in METRICS
-               test,      # the test set, an ImageSet
-               ) -> int:  # 0 where that is not known before
+def images_met(key: str,        # a name in METRICS
+               test: ImageSet,  # the test set, an ImageSet
+               ) -> int:        # 0 where that is not known before
     "How many images a metric shows each network."
     n = int(found[1]) if (found := re.search(r"-on-(\d+)", key)) else 0
     n = min(n, len(test)) or len(test)
@@ -144,7 +144,7 @@ def images_met(key: str,  # a name in METRICS
 @contextmanager
 def telling_how_far(nets: list, what: str,
                     each: int,  # images that each network meets; 0: the first one that is through with its own tells
-                    ):
+                    ) -> Iterator[None]:
     "While a metric asks networks: a bar of how much it has asked."
     met = [0] * len(nets)
     def share(i):

@@ -37,7 +37,7 @@ def category_means(cells: dict[str, list],  # as for `others_mean`; "accuracy" o
     return by_category(cells) | means
 
 # %% ../../nbs/metrics/62b_categories.ipynb #82deeb69
-def check_means(*numbers: float):  # three means, and half a unit
+def check_means(*numbers: float) -> None:  # three means, and half a unit
     "Refuse numbers from which no weight follows."
     if not all(map(math.isfinite, numbers)) or numbers[-1] < 0:
         raise ValueError(f"a weight follows from three finite means and a rounding of 0 or more, got {numbers}")

@@ -58,7 +58,7 @@ def portions(index: Tensor,  # places of the images, int64 (n,)
     "The places in portions whose films fit into `FILM_BYTES`, one at least."
     return index.split(max(1, FILM_BYTES // film))
 
-def check_frames(n: int, where: str):
+def check_frames(n: int, where: str) -> None:
     "Refuse films in which nothing can flip."
     if n < 2: raise ValueError(f"{where} films of {n} frames: a prediction flips from one frame to another, so there "
                                "must be 2 or more")
@@ -114,7 +114,7 @@ def filmed(nets: list, test: ImageSet, kind: str, index: Tensor, **how: Any) -> 
     return [torch.cat(mine) for mine in shares]
 
 # %% ../../nbs/metrics/76_flips.ipynb #48f15837
-def check_images(n):
+def check_images(n: object) -> None:
     "Refuse what is no number of films."
     if not (isinstance(n, int) and n >= 0):
         raise ValueError(f"images must be a number of films, or 0 for all of them, got {n}")
@@ -140,7 +140,7 @@ def flips(nets: list,                          # networks, on the device of the 
             for mine in shares]
 
 # %% ../../nbs/metrics/76_flips.ipynb #4e428202
-def check_some(kinds: tuple[str, ...]):
+def check_some(kinds: tuple[str, ...]) -> None:
     "Refuse a mean over nothing."
     if not kinds: raise ValueError("there are no perturbations to average: name one at least")
 

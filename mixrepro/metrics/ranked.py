@@ -15,7 +15,7 @@ from ..guards import check_rows
 from .calibration import confidence
 
 # %% ../../nbs/metrics/61c_ranked.ipynb #1e00e403
-def check_size(size):  # of a bin
+def check_size(size: object) -> None:  # of a bin
     "Refuse a part of a prediction."
     if not isinstance(size, int): raise ValueError(f"a bin must hold a whole number of predictions, got {size}")
 

@@ -93,7 +93,7 @@ def robustness(nets: Net | Sequence[Net],             # one network, or several 
     return results if isinstance(nets, (list, tuple)) else results[0]
 
 # %% ../../nbs/metrics/62_robustness.ipynb #e8408064
-def check_cells(cells: dict[str, list]):
+def check_cells(cells: dict[str, list]) -> None:
     "Refuse cells in which no number stands."
     if none := [kind for kind, five in cells.items() if any(v is None for v in five)]:
         raise ValueError(f"cells hold None under {', '.join(none)}: measure the network again")

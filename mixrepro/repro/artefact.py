@@ -9,7 +9,7 @@ __all__ = ['Cell', 'no_runs', 'Artefact', 'catalogue', 'shows', 'trials', 'cells
 from dataclasses import dataclass
 from pathlib import Path
 from itertools import chain
-from typing import Callable, NamedTuple
+from typing import Any, Callable, NamedTuple
 
 from .entry import FIGURE, TABLE, Entry, outputs_of, state
 from .scale import Scale, Settings, scale
@@ -46,7 +46,7 @@ def catalogue(paper: str,         # its folder
     if twice: raise ValueError(f"{paper} lists {', '.join(twice)} more than once: an id belongs to one artefact")
     return {id: Artefact(id, paper, title, **dict(outputs=outputs_of(id)) | more) for id, title, more in artefacts}
 
-def shows(id: str, title: str, plan: Callable | None = None, settings: type = Settings, **more) -> tuple:
+def shows(id: str, title: str, plan: Callable | None = None, settings: type = Settings, **more: Any) -> tuple:
     "An entry of `catalogue`."
     return id, title, dict(plan=plan, settings=settings) | more
 

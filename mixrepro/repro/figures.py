@@ -10,6 +10,7 @@ __all__ = ['COLUMN', 'PAGE', 'STYLE', 'COLOURS', 'MARKERS', 'LINES', 'HATCHES', 
 # %% ../../nbs/repro/83_figures.ipynb #f0344b15
 import io
 import re
+from collections.abc import Iterable
 from pathlib import Path
 
 from ..extras import need
@@ -20,10 +21,12 @@ import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.image import AxesImage
 from PIL import Image
+from matplotlib.figure import Figure
 
 from ..core import pick
 from ..files import sha256, write_if_changed, write_together
 from .artefact import Artefact
+from .entry import Entry
 from .scale import SCALES, banner
 
 # %% ../../nbs/repro/83_figures.ipynb #f306e2d8
@@ -129,8 +132,8 @@ def clips_by_content(svg: bytes) -> bytes:  # as matplotlib writes it
     return re.sub(rb"\bp[0-9a-f]{10}\b", lambda m: names.get(m[0], m[0]), svg)
 
 # %% ../../nbs/repro/83_figures.ipynb #2fe7b679
-def picture(fig,               # a matplotlib figure
-            suffix: str,       # "svg" or "png"
+def picture(fig: Figure,  # a matplotlib figure
+            suffix: str,  # "svg" or "png"
             ) -> bytes:
     "A figure as bytes; the same figure gives the same bytes."
     metadata, out = {"svg": dict(Date=None, Creator=None), "png": dict(Software=None)}, io.BytesIO()
@@ -141,13 +144,13 @@ def picture(fig,               # a matplotlib figure
     return compact(out.getvalue(), photographs=bool(fig.findobj(AxesImage)))
 
 # %% ../../nbs/repro/83_figures.ipynb #9fc4334b
-def save(fig,                    # a matplotlib figure; None for a table
-         data: pd.DataFrame,     # the numbers shown
-         markdown: str,          # what the gallery shows under the picture: a table, a caption
-         folder: str | Path,     # figures/<profile>/<paper>
-         id: str,                # the artefact
+def save(fig: Figure | None,  # a matplotlib figure; None for a table
+         data: pd.DataFrame,  # the numbers shown
+         markdown: str,       # what the gallery shows under the picture: a table, a caption
+         folder: str | Path,  # figures/<profile>/<paper>
+         id: str,             # the artefact
          outputs: tuple[str, ...],  # suffixes
-         ) -> list[Path]:        # the files written
+         ) -> list[Path]:     # the files written
     "Write an artefact's files, all of them or none."
     for suffix in outputs: pick("kind of output", suffix, ("svg", "png", "csv", "md"))
     if not isinstance(data, pd.DataFrame):
@@ -227,10 +230,10 @@ SHOWN_HERE = ("Everything that the profile `{}` has regenerated so far: pictures
 HEAD = """| Paper | Here | Pictures | Tables, theorems |
 | --- | --- | --- | --- |"""
 
-def gallery(folder: str | Path,  # figures/<profile>
-            artefacts,           # those that could be there, in the order to show
-            papers: dict,        # folder of a paper -> its name to show
-            ) -> Path:           # the page, README.md in it
+def gallery(folder: str | Path,          # figures/<profile>
+            artefacts: Iterable[Entry],  # those that could be there, in the order to show
+            papers: dict,                # folder of a paper -> its name to show
+            ) -> Path:                   # the page, README.md in it
     "Write the page of everything that a profile has regenerated, paper by paper, pictures first."
     folder, artefacts, head, sections = Path(folder), list(artefacts), [HEAD], []
     if not folder.is_dir(): raise FileNotFoundError(f"no folder {folder}: reproduce an artefact at this profile first")

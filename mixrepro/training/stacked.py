@@ -88,14 +88,14 @@ def behind(made: list) -> list[Tensor]:  # from `layers` -> (G, M, K, h) for the
     for W, _ in made[-2::-1]: found.insert(0, found[0] @ W.mT)
     return found
 
-def composed(made: list, rows: list = None) -> list:  # rows: from `behind`
+def composed(made: list, rows: list | None = None) -> list:  # rows: from `behind`
     "The one layer that several without an activation are."
     if len(made) == 1: return made
     rows = rows or behind(made)
     return [(rows[0].mT, sum((b @ T.mT for (_, b), T in zip(made, rows[1:])), made[-1][1]))]
 
 def linear_backward(made: list, into: list, x: Tensor, grad: Tensor,  # as for `backward`
-                    rows: list):                                      # from `behind`
+                    rows: list) -> None:                              # from `behind`
     "Write the gradients of all weights of networks without an activation."
     total, wide = grad.sum(2, keepdim=True), x.mT @ grad.permute(0, 2, 3, 1).flatten(2)
     A = wide.unflatten(2, (grad.shape[3], grad.shape[1])).permute(0, 3, 2, 1).contiguous()  # transposed too

@@ -116,7 +116,7 @@ def write_pages(base: Path,    # the project's folder
     ordered = [*sorted(base.glob("*.md")), *sorted(source.rglob("*.md"))]
     return list(dict.fromkeys(p.relative_to(source if source in p.parents else base).as_posix() for p in ordered))
 
-def copied(page: Path, base: Path, source: Path):
+def copied(page: Path, base: Path, source: Path) -> None:
     "Copy a page with what it shows and links to beside it, but for notebooks, whose pages it then names."
     text = page.read_text(encoding="utf-8")
     for link in set(re.findall(r"\]\(([^)\s:#]+)\)", text)):
@@ -173,7 +173,7 @@ def settings(source: Path,      # the folder of pages
 # %% ../../nbs/workflow/96_site.ipynb #f6c96d11
 QUIET = {"NO_MKDOCS_2_WARNING": "1"}  # an advertisement of the theme's
 
-def mathjax(to: Path):  # the folder that it goes to
+def mathjax(to: Path) -> None:  # the folder that it goes to
     "Lay MathJax where the site finds it."
     from importlib.resources import files
     unused = shutil.ignore_patterns("a11y", "SVG", "localization")
@@ -182,9 +182,9 @@ def mathjax(to: Path):  # the folder that it goes to
 # %% ../../nbs/workflow/96_site.ipynb #9f61e749
 NEEDED = ("mkdocs", "material", "jupyter_server_mathjax", "nbconvert")
 
-def build(base: Path = None,  # the project's folder; unless given, the clone that this is called in
-          site: Path = None,  # where the site goes; `site` in it unless given
-          ) -> Path:          # its first page
+def build(base: Path | None = None,  # the project's folder; unless given, the clone that this is called in
+          site: Path | None = None,  # where the site goes; `site` in it unless given
+          ) -> Path:                 # its first page
     "Make the site and check every link of it; what is broken is named."
     for name in filter(lambda n: not find_spec(n), NEEDED):
         raise ModuleNotFoundError(f"the site needs {name}: run 'make docs', or pip install 'mixrepro[docs]'", name=name)
@@ -205,11 +205,11 @@ def build(base: Path = None,  # the project's folder; unless given, the clone th
 # %% ../../nbs/workflow/96_site.ipynb #4c5fb0ca
 class Asked(HTMLParser):
     "What a page links to and loads, and the anchors that it has."
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
         self.links, self.loads, self.anchors = set(), set(), set()
 
-    def handle_starttag(self, tag, attrs):
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         given = dict(attrs)
         self.anchors |= {given[k] for k in ("id", "name") if given.get(k)}
         if tag == "a" and given.get("href"): self.links.add(given["href"])

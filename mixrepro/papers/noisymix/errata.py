@@ -11,6 +11,7 @@ __all__ = ['erratum', 'POWERS', 'slope_of', 'first_order', 'second_order', 'off_
 # %% ../../../nbs/noisymix/04_errata.ipynb #6b32d4a3
 from functools import partial
 
+import pandas as pd
 import torch
 
 from ...data.perturbations import PERTURBATIONS, frames
@@ -24,7 +25,7 @@ from ...repro.ledger import reported
 erratum = partial(Erratum, "noisymix")
 POWERS = tuple(range(5, 11))  # eps = 2^-5 ... 2^-10
 
-def slope_of(lines, what: str, network: str = "smooth") -> float:
+def slope_of(lines: pd.DataFrame, what: str, network: str = "smooth") -> float:
     "The slope of one line of a theorem's remainders."
     return lines[(lines.what == what) & (lines.network == network)].slope.iloc[0]
 
@@ -98,9 +99,10 @@ def lower_bound(seed: int) -> Erratum:
                 both[.3, "printed"] < -.1 and both[.3, "corrected"] > -.1)))
 
 # %% ../../../nbs/noisymix/04_errata.ipynb #adcc587d
-def row(table, name: str): return table[table.row == name].set_index("column")["mean"].drop("mean", errors="ignore")
+def row(table: pd.DataFrame, name: str) -> pd.Series:
+    return table[table.row == name].set_index("column")["mean"].drop("mean", errors="ignore")
 
-def copied_row(table6) -> Erratum:
+def copied_row(table6: pd.DataFrame) -> Erratum:
     "Table 6: PuzzleMix and adversarial training."
     names, same = list(dict.fromkeys(table6.row)), {}
     for i, a in enumerate(names):
@@ -113,7 +115,7 @@ def copied_row(table6) -> Erratum:
     return erratum("Table 6", "each method has a row of its own", (finding,))
 
 # %% ../../../nbs/noisymix/04_errata.ipynb #f6c14518
-def wrong_mean(table, name: str, printed: float, where: str, says: str,
+def wrong_mean(table: pd.DataFrame, name: str, printed: float, where: str, says: str,
                tolerance: float = .15) -> Erratum:  # points: what rounding of columns may do
     "Whether the mean of a row's columns is the one that is printed."
     columns = row(table, name)
@@ -122,13 +124,13 @@ def wrong_mean(table, name: str, printed: float, where: str, says: str,
                       abs(mean - printed) > tolerance)
     return erratum(where, says, (finding,))
 
-def mended(table, name: str, column: str, printed: float) -> float:
+def mended(table: pd.DataFrame, name: str, column: str, printed: float) -> float:
     "What one column would have to be for the printed mean."
     columns = row(table, name)
     return printed * len(columns) - columns.drop(column).sum()
 
 # %% ../../../nbs/noisymix/04_errata.ipynb #eec2b497
-def impossible_shares(figure4, points: int = 250) -> Erratum:  # test points, appendix A
+def impossible_shares(figure4: pd.DataFrame, points: int = 250) -> Erratum:  # test points, appendix A
     "Figure 4: percentages of 250 test points."
     counts = dict(zip(figure4.row, (figure4["mean"] * points / 100).round(6)))
     odd = {name: n for name, n in counts.items() if abs(n - round(n)) > .05 * points / 100}
@@ -279,7 +281,7 @@ def of_films() -> list[Erratum]:
             Finding("some of ImageNet-P's have fewer", large or {"shortest": 31}, bool(large), "frames")))]
 
 # %% ../../../nbs/noisymix/04_errata.ipynb #2ab84c7d
-def one_seed(figure4, points: int = 250) -> Erratum:  # test points, appendix A
+def one_seed(figure4: pd.DataFrame, points: int = 250) -> Erratum:  # test points, appendix A
     "Figure 4: how far apart its schemes are, against what 250 points can tell."
     low, high = figure4["mean"].min() / 100, figure4["mean"].max() / 100
     error = (low * (1 - low) / points) ** .5
