@@ -467,12 +467,14 @@ def adopt_figures(profile: str, base: Path) -> int:  # how many
 def adopt(profile: Annotated[str, typer.Option("--profile", help="whose figures")] = "embedded") -> None:
     "Give runs and figures of before their fingerprints; nothing is trained, measured or drawn."
     from mixrepro.metrics.catalogue import adopt as adopt_runs
+    from mixrepro.training.computed import adopt_computed
     base = clone()
     with workflow.only_one(base):
-        n, figures = adopt_runs(stores.Store(base / "runs")), adopt_figures(profile_of(profile), base)
-    print(f"{standing.counted(n)} and {figures} figures adopted: taken for made by the code, the data sets and the "
-          "splits that are here now, with this PyTorch; what was made by other code is not told apart, delete it to "
-          "have it made again")
+        store = stores.Store(base / "runs")
+        n, values, figures = adopt_runs(store), adopt_computed(store), adopt_figures(profile_of(profile), base)
+    print(f"{standing.counted(n)}, {values} computed values and {figures} figures adopted: taken for made by the "
+          "code, the data sets and the splits that are here now, with this PyTorch; what was made by other code is not "
+          "told apart, delete it to have it made again")
 
 # %% ../nbs/workflow/93_cli.ipynb #26b6f2cd
 def packages() -> list[tuple[bool | None, str]]:  # True: there; False: wanted; None: not needed here
