@@ -186,13 +186,13 @@ TEX = ((r"\\\[[\s\S]*?\\\]", ""),  # a displayed equation
 def without_tex(text: str) -> str:
     "A text with its equations as letters and signs."
     text = re.sub(*TEX[0], text)
-    def letters(found):
+    def letters(found: re.Match) -> str:
         inner = found[1]
         for old, new in TEX[1:]: inner = re.sub(old, new, inner)
         return inner.strip()
     return re.sub(r"\\\(([\s\S]+?)\\\)", letters, text)
 
-def plain_search(index: Path):  # search_index.json of a site
+def plain_search(index: Path) -> None:  # search_index.json of a site
     "Leave no TeX in what the search shows."
     told = json.loads(index.read_text(encoding="utf-8"))
     for page in told["docs"]: page["text"] = without_tex(page["text"])
