@@ -9,6 +9,7 @@ __all__ = ['Policy', 'intrusion_loss', 'drawn_from', 'AdaMixupFields', 'WithPoli
 from collections.abc import Callable
 from dataclasses import dataclass
 from math import prod
+from typing import Self
 
 import torch
 from torch import Tensor, nn
@@ -71,7 +72,7 @@ class WithPolicy(AdaMixupFields):
     viewed, learns = False, ("policy", "intruder")
 
     def prepare(self, train: ImageSet, rng: torch.Generator, augment: Callable | None = None,
-                **nets: nn.Module) -> "WithPolicy":
+                **nets: nn.Module) -> Self:
         made, host, d = super().prepare(train, rng, augment, **nets), on_host(rng), prod(train.shape)
         policy = drawn_from(host, lambda: Policy(d, self.hidden)).to(train.x.device)
         return made.ready(policy=policy, host=host, device=train.x.device)

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..core import pick
+from ..core import brought, pick
+from ..guards import check_gradient
 from .attacks import (STARTS, check_budget, check_precision, check_range, check_start, log_loss,
     log_target, slope,
                                       tell_flat, tilt)
@@ -85,11 +86,12 @@ class Climber:
         pull, height = CLIMBS[self.loss]
         logits, grad = slope(self.net, at, lambda z: pull(z, self.target))
         value, misread = height(logits, self.target), logits.argmax(1) != self.target.argmax(1)
-        self.flat = grad
+        self.flat, self.lost = grad, self.lost | grad.isnan() | value.isnan().view(-1, *[1] * (grad.dim() - 1))
         return value, grad.sign(), misread
 
     def begin(self, at: Tensor) -> None:
         self.at = self.before = self.peak = self.found = at
+        self.lost = torch.zeros_like(at, dtype=torch.bool)  # where a gradient or a value was no number
         self.value, self.way, self.misread = self.look(at)
         self.top = self.top_then = self.value
         self.way_up, self.ever = self.way, self.misread
@@ -134,10 +136,13 @@ def climbed(net: Net, x: Tensor, y: Tensor, start: Tensor,  # float (B, ...) eac
 
 # %% ../../nbs/methods/30b_apgd.ipynb #f6ed4928
 def check_climb(x: Tensor, eps: float, steps: int, restarts: int, start: str, loss: str,
-                rng: torch.Generator | None) -> None:  # as for `apgd`
+                rng: torch.Generator | None,  # as for `apgd`
+                alpha: float = .75, rho: float = .75) -> None:
     "Refuse what cannot be climbed."
+    brought(restarts, int, "restarts", "[1, inf)")
+    for name, value in (("alpha", alpha), ("rho", rho)): brought(value, float, name, "[0, 1]")
+    if eps == math.inf: raise ValueError("APGD needs a ball, its first step is twice the radius: got eps=inf")
     pick("loss", loss, CLIMBS); check_budget(eps, 2 * eps, steps); check_range(x, (0, 1)); check_start(start, eps, rng)
-    if restarts < 1: raise ValueError(f"restarts must be at least 1, got {restarts}")
 
 # %% ../../nbs/methods/30b_apgd.ipynb #280ab154
 def apgd(net: Net,                                    # images in [0, 1] -> logits (B, K)
@@ -155,11 +160,12 @@ def apgd(net: Net,                                    # images in [0, 1] -> logi
          tell: Callable[[Tensor], None] = tell_flat,  # is shown the last gradient
          ) -> Tensor:                                 # adversarial images, float (B, C, H, W) in [0, 1]
     "Auto-PGD (Croce and Hein, 2020, algorithm 1)."
-    check_climb(x, eps, steps, restarts, start, loss, rng); check_precision(net)
+    check_climb(x, eps, steps, restarts, start, loss, rng, alpha, rho); check_precision(net)
     x, best, found = x.detach().to(torch.promote_types(x.dtype, torch.float32)), None, None
     with in_mode(net, mode):
         for _ in range(restarts):
             climb = climbed(net, x, y, x + STARTS[start](x, eps, rng), eps, steps, alpha, rho, loss)
+            if not x.is_cuda: check_gradient(torch.where(climb.lost, math.nan, 0.))
             rank = climb.top + torch.where(climb.ever, 1e6, 0.)  # a misread image before any that is not
             found = climb.end() if found is None else pick_rows(rank > best, climb.end(), found)
             best = rank if best is None else torch.maximum(rank, best)

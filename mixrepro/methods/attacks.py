@@ -4,13 +4,14 @@
 
 # %% auto #0
 __all__ = ['STARTS', 'PULLS', 'slope', 'flat', 'check_budget', 'check_range', 'check_precision', 'check_start', 'keep',
-           'tell_flat', 'ascend', 'log_target', 'cross_entropy', 'divergence', 'balanced', 'tilt', 'log_loss',
-           'tilt_bce', 'pgd', 'fgsm', 'trades_attack']
+           'still_at', 'tell_flat', 'ascend', 'log_target', 'cross_entropy', 'divergence', 'balanced', 'tilt',
+           'log_loss', 'tilt_bce', 'pgd', 'fgsm', 'trades_attack']
 
 # %% ../../nbs/methods/30_attacks.ipynb #c47ecbb8
 import math
 import warnings
 from functools import partial
+from numbers import Integral, Real
 from typing import Callable
 
 import torch
@@ -18,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..core import pick
-from ..guards import check_pair
+from ..guards import check_gradient, check_pair, check_shares
 from .vicinal import log_odds, one_hot
 from ..networks.staged import Net, in_mode
 
@@ -55,11 +56,13 @@ def check_budget(eps: float,   # radius, above 0; inf for none
                  steps: int,   # 1 or more
                  ) -> None:
     "Refuse a budget that attacks nothing."
-    if not eps > 0:
+    def number(v): return isinstance(v, (Real, Tensor)) and not isinstance(v, bool)
+    if not (number(eps) and eps > 0):
         raise ValueError(f"the radius eps must be above 0, in units of [0, 1], got {eps}: "
                          "for no attack use the method 'erm'")
-    if not 0 < step < math.inf: raise ValueError(f"the step must be above 0 and finite, in units of [0, 1], got {step}")
-    if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
+    if not (number(step) and 0 < step < math.inf):
+        raise ValueError(f"the step must be above 0 and finite, in units of [0, 1], got {step}")
+    if isinstance(steps, bool) or not isinstance(steps, Integral) or steps < 1:
         raise ValueError(f"the number of steps must be an integer from 1, got {steps}")
 
 # %% ../../nbs/methods/30_attacks.ipynb #87a0b9f3
@@ -88,6 +91,7 @@ def check_start(start: str,                   # a name in STARTS
                 rng: torch.Generator | None,  # what it would draw from
                 ) -> None:
     "Refuse a random start without its generator, and a uniform one without a ball."
+    pick("start", start, STARTS)
     if start != "image" and rng is None:
         raise ValueError(f"the start {start!r} is random: hand in a torch.Generator as rng, or use start='image'")
     if start == "uniform" and eps == math.inf:
@@ -107,10 +111,18 @@ def keep(peak: Tensor | None,  # the best points so far, (B, ...)
     return torch.where((value > top).view(-1, *[1] * (at.dim() - 1)), at, peak), torch.maximum(value, top)
 
 # %% ../../nbs/methods/30_attacks.ipynb #52527447
+def still_at(grad: Tensor,  # of the last step, (B, ...)
+             ) -> Tensor:   # bool, (B,)
+    "Where an attack stands still, on any device."
+    check_gradient(grad)
+    return flat(grad)
+
 def tell_flat(grad: Tensor,  # of the last step, (B, ...)
               ) -> None:
-    "Warn of images at which the gradient is exactly 0."
-    if not grad.is_cuda and (n := int(flat(grad).sum())):
+    "Warn of images at which the gradient is exactly 0, and refuse one that is no number."
+    if grad.is_cuda: return
+    check_gradient(grad)
+    if (n := int(flat(grad).sum())):
         warnings.warn(f"the gradient is exactly 0 at {n} of {len(grad)} images: the attack stands still there, "
                       "and their being read rightly says nothing of robustness", stacklevel=2)
 
@@ -148,6 +160,7 @@ def log_target(y: Tensor,     # labels, int64 (B,), or soft, float (B, K)
                like: Tensor,  # logits, (B, K)
                ) -> Tensor:   # float64 (B, K); -inf where a class has no share
     "The logarithm of what a prediction is compared with."
+    if y.is_floating_point(): check_shares(y, like, look=not y.is_cuda)
     return (y if y.is_floating_point() else one_hot(y, like)).double().log()
 
 # %% ../../nbs/methods/30_attacks.ipynb #e914ea50
@@ -157,7 +170,7 @@ def cross_entropy(net: Net,   # images -> logits (B, K)
                   ) -> Tensor:  # nats, (B,)
     "Cross-entropy of each image against its label."
     logits = net(x)
-    if not y.is_floating_point(): check_pair(logits, y, look=not y.is_cuda)
+    (check_shares(y, logits, not y.is_cuda) if y.is_floating_point() else check_pair(logits, y, look=not y.is_cuda))
     return F.cross_entropy(logits, y, reduction="none")
 
 # %% ../../nbs/methods/30_attacks.ipynb #171886ef

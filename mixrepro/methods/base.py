@@ -12,7 +12,7 @@ import functools
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -43,7 +43,7 @@ class Frozen(Choices):
         raise ValueError(f"{type(self).__name__} is not ready: "
                          "call prepare(train, rng, ...) first, and use what it returns")
 
-    def ready(self, **made: Any) -> "Frozen":
+    def ready(self, **made: Any) -> Self:
         "A copy that holds what `prepare` made."
         return altered(self, _made=SimpleNamespace(**made))
 
@@ -63,7 +63,7 @@ class Piece(Frozen):
                 # (x, rng) -> x, the run's augmentation
                 augment: Callable[[Tensor, torch.Generator], Tensor] | None = None,
                 **nets: nn.Module,     # the trained networks that `needs` named
-                ) -> "Piece":          # itself, ready for use
+                ) -> Self:             # itself, ready for use
         "Called once per run, before the first batch."
         return altered(self, **{k: part.prepare(train, rng, augment, **nets) for k, part in parts_of(self).items()})
 
@@ -71,7 +71,7 @@ class Piece(Frozen):
         "Called once per run, when it is prepared: what a network starts from, where that is not its seed alone."
         for part in parts_of(self).values(): part.begin(net)
 
-    def at(self, t: float) -> "Piece":  # t: share of the run's updates that are done, in [0, 1)
+    def at(self, t: float) -> Self:  # t: share of the run's updates that are done, in [0, 1)
         "The piece as it is at this moment; called before each step."
         now = {k: part.at(t) for k, part in parts_of(self).items()}
         return self if all(now[k] is part for k, part in parts_of(self).items()) else altered(self, **now)

@@ -8,6 +8,7 @@ __all__ = ['DecoderFields', 'Decoder']
 # %% ../../nbs/methods/37_decoder.ipynb #4f471af9
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Self
 
 import torch
 from torch import Tensor, nn
@@ -43,7 +44,7 @@ class Decoder(DecoderFields):
     name, trains = "decoder", "decoder"
 
     def prepare(self, train: ImageSet, rng: torch.Generator, augment: Callable | None = None,
-                classifier: nn.Module | None = None) -> "Decoder":
+                classifier: nn.Module | None = None) -> Self:
         if classifier is None:
             raise ValueError("a decoder reads the states of a classifier: train one and pass it as classifier=")
         return self.ready(net=classifier.eval().requires_grad_(False))

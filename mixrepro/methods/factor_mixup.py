@@ -8,6 +8,7 @@ __all__ = ['mix_factors', 'FactorMixup']
 # %% ../../nbs/methods/28_factor_mixup.ipynb #5bc3bac6
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Self
 
 from torch import Generator, Tensor, nn
 
@@ -38,7 +39,7 @@ class FactorMixup(Mixing):
     whole: bool = choice(True, "code", "code of Manifold Mixup: mixed factors are cut to whole numbers")
 
     def prepare(self, train: ImageSet, rng: Generator, augment: Callable | None = None,
-                **nets: nn.Module) -> "FactorMixup":
+                **nets: nn.Module) -> Self:
         if not isinstance(train, FactorSet):
             raise ValueError("factor-mixup needs drawings whose factors are known, such as factors-a, "
                              f"got {train.name}")

@@ -8,6 +8,7 @@ __all__ = ['body', 'FineTuneFields', 'FineTune']
 # %% ../../nbs/methods/46_finetune.ipynb #9fe19b29
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Self
 
 from torch import Generator, Tensor, nn
 
@@ -48,7 +49,7 @@ class FineTune(FineTuneFields):
     name = "fine-tune"
 
     def prepare(self, train: ImageSet, rng: Generator, augment: Callable | None = None, source: nn.Module | None = None,
-                **nets: nn.Module) -> "FineTune":
+                **nets: nn.Module) -> Self:
         if source is None:
             raise ValueError("fine-tuning starts from a network: train one and pass it as source=")
         return super().prepare(train, rng, augment, **nets).ready(source=source)

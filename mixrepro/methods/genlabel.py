@@ -10,6 +10,7 @@ __all__ = ['KIND', 'generative_label', 'head_of', 'watched', 'ByDensity', 'GenLa
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from typing import Self
 
 import torch
 from torch import Tensor, nn
@@ -94,7 +95,7 @@ class GenLabels(ByDensity):
             raise ValueError(f"factor is the width of a kernel: leave it at 0 for the density {self.density!r}")
 
     def prepare(self, train: ImageSet, rng: torch.Generator, augment: Callable | None = None,
-                **nets: nn.Module) -> "GenLabels":
+                **nets: nn.Module) -> Self:
         x = torch.cat([train.floats(i).flatten(1) for i in in_batches(train)])
         more = {k: v for k in ("factor", "ridge") if (v := getattr(self, k))}
         return self.ready(density=DENSITIES[self.density](x, train.y, train.k, **more))
@@ -114,7 +115,7 @@ class LatentGenLabels(ByDensity):
     def needs(self) -> dict[str, dict]: return {"vanilla": dict(method="erm", method_args={})}
 
     def prepare(self, train: ImageSet, rng: torch.Generator, augment: Callable | None = None,
-                vanilla: nn.Module | None = None, **nets: nn.Module) -> "LatentGenLabels":
+                vanilla: nn.Module | None = None, **nets: nn.Module) -> Self:
         if vanilla is None:
             raise ValueError("GenLabel on latent features needs a vanilla network: train one with the method 'erm' "
                              "and pass it as vanilla=")
@@ -144,12 +145,12 @@ class OnlineGenLabels(OnLine):
     "Labels by densities of the network's own features (GenLabel note, algorithm 3, corrected)."
     name, learns, done = "genlabel-online", ("density",), 0.  # done: share of the updates
 
-    def at(self, t: float) -> "OnlineGenLabels": return altered(self, done=t)
+    def at(self, t: float) -> Self: return altered(self, done=t)
 
     def weight(self) -> float: return self.gamma if self.done >= self.warmup else 0.
 
     def prepare(self, train: ImageSet, rng: torch.Generator, augment: Callable | None = None,
-                **nets: nn.Module) -> "OnlineGenLabels":
+                **nets: nn.Module) -> Self:
         made = RunningGaussian(train.k, self.memory, self.floor, self.corrected, train.x.device)
         return self.ready(density=made)
 
@@ -185,7 +186,7 @@ class NoIntrusion(Mixup):
                             allowed=("ce",))
 
     def prepare(self, train: ImageSet, rng: torch.Generator, augment: Callable | None = None,
-                **nets: nn.Module) -> "NoIntrusion":
+                **nets: nn.Module) -> Self:
         points = torch.cat([train.floats(i).flatten(1) for i in in_batches(train)]).double()
         made = super().prepare(train, rng, augment, **nets)
         return made.ready(centre=points.mean(0), points=points - points.mean(0), labels=train.y)

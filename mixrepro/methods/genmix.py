@@ -13,7 +13,7 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -43,7 +43,7 @@ def share_of(log_p: Tensor, pair: Tensor) -> Tensor:  # (B, K), int64 (B, 2) -> 
     own = log_p.gather(1, pair)
     return torch.sigmoid(own[:, 1] - own[:, 0])
 
-def accepted(log_p: Tensor, pair: Tensor, lam: float, eps: float) -> Tensor:  # bool (B,), bool (B,)
+def accepted(log_p: Tensor, pair: Tensor, lam: float, eps: float) -> tuple[Tensor, Tensor]:  # bool (B,) each
     "Whether the ratio is met, and whether no third class is likelier (GenMix note, algorithm 4)."
     others = log_p.scatter(1, pair, -torch.inf).amax(1)
     return (share_of(log_p, pair) - lam).abs() <= eps, log_p.gather(1, pair).amin(1) >= others
@@ -235,7 +235,7 @@ class GenMixing(GenMixChoices):
         raise NotImplementedError(f"{type(self).__name__} looks nowhere: write find")
 
     def prepare(self, train: ImageSet, rng: torch.Generator, augment: Callable | None = None,
-                **nets: nn.Module) -> "GenMixing":
+                **nets: nn.Module) -> Self:
         groups = train.k * (train.k - 1) * len(self.lams)
         made = genmix(self.find(train, rng, **nets), train.k, self.n_aug or -(-len(train) // groups), self.lams,
                       self.eps, self.rounds, train.x.device)

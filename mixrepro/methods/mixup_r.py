@@ -8,6 +8,7 @@ __all__ = ['decode_all', 'MixupR']
 # %% ../../nbs/methods/26_mixup_r.ipynb #ce82b18d
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Self
 
 import torch
 from torch import Tensor, nn
@@ -39,7 +40,7 @@ class MixupR(WithVAE):
                       allowed=SCOPES)
 
     def prepare(self, train: ImageSet, rng: torch.Generator, augment: Callable | None = None,
-                vae: nn.Module | None = None, **nets: nn.Module) -> "MixupR":
+                vae: nn.Module | None = None, **nets: nn.Module) -> Self:
         ready = super().prepare(train, rng, augment, vae, **nets)
         return ready.ready(**vars(ready.made), images=decode_all(ready.made.vae, ready.made.codes))
 

@@ -9,6 +9,7 @@ __all__ = ['TARGETS', 'L1_ON', 'ramp', 'consistency', 'l1', 'FewLabels', 'MixesB
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Self
 
 import torch
 from torch import Tensor, nn
@@ -58,7 +59,7 @@ class FewLabels(Method):
                                         "'stem' is the code, whose sum never adds its second term", allowed=L1_ON)
 
     def prepare(self, train: ImageSet, rng: torch.Generator, augment: Callable | None = None,
-                labelled: ImageSet | None = None) -> "FewLabels":
+                labelled: ImageSet | None = None) -> Self:
         if labelled is None:
             raise ValueError(f"{type(self).__name__} learns from few labels: "
                              "give its run a split, such as 'digits-l100-v200'")
@@ -105,7 +106,7 @@ class SSLManifoldMixup(MixesBoth):
     "Semi-supervised Manifold Mixup (Manifold Mixup paper, appendix D, algorithms 1 and 2)."
     name, done = "ssl-manifold-mixup", 0.  # done: share of the updates
 
-    def at(self, t: float) -> "SSLManifoldMixup": return altered(self, done=t)
+    def at(self, t: float) -> Self: return altered(self, done=t)
 
     def mixed(self, net: Net, x: Tensor, target: Tensor, alpha: float, rng: torch.Generator) -> tuple[Tensor, Tensor]:
         "Logits of a batch mixed at a random stage, and its mixed targets (algorithm 2)."

@@ -10,6 +10,7 @@ __all__ = ['RESIZES', 'VAE_RUN', 'decode_mix', 'frozen', 'Resized', 'encode_all'
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Self
 
 import torch
 from torch import Tensor, nn
@@ -126,7 +127,7 @@ class WithVAE(NeedsVAE):
     raw = True  # crops and flips come after the VAE
 
     def prepare(self, train: ImageSet, rng: torch.Generator, augment: Callable | None = None,
-                vae: nn.Module | None = None, **nets: nn.Module) -> "WithVAE":
+                vae: nn.Module | None = None, **nets: nn.Module) -> Self:
         vae = frozen(vae, train.shape, type(self).__name__, self.vae_method, self.vae_resize)
         parts = super().prepare(train, rng, augment, vae=vae, **nets)
         return parts.ready(vae=vae, codes=encode_all(vae, train), augment=augment)
@@ -169,7 +170,7 @@ class InTurn(WithVAE):
     def learns(self) -> tuple: return ("turns",) if self.share < 1 else ()
 
     def prepare(self, train: ImageSet, rng: torch.Generator, augment: Callable | None = None,
-                vae: nn.Module | None = None, **nets: nn.Module) -> "InTurn":
+                vae: nn.Module | None = None, **nets: nn.Module) -> Self:
         ready = super().prepare(train, rng, augment, vae, **nets)
         return ready.ready(**vars(ready.made), turns=Turns(self.share))
 

@@ -13,9 +13,10 @@ from dataclasses import asdict, dataclass
 import torch
 from torch import Tensor
 
-from ..core import choice, pick
+from ..core import Choices, choice, pick
 from ..data.images import ImageSet
-from ..methods.attacks import PULLS, ascend, check_budget, check_range, flat, log_target, slope, tilt
+from ..guards import check_labels
+from ..methods.attacks import PULLS, STARTS, ascend, check_budget, check_range, log_target, slope, still_at, tilt
 from .accuracy import checked_logits, evaluating, shares
 from ..networks.staged import Net, in_mode
 
@@ -35,13 +36,14 @@ def unit_of(net: Net,    # a network in stages, or anything if the space is "pix
 def direction(net: Net, x: Tensor, y: Tensor, criterion: str) -> tuple[Tensor, Tensor, Tensor]:
     "The sign of each image's gradient, as x; whether it is right now; whether its gradient is exactly 0, both (B,)."
     pull = pick("criterion", criterion, PULLS)
+    check_labels(y, len(x))
     with in_mode(net, "eval"): logits, grad = slope(net, x, lambda z: pull(z, log_target(y, z)))
     logits, y = checked_logits(logits, y)
-    return grad.sign(), logits.argmax(1) == y, flat(grad)
+    return grad.sign(), logits.argmax(1) == y, still_at(grad)
 
 # %% ../../nbs/metrics/75_attacked.ipynb #74b871a8
 @dataclass(frozen=True)
-class FGSM:
+class FGSM(Choices):
     "The fast gradient sign method (Goodfellow et al., 2014; Manifold Mixup paper, appendix F)."
     eps: float = choice(8 / 255, "default",
                         "the paper gives none, and stands beside numbers of Madry et al. (2017) at 8/255")
@@ -69,13 +71,13 @@ class FGSM:
 
 # %% ../../nbs/metrics/75_attacked.ipynb #e76384b9
 @dataclass(frozen=True)
-class Iterated:
+class Iterated(Choices):
     "Projected gradient descent within a ball (Madry et al., 2017; Manifold Mixup paper, section 5.3)."
     steps: int = choice(20, "default", "the paper gives none; Madry et al. train with 7 and test with 7 and 20")
     eps: float = choice(8 / 255, "default", "as Madry et al.")
     step: float = choice(2 / 255, "default", "as Madry et al.")
-    start: str = choice("uniform", "default", "as Madry et al.: a random point of the ball")
-    seed: int = choice(0, "default", "of the start")
+    start: str = choice("uniform", "default", "as Madry et al.: a random point of the ball", allowed=STARTS)
+    seed: int = choice(0, "default", "of the start", allowed="[0, inf)")
 
     def __post_init__(self) -> None: check_budget(self.eps, self.step, self.steps)
 
@@ -84,7 +86,7 @@ class Iterated:
         still, rng = [], torch.Generator(x.device).manual_seed(self.seed)
         with in_mode(net, "eval"):
             bad = ascend(net, x, self.eps, self.step, self.steps, rng, self.start,
-                         pull=lambda z: tilt(z, log_target(y, z)), tell=lambda grad: still.append(flat(grad)))
+                         pull=lambda z: tilt(z, log_target(y, z)), tell=lambda grad: still.append(still_at(grad)))
         return bad, still[0]
 
 # %% ../../nbs/metrics/75_attacked.ipynb #8a9c7bf8
@@ -117,7 +119,7 @@ def attacked(nets: Sequence[Net],      # networks in stages, on the device of th
 
 # %% ../../nbs/metrics/75_attacked.ipynb #8aa59076
 @dataclass(frozen=True)
-class Unbounded:
+class Unbounded(Choices):
     "Steps along the sign of the gradient, without a ball (Manifold Mixup paper, appendix F; Athalye et al., 2018)."
     steps: int = choice(200, "paper", "appendix F")
     step: float = choice(.01, "paper", "appendix F")
@@ -133,7 +135,7 @@ class Unbounded:
              x: Tensor,  # images, float (B, C, H, W) in [0, 1]
              y: Tensor,  # labels, int64 (B,)
              ) -> tuple[Tensor, Tensor]:  # as from a call; where the climb ended at a gradient of exactly 0, bool (B,)
-        check_range(x, (0, 1))
+        check_range(x, (0, 1)); check_labels(y, len(x))
         fell = torch.full((len(x),), self.steps + 1, device=x.device)
         left, at, stuck = torch.arange(len(x), device=x.device), x, torch.zeros_like(fell, dtype=torch.bool)
         for t in range(self.steps + 1):

@@ -7,7 +7,7 @@ __all__ = ['Noise', 'BottleneckChoices', 'wide', 'bottleneck']
 
 # %% ../../nbs/networks/16b_bottleneck.ipynb #f0157945
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, Any
 
 from dataclasses import dataclass
 from math import prod
@@ -71,7 +71,7 @@ def bottleneck(shape: tuple[int, int, int],  # one image, (C, H, W)
                classes: int,                 # K
                mean: Sequence[float] | None = None,  # of the training images in [0, 1], per channel
                std: Sequence[float] | None = None,   # likewise
-               **choices: Annotated[dict, BottleneckChoices]
+               **choices: Annotated[Any, BottleneckChoices]
                ) -> Staged:                  # stage 1 ends with the bottleneck
     "A fully connected network with a narrow middle layer (Manifold Mixup paper, figures 1, 6 and 7)."
     c = BottleneckChoices(**choices)

@@ -7,7 +7,7 @@ __all__ = ['IDENTITIES', 'PreActChoices', 'bn_relu', 'conv', 'PreActBlock', 'pre
 
 # %% ../../nbs/networks/11_preact.ipynb #829a9efe
 from dataclasses import dataclass
-from typing import Annotated, Sequence
+from typing import Annotated, Any, Sequence
 
 from torch import Tensor, nn
 
@@ -67,7 +67,7 @@ def preact_resnet(shape: tuple[int, int, int],           # one image, (C, H, W)
                   bottleneck: bool = False,              # the block of the 50 and 152
                   mean: Sequence[float] | None = None,   # of the images, per channel
                   std: Sequence[float] | None = None,    # likewise
-                  **choices: Annotated[dict, PreActChoices]
+                  **choices: Annotated[Any, PreActChoices]
                   ) -> Staged:
     "A PreActResNet for 32 or 64 px (He et al., 2016b; layers as in the code of Manifold Mixup, NFM and NoisyMix)."
     c, wide = PreActChoices(**choices), 4 if bottleneck else 1

@@ -45,7 +45,7 @@ def vae(shape: tuple[int, int, int],  # one image, (C, H, W)
         classes: None = None,         # an autoencoder has none
         mean: Sequence[float] | None = None,  # it lives in [0, 1] and normalises nothing
         std: Sequence[float] | None = None,   # likewise
-        **choices: Annotated[dict, VAEChoices]) -> ConvVAE:
+        **choices: Annotated[Any, VAEChoices]) -> ConvVAE:
     "An autoencoder, built like the other networks."
     return ConvVAE(shape, **{"latent": 256 if min(shape[1:]) >= 64 else 128, **choices})
 
@@ -56,7 +56,7 @@ def decoder(shape: tuple[int, int, int],                                        
             of: Annotated[str, lambda: networks_of("classifier")] = "preactresnet18",
             stage: Annotated[int, "[0, inf)"] = 2,  # after which of its stages
             mean: Sequence[float] | None = None, std: Sequence[float] | None = None,  # of the images, per channel
-            **choices: Annotated[dict, DecoderChoices]) -> StateDecoder:
+            **choices: Annotated[Any, DecoderChoices]) -> StateDecoder:
     "A decoder of a classifier's states; their shape is found here."
     return StateDecoder(state_shape(pick("network", of, NETWORKS), shape, stage), shape, mean, std,
                         **choices)

@@ -9,7 +9,7 @@ __all__ = ['Cell', 'no_runs', 'Artefact', 'catalogue', 'shows', 'trials', 'cells
 from dataclasses import dataclass
 from pathlib import Path
 from itertools import chain
-from typing import Any, Callable, NamedTuple
+from typing import Any, Callable, NamedTuple, Sequence
 
 from .entry import FIGURE, TABLE, Entry, outputs_of, state
 from .scale import Scale, Settings, scale
@@ -74,7 +74,7 @@ def cells(artefact: Artefact,
     return [*artefact.shared(settings, where), *chain(*by_place.values())]
 
 def papers_cells(artefact: Artefact,
-                 ours: list[Cell] = (),  # needed where the paper has no plan of its own
+                 ours: Sequence[Cell] = (),  # needed where the paper has no plan of its own
                  ) -> list[Cell]:
     "The cells as the paper itself ran them, of one seed: what ours are held against."
     if artefact.beside: return [cell._replace(spec=artefact.beside(cell)) for cell in ours]

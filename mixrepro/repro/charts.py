@@ -6,6 +6,7 @@
 __all__ = ['bars', 'dots', 'curves', 'plain_log', 'tile', 'tiles']
 
 # %% ../../nbs/repro/83c_charts.ipynb #4619d366
+from collections.abc import Sequence
 from typing import Any
 
 from ..extras import need
@@ -87,8 +88,8 @@ def tile(ax: Axes,       # a matplotlib axis
 
 def tiles(figure: FigureBase,  # a matplotlib figure or subfigure
           rows: list,          # of rows of images (C, H, W)
-          above: list = (),  # titles of the columns
-          beside: list = (),  # names of the rows
+          above: Sequence = (),  # titles of the columns
+          beside: Sequence = (),  # names of the rows
           ) -> None:
     "A sheet of images."
     figure.get_layout_engine() and figure.get_layout_engine().set(w_pad=.06, h_pad=.01, wspace=.01, hspace=.01)

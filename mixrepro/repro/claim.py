@@ -83,7 +83,7 @@ def tested(e: Effect) -> tuple[str, float | None]:  # word, p-value
     word = "holds" if e.low > e.bound else "does not hold" if e.high < e.bound else "undecided"
     return word, e.p
 
-def alike(e: Effect) -> tuple[str, float]:
+def alike(e: Effect) -> tuple[str, float | None]:
     "Two one-sided tests within the margin; against it, one of them from without."
     se, df = standard_error(e), max(e.n - 1, 1)
     if not se: return ("holds" if asked(e, e.ours) else "does not hold"), None

@@ -75,7 +75,7 @@ def setting(default: Any,  # the paper's, or what is taken where the paper is si
             source: str,   # "paper", "code" or "default"
             where: str,    # the section, equation or reason
             **at: Any,     # scale -> its value, where that differs
-            ) -> dataclasses.Field:
+            ) -> Any:  # a `dataclasses.Field`, which checkers take for the field's value
     "A field of an experiment's settings."
     pick("source", source, SOURCES)
     for name in at: scale(name)

@@ -69,7 +69,7 @@ def decide(e: Estimate,
 def value_verdict(mean: float | None,  # the paper's mean; None: it has none
                   sd: float | None,    # its standard deviation; None: not given
                   n: int,          # its trials; 0: not given
-                  ours: Measured,  # over our seeds, in the same unit
+                  ours: Measured | Published,  # over our seeds, in the same unit
                   reason: str = "",  # why the values cannot be compared: "stand-in", "other schedule"
                   margin: float | None = None,  # a difference within it is none
                   ) -> Verdict:    # "agrees", "higher", "lower", the reason, or "undecided (why)"

@@ -15,7 +15,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -203,7 +203,7 @@ def how(code: int | None, minutes: float) -> str:
 # %% ../../nbs/workflow/92c_gpu.ipynb #7090215b
 CODE = "import sys; from mixrepro.workflow.gpu import alone; alone(*sys.argv[1:])"
 
-def bench_gpu(base: Path, parts: list[str] = (), minutes: list[str] = (), device: str = "cuda") -> None:
+def bench_gpu(base: Path, parts: Sequence[str] = (), minutes: Sequence[str] = (), device: str = "cuda") -> None:
     "All parts, or those named, each in a process of its own and within its minutes."
     pick("device", device, ("cuda", "cpu"))
     if device == "cuda" and not torch.cuda.is_available():

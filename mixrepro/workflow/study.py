@@ -8,7 +8,7 @@ __all__ = ['TEMPERED', 'assigned', 'check_injected', 'cells_run', 'alike', 'Trai
 
 # %% ../../nbs/workflow/91_study.ipynb #2133123d
 import ast
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, TYPE_CHECKING
@@ -316,7 +316,7 @@ class Study(Tempered):
                 *parts: "Page | str",              # tables and paragraphs, in their order
                 data: pd.DataFrame | None = None,  # the numbers shown; those of the tables unless given
                 fig: "Figure | None" = None,       # a matplotlib figure; None for a table
-                answer: list[str] = (),            # sentences
+                answer: Sequence[str] = (),        # sentences
                 ) -> Markdown:                     # the answer
         "Write the artefact's files where the workflow and the gallery expect them."
         parts, data = one_family(parts, data)

@@ -8,6 +8,7 @@ __all__ = ['PANELS', 'examples_of', 'made_of_run', 'middles', 'lie', 'middles_of
 
 # %% ../../../nbs/genlabel/05_genmix.ipynb #e9ea1405
 import warnings
+from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
@@ -68,7 +69,7 @@ def lie(name: str, x: Tensor, pair: Tensor) -> dict[str, float]:  # points in [0
             "off the middle": (far - near).mean().item(), "from the nearest": d.amin(1).mean().item()}
 
 # %% ../../../nbs/genlabel/05_genmix.ipynb #de26881e
-def middles_of(run: Run, n: int = 100, store: Store | None = None) -> Made | tuple:  # with `x` and `pair`
+def middles_of(run: Run, n: int = 100, store: Store | None = None) -> Made | SimpleNamespace:  # `x` and `pair`
     "The middle points that a run is trained on: made ones, or Mixup's at lambda = 1/2."
     if run.spec.method != "mixup": return made_of_run(run, store)
     x, pair = middles(examples_of(run), n, generator(run.spec, "middles"))
@@ -99,7 +100,9 @@ def off_middle(run: Run) -> dict[str, float]:
     return {"boundary": (d[:, 1] - d[:, 0]).mean().item() if len(d) else np.nan}
 
 # %% ../../../nbs/genlabel/05_genmix.ipynb #a8337ade
-def draw_panel(ax: "Axes", train: ImageSet, points: Tensor, nets: list = ()) -> None:  # points in [0, 1]^2 (M, 2)
+def draw_panel(ax: "Axes", train: ImageSet,
+               points: Tensor,  # in [0, 1]^2 (M, 2)
+               nets: Sequence = ()) -> None:
     "Examples, middle points, and the boundaries of networks, the first one bold."
     for k, net in list(enumerate(nets))[::-1]:
         for line in boundaries(net): ax.plot(*line.T, color="black", lw=.4 if k else 1.5, alpha=.6 if k else 1)
