@@ -79,8 +79,8 @@ own_methods = Outside("method", "class", is_method, checked_method, GROUP)
 def found_method(name: str) -> type | None:
     "A method that is not of this package; one that is made of parts is refused with them."
     if name not in COMPOSED: return own_methods.find(name)
-    raise ValueError(f"{name!r} is made of parts here, so a run names these: Spec(**run_fields({COMPOSED[name]}), ...), "
-                     "with run_fields from mixrepro.methods.catalogue")
+    raise ValueError(f"{name!r} is made of parts here, so a run names these: Spec(**run_fields({COMPOSED[name]}), "
+                     "...), with run_fields from mixrepro.methods.catalogue")
 
 METHODS = Open(named_in(globals(), Method), found_method, own_methods.others)
 

@@ -180,7 +180,8 @@ def mathjax(to: Path) -> None:  # the folder that it goes to
 
 # %% ../../nbs/workflow/96_site.ipynb #c8be7f06
 TEX = ((r"\\\[[\s\S]*?\\\]", ""),  # a displayed equation
-       (r"\\(math\w+|text\w*|operatorname|left|right|big|Big|q?quad|[,;:! ])", ""), (r"\\([a-zA-Z]+) ?", r"\1 "), (r"[{}]|\\", ""))
+       (r"\\(math\w+|text\w*|operatorname|left|right|big|Big|q?quad|[,;:! ])", ""),
+       (r"\\([a-zA-Z]+) ?", r"\1 "), (r"[{}]|\\", ""))
 
 def without_tex(text: str) -> str:
     "A text with its equations as letters and signs."
