@@ -17,7 +17,7 @@ from ..core import choice
 from .base import Method, altered
 from .manifold_mixup import ManifoldMixup, as_stages, check_stages
 from .mixing import Place
-from .vicinal import one_hot
+from .vicinal import one_hot, soft_ce
 
 # %% ../../nbs/methods/29_semi_supervised.ipynb #197f5c1e
 def ramp(t: float,          # share of the updates that are done, in [0, 1)
@@ -72,7 +72,7 @@ class FewLabels(Method):
     def loss(self, net, x: Tensor, y: Tensor, rng: torch.Generator, index: Tensor = None) -> Tensor:
         xl, yl = self.few(len(x), rng)
         logits = net(xl)
-        return F.cross_entropy(logits, one_hot(yl, logits)) + self.penalty(net)
+        return soft_ce(logits, one_hot(yl, logits)) + self.penalty(net)
 
 # %% ../../nbs/methods/29_semi_supervised.ipynb #4d540b8e
 @dataclass(frozen=True, kw_only=True)
@@ -112,7 +112,7 @@ class SSLManifoldMixup(MixesBoth):
     def supervised(self, net, n: int, rng: torch.Generator) -> Tensor:
         "Lines 3 to 5 of algorithm 1."
         x, y = self.few(n, rng)
-        return F.cross_entropy(*self.mixed(net, x, F.one_hot(y, self.made.labelled.k).float(), self.alpha, rng))
+        return soft_ce(*self.mixed(net, x, F.one_hot(y, self.made.labelled.k).float(), self.alpha, rng))
 
     def unsupervised(self, net, u: Tensor, rng: torch.Generator) -> Tensor:
         "Lines 6 to 9 of algorithm 1."

@@ -66,6 +66,8 @@ def unsure(logits: Tensor,          # (N, K)
            ) -> tuple[float, float]:  # a share in [0, 1], and nats
     "The share of low confidence and the mean entropy."
     if not 0 < threshold <= 1: raise ValueError(f"the threshold is a probability above 0, got {threshold}")
+    if logits.dim() != 2 or not logits.numel():
+        raise ValueError(f"expected logits (N, K), one row at least, got {tuple(logits.shape)}")
     check_logits(logits)
     logp = logits.double().log_softmax(1)
     p = logp.exp()
@@ -113,6 +115,7 @@ def in_hull(h: Tensor,             # hidden states, float (N, ...)
             ) -> Tensor:           # float (n, ...)
     "Random convex combinations of states; weights uniform on the simplex."
     if not 1 <= of <= len(h): raise ValueError(f"a place lies between 1 to {len(h)} states, got of={of}")
+    check_rows(h, "hidden states")
     which = torch.randint(len(h), (n, of), generator=rng, device=h.device)
     w = -torch.rand(n, of, generator=rng, device=h.device, dtype=torch.float64).clamp(min=1e-300).log()
     return torch.einsum("no,no...->n...", (w / w.sum(1, keepdim=True)).to(h.dtype), h[which])

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from ..data.images import ImageSet
 from ..guards import check_logits, check_rows
-from ..methods.vicinal import one_hot
+from ..methods.vicinal import one_hot, soft_ce
 from .accuracy import evaluating
 
 # %% ../../nbs/metrics/72_interpolation.ipynb #b4591b6c
@@ -73,7 +73,7 @@ def interpolated(net,                              # a network in stages
             check_logits(logits)
             of, other = one_hot(test.y[i], logits[0]), one_hot(test.y[j], logits[0])
             target, top = torch.lerp(other, of, lam[:, None, None]), logits.argmax(2)
-            loss = F.cross_entropy(logits.flatten(0, 1), target.flatten(0, 1), reduction="none")
+            loss = soft_ce(logits.flatten(0, 1), target.flatten(0, 1), "none")
             sums[0] += loss.view(len(lams), -1).double().sum(1)
             sums[1] += ((top != test.y[i]) & (top != test.y[j])).double().sum(1)
     both = (sums + sums.flip(1)) / 2 / len(pairs[0])  # a pair counts in both orders
