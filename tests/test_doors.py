@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 
 from helpers import seeded
+from mixrepro.data.corruptions import corrupt
 from mixrepro.data.images import ImageSet
 from mixrepro.data.pairs import image_set
 from mixrepro.guards import NotFinite
@@ -20,12 +21,18 @@ from mixrepro.methods.vicinal import soft_ce
 from mixrepro.metrics import boundary as B, calibration as C, ranked as R
 from mixrepro.metrics.accuracy import accuracy, nll
 from mixrepro.metrics.attacked import FGSM, Iterated, Unbounded, attacked, unbounded
-from mixrepro.metrics.concentration import in_hull, unsure
+from mixrepro.metrics.concentration import dimension, in_hull, paired_ratio, unsure
+from mixrepro.metrics.deformed import deformed
 from mixrepro.metrics.distances import weighted_mmd2
-from mixrepro.metrics.interpolation import interpolated
+from mixrepro.metrics.flips import flips
+from mixrepro.metrics.influence import influence
+from mixrepro.metrics.interpolation import interpolated, interpolation
+from mixrepro.metrics.neighbours import neighbours
 from mixrepro.metrics.robust import AutoPGD, robust
+from mixrepro.metrics.robustness import robustness
 from mixrepro.networks.zoo import build
 from mixrepro.training.spec import Spec, name_of
+from mixrepro.training.stacked import Stacked, stack_accuracy, untrained
 
 NET = build("tiny-cnn", (3, 8, 8), 4, seeded()).eval()
 X, Y = torch.rand(6, 3, 8, 8, generator=seeded(1)), torch.arange(6) % 4
@@ -167,7 +174,8 @@ def test_a_confidence_that_is_none_is_not_sorted_to_the_end_and_left_out(name):
     f(SURE, RIGHT, W), f(SURE, RIGHT > 0, W)
     for s, r in ((bad, RIGHT), (SURE, bad), (bad * math.inf, RIGHT)):
         with pytest.raises(NotFinite, match="rows of confidences hold NaN or infinity"): f(s, r, W)
-    with pytest.raises(ValueError, match="confidences must lie in .0, 1."): f(SURE + 1, RIGHT, W)
+    if name in ("rms_of", "by_rank", "weighted_rms", "weighted_ece"):
+        with pytest.raises(ValueError, match="confidences must lie in .0, 1."): f(SURE + 1, RIGHT, W)
     for s, r in ((SURE[:0], RIGHT[:0]), (SURE, RIGHT[:-1]), (SURE[:, None], RIGHT[:, None])):
         with pytest.raises(ValueError, match="1 or more predictions is needed|bins need 1 prediction or more|needs 200 predictions or more, got 0"): f(s, r, W)
 
@@ -279,3 +287,49 @@ def test_a_label_that_is_no_class_number_is_not_cut_to_one():
 def test_milestones_in_any_order_are_one_run():
     a, b, twice = (Spec("digits", "erm", "tiny-cnn", schedule="step", milestones=m) for m in ((2, 9), [9, 2.], (2, 2, 9)))
     assert a == b and name_of(a) == name_of(b) and name_of(a) != name_of(twice)
+
+
+# ---- what is asked for is looked at before the first of it is measured -----------------------------------------------
+
+class Untouched(torch.nn.Module):
+    "A network that nobody may ask."
+    def __init__(self):
+        super().__init__()
+        self.shape, self.norm, self.stages, self.features = NET.shape, NET.norm, NET.stages, self.forward
+
+    def forward(self, *args, **kw): raise AssertionError("measured before all was looked at")
+
+
+ASKED = {"robustness, a kind": lambda net: robustness(net, TEST, ("fog", "smog")), "robustness, a table": lambda net: robustness(net, TEST, ("fog",), table="cifer"), "flips": lambda net: flips([net], TEST, ("snow", "sleet")),
+         "deformed": lambda net: deformed([net], TEST, rows=("rotation 20", "rotation 21")), "interpolation": lambda net: interpolation([net], TEST, stages=(0, 9)),
+         "neighbours": lambda net: neighbours([net], TEST, TEST, (1, 99)), "neighbours, half": lambda net: neighbours([net], TEST, TEST, (1, 2.5))}
+
+
+@pytest.mark.parametrize("name", ASKED)
+def test_what_cannot_be_measured_is_refused_before_anything_is(name):
+    with pytest.raises(ValueError, match="unknown|stages 0|k must be from 1"): ASKED[name](Untouched())
+
+
+def test_numbers_that_a_metric_cannot_use():
+    h, y = torch.randn(8, 3, generator=seeded()), torch.arange(8) % 2
+    with pytest.raises(ValueError, match="tau must be above 0 and finite"): dimension(h, y, math.inf)
+    for level in (0, 1, 2., math.nan):
+        with pytest.raises(ValueError, match="level of an interval must be in"): paired_ratio([1., 2.], [1., 3.], level)
+    with pytest.raises(NotFinite, match="statistic and its slopes"): influence(lambda w: (w * math.nan).sum() / w.sum(), 5)
+    with pytest.raises(TypeError, match="float"): corrupt(TEST.x, "gaussian_noise", 3, seed=2.5)  # was 2
+
+
+def test_a_stack_of_networks_that_diverged_is_not_right_half_of_the_time():
+    net, x, y = untrained((3, 4, 2), [seeded()], 2), torch.randn(1, 10, 3, generator=seeded(1)), torch.arange(10)[None] % 2
+    assert stack_accuracy(net, x, y).shape == (1, 2)
+    with pytest.raises(NotFinite): stack_accuracy(Stacked(net.flat * math.nan, net.sizes), x, y)
+    for bad in (y - 1, y + 2, y.float()):
+        with pytest.raises((ValueError, TypeError), match="labels must be"): stack_accuracy(net, x, bad)
+    with pytest.raises(ValueError, match="expected one at least"): stack_accuracy(net, x[:, :0], y[:, :0])
+
+
+def test_images_of_another_precision_than_an_autoencoders_are_one_sentence():
+    vae, x = build("vae-small", (1, 16, 16), None, seeded()), torch.rand(4, 1, 16, 16, generator=seeded())
+    for half in (x.half(), x.bfloat16()):
+        with pytest.raises(TypeError, match="but the network's weights torch.float32: convert with x.to"): method("mmd-vae").loss(vae, half, Y[:4], seeded())
+    with torch.autocast("cpu", torch.bfloat16): assert vae.encode(x).shape == (4, 32)

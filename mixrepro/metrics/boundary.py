@@ -19,7 +19,7 @@ def check_classes(x: Tensor, y: Tensor, k: int | None = None):  # as for `signed
     "Refuse classes that are none, or not the points'."
     if y.shape != x.shape[:-1]:
         raise ValueError(f"an attack needs a class for each point {tuple(x.shape[:-1])}, got {tuple(y.shape)}")
-    check_labels(y.flatten(), k=k)
+    check_labels(y.flatten(), k=k, look=not y.is_cuda)
 
 def signed_step(net: Callable,  # (G, M, m, d) -> logits (G, M, m, K)
                 x: Tensor,      # points, each network's own, (G, M, m, d)
@@ -31,11 +31,12 @@ def signed_step(net: Callable,  # (G, M, m, d) -> logits (G, M, m, K)
     check_classes(x, y)
     def pull(logits):
         flat = logits.flatten(0, 2)
-        check_logits(flat); check_labels(y.flatten(), len(flat), flat.shape[1])
+        check_classes(x, y, flat.shape[1])
+        if not x.is_cuda: check_logits(flat)
         hard = torch.full_like(flat, -torch.inf).scatter_(1, y.flatten()[:, None], 0.)
         return tilt(flat, hard).view_as(logits)
     _, grad = slope(net, x, pull)
-    check_gradient(grad.flatten(0, 2))
+    if not x.is_cuda: check_gradient(grad.flatten(0, 2))
     return x + eps * grad.sign()
 
 # %% ../../nbs/metrics/79_boundary.ipynb #2bc99ce2
@@ -47,7 +48,8 @@ def other_side(net: Callable, x: Tensor, y: Tensor,  # as for `signed_step`
     M = x.shape[1]
     if not examples.shape[1]: raise ValueError("the walk starts at examples: 1 or more are needed, got none")
     seen = net(examples[:, None].expand(-1, M, -1, -1))
-    check_logits(seen); check_classes(x, y, seen.shape[-1])
+    check_classes(x, y, seen.shape[-1])
+    if not x.is_cuda: check_logits(seen)
     other = seen.argmax(-1)[:, :, None] != y[..., None]  # (G, M, m, n)
     u = torch.rand(other.shape, generator=rng, device=rng.device).masked_fill_(~other, -1.)
     pick = u.argmax(-1, keepdim=True)
@@ -84,7 +86,7 @@ def boundary_attack(net: Callable, x: Tensor, y: Tensor,  # as for `signed_step`
                     ) -> Tensor:             # distance of the nearest point found, (G, M, m); 0: misread as it is
     "The decision-based attack (Brendel et al., 2018; code of GenLabel)."
     check_budget(torch.inf, 1., steps); check_budget(torch.inf, 1., every)
-    check_logits(logits := net(x))
+    logits = net(x)
     (at, found), misread = other_side(net, x, y, examples, rng), logits.argmax(-1) != y
     around, toward = (torch.full_like(x[..., :1], .1) for _ in range(2))
     for step in range(1, steps + 1):
@@ -96,6 +98,8 @@ def boundary_attack(net: Callable, x: Tensor, y: Tensor,  # as for `signed_step`
         if step % every == 0:
             toward = adapted(toward, all_ok / ok.clamp_min(1), .1, .25).clamp_max(.5)
             around = adapted(around, ok / every, .2, .5).clamp(1e-6, 1.)
-    check_logits(net(at))  # what is no number is read as another class
-    away = (at - x).norm(dim=-1).masked_fill(~found, torch.inf)
-    return away.masked_fill(misread, 0.)
+    away = (at - x).norm(dim=-1).masked_fill(~found, torch.inf).masked_fill(misread, 0.)
+    for z in (logits, net(at)):  # what is no number is read as another class
+        if not x.is_cuda: check_logits(z)
+        away = away.masked_fill(~z.amax(-1).isfinite(), torch.nan)
+    return away

@@ -30,6 +30,7 @@ def confidence(scores: Tensor,       # logits, or probabilities, float (N, K)
 # %% ../../nbs/metrics/61_calibration.ipynb #ca906b78
 def check_sure(sure: Tensor,                # confidences, float (N,)
                right: Tensor | None = None, # whether right, (N,)
+               ranked: bool = False,        # only their order counts, so that they may be any numbers
                ):
     "Refuse confidences that are none, and what does not belong to them."
     if sure.dim() != 1 or not len(sure) or (right is not None and right.shape != sure.shape):
@@ -37,7 +38,7 @@ def check_sure(sure: Tensor,                # confidences, float (N,)
         raise ValueError(f"one confidence for each of 1 or more predictions is needed, got {tuple(sure.shape)}{beside}")
     for values in (sure,) if right is None else (sure, right):
         check_rows(values.detach()[:, None], "confidences", "measure the network again")
-        if values.min() < 0 or values.max() > 1 + 1e-6:
+        if not (ranked and values is sure) and (values.min() < 0 or values.max() > 1 + 1e-6):
             raise ValueError(f"confidences must lie in [0, 1], got {values.min():.3g} to {values.max():.3g}: pass "
                              "the largest softmax probability of each prediction")
 

@@ -145,6 +145,7 @@ def paired_ratio(ours: list[float],  # above 0, one for each seed
     if len(ours) != len(base) or not len(ours):
         raise ValueError("ratios are taken seed by seed: one value each is needed on both sides, "
                          f"got {len(ours)} and {len(base)}")
+    if not 0 < level < 1: raise ValueError(f"the level of an interval must be in (0, 1), got {level}")
     a, b = torch.tensor(ours, dtype=torch.float64), torch.tensor(base, dtype=torch.float64)
     if not (torch.isfinite(a).all() and torch.isfinite(b).all() and a.min() > 0 and b.min() > 0):
         raise ValueError(f"a ratio needs finite values above 0, got {ours} and {base}")
@@ -180,7 +181,7 @@ def dimension(h: Tensor,         # hidden states, float (N, D)
               tau: float = TAU,  # threshold, a share of `gap`
               ) -> float:        # mean over the classes, 0 to D
     "In how many directions a class spreads."
-    if not tau > 0: raise ValueError(f"tau must be above 0, got {tau}")
+    if not 0 < tau < math.inf: raise ValueError(f"tau must be above 0 and finite, got {tau}")
     return (class_spectra(h, y) > tau * gap(h, y)).double().sum(1).mean().item()
 
 def allowed(d: int,    # classes

@@ -14,6 +14,7 @@ from ..data.images import ImageSet
 from ..guards import check_logits, check_rows
 from ..methods.vicinal import one_hot, soft_ce
 from .accuracy import evaluating
+from ..networks.staged import check_stage
 
 # %% ../../nbs/metrics/72_interpolation.ipynb #b4591b6c
 def draw_pairs(n: int,                # examples
@@ -101,6 +102,7 @@ def interpolation(nets,                               # networks in stages
                   # {"lam", "stages": {"0": {"nll", "third"}, ...}, "pairs", "seed"} for each network
                   ) -> list[dict]:
     "The curves of figure 2 for each network."
+    for net in nets: check_stage(tuple(stages), along, len(net.stages))  # before the first curve
     pairs = draw_pairs(len(test), torch.Generator().manual_seed(seed))
     return [dict(lam=list(lams), stages={str(k): interpolated(net, test, pairs, k, lams) for k in stages},
                  pairs=len(pairs[0]), seed=seed) for net in nets]

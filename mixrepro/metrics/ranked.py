@@ -69,7 +69,7 @@ def response_accuracy(sure: Tensor,   # confidences, float64 (N,)
                       right: Tensor,  # 1 where right, 0 elsewhere, float64 (N,)
                       ) -> Tensor:    # float64 (N,)
     "Accuracy among the k predictions of largest confidence, for k = 1, ..., N; ties in the order given."
-    check_sure(sure, right)
+    check_sure(sure, right, ranked=True)
     order = sure.argsort(descending=True, stable=True)
     return right[order].cumsum(0) / torch.arange(1, len(sure) + 1, dtype=torch.float64, device=sure.device)
 
@@ -102,7 +102,7 @@ def weighted_aurra(w: Tensor,      # weights, float64 (N,), above 0
                    right: Tensor,  # 1 where right, 0 elsewhere, float64 (N,)
                    ) -> Tensor:    # float64 (), in [0, 1]
     "The area under the response rate accuracy curve of images with weights."
-    check_sure(sure, right); check_weights(w, len(sure))
+    check_sure(sure, right, ranked=True); check_weights(w, len(sure))
     order = sure.argsort(descending=True, stable=True)
     held = w[order]
     return (held * (held * right[order]).cumsum(0) / held.cumsum(0)).sum() / w.sum()
