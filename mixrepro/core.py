@@ -27,7 +27,7 @@ def choice(default: typing.Any,  # the value used when nothing else is asked for
            # what may stand there: an interval such as "(0, 1]", a `range`, names, what gives them
            allowed: Collection | Callable[[], Collection] | None = None,
            hint: str = "",       # what to do instead, for whoever asked for something else
-           ) -> dataclasses.Field:
+           ) -> typing.Any:  # a `dataclasses.Field`, which checkers take for the field's value
     "A dataclass field whose default carries its provenance."
     if default != default:
         raise ValueError(f"a default must equal itself, got {default}: take None where there is no number")
@@ -70,7 +70,7 @@ def provenance(obj: typing.Any,  # an instance of a dataclass
 def given(allowed: Collection | Callable[[], Collection] | None = None,  # as for `choice`
           default: typing.Any = dataclasses.MISSING,                     # none: it must be given
           hint: str = "",                                                # as for `choice`
-          ) -> dataclasses.Field:
+          ) -> typing.Any:  # a `dataclasses.Field`, which checkers take for the field's value
     "A dataclass field that says what may stand in it."
     about = dict(metadata=dict(allowed=allowed, hint=hint))
     if isinstance(default, dict): return dataclasses.field(default_factory=lambda: copy.deepcopy(default), **about)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from importlib import import_module
 from importlib.metadata import entry_points
+from types import ModuleType
 
 from .core import Open, pick
 from .fingerprint import PACKAGE, is_as_read, source_of, take_in
@@ -20,7 +21,7 @@ from .fingerprint import PACKAGE, is_as_read, source_of, take_in
 def module_of(name: str,   # with dots
               where: str,  # for a sentence
               what: str,   # likewise: "method"
-              ):
+              ) -> ModuleType:
     "A user's module, imported."
     try: return import_module(name)
     except ModuleNotFoundError as e:

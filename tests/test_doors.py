@@ -213,8 +213,8 @@ def test_states_features_and_logits_that_are_no_numbers_or_none():
     for bad in (torch.zeros(0, 4), torch.zeros(4)):
         with pytest.raises(ValueError, match="one row at least"): unsure(bad)
     for f in (accuracy, nll, C.ece):
-        with pytest.raises(TypeError, match="must be tensors of real numbers"): f([[0., 1.]], torch.tensor([0]))
-        with pytest.raises(TypeError, match="must be tensors of real numbers"): f(torch.ones(1, 2) + 0j, torch.tensor([0]))
+        with pytest.raises(TypeError, match="must be a tensor|must be real numbers"): f([[0., 1.]], torch.tensor([0]))
+        with pytest.raises(TypeError, match="must be a tensor|must be real numbers"): f(torch.ones(1, 2) + 0j, torch.tensor([0]))
 
 
 # ---- losses ----------------------------------------------------------------------------------------------------------
@@ -241,7 +241,7 @@ IMAGES = {"NaN": lambda x: x * math.nan, "one NaN": lambda x: x.index_fill(2, to
 def test_images_that_are_none_are_one_sentence_in_training(name, bad):
     "AutoAugment made plain pictures of NaN; CutMix of no images divided by 0."
     x = IMAGES[bad](X)
-    with pytest.raises(ValueError, match="^(images must (lie in|have shape)|labels must be|an attack needs images)"): method(name).loss(copy.deepcopy(NET), x, Y[:len(x)], seeded())
+    with pytest.raises(ValueError, match="^(images must (lie in|have shape)|labels must be|an attack needs images)|the batch is empty"): method(name).loss(copy.deepcopy(NET), x, Y[:len(x)], seeded())
 
 
 def test_points_may_lie_anywhere_but_must_be_numbers():

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['MATRICES', 'DULL', 'BASIC', 'OPERATIONS', 'posterized', 'solarized', 'autocontrasted', 'equalized', 'warped',
            'shifted', 'cut', 'turning', 'matrix_of', 'greyed', 'smoothed', 'enhanced', 'Chains', 'draw_shares',
-           'draw_chains', 'as_rows', 'only', 'matrices_of', 'step_of', 'through', 'laid_over', 'augmix',
-           'pillow_operation', 'augmix_by_pillow', 'benchmark_augmix']
+           'check_whole', 'draw_chains', 'as_rows', 'only', 'matrices_of', 'step_of', 'through', 'laid_over',
+           'check_grey_levels', 'augmix', 'pillow_operation', 'augmix_by_pillow', 'benchmark_augmix']
 
 # %% ../../nbs/data/02c_augmix.ipynb #3e009292
 import math
@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from numbers import Integral
 
 import numpy as np
 import torch
@@ -157,6 +158,11 @@ def draw_shares(k: int,                # shares that sum to 1
     return torch.softmax(g.log() + v.log() / alpha, 0).float()
 
 # %% ../../nbs/data/02c_augmix.ipynb #3cca8a19
+def check_whole(**numbers: object) -> None:
+    "Refuse numbers of chains and of operations that are no whole numbers."
+    for name, n in numbers.items():
+        if not isinstance(n, Integral): raise ValueError(f"{name} must be a whole number, at least 1, got {n}")
+
 def draw_chains(n: int,                # images
                 rng: torch.Generator,  # the only source of randomness
                 severity: float = 3.,  # s: levels are from U(.1, s), .1 to 10
@@ -166,6 +172,7 @@ def draw_chains(n: int,                # images
                 ops: str = "basic",    # a key of OPERATIONS
                 ) -> Chains:
     "Draw chains for each image by itself (code of AugMix)."
+    check_whole(width=width, depth=depth)
     if not .1 <= severity <= 10: raise ValueError(f"severity must be in [.1, 10], got {severity}: AugMix has 3")
     if width < 1 or depth < 1:
         raise ValueError(f"AugMix needs 1 chain of 1 operation at least, got width {width} and depth {depth}")
@@ -248,6 +255,14 @@ def laid_over(x: Tensor,       # images, float (N, C, H, W) in [0, 1]
     return out
 
 # %% ../../nbs/data/02c_augmix.ipynb #60a0d2bd
+def check_grey_levels(x: Tensor) -> None:  # images, float
+    "Refuse what is no image in [0, 1], give or take rounding; on a GPU it would make every batch wait for the host."
+    if x.is_cuda or not x.numel(): return
+    low, high = (v.item() for v in x.float().aminmax())
+    if not -1 / 510 <= low <= high <= 1 + 1 / 510:
+        raise ValueError(f"AugMix works on grey levels: images must be in [0, 1], got {low:.3g} to {high:.3g}: "
+                         "normalise inside the network, not before")
+
 @torch.no_grad()
 def augmix(x: Tensor,             # images, float (N, C, H, W) in [0, 1], of 1 or 3 channels
            rng: torch.Generator,  # on their device
@@ -258,6 +273,7 @@ def augmix(x: Tensor,             # images, float (N, C, H, W) in [0, 1], of 1 o
     if not x.is_floating_point(): raise TypeError(f"images must be float in [0, 1], got {x.dtype}: divide by 255")
     if x.dim() != 4 or x.shape[1] not in (1, 3):
         raise ValueError(f"images must have shape (N, 1 or 3, H, W), got {tuple(x.shape)}")
+    check_grey_levels(x)
     chains = draw_chains(len(x), rng, severity, width, depth, alpha, ops)
     u = (255 * x.float() + .5).clamp_(0, 255).to(torch.uint8).contiguous()  # the nearest level
     return laid_over(x, through(u, chains, ops), chains.weight)

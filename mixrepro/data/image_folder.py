@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['SHORTER', 'SIDE', 'middle', 'window', 'Files', 'gathered_files', 'unspoilt', 'loaded', 'OnDisk', 'imagenet_folder',
-           'image_files', 'imagenet', 'imagenet_stylized', 'imagenet_r', 'imagenet_c', 'undecodable',
-           'benchmark_decoding']
+           'check_shown', 'image_files', 'check_same_classes', 'imagenet', 'imagenet_stylized', 'imagenet_r',
+           'imagenet_c', 'undecodable', 'benchmark_decoding']
 
 # %% ../../nbs/data/01h_image_folder.ipynb #14899916
 import copy
@@ -24,7 +24,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from .images import ImageSet, data_root, read_picture, remedy
+from .images import ImageSet, data_root, folders, read_picture, remedy
 
 # %% ../../nbs/data/01h_image_folder.ipynb #813bdb78
 SHORTER, SIDE = 256, 224  # pixels: of the shorter side, of the middle
@@ -139,16 +139,31 @@ def imagenet_folder(root: Path) -> Path:
         raise ValueError(f"{index} is not as it was written ({type(e).__name__}): delete it, and name the folder again "
                          "with `mixrepro data get imagenet --from FOLDER`") from e
 
+def check_shown(folder: Path) -> None:  # a folder for each class
+    "Refuse hidden folders among the classes: each would be one more, and move the labels of those behind it."
+    hidden = sorted(p.name for p in folder.glob(".*/")) if folder.is_dir() else []
+    if hidden: raise ValueError(f"{folder / hidden[0]} is hidden and among the classes: move it away")
+
 def image_files(folder: Path,  # a folder for each class
            fix: str,      # what to do where it is not there
            ) -> tuple[list[str], Tensor, tuple[str, ...]]:  # files, labels, classes
     "The images of a folder, in the order of their classes and names."
     from torchvision.datasets import ImageFolder
+    check_shown(folder)
     try: found = ImageFolder(folder)
     except FileNotFoundError as e:
         raise FileNotFoundError(f"{folder} is missing or has a class without images ({e}): {fix}") from e
     paths, y = zip(*found.samples)
     return list(paths), torch.tensor(y), tuple(found.classes)
+
+def check_same_classes(classes: tuple[str, ...], val: Path) -> None:  # of a folder, which may be train/
+    "Refuse validation images of other classes than those beside them: a label is a place in the list of classes."
+    if val.name != "val": return
+    train = val.with_name("train")
+    known = {f.name for f in folders(train)} if train.is_dir() else set(classes)
+    if odd := sorted(known ^ set(classes)):
+        raise ValueError(f"{val} and {train} must have the same classes, but only one of them has {', '.join(odd[:3])}"
+                         f"{f' and {len(odd) - 3:,} more' if len(odd) > 3 else ''}: add the folders or remove them")
 
 def imagenet(split: str,            # "train" (1,281,167 images) or "test" (the 50,000 validation images)
              root: Path,            # holds imagenet/, or imagenet.json
@@ -158,6 +173,7 @@ def imagenet(split: str,            # "train" (1,281,167 images) or "test" (the 
     folder = imagenet_folder(root) / {"train": "train", "test": "val"}[split]
     fix = f"{remedy('imagenet', root)}, with --from and the folder that holds train/ and val/"
     paths, y, classes = image_files(folder, fix)
+    check_same_classes(classes, folder)
     few = f"ImageNet, with {len(classes):,} of its 1,000 classes"
     return ImageSet(OnDisk(paths), y, classes, "imagenet", split, few if len(classes) != 1000 else "")
 

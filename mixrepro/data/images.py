@@ -161,7 +161,7 @@ def folders(at: Path) -> list[Path]:
     "The folders in a folder that are not hidden, by name."
     return sorted(Path(e.path) for e in os.scandir(at) if e.is_dir() and not e.name.startswith("."))
 
-def pictures(folder: Path) -> Iterator[os.DirEntry]:
+def pictures(folder: str | Path) -> Iterator[os.DirEntry]:
     "All pictures below a folder."
     for e in os.scandir(folder):
         if e.is_dir() and not e.name.startswith("."): yield from pictures(e.path)

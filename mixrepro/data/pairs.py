@@ -38,7 +38,7 @@ def as_bytes(image: Image.Image | Tensor,  # Pillow's, or a tensor (C, H, W), ui
     return (255 * image).round().to(torch.uint8)
 
 # %% ../../nbs/data/01k_pairs.ipynb #e9a328a2
-def class_number(label, place: int) -> int:
+def class_number(label: object, place: int) -> int:
     "The label of one example as a class number: 1.7 or None is none."
     label = label.tolist() if hasattr(label, "tolist") else label
     if isinstance(label, Real) and not isinstance(label, bool) and label == label // 1: return int(label)

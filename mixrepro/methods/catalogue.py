@@ -7,8 +7,9 @@ __all__ = ['GROUP', 'METHODS', 'own_parts', 'PARTS', 'check_fields', 'is_method'
            'checked_part', 'need_named', 'need_part', 'built', 'part', 'method']
 
 # %% ../../nbs/methods/49_catalogue.ipynb #d73cea37
+from collections.abc import ItemsView
 from dataclasses import fields
-from typing import get_type_hints
+from typing import Any, get_type_hints
 
 from ..core import Open, named_in, pick, plain
 from .adamixup import AdaMixup
@@ -44,7 +45,7 @@ from .views import AugMixViews, NoiseViews, Views
 from ..outside import Outside
 
 # %% ../../nbs/methods/49_catalogue.ipynb #394be752
-def check_fields(kind: type, where: str):  # where: "module:Class"
+def check_fields(kind: type, where: str) -> None:  # where: "module:Class"
     "Refuse a dataclass whose fields a run could not spell."
     known = {f.name: f for f in fields(kind)}
     if lacking := [a for a in vars(kind).get("__annotations__", {}) if a not in known]:
@@ -56,9 +57,9 @@ def check_fields(kind: type, where: str):  # where: "module:Class"
     hints = get_type_hints(kind) if any(isinstance(f.type, str) for f in known.values()) else {}
     for f in known.values(): f.type = hints.get(f.name, f.type)  # what postponed annotations leave as texts
 
-def is_method(kind) -> bool: return isinstance(kind, type) and issubclass(kind, Method)
+def is_method(kind: Any) -> bool: return isinstance(kind, type) and issubclass(kind, Method)
 
-def checked_method(kind, where: str) -> type:
+def checked_method(kind: Any, where: str) -> type:
     "A class, if it is a method that a run can name."
     if not is_method(kind):
         raise ValueError(f"{where} is no method: expected a class that derives from mixrepro.methods.base.Method")
@@ -74,11 +75,11 @@ METHODS = Outside("method", "class", is_method, checked_method, GROUP).table(nam
 # %% ../../nbs/methods/49_catalogue.ipynb #bbdb2524
 class Parts(Open):
     "Parts by name; those that were found elsewhere are among them."
-    def items(self): return (dict(self) | self.found).items()
+    def items(self) -> ItemsView: return (dict(self) | self.found).items()
 
-def is_part(kind) -> bool: return isinstance(kind, type) and issubclass(kind, MethodPart)
+def is_part(kind: Any) -> bool: return isinstance(kind, type) and issubclass(kind, MethodPart)
 
-def checked_part(kind, where: str) -> type:  # where: "module:Class"
+def checked_part(kind: Any, where: str) -> type:  # where: "module:Class"
     "A class, if it is a part that a run can name; it gets the name."
     if not is_part(kind):
         raise ValueError(f"{where} is no part of a method: expected a class that derives from one of "
@@ -92,30 +93,30 @@ def checked_part(kind, where: str) -> type:  # where: "module:Class"
 own_parts = Outside("part", "class", is_part, checked_part)
 PARTS = Parts(named_in(globals(), MethodPart), own_parts.find, own_parts.others)
 
-def need_named(value):
+def need_named(value: Any) -> None:
     "Have a part that was handed over as it is, and those in it, named so that a run finds them."
     if not isinstance(value, MethodPart): return
     if not value.name: need_part(f"{type(value).__module__}:{type(value).__qualname__}")
     for part in parts_of(value).values(): need_named(part)
 
-def need_part(name):
+def need_part(name: object) -> None:
     "Look for a part where its name says that it is."
     if ":" in str(name): PARTS.elsewhere(name)
 
 # %% ../../nbs/methods/49_catalogue.ipynb #5b377755
-def built(kind: type,   # a method or a part
-          args: dict,   # its fields, as plain values
-          what: str,    # whose fields they are, for a message
-          ):
+def built(kind: type,  # a method or a part
+          args: dict,  # its fields, as plain values
+          what: str,   # whose fields they are, for a message
+          ) -> Any:
     "An object made of fields, from plain values."
     known = {f.name: f for f in fields(kind)}
     for arg in args: pick(what, arg, known)
     return kind(**{name: part(known[name].type, value, name) for name, value in args.items()})
 
-def part(kind,       # the type of a field
-         value,      # what is asked for there
-         name: str,  # of the field
-         ):          # the part, where the field takes one; any other value as it is
+def part(kind: Any,   # the type of a field
+         value: Any,  # what is asked for there
+         name: str,   # of the field
+         ) -> Any:    # the part, where the field takes one; any other value as it is
     "A part from its name and fields, such as `{'name': 'logistic', 's': .2}`."
     if not (isinstance(kind, type) and issubclass(kind, MethodPart)) or isinstance(value, MethodPart): return value
     need_part(value["name"] if isinstance(value, dict) and "name" in value else "")
@@ -128,8 +129,8 @@ def part(kind,       # the type of a field
     return built(chosen, {k: v for k, v in value.items() if k != "name"}, f"field of {value['name']!r}")
 
 # %% ../../nbs/methods/49_catalogue.ipynb #33c211a8
-def method(name: str,  # a name in METHODS
-           **args,     # its hyper-parameters
+def method(name: str,    # a name in METHODS
+           **args: Any,  # its hyper-parameters
            ) -> Method:
     "Build a method by name; an unknown name or hyper-parameter is refused with the nearest one."
     return built(pick("method", name, METHODS), args, f"hyper-parameter of {name!r}")

@@ -15,7 +15,7 @@ from ..guards import check_gradient, check_labels, check_logits
 from ..methods.attacks import check_budget, slope, tilt
 
 # %% ../../nbs/metrics/79_boundary.ipynb #9b8694de
-def check_classes(x: Tensor, y: Tensor, k: int | None = None):  # as for `signed_step`; k: classes
+def check_classes(x: Tensor, y: Tensor, k: int | None = None) -> None:  # as for `signed_step`; k: classes
     "Refuse classes that are none, or not the points'."
     if y.shape != x.shape[:-1]:
         raise ValueError(f"an attack needs a class for each point {tuple(x.shape[:-1])}, got {tuple(y.shape)}")

@@ -6,6 +6,7 @@
 __all__ = ['confidence', 'check_sure', 'check_weights', 'bin_of', 'reliability', 'ece', 'weighted_ece', 'pooled']
 
 # %% ../../nbs/metrics/61_calibration.ipynb #e6e0aec3
+from collections.abc import Sequence
 from numbers import Integral
 
 import torch
@@ -31,7 +32,7 @@ def confidence(scores: Tensor,       # logits, or probabilities, float (N, K)
 def check_sure(sure: Tensor,                # confidences, float (N,)
                right: Tensor | None = None, # whether right, (N,)
                ranked: bool = False,        # only their order counts, so that they may be any numbers
-               ):
+               ) -> None:
     "Refuse confidences that are none, and what does not belong to them."
     if sure.dim() != 1 or not len(sure) or (right is not None and right.shape != sure.shape):
         beside = "" if right is None else f" and {tuple(right.shape)}"
@@ -44,7 +45,7 @@ def check_sure(sure: Tensor,                # confidences, float (N,)
 
 def check_weights(w: Tensor,  # weights, float (N,)
                   n: int,     # predictions
-                  ):
+                  ) -> None:
     "Refuse weights that no mean can be taken with."
     if w.shape != (n,) or not (w.min() >= 0 and 0 < w.sum() < torch.inf):
         raise ValueError(f"{n} weights of 0 or more are needed, one of them above 0, got {tuple(w.shape)}, "
@@ -90,12 +91,13 @@ def weighted_ece(w: Tensor,       # weights, float64 (N,), 0 or more
                  ) -> Tensor:     # float64 (), in [0, 1]
     "The expected calibration error of images with weights."
     check_sure(sure, right); check_weights(w, len(sure))
-    gap = torch.zeros(bins, dtype=w.dtype, device=w.device).index_add(0, bin_of(sure, bins), w * (right.to(sure.dtype) - sure))
+    off = w * (right.to(sure.dtype) - sure)
+    gap = torch.zeros(bins, dtype=w.dtype, device=w.device).index_add(0, bin_of(sure, bins), off)
     return gap.abs().sum() / w.sum()
 
 # %% ../../nbs/metrics/61_calibration.ipynb #59af78b2
-def pooled(bins,            # of several networks, each as `reliability` gives them, tensors or lists
-           least: int = 1,  # predictions that a bin must hold to be shown
+def pooled(bins: Sequence[dict],  # of several networks, each as `reliability` gives them, tensors or lists
+           least: int = 1,        # predictions that a bin must hold to be shown
            ) -> dict[str, Tensor]:  # "count", "confidence", "accuracy", of the bins that are left
     "Reliability over several networks."
     every = {k: torch.stack([torch.as_tensor(b[k], dtype=torch.float64) for b in bins])

@@ -6,6 +6,7 @@
 __all__ = ['VERSIONS', 'BALLS', 'BEFORE', 'Climbs', 'AutoPGD', 'AutoAttack', 'check_rising', 'standing', 'robust']
 
 # %% ../../nbs/metrics/75b_robust.ipynb #c37a9f5e
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 
 import torch
@@ -17,6 +18,7 @@ from ..guards import check_labels
 from ..methods.apgd import CLIMBS, apgd
 from ..methods.attacks import still_at
 from .accuracy import checked_logits, evaluating, shares
+from ..networks.staged import Net
 
 # %% ../../nbs/metrics/75b_robust.ipynb #77dd90c3
 @dataclass(frozen=True)
@@ -28,7 +30,8 @@ class Climbs(Choices):
                                      allowed=CLIMBS)
     seed: int = choice(0, "default", "of the starts", allowed="[0, inf)")
 
-    def climb(self, net, x: Tensor, y: Tensor, eps: float, loss: str, rng: torch.Generator) -> tuple[Tensor, Tensor]:
+    def climb(self, net: Net, x: Tensor, y: Tensor, eps: float, loss: str,
+              rng: torch.Generator) -> tuple[Tensor, Tensor]:
         still = []
         bad = apgd(net, x, y, rng, eps, self.steps, self.restarts, loss=loss,
                    tell=lambda grad: still.append(still_at(grad)))
@@ -38,7 +41,7 @@ class Climbs(Choices):
 class AutoPGD(Climbs):
     "APGD, loss after loss (Croce and Hein, 2020): the stand-in for AutoAttack."
     def __call__(self,
-                 net,         # images in [0, 1] -> logits (B, K)
+                 net: Net,    # images in [0, 1] -> logits (B, K)
                  x: Tensor,   # images, float (B, C, H, W) in [0, 1]
                  y: Tensor,   # labels, int64 (B,)
                  eps: float,  # radius, in units of [0, 1]
@@ -63,7 +66,7 @@ class AutoAttack(Choices):
     version: str = choice("standard", "paper", "GenLabel note: AutoAttack (Croce, 2020)", allowed=VERSIONS)
     seed: int = choice(0, "default", "of its random draws", allowed="[0, inf)")
 
-    def __call__(self, net, x: Tensor, y: Tensor, eps: float) -> tuple[Tensor, Tensor]:  # as of AutoPGD
+    def __call__(self, net: Net, x: Tensor, y: Tensor, eps: float) -> tuple[Tensor, Tensor]:  # as of AutoPGD
         try: from pyautoattack import AutoAttack as Theirs
         except ImportError:
             raise ModuleNotFoundError("the metric 'autoattack' needs the package pyautoattack: "
@@ -79,15 +82,16 @@ class AutoAttack(Choices):
 BALLS = {".5/255": .5 / 255, "1/255": 1 / 255, "2/255": 2 / 255, ".1": .1}
 BEFORE = "no attack"  # among the shares: on the same images
 
-def check_rising(radii: dict):  # name -> radius
+def check_rising(radii: dict) -> None:  # name -> radius
     "Refuse radii that no curve can be drawn over."
     if (found := list(radii.values())) != sorted(found) or not found or found[0] <= 0:
         raise ValueError(f"radii must be above 0 and rise, one at least, got {found}")
 
-def standing(net, x: Tensor, y: Tensor,  # images float (B, C, H, W), labels int64 (B,)
-             attack,                     # (net, x, y, eps) -> adversarial images, where the gradient was 0
-             radii: dict,                # name -> radius, rising
-             ) -> tuple[dict, dict]:     # name -> right, bool (B,); name -> images whose last gradient was exactly 0
+def standing(net: Net, x: Tensor, y: Tensor,  # images float (B, C, H, W), labels int64 (B,)
+             # (net, x, y, eps) -> adversarial images, where the gradient was 0
+             attack: Callable[..., tuple[Tensor, Tensor]],
+             radii: dict,             # name -> radius, rising
+             ) -> tuple[dict, dict]:  # name -> right, bool (B,); name -> images whose last gradient was exactly 0
     "Which images stay right within each ball."
     with evaluating(net): right = checked_logits(net(x), y)[0].argmax(1) == y
     found, stuck = {BEFORE: right}, dict.fromkeys(radii, 0)
@@ -102,13 +106,13 @@ def standing(net, x: Tensor, y: Tensor,  # images float (B, C, H, W), labels int
     return found, stuck
 
 # %% ../../nbs/metrics/75b_robust.ipynb #911e4bb6
-def robust(nets,                       # networks, on the device of the images
+def robust(nets: Sequence[Net],   # networks, on the device of the images
            test: ImageSet,
-           attack=AutoPGD(),           # as for `standing`
-           radii: dict = BALLS,        # name -> radius, rising
-           batch: int = 500,           # images at a time
-           images: int = 0,            # of the test set, the first ones of each class; 0: all
-           arrays: bool = False,       # with "arrays": "right", bool (1 + radii, N)
+           attack: Callable[..., tuple[Tensor, Tensor]] = AutoPGD(),  # as for `standing`
+           radii: dict = BALLS,   # name -> radius, rising
+           batch: int = 500,      # images at a time
+           images: int = 0,       # of the test set, the first ones of each class; 0: all
+           arrays: bool = False,  # with "arrays": "right", bool (1 + radii, N)
            # {"accuracy": {radius: a share}, "attack": its fields, "flat": {radius: images whose gradient is 0}} of each
            ) -> list[dict]:
     "Accuracy of networks within balls of several radii (GenLabel note, real image data)."

@@ -8,8 +8,9 @@ __all__ = ['HELD', 'candidates', 'layers_in', 'stem_first', 'check_state', 'pass
 
 # %% ../../nbs/networks/10b_adapter.ipynb #b06376f6
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -45,7 +46,7 @@ def stem_first(names: Sequence[str], modules: Sequence[nn.Module]) -> str:  # em
             f"leave out {names[0]!r}, or ask for the stages of this network")
 
 # %% ../../nbs/networks/10b_adapter.ipynb #0da4991e
-def check_state(out, name: str, again: bool):
+def check_state(out: Any, name: str, again: bool) -> None:
     "Refuse what a submodule gives where it is no state."
     if again:
         raise ValueError(f"{name!r} is called more than once in a pass, so it is no stage: name another submodule")
@@ -55,7 +56,7 @@ def check_state(out, name: str, again: bool):
 @contextmanager
 def passing(stages: dict[str, nn.Module],        # those that are entered, in the order of the pass
             through: Callable[[Tensor], Tensor] | None,  # applied to the state after each
-            ):
+            ) -> Iterator[None]:
     "While a network passes: what these submodules give goes through a function; the hooks are gone afterwards."
     met = []
     def hook(name):
@@ -73,7 +74,8 @@ def passing(stages: dict[str, nn.Module],        # those that are entered, in th
 
 # %% ../../nbs/networks/10b_adapter.ipynb #ac49d1d4
 @contextmanager
-def drawing(rng: torch.Generator | None):  # on the device of what draws; None: from the global one, as ever
+def drawing(rng: torch.Generator | None,  # on the device of what draws; None: from the global one, as ever
+            ) -> Iterator[None]:
     "What draws from PyTorch's global generator draws from this one for a while."
     if rng is None:
         yield
@@ -90,14 +92,14 @@ def drawing(rng: torch.Generator | None):  # on the device of what draws; None: 
 # %% ../../nbs/networks/10b_adapter.ipynb #aa870c11
 HELD = "net."  # how keys begin that the bare network does not have
 
-def bare_keys(module, state: dict, prefix: str, _):
+def bare_keys(module: nn.Module, state: dict, prefix: str, _: Any) -> None:
     "A state as the bare network would give it."
     for k in [k for k in state if k.startswith(prefix)]:
         held, value = k.removeprefix(prefix), state.pop(k)
         if not (type(module.norm) is Normalize and held.startswith("norm.")):
             state[prefix + held.removeprefix(HELD)] = value
 
-def own_keys(module, state: dict, prefix: str, *_):
+def own_keys(module: nn.Module, state: dict, prefix: str, *_: Any) -> None:
     "The same back again, before it is read."
     kept = type(module.norm) is not Normalize
     for k in [k for k in state if k.startswith(prefix) and not (kept and k.startswith(f"{prefix}norm."))]:
@@ -107,7 +109,7 @@ def own_keys(module, state: dict, prefix: str, *_):
 # %% ../../nbs/networks/10b_adapter.ipynb #ef8e23be
 class Adapted(nn.Module):
     "A network with stages on it: `net(x)`, `net(x, at=k, through=f)`, `net.features(x)`, as those of `networks.zoo`."
-    def __init__(self, net: nn.Module, shape: tuple, names: Sequence[str], head: str, norm: Normalize):
+    def __init__(self, net: nn.Module, shape: tuple, names: Sequence[str], head: str, norm: Normalize) -> None:
         super().__init__()
         self.net, self.shape, self.fixed, self.names, self.last = net, tuple(shape), False, tuple(names), head
         self.norm, self.rng = norm, None
@@ -127,7 +129,8 @@ class Adapted(nn.Module):
         x = self.norm(through(x) if 0 in stages else x)
         with passing(entered, through), drawing(self.rng if self.training else None): return self.net(x)
 
-    def features(self, x: Tensor, at=None, through=None) -> Tensor:  # float (B, d)
+    def features(self, x: Tensor, at: int | tuple[int, ...] | None = None,
+                 through: Callable[[Tensor], Tensor] | None = None) -> Tensor:  # float (B, d)
         "Penultimate features: what the head receives."
         met = []
         with self.head.register_forward_hook(lambda _, args, out: met.append((args[0], out))):

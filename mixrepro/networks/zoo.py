@@ -12,7 +12,7 @@ import inspect
 from dataclasses import fields
 from functools import partial
 from types import FunctionType
-from typing import Annotated, Callable, get_args
+from typing import Annotated, Any, Callable, Sequence, get_args
 
 import torch
 from torch import nn
@@ -36,26 +36,27 @@ from ..outside import Outside
 def sized(builder: Callable[..., nn.Module],  # takes `stem_stride`
           shape: tuple[int, int, int],        # one image, (C, H, W)
           classes: int,                       # K
-          **kw) -> nn.Module:
+          **kw: Any) -> nn.Module:
     "A residual network whose stem halves images of 64 px and above, so that they end in the same map as those of 32."
     return builder(shape, classes, **{"stem_stride": 2 if min(shape[1:]) >= 64 else 1, **kw})
 
 # %% ../../nbs/networks/19_zoo.ipynb #53bc3fae
 def vae(shape: tuple[int, int, int],  # one image, (C, H, W)
         classes: None = None,         # an autoencoder has none
-        mean=None, std=None,          # it lives in [0, 1] and normalises nothing
-        **choices: Annotated[dict, VAEChoices]) -> ConvVAE:
+        mean: Sequence[float] | None = None,  # it lives in [0, 1] and normalises nothing
+        std: Sequence[float] | None = None,   # likewise
+        **choices: Annotated[Any, VAEChoices]) -> ConvVAE:
     "An autoencoder, built like the other networks."
     return ConvVAE(shape, **{"latent": 256 if min(shape[1:]) >= 64 else 128, **choices})
 
 # %% ../../nbs/networks/19_zoo.ipynb #24803c85
-def decoder(shape: tuple[int, int, int],   # one image, (C, H, W)
-            classes: int | None = None,    # it has none
+def decoder(shape: tuple[int, int, int],                                              # one image, (C, H, W)
+            classes: int | None = None,                                               # it has none
             # the classifier whose states it reads, a name in NETWORKS
             of: Annotated[str, lambda: networks_of("classifier")] = "preactresnet18",
             stage: Annotated[int, "[0, inf)"] = 2,  # after which of its stages
-            mean=None, std=None,           # of the images, per channel
-            **choices: Annotated[dict, DecoderChoices]) -> StateDecoder:
+            mean: Sequence[float] | None = None, std: Sequence[float] | None = None,  # of the images, per channel
+            **choices: Annotated[Any, DecoderChoices]) -> StateDecoder:
     "A decoder of a classifier's states; their shape is found here."
     return StateDecoder(state_shape(pick("network", of, NETWORKS), shape, stage), shape, mean, std,
                         **choices)
@@ -93,7 +94,7 @@ OWN_NETWORKS: dict[str, Callable[..., nn.Module]] = {
 }
 
 # %% ../../nbs/networks/19_zoo.ipynb #085755e5
-def is_builder(made) -> bool: return isinstance(made, (FunctionType, type))
+def is_builder(made: Any) -> bool: return isinstance(made, (FunctionType, type))
 
 @functools.lru_cache
 def telling(made: Callable, where: str) -> Callable[..., nn.Module]:
@@ -105,7 +106,7 @@ def telling(made: Callable, where: str) -> Callable[..., nn.Module]:
                         "mixrepro.networks.adapter.staged(net, shape, [names of submodules], mean=mean, std=std)")
     return builder
 
-def checked_builder(made, where: str) -> Callable[..., nn.Module]:  # where: "module:function"
+def checked_builder(made: Any, where: str) -> Callable[..., nn.Module]:  # where: "module:function"
     "A function of a user's that builds networks, and is asked whether it did."
     if not is_builder(made):
         raise ValueError(f"{where} builds no network: expected a function (shape, classes, mean=None, std=None, ...)")
@@ -153,11 +154,11 @@ def asked(name: str,   # one of NETWORKS
     return {k: brought(v, known[k][0], k, known[k][1]) for k, v in args.items()}
 
 # %% ../../nbs/networks/19_zoo.ipynb #15312b54
-def build(name: str,                     # one of NETWORKS
-          shape: tuple[int, int, int],   # one image, (C, H, W)
-          classes: int | None,           # K; None for an autoencoder
-          rng: torch.Generator,          # one draw from it decides every weight
-          **kw,                          # `mean`, `std` of the images in [0, 1]; any other argument of the builder
+def build(name: str,                    # one of NETWORKS
+          shape: tuple[int, int, int],  # one image, (C, H, W)
+          classes: int | None,          # K; None for an autoencoder
+          rng: torch.Generator,         # one draw from it decides every weight
+          **kw: Any,                    # `mean`, `std` of the images in [0, 1]; any other argument of the builder
           ) -> nn.Module:
     "A network on the CPU, its weights drawn from `rng` alone; the global random state is left as it was."
     builder = pick("network", name, NETWORKS)

@@ -15,6 +15,7 @@ from dataclasses import fields
 from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 from ..core import spelled
 from ..data.augment import AUGMENTS
@@ -46,7 +47,7 @@ BESIDE = frozenset(f"mixrepro.{module}:{name}" for module, names in {
     for name in names.split())
 
 # %% ../../nbs/training/50b_made.ipynb #43e232c3
-def texts_in(value) -> set[str]:
+def texts_in(value: Any) -> set[str]:
     "All texts among plain values."
     if isinstance(value, str): return {value}
     if isinstance(value, dict): value = [*value.values()]
