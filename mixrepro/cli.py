@@ -27,14 +27,15 @@ import tempfile
 import threading
 import tomllib
 import traceback
+from collections.abc import Iterator
 from functools import cache
 from importlib.metadata import PackageNotFoundError, distribution, requires, version
 from importlib.util import find_spec
 from itertools import chain
 from pathlib import Path
 from signal import SIG_DFL, SIGHUP, SIGINT, SIGTERM, Signals, getsignal, signal
-from subprocess import DEVNULL, PIPE, TimeoutExpired
-from typing import Annotated
+from subprocess import DEVNULL, PIPE, Popen, TimeoutExpired
+from typing import Annotated, Any
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
@@ -44,7 +45,8 @@ from typer.core import TyperCommand
 import mixrepro
 from .core import pick
 from .extras import Lazy, need
-from .files import clone, explained, home, in_a_line, sha256, worded, write_atomic, write_if_changed
+from .files import (ADVICE, clone, explained, home, in_a_line, sha256, worded, write_atomic,
+                            write_if_changed)
 from .papers.index import PAPERS, entries, entry_of
 from .repro.entry import PROFILES, profile_of, state
 
@@ -56,13 +58,13 @@ workflow, drawings = Lazy("mixrepro.workflow.jobs"), Lazy("mixrepro.workflow.dra
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
 
-def tell_version(asked: bool):
+def tell_version(asked: bool) -> None:
     "Print the version and end, where it was asked for."
     if asked: print(f"mixrepro {mixrepro.__version__}"); raise typer.Exit
 
 @app.callback()
 def about(version: Annotated[bool, typer.Option("--version", callback=tell_version, is_eager=True,
-                                                help="print the version")] = False):
+                                                help="print the version")] = False) -> None:
     "Reproduce the figures, tables, numbers and theorems of four papers on mixing training examples."
 
 # %% ../nbs/workflow/93_cli.ipynb #72e5ff76
@@ -122,7 +124,7 @@ def rows(profile: str) -> list[dict]:
 
 @app.command("list")
 def list_(as_json: Annotated[bool, typer.Option("--json", help="a list of objects instead of a table")] = False,
-          profile: Annotated[str, typer.Option("--profile", help="whose runs are named")] = "embedded"):
+          profile: Annotated[str, typer.Option("--profile", help="whose runs are named")] = "embedded") -> None:
     "List the artefacts: what they are, and whether they are ready."
     base, profile = clone(), profile_of(profile)
     if as_json: return print(json.dumps(rows(profile), indent=1))
@@ -135,7 +137,7 @@ def list_(as_json: Annotated[bool, typer.Option("--json", help="a list of object
     for line in standing.lines_on({run.id: run for run in runs}.values()): print(line)
 
 # %% ../nbs/workflow/93_cli.ipynb #53319b8e
-def announce(todo: dict, base: Path):
+def announce(todo: dict, base: Path) -> None:
     "Say what will be done, and how long the like took last time."
     store, known = stores.Store(base / "runs"), cache(workflow.timed)  # the whole store is read once
     print(f"reproducing {', '.join(todo['artefacts'])} at the {todo['profile']} scale in {base}")
@@ -153,7 +155,7 @@ def announce(todo: dict, base: Path):
 KEPT = "what is trained is kept, the same command goes on"
 BEGUN = r"Job \d+: (train .+|draw .+)"  # Snakemake's word when an execution starts
 
-def follow(process, base: Path,
+def follow(process: Popen, base: Path,
            ) -> tuple[list[tuple[Path, str]], bool]:  # of each failed job log and cluster's words; if all was there
     "Print a line for each step of Snakemake as it starts and ends; keep all it says in a log."
     failed, idle, worked, message, begin = [], False, False, "", time.monotonic()
@@ -198,10 +200,10 @@ def unwritten(todo: dict, base: Path, before: dict) -> str:
 # %% ../nbs/workflow/93_cli.ipynb #b4abc415
 class Stopped(BaseException):
     "A signal to end; no `except Exception` swallows it."
-    def __init__(self, number: int, *_): super().__init__(number)
+    def __init__(self, number: int, *_: Any) -> None: super().__init__(number)
 
 @contextlib.contextmanager
-def heard(*numbers: int):  # signals
+def heard(*numbers: int) -> Iterator[None]:  # signals
     "Signals to end raise `Stopped` inside; one that is ignored, as under nohup, stays so."
     def stop(number, frame): raise Stopped(number)
     here = threading.current_thread() is threading.main_thread()  # no other may
@@ -215,16 +217,16 @@ def heard(*numbers: int):  # signals
 class Interrupted(RuntimeError):
     "Ended from outside."
     def __init__(self, why: str,
-                 code: int = 130):  # of the exit
+                 code: int = 130) -> None:  # of the exit
         super().__init__(f"{why}: {KEPT}")
         self.code = code
 
-def deafen():
+def deafen() -> None:
     "Nothing that is printed from now on meets a closed pipe."
     for stream in (sys.stdout, sys.__stdout__): os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 @contextlib.contextmanager
-def telling_what_is_kept():
+def telling_what_is_kept() -> Iterator[None]:
     "An end from outside is one sentence."
     try: yield
     except KeyboardInterrupt: raise Interrupted("interrupted") from None
@@ -234,8 +236,8 @@ def telling_what_is_kept():
 # %% ../nbs/workflow/93_cli.ipynb #ca39166a
 PATIENCE = 20.  # seconds
 
-def put_an_end(process,  # of Snakemake, the first of its group
-               patience: float = PATIENCE):
+def put_an_end(process: Popen,  # of Snakemake, the first of its group
+               patience: float = PATIENCE) -> None:
     "End the engine and all that it started: tell it, tell it again, then kill it."
     import psutil  # comes with Snakemake
     def below():
@@ -278,7 +280,7 @@ def moment(minutes: float | None) -> float | None:  # seconds since 1970
     return time.time() + 60 * minutes
 
 @contextlib.contextmanager
-def passed_on(**values: str):  # names of environment variables; an empty value leaves one as it is
+def passed_on(**values: str) -> Iterator[None]:  # names of environment variables; an empty value leaves one as it is
     "Everything that is started in it knows."
     values = {k: v for k, v in values.items() if v}
     before = {k: os.environ.get(k) for k in values}
@@ -287,7 +289,7 @@ def passed_on(**values: str):  # names of environment variables; an empty value 
     finally:
         for k, v in before.items(): os.environ.pop(k) if v is None else os.environ.update({k: v})
 
-def allotted(end: float | None):  # when the time ends
+def allotted(end: float | None) -> contextlib.AbstractContextManager:  # when the time ends
     return passed_on(**{allotted_time.MOMENT: "" if end is None else f"{end:.0f}"})
 
 def way(refresh: bool, as_is: bool) -> str:
@@ -302,7 +304,7 @@ def rounds(ids: list[str], profile: str, base: Path) -> list[list[str]]:
     order = workflow.meant(profile, base)
     return [[i] for i in sorted(ids or order, key=lambda i: order.index(i) if i in order else -1)]
 
-def tell_left(ids: list[str], profile: str, base: Path):
+def tell_left(ids: list[str], profile: str, base: Path) -> None:
     "Say what is left of artefacts, and how long it should take."
     store, of, known = stores.Store(base / "runs"), ids or workflow.meant(profile, base), cache(workflow.timed)
     for i in of:
@@ -315,12 +317,13 @@ def tell_left(ids: list[str], profile: str, base: Path):
 class PassOn(TyperCommand):
     "A command that leaves what follows the first -- alone, for another program."
 
-    def parse_args(self, ctx, args):
+    def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:
         cut = args.index("--") if "--" in args else len(args)
         ctx.obj = args[cut + 1:]
         return super().parse_args(ctx, args[:cut])
 
-    def collect_usage_pieces(self, ctx): return [*super().collect_usage_pieces(ctx), "[-- SNAKEMAKE'S OPTIONS]"]
+    def collect_usage_pieces(self, ctx: typer.Context) -> list[str]:
+        return [*super().collect_usage_pieces(ctx), "[-- SNAKEMAKE'S OPTIONS]"]
 
 # %% ../nbs/workflow/93_cli.ipynb #15e68299
 @app.command(cls=PassOn)
@@ -335,7 +338,8 @@ def reproduce(context: typer.Context,
                                                   help="execute the notebooks again; trained runs stay")] = False,
               refresh: Annotated[bool, typer.Option("--refresh", help="make again whatever is of other code")] = False,
               as_is: Annotated[bool, typer.Option("--as-is", help="show what is of other code, and say so")] = False,
-              on_cpu: Annotated[bool, typer.Option("--on-cpu", help="train without a GPU what means one")] = False):
+              on_cpu: Annotated[bool, typer.Option("--on-cpu", help="train without a GPU what means one")] = False,
+              ) -> None:
     "Train what is missing and regenerate figures and tables. What follows -- goes to Snakemake."
     extra, base = context.obj, clone()
     end = moment(minutes)
@@ -384,7 +388,7 @@ def complaint(failed: list[tuple[Path, str]], todo: dict, base: Path) -> str:
 
 # %% ../nbs/workflow/93_cli.ipynb #03ccc1f8
 @app.command()
-def show(id: str, profile: Annotated[str, typer.Option("--profile", help=" | ".join(PROFILES))] = "embedded"):
+def show(id: str, profile: Annotated[str, typer.Option("--profile", help=" | ".join(PROFILES))] = "embedded") -> None:
     "Show an artefact's table: the paper beside what was measured here."
     base = clone()
     file = next(f for f in entry_of(id).files(Path("figures") / profile_of(profile)) if f.suffix == ".md")
@@ -398,7 +402,7 @@ def show(id: str, profile: Annotated[str, typer.Option("--profile", help=" | ".j
     Console(width=max(shutil.get_terminal_size().columns, 100)).print(Markdown(text))
 
 @app.command()
-def report(profile: Annotated[str, typer.Option("--profile", help=" | ".join(PROFILES))] = "embedded"):
+def report(profile: Annotated[str, typer.Option("--profile", help=" | ".join(PROFILES))] = "embedded") -> None:
     "Write the gallery page and Snakemake's HTML report of a profile."
     base = clone()
     need("snakemake")
@@ -407,7 +411,7 @@ def report(profile: Annotated[str, typer.Option("--profile", help=" | ".join(PRO
     with workflow.only_one(base): make_report(profile_of(profile), base)
 
 # %% ../nbs/workflow/93_cli.ipynb #6e6c801f
-def make_report(profile: str, base: Path):
+def make_report(profile: str, base: Path) -> None:
     "The gallery page, and Snakemake's report of everything that is there at a scale."
     from mixrepro.repro.figures import gallery
     page = gallery(base / "figures" / profile, entries().values(), PAPERS)
@@ -438,7 +442,7 @@ def make_report(profile: str, base: Path):
 # %% ../nbs/workflow/93_cli.ipynb #cd15a526
 @app.command()
 def outputs(ids: Annotated[list[str], typer.Argument(help="artefacts; all that are ready unless given")] = None,
-            profile: Annotated[str, typer.Option("--profile", help=" | ".join(PROFILES))] = "embedded"):
+            profile: Annotated[str, typer.Option("--profile", help=" | ".join(PROFILES))] = "embedded") -> None:
     "Write the figures and answers of the last reproduction into the notebooks."
     from mixrepro.workflow.outputs import carry_all
     base = clone()
@@ -461,15 +465,17 @@ def adopt_figures(profile: str, base: Path) -> int:  # how many
     return len(old)
 
 @app.command()
-def adopt(profile: Annotated[str, typer.Option("--profile", help="whose figures")] = "embedded"):
+def adopt(profile: Annotated[str, typer.Option("--profile", help="whose figures")] = "embedded") -> None:
     "Give runs and figures of before their fingerprints; nothing is trained, measured or drawn."
     from mixrepro.metrics.catalogue import adopt as adopt_runs
+    from mixrepro.training.computed import adopt_computed
     base = clone()
     with workflow.only_one(base):
-        n, figures = adopt_runs(stores.Store(base / "runs")), adopt_figures(profile_of(profile), base)
-    print(f"{standing.counted(n)} and {figures} figures adopted: taken for made by the code, the data sets and the "
-          "splits that are here now, with this PyTorch; what was made by other code is not told apart, delete it to "
-          "have it made again")
+        store = stores.Store(base / "runs")
+        n, values, figures = adopt_runs(store), adopt_computed(store), adopt_figures(profile_of(profile), base)
+    print(f"{standing.counted(n)}, {values} computed values and {figures} figures adopted: taken for made by the "
+          "code, the data sets and the splits that are here now, with this PyTorch; what was made by other code is not "
+          "told apart, delete it to have it made again")
 
 # %% ../nbs/workflow/93_cli.ipynb #26b6f2cd
 def packages() -> list[tuple[bool | None, str]]:  # True: there; False: wanted; None: not needed here
@@ -590,7 +596,7 @@ def checks(base: Path) -> list[tuple[bool | None, str]]:
     return found
 
 @app.command()
-def doctor():
+def doctor() -> None:
     "Check the installation, the store and the device."
     results = checks(home())
     for ok, what in results: print(f"{ {True: 'ok   ', False: 'WRONG', None: 'note '}[ok]} {what}")
@@ -599,7 +605,7 @@ def doctor():
 
 # %% ../nbs/workflow/93_cli.ipynb #d6b78a8a
 @app.command()
-def bench(what: Annotated[str, typer.Argument(help="corruptions | augmix | puzzlemix | decoding | gpu"
+def bench(what: Annotated[str, typer.Argument(help="corruptions | augmix | puzzlemix | noisymix | decoding | gpu"
                                               )] = "corruptions",
           n: Annotated[int, typer.Option(help="of corruptions: images")] = 10_000,
           size: Annotated[int, typer.Option(help="of corruptions: pixels a side")] = 32,
@@ -609,9 +615,9 @@ def bench(what: Annotated[str, typer.Argument(help="corruptions | augmix | puzzl
           minutes: Annotated[list[str], typer.Option(help="of gpu: PART=MINUTES, the limit of a part, "
                                                           "or MINUTES for each")] = [],
           device: Annotated[str, typer.Option(help="of gpu: cuda; cpu only checks the code, "
-                                                   "and writes nothing under figures")] = "cuda"):
-    "Time corruptions, AugMix, PuzzleMix or JPEG decoding, or measure a GPU: its tests, epochs, runs by value."
-    if pick("bench", what, ("corruptions", "augmix", "puzzlemix", "decoding", "gpu")) == "corruptions":
+                                                   "and writes nothing under figures")] = "cuda") -> None:
+    "Time corruptions, AugMix, PuzzleMix, a step of NoisyMix, JPEG decoding, or measure a GPU: tests, epochs, runs."
+    if pick("bench", what, ("corruptions", "augmix", "puzzlemix", "noisymix", "decoding", "gpu")) == "corruptions":
         from mixrepro.data.corruptions import benchmark
         benchmark(n=n, size=size, severity=severity)
     elif what == "augmix":
@@ -620,6 +626,9 @@ def bench(what: Annotated[str, typer.Argument(help="corruptions | augmix | puzzl
     elif what == "puzzlemix":
         from mixrepro.methods.puzzlemix import puzzle_benchmark
         puzzle_benchmark()
+    elif what == "noisymix":
+        from mixrepro.methods.noisymix import benchmark_noisymix
+        benchmark_noisymix()
     elif what == "decoding":
         from mixrepro.data.image_folder import benchmark_decoding
         benchmark_decoding()
@@ -636,18 +645,20 @@ Root = Annotated[str, typer.Option("--root", help="folder of the data sets; MIXR
 def data_get(names: Annotated[list[str], typer.Argument(help="see 'mixrepro data list'; also openml:31,37")],
              root: Root = "",
              source: Annotated[str, typer.Option("--from",
-                                                 help="looked at first: a folder, an archive or an address")] = ""):
+                                                 help="looked at first: a folder, an archive or an address")] = "",
+             ) -> None:
     "Fetch data sets, or find them on disk; what is fetched is checked before it appears."
     from mixrepro.data.fetch import fetch
     for folder in fetch(names, root or None, source or None): print(folder)
 
 @data_app.callback()
-def data_about(): "Fetch, check and make data sets."
+def data_about() -> None: "Fetch, check and make data sets."
 
 # %% ../nbs/workflow/93_cli.ipynb #6e1f0106
 @data_app.command("list")
 def data_rows(root: Root = "",
-              as_json: Annotated[bool, typer.Option("--json", help="a list of objects instead of a table")] = False):
+              as_json: Annotated[bool, typer.Option("--json", help="a list of objects instead of a table")] = False,
+              ) -> None:
     "List the data sets: name, size, whether they are on disk, licence."
     from mixrepro.data.fetch import data_list
     from mixrepro.download import amount
@@ -658,7 +669,7 @@ def data_rows(root: Root = "",
               f"{r['title']} ({r['licence']})")
 
 @data_app.command("verify")
-def data_verify(names: Annotated[list[str], typer.Argument(help="see 'mixrepro data list'")], root: Root = ""):
+def data_verify(names: Annotated[list[str], typer.Argument(help="see 'mixrepro data list'")], root: Root = "") -> None:
     "Read data sets again and name every file that is wrong."
     from mixrepro.data.fetch import DATA, verify
     wrong = {name: verify(name, root or None) for name in names}
@@ -679,7 +690,7 @@ def data_add(name: Annotated[str, typer.Argument(help="what it is called from no
              share: Annotated[float, typer.Option(help="of each class to test on, where no folder says which")] = .2,
              seed: Annotated[int, typer.Option(help="another seed, other pictures to test on")] = 0,
              instead: Annotated[bool, typer.Option("--instead", help="take the name from another folder")] = False,
-             root: Root = ""):
+             root: Root = "") -> None:
     "Give a folder of your own pictures a name by which runs find it."
     from mixrepro.data.datasets import add
     from mixrepro.data.images import data_root
@@ -710,7 +721,7 @@ def data_make(what: Annotated[str, typer.Argument(help="cifar10-c, cifar10-p, ..
               films: Annotated[bool, typer.Option("--films", help="for a .npy: perturbation sequences "
                                                                   "instead of corruptions")] = False,
               frost: Annotated[str, typer.Option(help="folder of the released frost photographs; "
-                                                      "drawn ones unless given")] = ""):
+                                                      "drawn ones unless given")] = "") -> None:
     "Make the -C or -P version of a data set or of your own images; it says 'made here' wherever it is read."
     from mixrepro.data.make import make
     if what.endswith(".npy"): what = Path(what)
@@ -728,7 +739,7 @@ def data_split(name: Annotated[str, typer.Argument(help="a data set that mixrepr
                                                           "the same number from each class")],
                seed: Annotated[int, typer.Option(help="another seed, another choice")] = 0,
                validation: Annotated[int, typer.Option(help="images held out, the same number from each class")] = 0,
-               root: Root = ""):
+               root: Root = "") -> None:
     "Choose which labels of a training set may be seen and write the choice down."
     from mixrepro.data.datasets import load
     from mixrepro.data.splits import write_split
@@ -750,11 +761,14 @@ def refused(e: Exception) -> tuple[str | None, int]:  # the sentence, None for a
                         e.format_message().strip().rstrip("."))
         return why and f"{why}: see '{command} --help'", 2
     if isinstance(e.__cause__, EOFError) and type(e).__name__ == "Abort": e = e.__cause__  # Typer's, for any file's end
+    if isinstance(e, OSError) and e.filename and str(e).startswith("[Errno"):  # nobody has said yet what was wanted
+        advice = ADVICE.get(e.errno)
+        return f"{os.fsdecode(e.filename)} cannot be used: {e.strerror.lower()}{f'; {advice}' if advice else ''}", 1
     if isinstance(e, (ValueError, TypeError, OSError, RuntimeError)) and str(e).strip():
         return in_a_line(str(e), 10_000), getattr(e, "code", 1)
     return placed(e), 1
 
-def main():
+def main() -> None:
     "The entry point: every refusal is one sentence on the error stream."
     code, sentence = 0, ""
     for stream in filter(None, (sys.stdout, sys.stderr)): stream.reconfigure(errors="backslashreplace")

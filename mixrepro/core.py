@@ -15,17 +15,19 @@ import functools
 import math
 import threading
 import typing
+from collections.abc import Callable, Collection, Iterable
 
 SOURCES = ("paper", "code", "default")
 
 # %% ../nbs/00_core.ipynb #32e5dc7a
-def choice(default,              # the value used when nothing else is asked for; each object has its own dict or list
+def choice(default: typing.Any,  # the value used when nothing else is asked for; each object has its own dict or list
            source: str,          # "paper", "code" or "default"
            where: str,           # the section, equation or reason
            later: bool = False,  # the field is younger than runs that have names: at its default it is part of none
-           allowed=None,         # what may stand there: an interval such as "(0, 1]", a `range`, names, what gives them
+           # what may stand there: an interval such as "(0, 1]", a `range`, names, what gives them
+           allowed: Collection | Callable[[], Collection] | None = None,
            hint: str = "",       # what to do instead, for whoever asked for something else
-           ) -> dataclasses.Field:
+           ) -> typing.Any:  # a `dataclasses.Field`, which checkers take for the field's value
     "A dataclass field whose default carries its provenance."
     if default != default:
         raise ValueError(f"a default must equal itself, got {default}: take None where there is no number")
@@ -35,25 +37,25 @@ def choice(default,              # the value used when nothing else is asked for
     return dataclasses.field(default_factory=lambda: copy.deepcopy(default), metadata=about)
 
 # %% ../nbs/00_core.ipynb #feaf6656
-def plain(value, short: bool = False):
+def plain(value: typing.Any, short: bool = False) -> typing.Any:
     "A field's value as JSON can hold it; `short` leaves out what `spelled` leaves out."
     made_of_fields = dataclasses.is_dataclass(value) and not isinstance(value, type)
     return {"name": value.name} | spelled(value, short) if made_of_fields else value
 
-def unchanged(obj, f: dataclasses.Field) -> bool:
+def unchanged(obj: typing.Any, f: dataclasses.Field) -> bool:
     "Whether a field of an object has its default."
     default = f.default_factory() if f.default_factory is not dataclasses.MISSING else f.default
     return getattr(obj, f.name) == default
 
-def spelled(obj, short: bool = False) -> dict:
+def spelled(obj: typing.Any, short: bool = False) -> dict:
     "The fields of a dataclass by name; `short` leaves out those that came later and have their default."
     kept = [f for f in dataclasses.fields(obj) if not (short and f.metadata.get("later") and unchanged(obj, f))]
     return {f.name: plain(getattr(obj, f.name), short) for f in kept}
 
 # %% ../nbs/00_core.ipynb #330e869d
-def provenance(obj,           # an instance of a dataclass
-               of: str = "",  # what stands before the name of a field
-               ) -> dict:     # field -> {"value", "source", "where"}
+def provenance(obj: typing.Any,  # an instance of a dataclass
+               of: str = "",     # what stands before the name of a field
+               ) -> dict:        # field -> {"value", "source", "where"}
     "Where each field's value comes from; a field set by hand is marked `set`."
     rows = {}
     for f in dataclasses.fields(obj):
@@ -65,20 +67,20 @@ def provenance(obj,           # an instance of a dataclass
     return rows
 
 # %% ../nbs/00_core.ipynb #6701befc
-def given(allowed=None,                  # as for `choice`
-          default=dataclasses.MISSING,   # none: it must be given
-          hint: str = "",                # as for `choice`
-          ) -> dataclasses.Field:
+def given(allowed: Collection | Callable[[], Collection] | None = None,  # as for `choice`
+          default: typing.Any = dataclasses.MISSING,                     # none: it must be given
+          hint: str = "",                                                # as for `choice`
+          ) -> typing.Any:  # a `dataclasses.Field`, which checkers take for the field's value
     "A dataclass field that says what may stand in it."
     about = dict(metadata=dict(allowed=allowed, hint=hint))
     if isinstance(default, dict): return dataclasses.field(default_factory=lambda: copy.deepcopy(default), **about)
     return dataclasses.field(default=default, **about)
 
 # %% ../nbs/00_core.ipynb #641174ed
-def pick(kind: str,  # what is looked up, for the message: "method", "data set"
-         name: str,  # the name asked for
-         table,      # the known names: a dict, or any collection of names
-         ):          # table[name] for a dict, else the name
+def pick(kind: str,          # what is looked up, for the message: "method", "data set"
+         name: str,          # the name asked for
+         table: Collection,  # the known names: a dict, or any collection of names
+         ) -> typing.Any:    # table[name] for a dict, else the name
     "Look a name up in a table; an unknown one is refused with the nearest known."
     if name in table: return table[name] if isinstance(table, dict) else name
     names = [*table, *getattr(table, "others", tuple)()]
@@ -92,13 +94,13 @@ class Open(dict):
     "A table that looks elsewhere for a name that it does not hold."
     def __init__(self,
                  table: dict,
-                 find,    # a name -> what stands under it elsewhere, or None; may refuse
-                 others,  # () -> the names that stand elsewhere
-                 ):
+                 find: Callable[[str], typing.Any],    # a name -> what stands under it elsewhere, or None; may refuse
+                 others: Callable[[], Iterable[str]],  # () -> the names that stand elsewhere
+                 ) -> None:
         super().__init__(table)
         self.find, self.others, self.found = find, others, {}
 
-    def elsewhere(self, name):
+    def elsewhere(self, name: object) -> typing.Any:
         "What stands under a name elsewhere, as it is now; None where nothing does."
         self.found.pop(name, None)
         value = self.find(name) if isinstance(name, str) else None
@@ -107,9 +109,9 @@ class Open(dict):
         self.found[name] = value
         return value
 
-    def __contains__(self, name): return self.elsewhere(name) is not None or name in self.keys()
+    def __contains__(self, name: object) -> bool: return self.elsewhere(name) is not None or name in self.keys()
 
-    def __missing__(self, name):
+    def __missing__(self, name: object) -> typing.Any:
         if (value := self.elsewhere(name)) is None: raise KeyError(name)
         return value
 
@@ -135,7 +137,7 @@ def lies_in(x: float,       # a number
     above, below = x > low or (interval[0] == "[" and x == low), x < high or (interval[-1] == "]" and x == high)
     return above and below
 
-def in_words(allowed) -> str:  # as for `choice`
+def in_words(allowed: Collection | Callable[[], Collection]) -> str:  # as for `choice`
     "What may stand in a field, in words."
     if callable(allowed): return in_words(allowed())
     if isinstance(allowed, str) and allowed.endswith(", inf)"):
@@ -145,28 +147,28 @@ def in_words(allowed) -> str:  # as for `choice`
     return "one of " + ", ".join(names[:8] + ["..."] * (len(names) > 8))
 
 # %% ../nbs/00_core.ipynb #adaa2540
-def whole(value) -> int:
+def whole(value: typing.Any) -> int:
     "A whole number."
     if isinstance(value, str): value = int(value) if value.strip().lstrip("+-").isdigit() else float(value)
     if isinstance(value, bool) or int(value) != value: raise ValueError
     return int(value)
 
-def number(value) -> float:
+def number(value: typing.Any) -> float:
     "A number; 0 has no sign."
     if isinstance(value, (bool, bytes)) or (found := float(value)) != found: raise ValueError
     return found + 0.
 
-def truth(value) -> bool:
+def truth(value: typing.Any) -> bool:
     "True or False."
     if isinstance(value, str): return {"true": True, "false": False}[value.lower()]
     return {0: False, 1: True}[value]
 
-def text(value) -> str:
+def text(value: typing.Any) -> str:
     "A name."
     if not isinstance(value, str): raise TypeError
     return str.__str__(value)
 
-def fields_by_name(value) -> dict:
+def fields_by_name(value: typing.Any) -> dict:
     "Names and what belongs to each."
     return {text(k): v for k, v in value.items()}
 
@@ -174,16 +176,16 @@ READERS = {bool: ("True or False", truth), int: ("a whole number", whole), float
            str: ("a name", text), dict: ("names with values", fields_by_name)}
 
 # %% ../nbs/00_core.ipynb #ba1b4c92
-def refused(name: str, wanted: str, value, hint: str):
+def refused(name: str, wanted: str, value: typing.Any, hint: str) -> typing.NoReturn:
     "The sentence for a value that cannot be."
     raise ValueError(f"{name} must be {wanted}, got {value!r}" + (f": {hint}" if hint else "")) from None
 
-def brought(value,           # as somebody typed it
-            kind,            # the field's type
-            name: str,       # the field
-            allowed=None,    # as for `choice`
-            hint: str = "",  # likewise
-            ):
+def brought(value: typing.Any,                                             # as somebody typed it
+            kind: typing.Any,                                              # the field's type
+            name: str,                                                     # the field
+            allowed: Collection | Callable[[], Collection] | None = None,  # as for `choice`
+            hint: str = "",                                                # likewise
+            ) -> typing.Any:
     "A value brought to its field's type, if it may stand there; one of a type that is none of `READERS` as it is."
     bare = value.tolist() if hasattr(value, "tolist") else value  # NumPy's or PyTorch's
     if (typing.get_origin(kind) or kind) is tuple:
@@ -198,7 +200,8 @@ def brought(value,           # as somebody typed it
     return found
 
 # %% ../nbs/00_core.ipynb #50acb25e
-def check_allowed(value, name: str, allowed, hint: str = ""):
+def check_allowed(value: typing.Any, name: str, allowed: Collection | Callable[[], Collection] | None,
+                  hint: str = "") -> typing.Any:
     "Refuse a value of the right type that may not stand in a field."
     if callable(allowed): allowed = allowed()
     if allowed is None: return
@@ -208,7 +211,7 @@ def check_allowed(value, name: str, allowed, hint: str = ""):
     if not fits: refused(name, in_words(allowed) + " and finite" * math.isinf(value), value, hint)
 
 # %% ../nbs/00_core.ipynb #467f1b1a
-def conform(obj):
+def conform(obj: typing.Any) -> None:
     "Bring each field of a frozen dataclass to its type, and refuse what may not stand there."
     for f in dataclasses.fields(obj):
         told = f.metadata.get("allowed"), f.metadata.get("hint", "")
@@ -217,22 +220,23 @@ def conform(obj):
 @dataclasses.dataclass(frozen=True)
 class Choices:
     "Fields that hold what they may, each of its type."
-    def __init_subclass__(cls, **kw):
+    def __init_subclass__(cls, **kw: typing.Any) -> None:
         super().__init_subclass__(**kw)
         if not (own := vars(cls).get("__post_init__")): return
         @functools.wraps(own)
         def first_conform(self): conform(self); own(self)
         cls.__post_init__ = first_conform
 
-    def __post_init__(self): conform(self)
+    def __post_init__(self) -> None: conform(self)
 
 # %% ../nbs/00_core.ipynb #3f7d7514
-def weight(value) -> int:
+def weight(value: typing.Any) -> int:
     "Bytes of arrays and tensors, alone or in tuples, lists and dicts."
     if isinstance(value, (tuple, list)): return sum(map(weight, value))
     return sum(map(weight, value.values())) if isinstance(value, dict) else getattr(value, "nbytes", 64)
 
-def remembered(most: int = 1 << 26):  # bytes of all results of a function together; the last one stays in any case
+def remembered(most: int = 1 << 26,  # bytes of its results together; the last one stays
+               ) -> Callable[[Callable], Callable]:
     "Remember the results of a function; those that were not asked for the longest are let go."
     def around(function):
         there, lock = {}, threading.RLock()

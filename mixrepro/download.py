@@ -25,7 +25,7 @@ import tarfile
 import time
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePosixPath, PureWindowsPath
@@ -100,7 +100,7 @@ def fault(path: Path,        # the file to be judged
 @contextlib.contextmanager
 def locked(path: Path,                        # what is worked on; the lock is `.<name>.lock` beside it
            say: Callable[[str], None] = say,  # told when somebody else is at it
-           ):
+           ) -> Iterator[None]:
     "Hold a lock for a while; it ends with the process that holds it, however that ends."
     lock = FileLock(path.with_name(f".{path.name}.lock"))
     try: path.parent.mkdir(parents=True, exist_ok=True); lock.acquire(timeout=0)
@@ -115,7 +115,7 @@ class Refused(Exception):
 
 class Later(Exception):
     "This mirror may give it later; why, and in how many seconds (None: it did not say)."
-    def __init__(self, why: str, wait: float | None = None):
+    def __init__(self, why: str, wait: float | None = None) -> None:
         super().__init__(why)
         self.wait = wait
 
@@ -145,8 +145,8 @@ def retry_after(text: str | None,  # the header's value: seconds, or a date
     except (ValueError, TypeError): return None
 
 # %% ../nbs/02_download.ipynb #d1b058f1
-def validator(headers,   # of a response
-              ) -> str:  # "" if it gives none
+def validator(headers: Mapping[str, str],  # of a response
+              ) -> str:                    # "" if it gives none
     "What names this version of the file: a strong `ETag`, else `Last-Modified` (RFC 9110, section 13.1.5)."
     etag = headers.get("ETag", "")
     return etag if etag and not etag.startswith("W/") else headers.get("Last-Modified", "")
@@ -217,7 +217,7 @@ def judge(r: "requests.Response",  # the answer, its body unread
 # %% ../nbs/02_download.ipynb #347327ef
 class Meter:
     "A bar on a terminal; in a log, a line for every tenth of a large file."
-    def __init__(self, name: str, total: int, done: int, say: Callable[[str], None]):
+    def __init__(self, name: str, total: int, done: int, say: Callable[[str], None]) -> None:
         self.name, self.total, self.done, self.said, self.say = name, total, done, done, say
         self.step = max(total / 10, 16e6) if total else 100e6
         self.bar = bars.tqdm(total=total or None, initial=done, desc=name, unit="B", unit_scale=True, disable=None,
@@ -316,7 +316,7 @@ def obtained(url: str, want: Wanted, patience: Patience, say: Callable[[str], No
     return ""
 
 # %% ../nbs/02_download.ipynb #5d7c3bbc
-def download(urls,                              # addresses of the same file, the best first; str or sequence of str
+def download(urls: str | Sequence[str],         # addresses of the same file, the best first; str or sequence of str
              path: str | os.PathLike,           # where it will stand; its folder is made when missing
              size: int = 0,                     # bytes; 0: not known
              md5: str = "",                     # "" : not known
@@ -391,9 +391,9 @@ def allowance(archive: Path) -> int:  # bytes
     "What an archive may unpack to: a hundred times its size, which no data set of pictures comes near, or 1 GiB."
     return max(1 << 30, 100 * archive.stat().st_size)
 
-def write_members(archive: Path,    # .zip, .tar, .tar.gz, ...
-                  temp: Path,       # an empty folder of our own
-                  most: int = None,  # bytes of all members; None: `allowance`
+def write_members(archive: Path,  # .zip, .tar, .tar.gz, ...
+                  temp: Path,     # an empty folder of our own
+                  most: int | None = None,  # bytes of all members; None: `allowance`
                   ) -> None:
     "Write the members of an archive below a folder; only files and folders are ever made, and no more than is allowed."
     most, taken = allowance(archive) if most is None else most, 0

@@ -8,11 +8,12 @@ __all__ = ['need', 'Lazy']
 # %% ../nbs/05_extras.ipynb #bfa43c59
 from importlib import import_module
 from importlib.util import find_spec
+from typing import Any
 
 # %% ../nbs/05_extras.ipynb #e5a53abe
 def need(*names: str,           # of modules
          extra: str = "repro",  # of this package, which brings them
-         ):
+         ) -> None:
     "Refuse to begin what would fail for want of a package later."
     for name in names:
         if find_spec(name) is None:
@@ -22,7 +23,7 @@ def need(*names: str,           # of modules
 # %% ../nbs/05_extras.ipynb #eb09e541
 class Lazy:
     "A module that is imported when something of it is asked for."
-    def __init__(self, name: str): self._name = name
-    def __getattr__(self, what: str):
+    def __init__(self, name: str) -> None: self._name = name
+    def __getattr__(self, what: str) -> Any:
         need(self._name.partition(".")[0])
         return getattr(import_module(self._name), what)

@@ -111,8 +111,8 @@ def home() -> Path:
     return next((p for p in (here, *here.parents) if (p / "settings.ini").is_file() and (p / "nbs").is_dir()), here)
 
 # %% ../nbs/01_files.ipynb #08d0a269
-def clone(base: Path = None,  # the folder looked at; the project's own unless given
-          ) -> Path:          # the same
+def clone(base: Path | None = None,  # the folder looked at; the project's own unless given
+          ) -> Path:                 # the same
     "The clone that holds the notebooks; where there is none, one sentence says so."
     base = base or home()
     if (base / "nbs" / "training" / "train.ipynb").is_file(): return base

@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 from types import BuiltinFunctionType, CodeType, FunctionType, MethodType
+from typing import Any
 
 import mixrepro
 
@@ -99,14 +100,14 @@ UNREAD = ("ctx", "type_comment", "kind", "type_params")  # fields of a node
 
 class Reader:
     "Writes code as the words that count, and notes what it reads."
-    def __init__(self, code: "Code", module: str):
+    def __init__(self, code: "Code", module: str) -> None:
         self.code, self.module, self.own = code, module, {}
         self.words, self.reads, self.texts = [], set(), set()
 
     def put(self,
-            n,                 # a node, or what a field of one holds
+            n: Any,            # a node, or what a field of one holds
             local: frozenset,  # names that are a function's own
-            ):
+            ) -> None:
         if (way := getattr(self, f"put_{type(n).__name__}", None)): return way(n, local)
         if not isinstance(n, ast.AST): return self.words.append(repr(n))
         self.words.append(type(n).__name__)
@@ -115,7 +116,7 @@ class Reader:
             self.words.append(field)
             self.put(v, local)
 
-    def put_list(self, nodes: list, local: frozenset):
+    def put_list(self, nodes: list, local: frozenset) -> None:
         self.words.append("[")
         for n in nodes: self.put(n, local)
         self.words.append("]")
@@ -125,15 +126,16 @@ class Names(Reader):
     "Says of each name what it stands for."
     def target(self, name: str) -> str: return self.code.target(self.module, name, self.own)
 
-    def word(self, target: str):
+    def word(self, target: str) -> None:
         "Write what stands somewhere; a definition of the package, or one of its modules, is noted."
         at, _, name = target.partition(":")
         if name or at in self.code.texts: self.reads.add(target if name else f"{at}:*")
         self.words.append(f"@{name}" if name else target)
 
-    def put_Name(self, n, local): self.words.append(n.id) if n.id in local else self.word(self.target(n.id))
+    def put_Name(self, n: ast.Name, local: frozenset) -> None:
+        self.words.append(n.id) if n.id in local else self.word(self.target(n.id))
 
-    def put_Attribute(self, n, local):
+    def put_Attribute(self, n: ast.Attribute, local: frozenset) -> None:
         names, base = [n.attr], n.value
         while isinstance(base, ast.Attribute): names, base = [base.attr, *names], base.value
         if not isinstance(base, ast.Name) or base.id in local:
@@ -144,22 +146,23 @@ class Names(Reader):
         self.word(target)
         self.words += [f".{name}" for name in names]
 
-    def put_Constant(self, n, local):
+    def put_Constant(self, n: ast.Constant, local: frozenset) -> None:
         self.words.append(repr(n.value))
         if isinstance(n.value, str): self.texts.add(n.value)
 
 # %% ../nbs/04_fingerprint.ipynb #e961ca1f
 class Scopes(Names):
     "Follows Python's rule of which names are whose."
-    def put_FunctionDef(self, n, local):
+    def put_FunctionDef(self, n: ast.FunctionDef | ast.AsyncFunctionDef, local: frozenset) -> None:
         self.words += [type(n).__name__, n.name]
         self.put_list(n.decorator_list, local)
         self.put_body(n.args, n.body, local)
     put_AsyncFunctionDef = put_FunctionDef
 
-    def put_Lambda(self, n, local): self.words.append("Lambda"); self.put_body(n.args, [n.body], local)
+    def put_Lambda(self, n: ast.Lambda, local: frozenset) -> None:
+        self.words.append("Lambda"); self.put_body(n.args, [n.body], local)
 
-    def put_body(self, a, body: list, local):
+    def put_body(self, a: ast.arguments, body: list, local: frozenset) -> None:
         "What follows the name of a function."
         each = [*a.posonlyargs, *a.args, *a.kwonlyargs, *filter(None, [a.vararg, a.kwarg])]
         names, imports = bound(body)
@@ -171,7 +174,7 @@ class Scopes(Names):
 # %% ../nbs/04_fingerprint.ipynb #864f99db
 class Loops(Scopes):
     "Likewise of comprehensions."
-    def put_loop(self, n, local):
+    def put_loop(self, n: ast.ListComp | ast.SetComp | ast.DictComp | ast.GeneratorExp, local: frozenset) -> None:
         inner = local | {w.id for g in n.generators for w in ast.walk(g.target) if isinstance(w, ast.Name)}
         self.words.append(type(n).__name__)
         for i, g in enumerate(n.generators):
@@ -183,7 +186,7 @@ class Loops(Scopes):
 # %% ../nbs/04_fingerprint.ipynb #349f035c
 class Typed(Loops):
     "Writes classes, and assignments with a type."
-    def put_ClassDef(self, n, local):
+    def put_ClassDef(self, n: ast.ClassDef, local: frozenset) -> None:
         self.words += ["ClassDef", n.name]
         for part in (n.decorator_list, n.bases, n.keywords): self.put_list(part, local)
         for s in n.body:
@@ -192,11 +195,11 @@ class Typed(Loops):
             self.reads = reads  # what makes the value is found where it is made
             self.put(s, local)
 
-    def put_AnnAssign(self, n, local):
+    def put_AnnAssign(self, n: ast.AnnAssign, local: frozenset) -> None:
         self.words.append("Assign")
         self.put(n.target, local); self.put(n.value, local)
 
-    def put_Compare(self, n, local):
+    def put_Compare(self, n: ast.Compare, local: frozenset) -> None:
         texts = set(self.texts)
         self.put_list([*n.ops, n.left, *n.comparators], local)
         self.texts = texts
@@ -204,7 +207,7 @@ class Typed(Loops):
 # %% ../nbs/04_fingerprint.ipynb #91028a76
 class Counted(Typed):
     "Leaves out what decides nothing."
-    def put_Call(self, n, local):
+    def put_Call(self, n: ast.Call, local: frozenset) -> None:
         plain = isinstance(n.func, ast.Name) and n.func.id not in local
         name = self.target(n.func.id).partition(":")[2] if plain else ""
         told = NO_VALUES if name in SAYING else ()
@@ -213,10 +216,10 @@ class Counted(Typed):
         self.put_list(n.args[SAYING.get(name, slice(None))], local)
         self.put_list([k for k in n.keywords if k.arg not in told], local)
 
-    def put_Expr(self, n, local): None if is_idle(n) else self.put(n.value, local)
-    def put_Raise(self, n, local): self.words.append("Raise")
-    def put_Assert(self, n, local): pass
-    def put_Import(self, n, local): pass
+    def put_Expr(self, n: ast.Expr, local: frozenset) -> None: None if is_idle(n) else self.put(n.value, local)
+    def put_Raise(self, n: ast.Raise, local: frozenset) -> None: self.words.append("Raise")
+    def put_Assert(self, n: ast.Assert, local: frozenset) -> None: pass
+    def put_Import(self, n: ast.Import | ast.ImportFrom, local: frozenset) -> None: pass
     put_ImportFrom = put_Import
 
 # %% ../nbs/04_fingerprint.ipynb #94b8eb54
@@ -234,7 +237,7 @@ def digest_of(words: Iterable[str]) -> str:
 # %% ../nbs/04_fingerprint.ipynb #78b9ee26
 class Code:
     "The modules of the package, and what each of their definitions reads."
-    def __init__(self, texts: dict[str, str]):  # module -> source
+    def __init__(self, texts: dict[str, str]) -> None:  # module -> source
         self.texts, self.modules, self.known, self.packages = texts, {}, {}, set()
 
     def place(self, name: str) -> str: return f"{name}.__init__" if name in self.packages else name
@@ -279,7 +282,7 @@ class Code:
 OUTSIDE: dict[str, set[str]] = {}  # a user's module -> those of its project that it imports
 PLAIN = (str, bytes, int, float, type(None), range)
 
-def made_from(value) -> list | None:
+def made_from(value: Any) -> list | None:
     "The values that an object is made of, after the word for what it is; None for one that is told as a whole."
     if isinstance(value, functools.partial): return ["partial", value.func, *value.args, value.keywords]
     if isinstance(value, MethodType): return ["method", value.__func__, value.__self__]
@@ -291,7 +294,7 @@ def made_from(value) -> list | None:
     if hasattr(value, "tolist"): return [type(value), value.tolist()]
     return None
 
-def put_in_words(value, reads: set) -> str:  # reads: gets the definitions that are named
+def put_in_words(value: Any, reads: set) -> str:  # reads: gets the definitions that are named
     "An object in words."
     if (parts := made_from(value)) is not None: return f"({' '.join(put_in_words(p, reads) for p in parts)})"
     if not isinstance(value, (type, FunctionType, BuiltinFunctionType)) and not hasattr(value, "__wrapped__"):
@@ -406,7 +409,7 @@ def prefixes(whole: str) -> list[str]:  # a, a.b, a.b.c
     return [".".join(parts[:k + 1]) for k in range(len(parts))]
 
 def take_in(name: str,  # of a module
-            code: Code = CODE):
+            code: Code = CODE) -> None:
     "Have the code of a user's module count, and of those of its project that it imports."
     todo, alike = [name], project_of(name)
     while todo:
@@ -420,14 +423,15 @@ def take_in(name: str,  # of a module
         todo += OUTSIDE[module] - OUTSIDE.keys()
 
 # %% ../nbs/04_fingerprint.ipynb #a41a7a55
-def is_as_read(kind: type,
-               text: str,  # of its module
+def is_as_read(made: type | Callable,  # a class, or a function
+               text: str,              # of its module
                ) -> bool:
-    "Whether the functions of a class are those of a text."
+    "Whether a function, or those of a class, are as a text has them."
     there, todo = set(), [compile(text, "", "exec", dont_inherit=True)]
     while todo:
         there.add(c := todo.pop())
         todo += [k for k in c.co_consts if isinstance(k, CodeType)]
-    of_class = (getattr(inspect.unwrap(f), "__code__", None) for f in vars(kind).values() if callable(f))
-    own = getattr(sys.modules[kind.__module__], "__file__", None)  # others were written elsewhere, or by a dataclass
-    return all(c in there for c in of_class if c and c.co_filename == own)
+    every = vars(made).values() if isinstance(made, type) else [made]
+    codes = (getattr(inspect.unwrap(f), "__code__", None) for f in every if callable(f))
+    own = getattr(sys.modules[made.__module__], "__file__", None)  # others were written elsewhere, or by a dataclass
+    return all(c in there for c in codes if c and c.co_filename == own)

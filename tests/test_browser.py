@@ -149,6 +149,10 @@ def site(tmp_path_factory):
     server.shutdown()
 
 
+BROKEN = """[...document.querySelectorAll('td code, td a')].filter(e => /^\\w+$/.test(e.textContent) && e.getClientRects().length > 1)
+            .map(e => e.textContent)"""  # a word on two lines
+
+
 @pytest.mark.parametrize("width", [1440, 390])
 def test_the_site(site, browser, width):
     "Nothing comes from elsewhere, nothing fails, nothing is wider than the window; equations are drawn."
@@ -157,11 +161,12 @@ def test_the_site(site, browser, width):
     page.on("requestfailed", lambda r: r.failure == "net::ERR_ABORTED" or r.url.startswith("about:") or wrong.append(f"failed: {r.url}"))
     page.on("response", lambda r: r.status >= 400 and wrong.append(f"{r.status}: {r.url}"))
     page.on("pageerror", lambda e: wrong.append(str(e)))
-    for name in ("index", "figures/embedded/index", "nbs/methods/25_varmixup", "nbs/varmixup/vm-table1", "api/mixrepro/methods/noise"):
+    for name in ("index", "figures/embedded/index", "nbs/methods/25_varmixup", "nbs/varmixup/vm-table1", "api/mixrepro/methods/varmixup"):
         page.goto(f"{site}{name}.html")
         page.wait_for_timeout(1000)
         assert page.evaluate(OVER) <= 0, name
         if "25_varmixup" in name: page.wait_for_selector(".arithmatex .MathJax", timeout=20_000)
+        assert page.evaluate(BROKEN) == [], name
     assert wrong == []
     if width == 1440:
         page.fill(".md-search__input", "FeatureNoise")

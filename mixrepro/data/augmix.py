@@ -5,15 +5,17 @@
 # %% auto #0
 __all__ = ['MATRICES', 'DULL', 'BASIC', 'OPERATIONS', 'posterized', 'solarized', 'autocontrasted', 'equalized', 'warped',
            'shifted', 'cut', 'turning', 'matrix_of', 'greyed', 'smoothed', 'enhanced', 'Chains', 'draw_shares',
-           'draw_chains', 'as_rows', 'only', 'matrices_of', 'step_of', 'through', 'laid_over', 'augmix',
-           'pillow_operation', 'augmix_by_pillow', 'benchmark_augmix']
+           'check_whole', 'draw_chains', 'as_rows', 'only', 'matrices_of', 'step_of', 'through', 'laid_over',
+           'check_grey_levels', 'augmix', 'pillow_operation', 'augmix_by_pillow', 'benchmark_augmix']
 
 # %% ../../nbs/data/02c_augmix.ipynb #3e009292
 import math
 import statistics
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from numbers import Integral
 
 import numpy as np
 import torch
@@ -156,6 +158,11 @@ def draw_shares(k: int,                # shares that sum to 1
     return torch.softmax(g.log() + v.log() / alpha, 0).float()
 
 # %% ../../nbs/data/02c_augmix.ipynb #3cca8a19
+def check_whole(**numbers: object) -> None:
+    "Refuse numbers of chains and of operations that are no whole numbers."
+    for name, n in numbers.items():
+        if not isinstance(n, Integral): raise ValueError(f"{name} must be a whole number, at least 1, got {n}")
+
 def draw_chains(n: int,                # images
                 rng: torch.Generator,  # the only source of randomness
                 severity: float = 3.,  # s: levels are from U(.1, s), .1 to 10
@@ -165,6 +172,7 @@ def draw_chains(n: int,                # images
                 ops: str = "basic",    # a key of OPERATIONS
                 ) -> Chains:
     "Draw chains for each image by itself (code of AugMix)."
+    check_whole(width=width, depth=depth)
     if not .1 <= severity <= 10: raise ValueError(f"severity must be in [.1, 10], got {severity}: AugMix has 3")
     if width < 1 or depth < 1:
         raise ValueError(f"AugMix needs 1 chain of 1 operation at least, got width {width} and depth {depth}")
@@ -183,11 +191,11 @@ def as_rows(u: Tensor) -> Tensor:
     flat = u.reshape(len(u), -1)
     return flat.view(torch.int64) if flat.shape[1] % 8 == 0 else flat
 
-def only(mine: Tensor,  # the images that an operation is for, bool (N,)
-         u: Tensor,     # all images, uint8 (N, C, H, W); written to where images are picked out
-         f,             # the operation, of images and of parameters of each
+def only(mine: Tensor,              # the images that an operation is for, bool (N,)
+         u: Tensor,                 # all images, uint8 (N, C, H, W); written to where images are picked out
+         f: Callable[..., Tensor],  # the operation, of images and of parameters of each
          *params: Tensor,
-         pick: bool = None,  # pick out the images; on a CPU, unless given
+         pick: bool | None = None,  # pick out the images; on a CPU, unless given
          ) -> Tensor:
     "An operation on some images of a batch."
     if not (u.device.type == "cpu" if pick is None else pick):
@@ -210,7 +218,7 @@ def step_of(u: Tensor,       # images, uint8 (N, C, H, W); written to
             op: Tensor,      # of each, (N,)
             t: Tensor,       # level of each, with its sign, (N,)
             matrix: Tensor,  # of each, (N, 2, 3)
-            ops: str = "basic", pick: bool = None,  # as for `draw_chains` and `only`
+            ops: str = "basic", pick: bool | None = None,  # as for `draw_chains` and `only`
             ) -> Tensor:
     "Each image after an operation of its own."
     def is_a(*names): return sum(op == OPERATIONS[ops].index(name) for name in names) > 0
@@ -225,11 +233,11 @@ def step_of(u: Tensor,       # images, uint8 (N, C, H, W); written to
     return u
 
 # %% ../../nbs/data/02c_augmix.ipynb #ae571ba8
-def through(u: Tensor,            # images, uint8 (N, C, H, W)
-            chains: Chains,       # a draw for them
-            ops: str = "basic",   # of which it was
-            pick: bool = None,    # as for `only`
-            ) -> Tensor:          # uint8 (width, N, C, H, W)
+def through(u: Tensor,                 # images, uint8 (N, C, H, W)
+            chains: Chains,            # a draw for them
+            ops: str = "basic",        # of which it was
+            pick: bool | None = None,  # as for `only`
+            ) -> Tensor:               # uint8 (width, N, C, H, W)
     "What each chain makes of each image."
     op, t, width = chains.op.flatten(1), (chains.sign * chains.level).flatten(1), chains.op.shape[1]
     v = u.repeat(width, 1, 1, 1)
@@ -247,6 +255,14 @@ def laid_over(x: Tensor,       # images, float (N, C, H, W) in [0, 1]
     return out
 
 # %% ../../nbs/data/02c_augmix.ipynb #60a0d2bd
+def check_grey_levels(x: Tensor) -> None:  # images, float
+    "Refuse what is no image in [0, 1], give or take rounding; on a GPU it would make every batch wait for the host."
+    if x.is_cuda or not x.numel(): return
+    low, high = (v.item() for v in x.float().aminmax())
+    if not -1 / 510 <= low <= high <= 1 + 1 / 510:
+        raise ValueError(f"AugMix works on grey levels: images must be in [0, 1], got {low:.3g} to {high:.3g}: "
+                         "normalise inside the network, not before")
+
 @torch.no_grad()
 def augmix(x: Tensor,             # images, float (N, C, H, W) in [0, 1], of 1 or 3 channels
            rng: torch.Generator,  # on their device
@@ -257,6 +273,7 @@ def augmix(x: Tensor,             # images, float (N, C, H, W) in [0, 1], of 1 o
     if not x.is_floating_point(): raise TypeError(f"images must be float in [0, 1], got {x.dtype}: divide by 255")
     if x.dim() != 4 or x.shape[1] not in (1, 3):
         raise ValueError(f"images must have shape (N, 1 or 3, H, W), got {tuple(x.shape)}")
+    check_grey_levels(x)
     chains = draw_chains(len(x), rng, severity, width, depth, alpha, ops)
     u = (255 * x.float() + .5).clamp_(0, 255).to(torch.uint8).contiguous()  # the nearest level
     return laid_over(x, through(u, chains, ops), chains.weight)

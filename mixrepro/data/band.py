@@ -9,6 +9,7 @@ __all__ = ['VERTICES', 'WIDTH', 'SQUARE_SIDE', 'SPREAD', 'INK', 'star', 'in_poly
 # %% ../../nbs/data/05d_band.ipynb #e1a035c4
 import math
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -16,6 +17,8 @@ from torch import Tensor
 from ..core import pick
 from .images import SPLITS
 from .spirals import PointSet, as_images
+
+if TYPE_CHECKING: from matplotlib.axes import Axes
 
 # %% ../../nbs/data/05d_band.ipynb #3ecc50e7
 def star(points: int = 5, outer: float = 3., inner: float = 1.5) -> Tensor:  # (2 points, 2)
@@ -67,13 +70,13 @@ def draw_band(n: int,                     # points
     return scale * place + moved, y.long(), scale * place
 
 # %% ../../nbs/data/05d_band.ipynb #fece8fec
-def band(split: str,                # "train" or "test": two halves of one draw
+def band(split: str,               # "train" or "test": two halves of one draw
          root: Path | None = None,
          verify: bool = True,
-         n: int = 500,              # points of both halves
-         seed: int = 0,             # of the draw
-         fresh: int = 0,            # so many test points of a draw of their own; 0: the other half
-         **shape,                   # vertices, width, scale, noise, as in `draw_band`
+         n: int = 500,             # points of both halves
+         seed: int = 0,            # of the draw
+         fresh: int = 0,           # so many test points of a draw of their own; 0: the other half
+         **shape: Tensor | float,  # vertices, width, scale, noise, as in `draw_band`
          ) -> PointSet:
     "The noisy 2-D data of NoisyMix (appendix A), in the unit square."
     pick("split", split, SPLITS)
@@ -86,7 +89,7 @@ def band(split: str,                # "train" or "test": two halves of one draw
 # %% ../../nbs/data/05d_band.ipynb #e89bb2e7
 INK = (("#193BB0", "o", "inside"), ("#D48209", "^", "outside"))  # of the classes
 
-def draw_outline(ax, vertices: Tensor = VERTICES, width: float = WIDTH, scale: float = .5):
+def draw_outline(ax: "Axes", vertices: Tensor = VERTICES, width: float = WIDTH, scale: float = .5) -> None:
     "The band before the noise, where a coin decides."
     side = torch.linspace(-SQUARE_SIDE / 2, SQUARE_SIDE / 2, 401)
     grid = torch.cartesian_prod(side, side)
@@ -95,7 +98,7 @@ def draw_outline(ax, vertices: Tensor = VERTICES, width: float = WIDTH, scale: f
     ax.plot(*(scale * torch.cat([vertices, vertices[:1]])).T, color="0.3", lw=.8)
     ax.set(aspect="equal", xticks=[-2, 0, 2], yticks=[-2, 0, 2])
 
-def draw_points(ax, p: Tensor, y: Tensor, size: float = 2.5):
+def draw_points(ax: "Axes", p: Tensor, y: Tensor, size: float = 2.5) -> None:
     "Points by class."
     for c, (colour, marker, name) in enumerate(INK):
         ax.plot(*p[y == c].T, marker, color=colour, ms=size, mew=0, label=name)

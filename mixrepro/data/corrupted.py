@@ -92,7 +92,7 @@ class Stored:
 
     @property
     def origin(self) -> str: return "made here" if self.made else "released"
-    def __repr__(self):
+    def __repr__(self) -> str:
         at = f" {self.severity}" if self.severity else ""
         return f"{self.kind}{at}: {len(self.x):,} of {self.x.shape[1:]}, {self.origin}"
 
@@ -117,7 +117,7 @@ def _by_length(paths) -> list[Path]: return sorted(map(Path, paths), key=lambda 
 
 class Frames:
     "Films whose frames are pictures in a folder, opened when they are asked for."
-    def __init__(self, films: list[Path]):  # a folder each
+    def __init__(self, films: list[Path]) -> None:  # a folder each
         self.films, self.shape = films, (len(films), *self._film(films[0]).shape)
 
     def _film(self, at: Path) -> np.ndarray:  # uint8 (frames, H, W, C)
@@ -128,7 +128,7 @@ class Frames:
         return np.stack(shown).transpose(0, 2, 3, 1)
 
     def __len__(self) -> int: return len(self.films)
-    def __getitem__(self, i) -> np.ndarray:  # a place, or places (n,)
+    def __getitem__(self, i: int | slice | np.ndarray) -> np.ndarray:  # a place, or places (n,)
         made = [self._film(self.films[k]) for k in np.atleast_1d(np.arange(len(self))[i])]
         if odd := [f.shape for f in made if f.shape != self.shape[1:]]:
             raise ValueError(f"a film has {odd[0]} values, and the first of them {self.shape[1:]}: "

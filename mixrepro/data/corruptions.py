@@ -15,6 +15,7 @@ import math
 import operator
 import resource
 import time
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from pathlib import Path
@@ -360,12 +361,13 @@ def _pool(textures, c: int, device) -> tuple[Tensor, Tensor]:
     size = torch.cat([size, size[:, 3:].cumsum(0, dtype=torch.int32) - size[:, 3:]], 1)
     return torch.cat([t.flatten() for t in textures]).to(device), size.to(device)
 
-def frost(x: Tensor,        # uint8 (n, C, H, W)
-          keys: Tensor,     # int32 (2, n)
-          image: float,     # weight of the image
-          ice: float,       # weight of the texture
-          scale: float,     # size of the texture against the photograph: .2 for 32 px
-          textures=None,    # T of uint8 (1 or 3, h, w), h and w above H and W; default: the drawn ones
+def frost(x: Tensor,     # uint8 (n, C, H, W)
+          keys: Tensor,  # int32 (2, n)
+          image: float,  # weight of the image
+          ice: float,    # weight of the texture
+          scale: float,  # size of the texture against the photograph: .2 for 32 px
+          # T of uint8 (1 or 3, h, w), h and w above H and W; default: the drawn ones
+          textures: Tensor | Sequence[Tensor] | None = None,
           ) -> Tensor:
     "A random crop of a frost texture laid over the image."
     c, h, w = x.shape[1:]
@@ -627,14 +629,15 @@ def _side_by_side(job, items, threads: int) -> None:
     finally: torch.set_num_threads(threads)  # never changed for this thread, but torch remembers one number for all
 
 # %% ../../nbs/data/04_corruptions.ipynb #7044b9d8
-def corrupt(x: Tensor,                     # images, uint8 (N, C, H, W), C = 1 or 3, H and W from 8
-            kind: str,                     # one of CORRUPTIONS or EXTRA
-            severity: int,                 # 1 (mild) to 5 (strong)
-            seed: int = 0,                 # another seed, other random damage
-            index: Tensor | None = None,   # position of each image in its data set, int64 (N,); default: 0, 1, 2, ...
-            table: str = "cifar",          # of TABLES: "cifar" for 32 px, "tiny-imagenet" for 64, "imagenet" for 224
-            frost=None,                    # for "frost": photographs' folder or uint8 (T, 1 or 3, h, w); default: drawn
-            ) -> Tensor:                   # uint8, the shape of x
+def corrupt(x: Tensor,                    # images, uint8 (N, C, H, W), C = 1 or 3, H and W from 8
+            kind: str,                    # one of CORRUPTIONS or EXTRA
+            severity: int,                # 1 (mild) to 5 (strong)
+            seed: int = 0,                # another seed, other random damage
+            index: Tensor | None = None,  # position of each image in its data set, int64 (N,); default: 0, 1, 2, ...
+            table: str = "cifar",         # of TABLES: "cifar" for 32 px, "tiny-imagenet" for 64, "imagenet" for 224
+            # for "frost": photographs' folder or uint8 (T, 1 or 3, h, w); default: drawn
+            frost: str | Path | Tensor | Sequence[Tensor] | None = None,
+            ) -> Tensor:                  # uint8, the shape of x
     "Damage images as CIFAR-10-C does; each result depends on its image, seed, kind, severity and index only."
     damage, constants = pick("corruption", kind, KINDS), pick("table of severities", table, TABLES)[kind]
     index = _checked(x, severity, index, table)

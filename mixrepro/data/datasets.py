@@ -6,9 +6,11 @@
 __all__ = ['STATS', 'DATASETS', 'SHIPPED', 'FETCHED', 'TESTED', 'stats_of', 'found_set', 'made', 'load', 'tested_on', 'add']
 
 # %% ../../nbs/data/01_datasets.ipynb #2ab2c006
+from collections.abc import Callable
 from dataclasses import replace
 from functools import lru_cache, partial
 from pathlib import Path
+from typing import Any
 
 from ..core import Open, pick
 from .band import band
@@ -36,7 +38,7 @@ def stats_of(name: str) -> tuple | None:
 
 STATS = Open({}, stats_of, added_names)  # of all data sets, below
 
-def found_set(name: str):
+def found_set(name: str) -> partial | None:
     "The reader of a folder that was added under a name, whose constants are known from then on."
     return partial(read_added, name=name) if added(name) and STATS.elsewhere(name) else None
 
@@ -62,7 +64,7 @@ SHIPPED = {name for name in DATASETS if name.startswith(("digits", "photo-digits
 FETCHED = {name for name in DATASETS if name.startswith(("cifar", "svhn", "mnist", "tiny-imagenet"))}  # files on disk
 
 @lru_cache(maxsize=4)
-def made(read, split: str) -> ImageSet:
+def made(read: Callable[[str], ImageSet], split: str) -> ImageSet:
     "A data set that needs no files; as it is the same every time, it is made once."
     return read(split)
 
@@ -116,7 +118,7 @@ STATS |= {  # data set -> (mean, std), one number for each channel, in units of 
 # %% ../../nbs/data/01_datasets.ipynb #55f55668
 def add(name: str,         # what it is called from now on
         path: str | Path,  # as for `ImageSet.from_folder`
-        **how,             # size, share, seed, root, instead: as for `add_folder`
+        **how: Any,        # size, share, seed, root, instead: as for `add_folder`
         ) -> Added:
     "Give a folder of pictures a name by which runs find it."
     return add_folder(name, path, DATASETS.keys() | {"openml", "imagenet-r"}, **how)

@@ -7,6 +7,7 @@ __all__ = ['CENTRES', 'DEFORMATIONS', 'places', 'warp', 'about_centre', 'rotatio
 
 # %% ../../nbs/data/06b_deformations.ipynb #22b283bc
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -25,11 +26,11 @@ def places(matrix: Tensor,          # A of each image, (N, 2, 2); rows first
     return at(0), at(1)
 
 # %% ../../nbs/data/06b_deformations.ipynb #65008df7
-def warp(x: Tensor,       # images of any dtype, (N, C, H, W)
-         matrix: Tensor,  # A of each image, (N, 2, 2)
-         offset: Tensor,  # c - A c of each image, (N, 2)
-         fill=0.,         # what stands outside: a number, or one per channel
-         ) -> Tensor:     # same shape, dtype and device
+def warp(x: Tensor,                                    # images of any dtype, (N, C, H, W)
+         matrix: Tensor,                               # A of each image, (N, 2, 2)
+         offset: Tensor,                               # c - A c of each image, (N, 2)
+         fill: float | Sequence[float] | Tensor = 0.,  # what stands outside: a number, or one per channel
+         ) -> Tensor:                                  # same shape, dtype and device
     "Affine warps of a batch by the nearest pixel."
     if x.dim() != 4 or matrix.shape != (len(x), 2, 2) or offset.shape != (len(x), 2):
         raise ValueError(f"images (N, C, H, W) need matrices (N, 2, 2) and offsets (N, 2), got {tuple(x.shape)}, "
@@ -78,12 +79,13 @@ def draw_matrices(name: str,             # a row of table 5, in DEFORMATIONS
     return kind(one * (2 * torch.rand(n, dtype=torch.float64, generator=rng, device=rng.device) - 1))
 
 # %% ../../nbs/data/06b_deformations.ipynb #56358d80
-def deform(x: Tensor,              # images of any dtype, (N, C, H, W)
-           name: str,              # a row of table 5, in DEFORMATIONS
-           rng: torch.Generator,   # on the images' device
-           fill=0.,                # what stands outside, in the images' own range: a number, or one per channel
-           centre: str = "code",   # a name in CENTRES
-           ) -> Tensor:            # same shape, dtype and device
+def deform(x: Tensor,             # images of any dtype, (N, C, H, W)
+           name: str,             # a row of table 5, in DEFORMATIONS
+           rng: torch.Generator,  # on the images' device
+           # what stands outside, in the images' own range: a number, or one per channel
+           fill: float | Sequence[float] | Tensor = 0.,
+           centre: str = "code",  # a name in CENTRES
+           ) -> Tensor:           # same shape, dtype and device
     "Deform each image by a draw of its own (Manifold Mixup paper, table 5)."
     matrix = draw_matrices(name, len(x), rng)
     return warp(x, matrix, about_centre(matrix, x.shape[2:], centre), fill)

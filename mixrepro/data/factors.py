@@ -7,6 +7,7 @@ __all__ = ['CANVAS', 'STEM', 'SHORT', 'LONG', 'RANGES', 'FACTORS', 'SEEN', 'TASK
            'disjoint', 'weights', 'signs_of', 'shrink', 'render', 'Task', 'draw_factors', 'FactorSet', 'factors']
 
 # %% ../../nbs/data/05b_factors.ipynb #d5d69806
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -26,9 +27,9 @@ RANGES = {"x": (30., 150.), "y": (20., 50.), "slant": (-30., 5.), "slope": (-10.
 FACTORS = tuple(RANGES)  # the columns: pixels of the canvas, and degrees, counterclockwise
 
 # %% ../../nbs/data/05b_factors.ipynb #7be93aee
-def slab(lo, hi,     # bounds of a x + b, broadcast with it
-         a: Tensor,  # slope along the row, (B, 1)
-         b: Tensor,  # value at its left end, (B, 256)
+def slab(lo: float | Tensor, hi: float | Tensor,  # bounds of a x + b, broadcast with it
+         a: Tensor,                               # slope along the row, (B, 1)
+         b: Tensor,                               # value at its left end, (B, 256)
          ) -> tuple[Tensor, Tensor]:  # from, to: pixels from the left end, (B, 256)
     "The part of each row where lo <= a x + b <= hi."
     a = torch.where(a.abs() < 1e-6, 1e-6, a)  # a row along the slab: all of it or nothing
@@ -74,7 +75,7 @@ def disjoint(p: tuple, q: tuple) -> tuple[tuple, tuple]:
 # %% ../../nbs/data/05b_factors.ipynb #09392fd8
 @lru_cache
 def weights(size: int,        # pixels to shrink to, 1..256
-            device=None,
+            device: torch.device | str | None = None,
             ) -> tuple[Tensor, Tensor]:  # of each pixel of a row (size, 256), and cumulative (257, size)
     "Bicubic weights of shrinking 256 pixels, as Pillow has them."
     if not 1 <= size <= CANVAS: raise ValueError(f"drawings are shrunk from {CANVAS} px to 1..{CANVAS}, got {size}")
@@ -86,7 +87,7 @@ def weights(size: int,        # pixels to shrink to, 1..256
 
 # %% ../../nbs/data/05b_factors.ipynb #0aea0d1b
 @lru_cache
-def signs_of(signs: tuple[float, ...], device=None) -> Tensor:
+def signs_of(signs: tuple[float, ...], device: torch.device | str | None = None) -> Tensor:
     "What both ends of each span count for, in shades."
     return torch.tensor([255 * s for one in signs for s in (-one, one)], device=device)
 
@@ -170,14 +171,15 @@ class FactorSet(ImageSet):
     "Labelled rows of factors that are drawn when they are needed."
     size: int = 64  # pixels of a drawing
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.x.dim() != 2 or self.x.shape[1] != len(FACTORS) or len(self.x) != len(self.y) or not len(self.y):
             raise ValueError(f"a set of drawings needs factors (N, {len(FACTORS)}) and N labels, N at least 1, "
                              f"got {tuple(self.x.shape)} and {tuple(self.y.shape)}")
 
     @property
     def shape(self) -> tuple[int, int, int]: return 1, self.size, self.size
-    def floats(self, index=slice(None)) -> Tensor: return render(self.x[index], self.size)
+    def floats(self, index: Tensor | slice | Sequence[int] = slice(None)) -> Tensor:
+        return render(self.x[index], self.size)
 
 # %% ../../nbs/data/05b_factors.ipynb #f5c112ab
 ROWS = {"train": 128_000, "test": 2_560}  # 1000 iterations of 128, each image seen once; 20 batches of 128

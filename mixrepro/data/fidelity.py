@@ -6,6 +6,8 @@
 __all__ = ['RINGS', 'power', 'statistics', 'byte_distance', 'beside', 'averages']
 
 # %% ../../nbs/data/04b_fidelity.ipynb #38644598
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -36,12 +38,12 @@ def byte_distance(a: Tensor, b: Tensor) -> float:
     return (a.float() - b.float()).abs().mean().item()
 
 # %% ../../nbs/data/04b_fidelity.ipynb #da621dfc
-def beside(x: Tensor,        # clean, uint8 (N, C, H, W)
-           theirs: Tensor,   # damaged by another generator, uint8, same shape
-           kind: str,        # one of CORRUPTIONS or EXTRA
-           severity: int,    # 1 to 5
-           seed: int = 0,    # of our damage
-           **how,            # table=, frost=, as `corrupt` takes them
+def beside(x: Tensor,       # clean, uint8 (N, C, H, W)
+           theirs: Tensor,  # damaged by another generator, uint8, same shape
+           kind: str,       # one of CORRUPTIONS or EXTRA
+           severity: int,   # 1 to 5
+           seed: int = 0,   # of our damage
+           **how: Any,      # table=, frost=, as `corrupt` takes them
            ) -> dict[str, float]:
     "Our damage beside that of another generator: differences in grey levels, and ratios ours / theirs."
     if theirs.shape != x.shape:
@@ -54,7 +56,7 @@ def beside(x: Tensor,        # clean, uint8 (N, C, H, W)
             "mean": a["mean"], "mean of theirs": b["mean"], "sd": a["sd"], "sd of theirs": b["sd"],
             **{f"power {k}": r.item() for k, r in enumerate(ratio)}}
 
-def averages(x: Tensor, made: Tensor, kind: str, **how) -> dict[str, float]:
+def averages(x: Tensor, made: Tensor, kind: str, **how: Any) -> dict[str, float]:
     "`beside`, averaged over severities 1 to 5; `made` is uint8 (5, N, C, H, W)."
     cells = [beside(x, y, kind, s, **how) for s, y in enumerate(made, 1)]
     return {name: sum(c[name] for c in cells) / len(cells) for name in cells[0]}

@@ -118,7 +118,7 @@ def decoded_at(paths: list[Path],    # pictures
     return torch.from_numpy(found)
 
 # %% ../../nbs/data/01j_folder.ipynb #1d270804
-def checked_choices(size, share, seed) -> tuple[int | None, float, int]:
+def checked_choices(size: int | str | None, share: float | str, seed: int | str) -> tuple[int | None, float, int]:
     "Size, share and seed, each of its type; what cannot be is refused."
     if size is not None: size = brought(size, int, "size", "[1, inf)", "in pixels")
     return size, brought(share, float, "share", "[0, 1)", "of each class"), brought(seed, int, "seed", "[0, inf)")
@@ -169,7 +169,7 @@ class Added:
     digest: str              # of size, share, seed, and each picture's place and SHA-256
     twice: int = 0           # pictures to test on that are training pictures, too
 
-    def __str__(self):
+    def __str__(self) -> str:
         numbers = " and ".join(f"{n:,} {s}" for s, n in self.images.items())
         some = ", ".join(self.classes[:8]) + ", ..." * (len(self.classes) > 8)
         return f"{self.name}: {numbers} images {self.shape}, {len(self.classes)} classes ({some}), from {self.folder}"
@@ -219,22 +219,24 @@ def moments_of(x: Tensor,  # images, uint8 (N, C, H, W)
     return tuple(round(m, 4) for m in means), tuple(round(s, 4) or 1. for s in stds)
 
 # %% ../../nbs/data/01j_folder.ipynb #34b86592
-def kept_images(a: Added, split: str, root, make: Callable[[], Tensor]) -> Tensor:
+def kept_images(a: Added, split: str, root: str | Path | None, make: Callable[[], Tensor]) -> Tensor:
     "The images of a split, from the file where they are kept, or made and kept."
     return cached(_of(f"{a.name}-{split}", root, "npz"), a.digest, make)
 
-def check_name(name: str, taken: Container[str]):
+def check_name(name: str, taken: Container[str]) -> None:
     "Refuse what cannot be the name of a data set."
     if not re.fullmatch(NAMES, name) or re.search(r"-[cp]$|-l\d+-v\d+", name):
         raise ValueError(f"{name!r} cannot be the name of a data set: take small letters, digits, '-', '_' and '.', "
                          "with none of the endings -c, -p and -l100-v200, which have a meaning")
     if name in taken: raise ValueError(f"the name {name!r} is taken by mixrepro: give your own another one")
 
-def digest_of_files(size, share, seed, files: dict) -> str:  # files: of `by_content`
+def digest_of_files(size: int | None, share: float, seed: int, files: dict) -> str:  # files: of `by_content`
     "What a name stands for, in 64 hexadecimal digits."
     return sha256(json.dumps([size, share, seed, sorted(files.items())]).encode())
 
-def described(name: str, folder: Path, size, share, seed, files: dict, sets: dict) -> Added:  # sets: split -> ImageSet
+def described(name: str, folder: Path, size: int | None, share: float, seed: int, files: dict,
+              sets: dict,  # split -> ImageSet
+              ) -> Added:
     "What is written down of a folder."
     mean, std = moments_of(sets["train"].x)
     contents = {s: {digest for t, digest in files.values() if t == s} for s in SPLITS}
@@ -274,7 +276,7 @@ def command_for(a: Added, root: str | Path | None = None) -> str:
     said = [f"--{k}={v}" for k, v in options.items() if v and (k, v) != ("share", SHARE)]
     return shlex.join(["mixrepro", "data", "add", a.name, a.folder, *said])
 
-def recorded(a: Added, root) -> dict[str, tuple[str, str]]:  # place -> split and SHA-256
+def recorded(a: Added, root: str | Path | None) -> dict[str, tuple[str, str]]:  # place -> split and SHA-256
     "What was written down of its pictures."
     path = _of(a.name, root, "files")
     try: first, *lines = path.read_text(encoding="utf-8").splitlines()
@@ -286,7 +288,7 @@ def recorded(a: Added, root) -> dict[str, tuple[str, str]]:  # place -> split an
 
 MOVED = "has gone to the other split"
 
-def changed_pictures(a: Added, parts: dict, root) -> list[str]:  # sentences
+def changed_pictures(a: Added, parts: dict, root: str | Path | None) -> list[str]:  # sentences
     "What differs from what was added, every picture read."
     then, now, folder = recorded(a, root), by_content(parts, Path(a.folder)), Path(a.folder)
     def why(f):

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['SHORTER', 'SIDE', 'middle', 'window', 'Files', 'gathered_files', 'unspoilt', 'loaded', 'OnDisk', 'imagenet_folder',
-           'image_files', 'imagenet', 'imagenet_stylized', 'imagenet_r', 'imagenet_c', 'undecodable',
-           'benchmark_decoding']
+           'check_shown', 'image_files', 'check_same_classes', 'imagenet', 'imagenet_stylized', 'imagenet_r',
+           'imagenet_c', 'undecodable', 'benchmark_decoding']
 
 # %% ../../nbs/data/01h_image_folder.ipynb #14899916
 import copy
@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,7 +24,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from .images import ImageSet, data_root, read_picture, remedy
+from .images import ImageSet, data_root, folders, read_picture, remedy
 
 # %% ../../nbs/data/01h_image_folder.ipynb #813bdb78
 SHORTER, SIDE = 256, 224  # pixels: of the shorter side, of the middle
@@ -48,7 +49,7 @@ class Files(Dataset):
                  seed: int | None = None,  # of an epoch's windows; None: the middle
                  short: int = SHORTER,       # pixels of the shorter side, for the middle
                  side: int = SIDE,         # pixels that come out
-                 ):
+                 ) -> None:
         self.paths, self.seed, self.short, self.side = paths, seed, short, side
 
     def __getitem__(self, i: int) -> Tensor | str:  # uint8 (3, side, side), or a sentence
@@ -63,7 +64,7 @@ def gathered_files(found: list) -> Tensor | list[str]:  # uint8 (B, side, side, 
     wrong = [why for why in found if isinstance(why, str)]
     return wrong or torch.stack(found)
 
-def unspoilt(batch) -> Tensor:  # uint8 (B, 3, side, side)
+def unspoilt(batch: Tensor | list[str]) -> Tensor:  # uint8 (B, 3, side, side)
     "A batch, or a sentence about the files that cannot be decoded."
     if isinstance(batch, Tensor): return batch.permute(0, 3, 1, 2).contiguous()
     more = f" and {len(batch) - 1} more of its batch" if len(batch) > 1 else ""
@@ -84,11 +85,11 @@ class OnDisk:
     dtype = torch.uint8
 
     def __init__(self,
-                 paths: list[str],             # image files
+                 paths: list[str],            # image files
                  short: int = SHORTER,           # pixels of the shorter side before the middle is cut
-                 side: int = SIDE,             # pixels of an image
-                 workers: int | None = None,   # processes that decode ahead; None: one a core, eight at the most
-                 ):
+                 side: int = SIDE,            # pixels of an image
+                 workers: int | None = None,  # processes that decode ahead; None: one a core, eight at the most
+                 ) -> None:
         self.paths, self.short, self.side, self.device, self.then = paths, short, side, torch.device("cpu"), None
         self.at = torch.arange(len(paths))
         self.workers = min(8, os.cpu_count() or 1) if workers is None else workers
@@ -99,15 +100,15 @@ class OnDisk:
     def dim(self) -> int: return 4
     def numel(self) -> int: return self.shape.numel()
 
-    def but(self, **changes) -> "OnDisk":
+    def but(self, **changes: Any) -> "OnDisk":
         "The same with some attributes changed: `at`, `device`, `short`, `side`, `then`."
         other = copy.copy(self)
         for name, value in changes.items(): setattr(other, name, value)
         return other
 
-    def to(self, device) -> "OnDisk": return self.but(device=torch.device(device))
+    def to(self, device: torch.device | str) -> "OnDisk": return self.but(device=torch.device(device))
     def passed(self, then: Callable) -> "OnDisk": return self.but(then=then)  # (uint8 images, places) -> uint8 images
-    def __getitem__(self, index) -> "OnDisk | Tensor": return _part(self, index)
+    def __getitem__(self, index: int | slice | Tensor) -> "OnDisk | Tensor": return _part(self, index)
     def decoded(self) -> Tensor: return torch.cat(list(self.split(len(self)))) if len(self) else torch.empty(self.shape)
     def float(self) -> Tensor: return self.decoded().float()
     def split(self, size: int) -> Iterator[Tensor]: return _batches(self, self.at.split(size), None)
@@ -138,16 +139,31 @@ def imagenet_folder(root: Path) -> Path:
         raise ValueError(f"{index} is not as it was written ({type(e).__name__}): delete it, and name the folder again "
                          "with `mixrepro data get imagenet --from FOLDER`") from e
 
+def check_shown(folder: Path) -> None:  # a folder for each class
+    "Refuse hidden folders among the classes: each would be one more, and move the labels of those behind it."
+    hidden = sorted(p.name for p in folder.glob(".*/")) if folder.is_dir() else []
+    if hidden: raise ValueError(f"{folder / hidden[0]} is hidden and among the classes: move it away")
+
 def image_files(folder: Path,  # a folder for each class
            fix: str,      # what to do where it is not there
            ) -> tuple[list[str], Tensor, tuple[str, ...]]:  # files, labels, classes
     "The images of a folder, in the order of their classes and names."
     from torchvision.datasets import ImageFolder
+    check_shown(folder)
     try: found = ImageFolder(folder)
     except FileNotFoundError as e:
         raise FileNotFoundError(f"{folder} is missing or has a class without images ({e}): {fix}") from e
     paths, y = zip(*found.samples)
     return list(paths), torch.tensor(y), tuple(found.classes)
+
+def check_same_classes(classes: tuple[str, ...], val: Path) -> None:  # of a folder, which may be train/
+    "Refuse validation images of other classes than those beside them: a label is a place in the list of classes."
+    if val.name != "val": return
+    train = val.with_name("train")
+    known = {f.name for f in folders(train)} if train.is_dir() else set(classes)
+    if odd := sorted(known ^ set(classes)):
+        raise ValueError(f"{val} and {train} must have the same classes, but only one of them has {', '.join(odd[:3])}"
+                         f"{f' and {len(odd) - 3:,} more' if len(odd) > 3 else ''}: add the folders or remove them")
 
 def imagenet(split: str,            # "train" (1,281,167 images) or "test" (the 50,000 validation images)
              root: Path,            # holds imagenet/, or imagenet.json
@@ -157,6 +173,7 @@ def imagenet(split: str,            # "train" (1,281,167 images) or "test" (the 
     folder = imagenet_folder(root) / {"train": "train", "test": "val"}[split]
     fix = f"{remedy('imagenet', root)}, with --from and the folder that holds train/ and val/"
     paths, y, classes = image_files(folder, fix)
+    check_same_classes(classes, folder)
     few = f"ImageNet, with {len(classes):,} of its 1,000 classes"
     return ImageSet(OnDisk(paths), y, classes, "imagenet", split, few if len(classes) != 1000 else "")
 

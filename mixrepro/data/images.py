@@ -8,7 +8,7 @@ __all__ = ['SPLITS', 'PICTURES', 'balanced', 'ImageSet', 'integer_labels', 'type
 
 # %% ../../nbs/data/01b_images.ipynb #cb7e67ec
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from numbers import Integral
 from pathlib import Path
@@ -73,9 +73,9 @@ class ImageSet:
     split: str                # "train" or "test"
     standin: str = ""         # the data set that this one stands in for; "" if it is the real one
 
-    def __post_init__(self): _check(self)
-    def __len__(self): return len(self.x)
-    def __repr__(self):
+    def __post_init__(self) -> None: _check(self)
+    def __len__(self) -> int: return len(self.x)
+    def __repr__(self) -> str:
         what = f"{self.name} {self.split}: {len(self):,} images {self.shape}, {self.k} classes"
         return what + (f", stands in for {self.standin}" if self.standin else "")
     @property
@@ -83,10 +83,14 @@ class ImageSet:
     @property
     def k(self) -> int: return len(self.classes)
 
-    def to(self, device) -> "ImageSet": return replace(self, x=self.x.to(device), y=self.y.to(device))
-    def subset(self, n_or_index, rng=None) -> "ImageSet": return _subset(self, n_or_index, rng)
-    def floats(self, index=slice(None)) -> Tensor: return self.x[index].float() / 255
-    def ahead(self, batches, seed=None) -> Iterator[Tensor]: return _ahead(self, batches, seed)
+    def to(self, device: torch.device | str) -> "ImageSet":
+        return replace(self, x=self.x.to(device), y=self.y.to(device))
+    def subset(self, n_or_index: int | Sequence[int] | np.ndarray | Tensor,
+               rng: torch.Generator | None = None) -> "ImageSet":
+        return _subset(self, n_or_index, rng)
+    def floats(self, index: Tensor | slice | Sequence[int] = slice(None)) -> Tensor: return self.x[index].float() / 255
+    def ahead(self, batches: Sequence[Tensor], seed: int | None = None) -> Iterator[Tensor]:
+        return _ahead(self, batches, seed)
 
 # %% ../../nbs/data/01b_images.ipynb #554c2b34
 def _ahead(s: ImageSet, batches: list[Tensor], seed: int | None) -> Iterator[Tensor]:
@@ -105,8 +109,8 @@ def _subset(s: ImageSet, n_or_index, rng: torch.Generator | None) -> ImageSet:
     return replace(s, x=s.x[index], y=s.y[index])
 
 # %% ../../nbs/data/01b_images.ipynb #ec95ea8a
-def integer_labels(labels,  # integers (n,): list, array or tensor; or None
-                   n: int,  # images
+def integer_labels(labels: Sequence[int] | np.ndarray | Tensor | None,  # integers (n,): list, array or tensor; or None
+                   n: int,                                              # images
                    ) -> np.ndarray | None:  # int64 (n,)
     "The labels as int64, checked."
     if labels is None: return None
@@ -157,7 +161,7 @@ def folders(at: Path) -> list[Path]:
     "The folders in a folder that are not hidden, by name."
     return sorted(Path(e.path) for e in os.scandir(at) if e.is_dir() and not e.name.startswith("."))
 
-def pictures(folder: Path) -> Iterator[os.DirEntry]:
+def pictures(folder: str | Path) -> Iterator[os.DirEntry]:
     "All pictures below a folder."
     for e in os.scandir(folder):
         if e.is_dir() and not e.name.startswith("."): yield from pictures(e.path)

@@ -12,10 +12,11 @@ import io
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import filelock
 import numpy as np
@@ -224,18 +225,19 @@ def _chosen(what: str, kinds, table: str, tables: dict) -> dict:
     return {kind: pick(what, kind, constants) for kind in ([kinds] if isinstance(kinds, str) else kinds)}
 
 # %% ../../nbs/data/07_make.ipynb #8d642045
-def make_c(images,                     # uint8: tensor (N, C, H, W), array (N, H, W, C), or the path of a .npy with one
-           labels,                     # integers (N,), or None
-           folder: str | Path,         # where the set goes; it is made when missing
-           kinds=CORRUPTIONS,          # names of corruptions, or one
-           table: str = "cifar",       # constants, a key of TABLES
-           seed: int = 0,              # another seed, other damage
-           batch: int | None = None,   # images worked on at once; default: 4 MB of result
+def make_c(images: Tensor | np.ndarray | str | Path,  # uint8 (N, C, H, W), or array (N, H, W, C) or its .npy
+           labels: Sequence[int] | np.ndarray | Tensor | None,  # integers (N,), or None
+           folder: str | Path,        # where the set goes; it is made when missing
+           kinds: str | Iterable[str] = CORRUPTIONS,  # names of corruptions, or one
+           table: str = "cifar",      # constants, a key of TABLES
+           seed: int = 0,             # another seed, other damage
+           batch: int | None = None,  # images worked on at once; default: 4 MB of result
            progress: Callable[[str, int, int], None] | None = None,  # called with kind, images written, images in all
-           name: str = "",             # of the images, for `made.json`
-           wait: float = 0.,           # seconds to wait for another process that writes there; -1: as long as it takes
-           frost=None,                 # photographs of frost, as `corrupt` takes them; default: drawn ones
-           ) -> Path:                  # the folder; what is there already stays
+           name: str = "",            # of the images, for `made.json`
+           wait: float = 0.,          # seconds to wait for another process that writes there; -1: as long as it takes
+           # photographs of frost, as `corrupt` takes them; default: drawn ones
+           frost: str | Path | Tensor | Sequence[Tensor] | None = None,
+           ) -> Path:                 # the folder; what is there already stays
     "Corrupt images at five severities, in the layout of CIFAR-10-C (Hendrycks and Dietterich 2019)."
     chosen, images = _chosen("corruption", kinds, table, TABLES), _images(images)
     def part(kind: str, copy: int, a: int, b: int) -> np.ndarray:
@@ -247,18 +249,18 @@ def make_c(images,                     # uint8: tensor (N, C, H, W), array (N, H
     return _make(plan, images, integer_labels(labels, len(images)), typed(folder), batch, progress, name, wait)
 
 # %% ../../nbs/data/07_make.ipynb #f6817d45
-def make_p(images,                     # uint8: tensor (N, C, H, W), array (N, H, W, C), or the path of a .npy with one
-           labels,                     # integers (N,), or None
-           folder: str | Path,         # where the set goes; it is made when missing
-           kinds=PERTURBATIONS,        # names of perturbations, or one
-           table: str = "cifar",       # constants, a key of SEQUENCES
-           seed: int = 0,              # another seed, other noise
-           batch: int | None = None,   # images worked on at once; default: 4 MB of result
+def make_p(images: Tensor | np.ndarray | str | Path,  # uint8 (N, C, H, W), or array (N, H, W, C) or its .npy
+           labels: Sequence[int] | np.ndarray | Tensor | None,  # integers (N,), or None
+           folder: str | Path,        # where the set goes; it is made when missing
+           kinds: str | Iterable[str] = PERTURBATIONS,  # names of perturbations, or one
+           table: str = "cifar",      # constants, a key of SEQUENCES
+           seed: int = 0,             # another seed, other noise
+           batch: int | None = None,  # images worked on at once; default: 4 MB of result
            progress: Callable[[str, int, int], None] | None = None,  # called with kind, films written, films in all
-           name: str = "",             # of the images, for `made.json`
-           wait: float = 0.,           # seconds to wait for another process that writes there; -1: as long as it takes
-           crop: int | None = None,    # side of the middle square that is kept: 224 of 256 for ImageNet-P; default: all
-           ) -> Path:                  # the folder; what is there already stays
+           name: str = "",            # of the images, for `made.json`
+           wait: float = 0.,          # seconds to wait for another process that writes there; -1: as long as it takes
+           crop: int | None = None,   # side of the middle square that is kept: 224 of 256 for ImageNet-P; default: all
+           ) -> Path:                 # the folder; what is there already stays
     "Write perturbation sequences in the layout of CIFAR-10-P (Hendrycks and Dietterich 2019)."
     chosen, images = _chosen("perturbation", kinds, table, SEQUENCES), _images(images)
     def part(kind: str, _: int, a: int, b: int) -> np.ndarray:
@@ -290,16 +292,16 @@ def _own(path: Path, labels: str | Path | None) -> np.ndarray | None:
     except ValueError as e: raise ValueError(f"{e}: save the labels alone with numpy.save") from e
 
 # %% ../../nbs/data/07_make.ipynb #bf47b5c6
-def make(what: str | Path,             # "<data set>-c", "<data set>-p", or the path of a .npy with images (N, H, W, C)
+def make(what: str | Path,          # "<data set>-c", "<data set>-p", or the path of a .npy with images (N, H, W, C)
          root: str | Path | None = None,    # the data root, where the set goes; None: as for `load`
          folder: str | Path | None = None,  # the set's own folder; default: "<what>-made" below root
-         kinds=None,                   # default: all that are scored
-         table: str | None = None,     # constants; default: by the images' size
-         split: str = "test",          # of the data set
-         sequences: bool = False,      # for a .npy: films instead of corruptions
+         kinds: str | Iterable[str] | None = None,  # default: all that are scored
+         table: str | None = None,  # constants; default: by the images' size
+         split: str = "test",       # of the data set
+         sequences: bool = False,   # for a .npy: films instead of corruptions
          labels: str | Path | None = None,  # for a .npy: path of its labels; default: labels.npy beside it, if there
-         **more,                       # seed, batch, progress, wait, frost, crop: as in make_c and make_p
-         ) -> Path:                    # the set's folder
+         **more: Any,               # seed, batch, progress, wait, frost, crop: as in make_c and make_p
+         ) -> Path:                 # the set's folder
     "Make the -C or -P set of a data set or of one's own images."
     root, path, labels = data_root(root), typed(what), typed(labels) if labels else None
     if path.suffix == ".npy": name, letter, images, y = path.stem, "cp"[sequences], path, _own(path, labels)

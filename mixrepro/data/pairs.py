@@ -16,8 +16,8 @@ from torch import Tensor
 from .images import ImageSet
 
 # %% ../../nbs/data/01k_pairs.ipynb #7acb0f57
-def as_bytes(image,       # Pillow's, or a tensor (C, H, W), uint8 or float in [0, 1]
-             place: int,  # in its data set, for a sentence
+def as_bytes(image: Image.Image | Tensor,  # Pillow's, or a tensor (C, H, W), uint8 or float in [0, 1]
+             place: int,                   # in its data set, for a sentence
              ) -> Tensor:  # uint8 (C, H, W)
     "One image of a data set as bytes."
     if isinstance(image, Image.Image):

@@ -9,7 +9,7 @@ __all__ = ['PERTURBATIONS', 'EXTRA_PERTURBATIONS', 'HARDER', 'FILMS_32', 'FILMS_
 
 # %% ../../nbs/data/06_perturbations.ipynb #aa9c9cf3
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 
 import numpy as np
@@ -73,7 +73,7 @@ def frames(kind: str,             # one of PERTURBATIONS, EXTRA_PERTURBATIONS, H
     return pick("perturbation", kind, pick("table of constants", table, SEQUENCES))[0]
 
 # %% ../../nbs/data/06_perturbations.ipynb #83c86503
-def noise(x: Tensor, keys: Tensor, count: int, constant: float, law) -> Iterator[Tensor]:
+def noise(x: Tensor, keys: Tensor, count: int, constant: float, law: Callable) -> Iterator[Tensor]:
     "The clean image, then fresh noise in each frame."
     table = _noise_table(law, constant, x.device)
     yield x
@@ -165,7 +165,8 @@ def _affine_maps(linear, count: int, first: float, step: float, h: int, w: int, 
     return tuple(maps)
 
 # %% ../../nbs/data/06_perturbations.ipynb #9feb0337
-def affine(x: Tensor, keys: Tensor, count: int, first: float, step: float, linear) -> Iterator[Tensor]:
+def affine(x: Tensor, keys: Tensor, count: int, first: float, step: float,
+           linear: Callable[..., Tensor]) -> Iterator[Tensor]:
     "A linear map about the centre that changes from frame to frame; black where nothing is known."
     yield from _moved(x, _affine_maps(linear, count, first, step, *x.shape[2:], x.device))
 

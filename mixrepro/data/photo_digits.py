@@ -8,6 +8,7 @@ __all__ = ['photo_halves', 'crops', 'pasted', 'photo_digits', 'some_photo_digits
 # %% ../../nbs/data/01f_photo_digits.ipynb #172a3e35
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -75,8 +76,8 @@ def photo_digits(split: str,              # "train" (1,258 scans) or "test" (539
 
 # %% ../../nbs/data/01f_photo_digits.ipynb #c15e5b78
 def some_photo_digits(split: str, root: Path | None = None, verify: bool = True,
-                      low: int = 0,    # the first of the five classes
-                      **args,          # as for `photo_digits`
+                      low: int = 0,  # the first of the five classes
+                      **args: Any,   # as for `photo_digits`
                       ) -> ImageSet:
     "Five of the ten digits, numbered from 0."
     s = photo_digits(split, **args)

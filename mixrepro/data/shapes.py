@@ -10,6 +10,7 @@ __all__ = ['SPAN', 'SHAPES', 'NOISE', 'POINTS', 'SHAPE_SETS', 'INKS', 'Strokes',
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -18,13 +19,15 @@ from ..core import pick
 from .images import SPLITS
 from .spirals import PointSet, as_images
 
+if TYPE_CHECKING: from matplotlib.axes import Axes
+
 # %% ../../nbs/data/05e_shapes.ipynb #de3971b9
 @dataclass(frozen=True)
 class Strokes:
     "A class of places on line segments."
     ends: tuple  # of pairs of points, ((x, y), (x, y)) each
 
-    def segments(self, device) -> tuple[Tensor, Tensor]:  # a, b - a; (S, d) each
+    def segments(self, device: torch.device | str) -> tuple[Tensor, Tensor]:  # a, b - a; (S, d) each
         a, b = torch.tensor(self.ends, device=device).unbind(1)
         return a, b - a
 
@@ -75,10 +78,10 @@ def distances_to(name: str,  # of a shape
     return torch.stack([places.away(p) for places in pick("shape", name, SHAPES)], 1)
 
 # %% ../../nbs/data/05e_shapes.ipynb #61c084b6
-def draw_shape(name: str,             # of a shape
-               n: int,                # points, one of each class at least
-               rng: torch.Generator,  # the only source of randomness
-               noise: float = None,   # standard deviation, 0 or more; that of NOISE unless given
+def draw_shape(name: str,                   # of a shape
+               n: int,                      # points, one of each class at least
+               rng: torch.Generator,        # the only source of randomness
+               noise: float | None = None,  # standard deviation, 0 or more; that of NOISE unless given
                ) -> tuple[Tensor, Tensor, Tensor]:  # points (n, d), classes int64 (n,), places before noise (n, d)
     "Points of a shape, the classes taking turns."
     classes, noise = pick("shape", name, SHAPES), NOISE.get(name) if noise is None else noise
@@ -93,13 +96,13 @@ def draw_shape(name: str,             # of a shape
 # %% ../../nbs/data/05e_shapes.ipynb #308a15fd
 POINTS = {"train": 2000, "test": 5000}
 
-def shape_set(split: str,                # "train" or "test": other draws
+def shape_set(split: str,                  # "train" or "test": other draws
               root: Path | None = None,
               verify: bool = True,
-              name: str = "shape-v",     # of a shape
-              n: int = 0,                # points; 0: as POINTS says
-              seed: int = 0,             # of the draw
-              noise: float = None,       # as for `draw_shape`
+              name: str = "shape-v",       # of a shape
+              n: int = 0,                  # points; 0: as POINTS says
+              seed: int = 0,               # of the draw
+              noise: float | None = None,  # as for `draw_shape`
               ) -> PointSet:
     "Points of a shape in [0, 1]^d."
     draws = torch.Generator().manual_seed(2 * seed + SPLITS.index(pick("split", split, SPLITS)))
@@ -112,7 +115,7 @@ SHAPE_SETS = {name: partial(shape_set, name=name) for name in SHAPES}
 # %% ../../nbs/data/05e_shapes.ipynb #1588e0cd
 INKS = (("#193BB0", "o"), ("#D48209", "^"), ("#7A9660", "s"))  # of the classes
 
-def draw_classes(ax, p: Tensor, y: Tensor, size: float = 2.5, **look):
+def draw_classes(ax: "Axes", p: Tensor, y: Tensor, size: float = 2.5, **look: Any) -> None:
     "Points of the plane by class."
     for c, (colour, marker) in zip(range(int(y.max()) + 1), INKS):
         ax.plot(*p[y == c].T, marker, **dict(color=colour, ms=size, mew=0) | look)

@@ -7,6 +7,7 @@ __all__ = ['SQUARE', 'as_images', 'as_points', 'PointSet', 'draw_spirals', 'spir
 
 # %% ../../nbs/data/05c_spirals.ipynb #421387c8
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,7 +37,7 @@ def as_points(x: Tensor,               # images (N, d, 1, 1)
 class PointSet(ImageSet):
     "Labelled points in [0, 1]^2 or [0, 1]^3, as images of one pixel, a channel for each coordinate."
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         points = self.x.is_floating_point() and self.x.shape[1:] in ((2, 1, 1), (3, 1, 1))
         if not points or not len(self.x) or len(self.x) != len(self.y):
             raise ValueError("a set of points needs float (N, 2 or 3, 1, 1) and N labels, N at least 1, "
@@ -45,8 +46,8 @@ class PointSet(ImageSet):
             raise ValueError(f"points must lie in [0, 1]^d, got {self.x.min():.3g} to {self.x.max():.3g}: "
                              "use as_images")
 
-    def __repr__(self): return f"{self.name} {self.split}: {len(self):,} points, {self.k} classes"
-    def floats(self, index=slice(None)) -> Tensor: return self.x[index]
+    def __repr__(self) -> str: return f"{self.name} {self.split}: {len(self):,} points, {self.k} classes"
+    def floats(self, index: Tensor | slice | Sequence[int] = slice(None)) -> Tensor: return self.x[index]
 
 # %% ../../nbs/data/05c_spirals.ipynb #0c4b8bd2
 def draw_spirals(n: int,                # points of each arm
@@ -67,12 +68,12 @@ def draw_spirals(n: int,                # points of each arm
     return arms + noise * torch.randn(2 * n, 2, generator=rng, device=rng.device), y
 
 # %% ../../nbs/data/05c_spirals.ipynb #b131c94f
-def spirals(split: str,                # "train" or "test": other draws of the same spirals
+def spirals(split: str,      # "train" or "test": other draws of the same spirals
             root: Path | None = None,
             verify: bool = True,
-            n: int = 1000,             # points of each arm
+            n: int = 1000,   # points of each arm
             seed: int = 0,
-            **shape,                   # turns, noise, start, as in `draw_spirals`
+            **shape: float,  # turns, noise, start, as in `draw_spirals`
             ) -> PointSet:
     "Two interleaved spirals in the unit square."
     rng = torch.Generator().manual_seed(2 * seed + SPLITS.index(pick("split", split, SPLITS)))

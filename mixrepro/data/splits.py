@@ -7,6 +7,7 @@ __all__ = ['Split', 'split', 'write_split', 'read_split', 'relabelled']
 
 # %% ../../nbs/data/07b_splits.ipynb #85725a7c
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -46,10 +47,10 @@ def _places(y: Tensor,   # labels 0..k-1, int64 (N,)
     return order, torch.arange(len(y)) - (count.cumsum(0) - count)[y[order]], count
 
 # %% ../../nbs/data/07b_splits.ipynb #90cf1b02
-def split(y,                     # labels of the data set, integers (N,)
-          n_labelled: int,       # labelled images, the same number from each class
-          seed: int,             # another seed, another choice
-          n_validation: int = 0, # images held out for validation, the same number from each class
+def split(y: Sequence[int] | np.ndarray | Tensor,  # labels of the data set, integers (N,)
+          n_labelled: int,                         # labelled images, the same number from each class
+          seed: int,                               # another seed, another choice
+          n_validation: int = 0,                   # images held out for validation, the same number from each class
           ) -> Split:
     "Choose labelled and validation images, balanced by class (400 and 500 of each in the code of Manifold Mixup)."
     classes, y = torch.from_numpy(integer_labels(y, len(y))).unique(return_inverse=True)
@@ -71,13 +72,13 @@ def _digests(y, parts: Split) -> dict:
                 indices_sha256=sha256(whole.tobytes()))
 
 # %% ../../nbs/data/07b_splits.ipynb #58463ade
-def write_split(name: str,             # of the data set
-                y,                     # its labels, integers (N,)
-                n_labelled: int,       # as in split
+def write_split(name: str,                               # of the data set
+                y: Sequence[int] | np.ndarray | Tensor,  # its labels, integers (N,)
+                n_labelled: int,                         # as in split
                 seed: int,
                 n_validation: int = 0,
                 root: str | Path | None = None,  # the file goes to `splits` below it; None: as for `load`
-                ) -> Path:             # <name>-l<labelled>-v<validation>-s<seed>.json
+                ) -> Path:                               # <name>-l<labelled>-v<validation>-s<seed>.json
     "Choose and write a split."
     parts = split(y, n_labelled, seed, n_validation)
     what = dict(name=name, seed=int(seed), n=len(y), classes=len(np.unique(integer_labels(y, len(y)))),
@@ -98,7 +99,8 @@ def _recorded(what: dict) -> Split:
 
 # %% ../../nbs/data/07b_splits.ipynb #71dac797
 def read_split(path: str | Path,  # a file from write_split
-               y=None,            # labels of the data set it will be used with, to make sure that it is the right one
+               # labels of the data set it will be used with, to make sure that it is the right one
+               y: Sequence[int] | np.ndarray | Tensor | None = None,
                ) -> Split:
     "Read a split; an altered file, or one for other labels, is refused."
     path = Path(path)

@@ -17,7 +17,7 @@ import time
 import urllib.error
 import urllib.request
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import count
@@ -58,7 +58,7 @@ class Table:
     id: int = 0                # its number on OpenML; 0 if it is not from there
     standin: str = ""          # what it stands in for; "" if it is the real one
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         known = f" (OpenML {self.id})" if self.id else ""
         what = (f"{self.name}{known}: {len(self.y_train):,} + {len(self.y_test):,} rows, {self.d} columns, "
                 f"{self.k} classes")
@@ -68,7 +68,7 @@ class Table:
     @property
     def k(self) -> int: return len(self.classes)
 
-    def to(self, device) -> "Table":
+    def to(self, device: torch.device | str) -> "Table":
         return replace(self, **{f: getattr(self, f).to(device) for f in ("x_train", "y_train", "x_test", "y_test")})
 
 # %% ../../nbs/data/08_tabular.ipynb #a7eecb13
@@ -498,9 +498,9 @@ def _store(folder: Path, number: int, record: dict, data: bytes) -> Path:
     return folder / file
 
 # %% ../../nbs/data/08_tabular.ipynb #41e38819
-def verify_openml(root: str | Path | None = None,  # the data root
-                  ids=None,                        # numbers to look at; None: all in the index
-                  ) -> dict[int, str]:             # id -> "" if it is whole, else what is wrong
+def verify_openml(root: str | Path | None = None,    # the data root
+                  ids: Sequence[int] | None = None,  # numbers to look at; None: all in the index
+                  ) -> dict[int, str]:               # id -> "" if it is whole, else what is wrong
     "Check the tables on disk against their index."
     records, wrong = _records(folder := data_root(root) / FOLDER), {}
     for i in ids or records:
@@ -542,11 +542,12 @@ def _could_not(numbers: list[int], paths: dict, failed: dict, source) -> OSError
                    "or give `--from` a folder that holds them")
 
 # %% ../../nbs/data/08_tabular.ipynb #32b26aa4
-def fetch_openml(ids,                                 # numbers of OpenML, or names in COLLECTIONS
-                 root: str | Path | None = None,      # the data root
-                 source: str | Path | None = None,    # a folder, or the address of one; None: openml.org
-                 progress=None,                       # called with (id, done, of how many) after each table
-                 ) -> list[Path]:                     # the files
+def fetch_openml(ids: int | str | Iterable[int | str],  # numbers of OpenML, or names in COLLECTIONS
+                 root: str | Path | None = None,        # the data root
+                 source: str | Path | None = None,      # a folder, or the address of one; None: openml.org
+                 # called with (id, done, of how many) after each table
+                 progress: Callable[[int, int, int], None] | None = None,
+                 ) -> list[Path]:                       # the files
     "Fetch the tables that are not here yet; those that cannot be had are named together."
     need("pandas")
     folder, numbers, paths, failed = data_root(root) / FOLDER, _numbers(ids), {}, {}

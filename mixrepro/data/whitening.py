@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..core import Choices, choice
+from .images import ImageSet
 
 # %% ../../nbs/data/02b_whitening.ipynb #6fda0254
 @dataclass(frozen=True)
@@ -63,7 +64,7 @@ class Whiten(nn.Module):
                  norm: nn.Module,              # what normalises the channels
                  shape: tuple[int, int, int],  # one image, (C, H, W)
                  how: Whitening = Whitening(),
-                 ):
+                 ) -> None:
         super().__init__()
         self.norm, self.shape, self.how, d = norm, tuple(shape), how, math.prod(shape)
         self.register_buffer("centre", torch.zeros(d))
@@ -84,7 +85,7 @@ class Whiten(nn.Module):
 # %% ../../nbs/data/02b_whitening.ipynb #d53548c1
 @torch.no_grad()
 def fit_whitening(layer: Whiten,      # fitted in place
-                  images,             # an ImageSet, or anything with `len` and `floats(index) -> (B, C, H, W)`
+                  images: ImageSet,   # an ImageSet, or anything with `len` and `floats(index) -> (B, C, H, W)`
                   batch: int = 2000,  # images in one part
                   ) -> Whiten:        # the layer
     "Fit the whitening to images."

@@ -6,25 +6,29 @@
 __all__ = ['Policy', 'intrusion_loss', 'drawn_from', 'AdaMixupFields', 'WithPolicy', 'AdaMixup']
 
 # %% ../../nbs/methods/45b_adamixup.ipynb #bac3bc3b
+from collections.abc import Callable
 from dataclasses import dataclass
 from math import prod
+from typing import Self
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..core import choice
+from ..data.images import ImageSet
 from .genlabel import head_of
 from .manifold_mixup import on_host
-from .mixing import Mixing
+from .mixing import Mixing, Place
 from .vicinal import LOSSES, Mix, one_hot
+from ..networks.staged import Net
 
 # %% ../../nbs/methods/45b_adamixup.ipynb #d0c6f812
 class Policy(nn.Module):
     "The interval of shares of each pair (Guo et al., 2019; code of GenLabel)."
     def __init__(self,
                  d: int,             # numbers of an example
-                 hidden: int = 100):  # units of both hidden layers
+                 hidden: int = 100) -> None:  # units of both hidden layers
         super().__init__()
         self.layers = nn.Sequential(nn.Linear(2 * d, hidden), nn.Linear(hidden, hidden), nn.Linear(hidden, 3))
         nn.init.zeros_(self.layers[-1].weight); nn.init.zeros_(self.layers[-1].bias)
@@ -43,8 +47,8 @@ def intrusion_loss(mixed: Tensor,     # how original mixtures look, logits (B,)
     return (F.softplus(mixed).mean() + weight * F.softplus(-original).mean()) / (1 + weight)
 
 # %% ../../nbs/methods/45b_adamixup.ipynb #30a1e3ba
-def drawn_from(host: torch.Generator,  # on the CPU
-               make):                  # () -> a module
+def drawn_from(host: torch.Generator,                        # on the CPU
+               make: Callable[[], nn.Module]) -> nn.Module:  # () -> a module
     "A module whose weights are drawn from a generator; the global random state is left as it was."
     seed = torch.randint(2**62, (), generator=host).item()
     with torch.random.fork_rng(devices=[]), torch.device("cpu"):
@@ -67,17 +71,18 @@ class WithPolicy(AdaMixupFields):
     "Mixtures in shares that a policy gives."
     viewed, learns = False, ("policy", "intruder")
 
-    def prepare(self, train, rng, augment=None, **nets) -> "WithPolicy":
+    def prepare(self, train: ImageSet, rng: torch.Generator, augment: Callable | None = None,
+                **nets: nn.Module) -> Self:
         made, host, d = super().prepare(train, rng, augment, **nets), on_host(rng), prod(train.shape)
         policy = drawn_from(host, lambda: Policy(d, self.hidden)).to(train.x.device)
         return made.ready(policy=policy, host=host, device=train.x.device)
 
-    def begin(self, net):
+    def begin(self, net: nn.Module) -> None:
         super().begin(net)
         features = head_of(net, "AdaMixup").in_features
         self.made.intruder = drawn_from(self.made.host, lambda: nn.Linear(features, 1)).to(self.made.device)
 
-    def draw(self, net, x: Tensor, y: Tensor, rng: torch.Generator) -> Mix:
+    def draw(self, net: Net, x: Tensor, y: Tensor, rng: torch.Generator) -> Mix:
         partner = torch.randperm(len(x), generator=rng, device=rng.device)
         a, d = self.made.policy(x, x[partner])
         return Mix(a + d * torch.rand(len(x), generator=rng, device=rng.device), partner)
@@ -88,10 +93,11 @@ class AdaMixup(WithPolicy):
     "Mixup in shares that are learned for each pair (Guo et al., 2019)."
     name = "adamixup"
 
-    def forward(self, net, x: Tensor, place, rng: torch.Generator, index: Tensor = None) -> Tensor:
+    def forward(self, net: Net, x: Tensor, place: Place, rng: torch.Generator, index: Tensor | None = None) -> Tensor:
         return net(torch.cat([place(x, images=True), x]))  # mixtures first, then originals
 
-    def risk(self, net, x: Tensor, y: Tensor, draw: Mix, rng: torch.Generator, index: Tensor = None) -> Tensor:
+    def risk(self, net: Net, x: Tensor, y: Tensor, draw: Mix, rng: torch.Generator,
+             index: Tensor | None = None) -> Tensor:
         seen = []
         hook = head_of(net, "AdaMixup").register_forward_pre_hook(lambda _, args: seen.append(args[0]))
         try: logits, target, _ = self.placed(net, x, y, draw, rng, index)

@@ -6,6 +6,7 @@
 __all__ = ['TARGETS', 'unrecorded', 'AttackedVAE', 'AdvMMDVAE']
 
 # %% ../../nbs/methods/34_adv_mmd_vae.ipynb #071e802a
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -19,7 +20,7 @@ from .mmd_vae import MMDVAE, mmd
 
 # %% ../../nbs/methods/34_adv_mmd_vae.ipynb #649a926e
 @contextmanager
-def unrecorded(net: nn.Module):
+def unrecorded(net: nn.Module) -> Iterator[nn.Module]:
     "Batch norm records no running statistics for a while; what it computes in training mode is the same."
     norms = [m for m in net.modules()
              if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.training and m.track_running_stats]
@@ -49,22 +50,24 @@ class AdvMMDVAE(AttackedVAE):
     "The adversarial MMD-VAE objective (VarMixup paper, eq. 10, in the sign that is minimised)."
     name, attacks = "adv-mmd-vae", "vae"
 
-    def prior(self, net, x: Tensor, rng: torch.Generator) -> Tensor:  # float (B, d)
+    def prior(self, net: nn.Module, x: Tensor, rng: torch.Generator) -> Tensor:  # float (B, d)
         "As many draws from the prior as there are images; a code tells its dimensions."
         with torch.no_grad(), unrecorded(net): d = net.encode(x[:2]).shape[1]
         return torch.randn(len(x), d, generator=rng, device=x.device)
 
-    def objective(self, net, at: Tensor, x: Tensor, prior: Tensor, rng: torch.Generator) -> Tensor:  # shape ()
+    def objective(self, net: nn.Module, at: Tensor, x: Tensor, prior: Tensor, rng: torch.Generator,
+                  ) -> Tensor:  # shape ()
         "J at images `at` in the place of `x`, for one sample of the prior."
         z = net.posterior(at, rng)
         apart = self.gamma * mmd(z.to(prior.dtype), prior, self.kernel)  # first: gradients sum in the order of use
         return apart + F.mse_loss(net.decode(z), at if self.target == "adversarial" else x)
 
-    def worst(self, net, x: Tensor, prior: Tensor, rng: torch.Generator) -> Tensor:  # float (B, C, H, W) in [0, 1]
+    def worst(self, net: nn.Module, x: Tensor, prior: Tensor, rng: torch.Generator,
+              ) -> Tensor:  # float (B, C, H, W) in [0, 1]
         "The inner maximisation, jointly over the batch."
         def J(at): return self.objective(net, at, x, prior, rng)
         with unrecorded(net): return ascend(J, x, self.eps, self.step, self.steps, rng, self.start)
 
-    def loss(self, net, x: Tensor, y: Tensor, rng: torch.Generator, index: Tensor = None) -> Tensor:
+    def loss(self, net: nn.Module, x: Tensor, y: Tensor, rng: torch.Generator, index: Tensor | None = None) -> Tensor:
         prior = self.prior(net, x, rng)
         return self.objective(net, self.worst(net, x, prior, rng), x, prior, rng)

@@ -8,15 +8,18 @@ __all__ = ['CLIMBS', 'checkpoints', 'with_momentum', 'pays_no_more', 'own_and_ri
 
 # %% ../../nbs/methods/30b_apgd.ipynb #afc7bd42
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from ..core import pick
-from .attacks import (STARTS, check_budget, check_range, check_start, log_loss, log_target, slope,
+from ..core import brought, pick
+from ..guards import check_gradient
+from .attacks import (STARTS, check_budget, check_precision, check_range, check_start, log_loss,
+    log_target, slope,
                                       tell_flat, tilt)
-from ..networks.staged import in_mode
+from ..networks.staged import Net, in_mode
 
 # %% ../../nbs/methods/30b_apgd.ipynb #62f10a53
 def checkpoints(steps: int) -> tuple[int, ...]:  # numbers of steps, rising
@@ -78,16 +81,17 @@ class Climber:
     low: Tensor; high: Tensor; step: Tensor  # of the ball, (B, ...) each; (B, 1, ...)
     loss: str = "ce"      # a name in CLIMBS
 
-    def look(self, at: Tensor):
+    def look(self, at: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         "Value, gradient's sign and whether it is misread; and the best of all so far."
         pull, height = CLIMBS[self.loss]
         logits, grad = slope(self.net, at, lambda z: pull(z, self.target))
         value, misread = height(logits, self.target), logits.argmax(1) != self.target.argmax(1)
-        self.flat = grad
+        self.flat, self.lost = grad, self.lost | grad.isnan() | value.isnan().view(-1, *[1] * (grad.dim() - 1))
         return value, grad.sign(), misread
 
-    def begin(self, at: Tensor):
+    def begin(self, at: Tensor) -> None:
         self.at = self.before = self.peak = self.found = at
+        self.lost = torch.zeros_like(at, dtype=torch.bool)  # where a gradient or a value was no number
         self.value, self.way, self.misread = self.look(at)
         self.top = self.top_then = self.value
         self.way_up, self.ever = self.way, self.misread
@@ -96,7 +100,7 @@ class Climber:
 # %% ../../nbs/methods/30b_apgd.ipynb #811297f8
 class Climb(Climber):
     "The same, and how it moves."
-    def move(self, alpha: float):
+    def move(self, alpha: float) -> None:
         "One step, and what is seen there."
         new = with_momentum(self.at, self.before, self.way, self.step, self.low, self.high, alpha)
         value, self.way, misread = self.look(new)
@@ -106,7 +110,7 @@ class Climb(Climber):
         self.top, self.found = torch.maximum(value, self.top), pick_rows(misread, new, self.found)
         self.before, self.at, self.value, self.ever = self.at, new, value, self.ever | misread
 
-    def review(self, span: int, rho: float):
+    def review(self, span: int, rho: float) -> None:
         "At a checkpoint: half the step, from the best point, where it no longer pays."
         halve = pays_no_more(self.rises, span, self.halved, self.top > self.top_then, rho)
         self.step = pick_rows(halve, self.step / 2, self.step)
@@ -117,7 +121,7 @@ class Climb(Climber):
     def end(self) -> Tensor: return pick_rows(self.ever, self.found, self.peak)
 
 # %% ../../nbs/methods/30b_apgd.ipynb #00fe1747
-def climbed(net, x: Tensor, y: Tensor, start: Tensor,  # float (B, ...) each, and labels int64 (B,)
+def climbed(net: Net, x: Tensor, y: Tensor, start: Tensor,  # float (B, ...) each, and labels int64 (B,)
             eps: float, steps: int, alpha: float, rho: float, loss: str = "ce") -> Climb:
     "A climb from a starting point, at its end."
     low, high = (x - eps).clamp(0, 1), (x + eps).clamp(0, 1)
@@ -131,32 +135,37 @@ def climbed(net, x: Tensor, y: Tensor, start: Tensor,  # float (B, ...) each, an
     return climb
 
 # %% ../../nbs/methods/30b_apgd.ipynb #f6ed4928
-def check_climb(x: Tensor, eps: float, steps: int, restarts: int, start: str, loss: str, rng):  # as for `apgd`
+def check_climb(x: Tensor, eps: float, steps: int, restarts: int, start: str, loss: str,
+                rng: torch.Generator | None,  # as for `apgd`
+                alpha: float = .75, rho: float = .75) -> None:
     "Refuse what cannot be climbed."
+    brought(restarts, int, "restarts", "[1, inf)")
+    for name, value in (("alpha", alpha), ("rho", rho)): brought(value, float, name, "[0, 1]")
+    if eps == math.inf: raise ValueError("APGD needs a ball, its first step is twice the radius: got eps=inf")
     pick("loss", loss, CLIMBS); check_budget(eps, 2 * eps, steps); check_range(x, (0, 1)); check_start(start, eps, rng)
-    if restarts < 1: raise ValueError(f"restarts must be at least 1, got {restarts}")
 
 # %% ../../nbs/methods/30b_apgd.ipynb #280ab154
-def apgd(net,                    # images in [0, 1] -> logits (B, K)
-         x: Tensor,              # images, float (B, C, H, W) in [0, 1]
-         y: Tensor,              # labels, int64 (B,)
+def apgd(net: Net,                                    # images in [0, 1] -> logits (B, K)
+         x: Tensor,                                   # images, float (B, C, H, W) in [0, 1]
+         y: Tensor,                                   # labels, int64 (B,)
          rng: torch.Generator | None,  # on the images' device
-         eps: float = 8 / 255,   # radius of the ball, in l_inf
-         steps: int = 100,       # gradients after the first
-         restarts: int = 1,      # climbs, each from a start of its own
+         eps: float = 8 / 255,                        # radius of the ball, in l_inf
+         steps: int = 100,                            # gradients after the first
+         restarts: int = 1,                           # climbs, each from a start of its own
          start: str = "uniform",  # a name in STARTS
-         alpha: float = .75,     # share of the new move
-         rho: float = .75,       # share of rising steps below which the step is halved
-         loss: str = "ce",       # a name in CLIMBS
-         mode: str = "eval",     # "eval" or "train"
-         tell=tell_flat,         # is shown the last gradient
-         ) -> Tensor:            # adversarial images, float (B, C, H, W) in [0, 1]
+         alpha: float = .75,                          # share of the new move
+         rho: float = .75,                            # share of rising steps below which the step is halved
+         loss: str = "ce",                            # a name in CLIMBS
+         mode: str = "eval",                          # "eval" or "train"
+         tell: Callable[[Tensor], None] = tell_flat,  # is shown the last gradient
+         ) -> Tensor:                                 # adversarial images, float (B, C, H, W) in [0, 1]
     "Auto-PGD (Croce and Hein, 2020, algorithm 1)."
-    check_climb(x, eps, steps, restarts, start, loss, rng)
+    check_climb(x, eps, steps, restarts, start, loss, rng, alpha, rho); check_precision(net)
     x, best, found = x.detach().to(torch.promote_types(x.dtype, torch.float32)), None, None
     with in_mode(net, mode):
         for _ in range(restarts):
             climb = climbed(net, x, y, x + STARTS[start](x, eps, rng), eps, steps, alpha, rho, loss)
+            if not x.is_cuda: check_gradient(torch.where(climb.lost, math.nan, 0.))
             rank = climb.top + torch.where(climb.ever, 1e6, 0.)  # a misread image before any that is not
             found = climb.end() if found is None else pick_rows(rank > best, climb.end(), found)
             best = rank if best is None else torch.maximum(rank, best)

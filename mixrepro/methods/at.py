@@ -15,7 +15,7 @@ from ..core import choice
 from .attacks import STARTS, pgd
 from .base import Supervised
 from .vicinal import one_hot
-from ..networks.staged import MODES
+from ..networks.staged import MODES, Net
 
 # %% ../../nbs/methods/31_at.ipynb #d0c2e3bd
 @dataclass(frozen=True, kw_only=True)
@@ -31,10 +31,12 @@ class AT(Supervised):
     mode: str = choice("train", "code", "Madry et al. attack with batch statistics; 'eval' uses the running ones",
                        allowed=MODES)
 
-    def draw(self, net, x: Tensor, y: Tensor, rng: torch.Generator) -> Tensor:  # the worst images, float (B, C, H, W)
+    def draw(self, net: Net, x: Tensor, y: Tensor, rng: torch.Generator,
+             ) -> Tensor:  # the worst images, float (B, C, H, W)
         return pgd(net, x, y, rng, self.eps, self.step, self.steps, self.start, self.mode)
 
-    def terms(self, net, x: Tensor, y: Tensor, draw: Tensor, rng: torch.Generator, index: Tensor = None) -> tuple:
+    def terms(self, net: Net, x: Tensor, y: Tensor, draw: Tensor, rng: torch.Generator,
+              index: Tensor | None = None) -> tuple:
         logits = net(draw)
         return logits, one_hot(y, logits)
 

@@ -15,6 +15,7 @@ from ..core import choice
 from .base import Supervised
 from .manifold_mixup import on_host
 from .vicinal import one_hot
+from ..networks.staged import Net
 
 # %% ../../nbs/methods/43_autoaugment.ipynb #7a0a8b22
 def seed_of(rng: torch.Generator,  # moves on
@@ -49,9 +50,10 @@ class AutoAugmented(Supervised):
     policy: str = choice("cifar10", "default", "NoisyMix paper names none: torchvision's for CIFAR-10",
                          allowed=POLICIES)
 
-    def draw(self, net, x: Tensor, y: Tensor, rng: torch.Generator) -> Tensor:  # the changed images, (B, C, H, W)
+    def draw(self, net: Net, x: Tensor, y: Tensor, rng: torch.Generator) -> Tensor:  # the changed images, (B, C, H, W)
         return auto_augment(x, rng, self.policy)
 
-    def terms(self, net, x: Tensor, y: Tensor, draw: Tensor, rng: torch.Generator, index: Tensor = None) -> tuple:
+    def terms(self, net: Net, x: Tensor, y: Tensor, draw: Tensor, rng: torch.Generator,
+              index: Tensor | None = None) -> tuple:
         logits = net(draw)
         return logits, one_hot(y, logits)

@@ -9,19 +9,23 @@ __all__ = ['HAS', 'altered', 'Frozen', 'Piece', 'MethodPart', 'parts_of', 'state
 # %% ../../nbs/methods/20b_base.ipynb #907b4e36
 import copy
 import functools
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 from types import SimpleNamespace
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..core import Choices, choice
+from ..data.images import ImageSet
 from ..guards import check_labels, check_logits, check_pair
 from .vicinal import LOSSES, one_hot
+from ..networks.staged import Net
 
 # %% ../../nbs/methods/20b_base.ipynb #14c0e50a
-def altered(obj, **values):
+def altered(obj: Any, **values: Any) -> Any:
     "A copy of a frozen object with other attributes."
     new = copy.copy(obj)
     for name, value in values.items(): object.__setattr__(new, name, value)
@@ -39,7 +43,7 @@ class Frozen(Choices):
         raise ValueError(f"{type(self).__name__} is not ready: "
                          "call prepare(train, rng, ...) first, and use what it returns")
 
-    def ready(self, **made) -> "Frozen":
+    def ready(self, **made: Any) -> Self:
         "A copy that holds what `prepare` made."
         return altered(self, _made=SimpleNamespace(**made))
 
@@ -54,19 +58,20 @@ class Piece(Frozen):
         return {name: net for part in parts_of(self).values() for name, net in part.needs().items()}
 
     def prepare(self,
-                train,                  # the training set, an ImageSet
-                rng: torch.Generator,   # the only source of randomness
-                augment=None,           # (x, rng) -> x, the run's augmentation
-                **nets,                 # the trained networks that `needs` named
-                ) -> "Piece":           # itself, ready for use
+                train: ImageSet,       # the training set, an ImageSet
+                rng: torch.Generator,  # the only source of randomness
+                # (x, rng) -> x, the run's augmentation
+                augment: Callable[[Tensor, torch.Generator], Tensor] | None = None,
+                **nets: nn.Module,     # the trained networks that `needs` named
+                ) -> Self:             # itself, ready for use
         "Called once per run, before the first batch."
         return altered(self, **{k: part.prepare(train, rng, augment, **nets) for k, part in parts_of(self).items()})
 
-    def begin(self, net):  # net: with the weights that the run's seed gives it
+    def begin(self, net: nn.Module) -> None:  # net: with the weights that the run's seed gives it
         "Called once per run, when it is prepared: what a network starts from, where that is not its seed alone."
         for part in parts_of(self).values(): part.begin(net)
 
-    def at(self, t: float) -> "Piece":  # t: share of the run's updates that are done, in [0, 1)
+    def at(self, t: float) -> Self:  # t: share of the run's updates that are done, in [0, 1)
         "The piece as it is at this moment; called before each step."
         now = {k: part.at(t) for k, part in parts_of(self).items()}
         return self if all(now[k] is part for k, part in parts_of(self).items()) else altered(self, **now)
@@ -85,7 +90,7 @@ def state_of(piece: Piece) -> dict:
     own = {name: getattr(piece.made, name).state_dict() for name in piece.learns}
     return own | {name: state for name, part in parts_of(piece).items() if (state := state_of(part))}
 
-def restore(piece: Piece, state: dict):
+def restore(piece: Piece, state: dict) -> None:
     "Take up what `state_of` gave."
     for name in piece.learns: getattr(piece.made, name).load_state_dict(state[name])
     for name, part in parts_of(piece).items(): restore(part, state.get(name, {}))
@@ -99,7 +104,7 @@ def trainable(piece: Piece) -> list[nn.Parameter]:
 # %% ../../nbs/methods/20b_base.ipynb #d126fdb7
 HAS = {"autoencoder": ("posterior", "decode"), "decoder": ("norm",)}
 
-def check_batch(method, net, x: Tensor, y: Tensor):
+def check_batch(method: "Method", net: Net, x: Tensor, y: Tensor) -> None:
     "Refuse a batch, or a network, that a method has no use for."
     own, name = getattr(net, "module", net), method.name or type(method).__name__
     if isinstance(own, nn.Module) and not all(hasattr(own, a) for a in HAS.get(method.trains, ())):
@@ -107,13 +112,14 @@ def check_batch(method, net, x: Tensor, y: Tensor):
                         f"mixrepro.networks.zoo, got {type(own).__name__}")
     if not x.is_floating_point():
         raise TypeError(f"images must be float in [0, 1], got {x.dtype}: divide uint8 images by 255")
+    if not len(x): raise ValueError("the batch is empty: give at least one image")
     weights = next((p.dtype for p in own.parameters()), x.dtype) if isinstance(own, nn.Module) else x.dtype
     if x.dtype == torch.float64 != weights:
         raise TypeError(f"images are float64, but the network's weights {weights}: convert with x.float()")
     if method.trains == "classifier" and not method.unlabelled: check_labels(y, len(x), look=not y.is_cuda)
 
 # %% ../../nbs/methods/20b_base.ipynb #f59b412c
-def explain(method, net, x: Tensor, y: Tensor, e: Exception):
+def explain(method: "Method", net: Net, x: Tensor, y: Tensor, e: Exception) -> None:
     "Say in one sentence why a loss could not be computed, where that is known."
     if "more than 1 value per channel" in str(e):
         raise ValueError(f"batch norm has no variance over {len(x)} image: train on batches of 2 at least") from e
@@ -123,7 +129,7 @@ def explain(method, net, x: Tensor, y: Tensor, e: Exception):
     except Exception: return
     check_pair(logits, y)
 
-def at_the_door(loss):
+def at_the_door(loss: Callable[..., Tensor]) -> Callable[..., Tensor]:
     "A method's loss, asked for with what can be used."
     @functools.wraps(loss)
     def asked(self, net, x, y, rng, index=None):
@@ -138,22 +144,22 @@ def at_the_door(loss):
 @dataclass(frozen=True)
 class Method(Piece):
     "A vicinal distribution and the loss over it."
-    def __init_subclass__(cls, **kw):
+    def __init_subclass__(cls, **kw: Any) -> None:
         super().__init_subclass__(**kw)
         if "loss" in vars(cls): cls.loss = at_the_door(cls.loss)
 
     raw, unlabelled, on_vae, attacks, trains = False, False, False, "", "classifier"  # traits
 
     def loss(self,
-             net,                       # images (B, C, H, W) in [0, 1] -> logits (B, K)
-             x: Tensor,                 # images, float (B, C, H, W) in [0, 1]
-             y: Tensor,                 # labels, int64 (B,)
-             rng: torch.Generator,      # the only source of randomness
-             index: Tensor = None,      # their places in the training set, int64 (B,)
-             ) -> Tensor:               # the objective of one minibatch, shape ()
+             net: Net,                     # images (B, C, H, W) in [0, 1] -> logits (B, K)
+             x: Tensor,                    # images, float (B, C, H, W) in [0, 1]
+             y: Tensor,                    # labels, int64 (B,)
+             rng: torch.Generator,         # the only source of randomness
+             index: Tensor | None = None,  # their places in the training set, int64 (B,)
+             ) -> Tensor:                  # the objective of one minibatch, shape ()
         raise NotImplementedError(f"{type(self).__name__} defines no loss")
 
-    def score(self, net, x: Tensor, y: Tensor) -> dict[str, Tensor]:  # each (B,)
+    def score(self, net: Net, x: Tensor, y: Tensor) -> dict[str, Tensor]:  # each (B,)
         "What is recorded after each epoch, per test example: NLL in nats and whether the top class is right."
         logits = net(x)
         check_pair(logits, y, look=not y.is_cuda)
@@ -167,17 +173,19 @@ class Supervised(Method):
     criterion: str = choice("ce", "paper", "VarMixup paper, section 2.1; 'bce' is the code of Manifold Mixup",
                             later=True, allowed=LOSSES)
 
-    def draw(self, net, x: Tensor, y: Tensor, rng: torch.Generator):
+    def draw(self, net: Net, x: Tensor, y: Tensor, rng: torch.Generator) -> Any:
         "What is drawn for a batch before it passes the network; nothing, unless a method says otherwise."
 
-    def terms(self, net, x: Tensor, y: Tensor, draw, rng: torch.Generator, index: Tensor = None) -> tuple:
+    def terms(self, net: Net, x: Tensor, y: Tensor, draw: Any, rng: torch.Generator,
+              index: Tensor | None = None) -> tuple:
         "Logits of what a batch becomes by a draw, and their target, both float (B, K)."
         logits = net(x)
         return logits, one_hot(y, logits)
 
-    def risk(self, net, x: Tensor, y: Tensor, draw, rng: torch.Generator, index: Tensor = None) -> Tensor:  # shape ()
+    def risk(self, net: Net, x: Tensor, y: Tensor, draw: Any, rng: torch.Generator, index: Tensor | None = None,
+             ) -> Tensor:  # shape ()
         "The loss for one draw."
         return LOSSES[self.criterion](*self.terms(net, x, y, draw, rng, index))
 
-    def loss(self, net, x: Tensor, y: Tensor, rng: torch.Generator, index: Tensor = None) -> Tensor:
+    def loss(self, net: Net, x: Tensor, y: Tensor, rng: torch.Generator, index: Tensor | None = None) -> Tensor:
         return self.risk(net, x, y, self.draw(net, x, y, rng), rng, index)

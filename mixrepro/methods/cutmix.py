@@ -14,6 +14,7 @@ from torch import Tensor
 from ..core import choice
 from .mixing import Mixing
 from .vicinal import SCOPES, Mix, draw_lambda, taken
+from ..networks.staged import Net
 
 # %% ../../nbs/methods/39_cutmix.ipynb #d913e32b
 def boxes(lam: Tensor,            # share of an image that is to stay, float in [0, 1], (n,)
@@ -75,5 +76,5 @@ class CutMix(Mixing):
     prob: float = choice(.5, "code", "Yun et al., command for CIFAR; 1 in that for ImageNet", allowed="[0, 1]")
     per: str = choice("batch", "code", "Yun et al.: one box for the batch; 'example' draws one each", allowed=SCOPES)
 
-    def draw(self, net, x: Tensor, y: Tensor, rng: torch.Generator) -> CutDraw:
+    def draw(self, net: Net, x: Tensor, y: Tensor, rng: torch.Generator) -> CutDraw:
         return draw_boxes(len(x), x.shape[2:], self.alpha, self.prob, rng, self.per)

@@ -7,6 +7,7 @@ __all__ = ['holes', 'mean_colour', 'Cutout']
 
 # %% ../../nbs/methods/23b_cutout.ipynb #4992282e
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,6 +15,7 @@ from torch import Tensor
 from ..core import choice
 from .base import Supervised
 from .vicinal import LOSSES, SCOPES, one_hot
+from ..networks.staged import Net
 
 # %% ../../nbs/methods/23b_cutout.ipynb #3f6c0648
 def holes(n: int,                # images
@@ -30,7 +32,7 @@ def holes(n: int,                # images
     return (inside[0][:, :, None] & inside[1][:, None, :])[:, None]
 
 # %% ../../nbs/methods/23b_cutout.ipynb #d119abff
-def mean_colour(net, x: Tensor) -> Tensor:  # one value per channel, (1, C, 1, 1)
+def mean_colour(net: Net, x: Tensor) -> Tensor:  # one value per channel, (1, C, 1, 1)
     "The mean that a network subtracts from images `x`; 0 where it has none."
     norm = getattr(getattr(net, "module", net), "norm", None)
     return norm.mean if hasattr(norm, "mean") else x.new_zeros(1, x.shape[1], 1, 1)
@@ -52,6 +54,7 @@ class Cutout(Supervised):
         mask = holes(len(x) if self.per == "example" else 1, x.shape[2:], self.side or min(x.shape[2:]) // 2, rng)
         return torch.where(mask, fill.to(x.dtype), x)
 
-    def terms(self, net, x: Tensor, y: Tensor, draw, rng: torch.Generator, index: Tensor = None) -> tuple:
+    def terms(self, net: Net, x: Tensor, y: Tensor, draw: Any, rng: torch.Generator,
+              index: Tensor | None = None) -> tuple:
         logits = net(self.cut(x, rng, mean_colour(net, x)))
         return logits, one_hot(y, logits)

@@ -6,12 +6,15 @@
 __all__ = ['DecoderFields', 'Decoder']
 
 # %% ../../nbs/methods/37_decoder.ipynb #4f471af9
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Self
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..core import choice
+from ..data.images import ImageSet
 from .base import Method
 from ..networks.decoder import state
 
@@ -26,7 +29,7 @@ class DecoderFields(Method):
     noise: float = choice(.05, "code", "Verma et al.: standard deviation of what is added to the state; "
                                        "the paper is silent", allowed="[0, inf)")
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if "method" not in self.classifier or "network" not in self.classifier:
             raise ValueError(f"the classifier must be named by its method and network at least, got {self.classifier}")
 
@@ -40,7 +43,8 @@ class Decoder(DecoderFields):
     "Predict images from the noisy states of a frozen classifier (Manifold Mixup paper, section 6)."
     name, trains = "decoder", "decoder"
 
-    def prepare(self, train, rng, augment=None, classifier=None) -> "Decoder":
+    def prepare(self, train: ImageSet, rng: torch.Generator, augment: Callable | None = None,
+                classifier: nn.Module | None = None) -> Self:
         if classifier is None:
             raise ValueError("a decoder reads the states of a classifier: train one and pass it as classifier=")
         return self.ready(net=classifier.eval().requires_grad_(False))
@@ -50,10 +54,10 @@ class Decoder(DecoderFields):
         "What the classifier makes of images up to the stage."
         return state(self.made.net, x, self.stage)
 
-    def loss(self, net, x: Tensor, y: Tensor, rng: torch.Generator, index: Tensor = None) -> Tensor:
+    def loss(self, net: nn.Module, x: Tensor, y: Tensor, rng: torch.Generator, index: Tensor | None = None) -> Tensor:
         h = self.states(x)
         seen = h + self.noise * torch.randn(h.shape, generator=rng, device=h.device, dtype=h.dtype)
         return ((net(seen) - x) / net.norm.std).square().sum() / len(x)
 
-    def score(self, net, x: Tensor, y: Tensor) -> dict[str, Tensor]:
+    def score(self, net: nn.Module, x: Tensor, y: Tensor) -> dict[str, Tensor]:
         return {"mse": (net(self.states(x)) - x).square().flatten(1).mean(1)}

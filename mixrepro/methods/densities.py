@@ -25,7 +25,7 @@ MOST = 1e140  # so that squares of differences can still be summed
 def check_examples(x: Tensor,  # examples, float (N, d)
                    y: Tensor,  # their classes, int64 (N,)
                    k: int,     # classes
-                   ):
+                   ) -> None:
     "Refuse what no density can be fitted to."
     if k < 2: raise ValueError(f"a posterior needs two classes or more, got k = {k}")
     if x.dim() != 2 or not len(x):
@@ -50,8 +50,8 @@ def class_moments(x: Tensor, y: Tensor, k: int,
 # %% ../../nbs/methods/44_densities.ipynb #371a1e49
 LEAST = 1e-10  # eigenvalue, as a share of the largest
 
-def tell(which: Tensor,  # bool (K,)
-         what: str):     # is the matter with them
+def tell(which: Tensor,       # bool (K,)
+         what: str) -> None:  # is the matter with them
     "Warn of the classes that are marked, if any are."
     at = [str(c) for c, marked in enumerate(which.tolist()) if marked]
     if not at: return
@@ -70,7 +70,7 @@ def borrowed(n: Tensor, mean: Tensor, cov: Tensor) -> Tensor:  # (K, d, d)
     return torch.where(few[:, None, None], within if (n > 1).any() else whole, cov)
 
 # %% ../../nbs/methods/44_densities.ipynb #610b5330
-def check_ridge(ridge: float, total: Tensor):  # variances of all examples, (d,)
+def check_ridge(ridge: float, total: Tensor) -> None:  # variances of all examples, (d,)
     "Refuse a negative ridge, and none where a column is constant."
     if not 0 <= ridge < float("inf"): raise ValueError(f"ridge must be at least 0 and finite, got {ridge}")
     if not ridge and (flat := (total <= 0).nonzero()[:, 0].tolist()):
@@ -91,7 +91,7 @@ LOG_2PI = math.log(2 * math.pi)
 
 class Density(nn.Module):
     "Log-densities of K classes at points (B, d), float64 (B, K); -inf for a class that had no examples."
-    def __init__(self, n: Tensor):  # examples of each class, (K,)
+    def __init__(self, n: Tensor) -> None:  # examples of each class, (K,)
         super().__init__()
         self.register_buffer("log_prior", (n / n.sum()).log())  # log P(y = c)
         self.register_buffer("absent", torch.where(n > 0, 0., -torch.inf))
@@ -105,7 +105,7 @@ class Whitened(Density):
     "Densities of points in each class's own whitened coordinates."
     def __init__(self, n: Tensor, mean: Tensor, cov: Tensor,  # (K,), (K, d), (K, d, d), float64
                  ridge: float = 0.,                           # added to each variance
-                 width: Tensor = None):                       # by which coordinates are divided, (K,)
+                 width: Tensor | None = None) -> None:        # by which coordinates are divided, (K,)
         super().__init__(n)
         W, logdet = whitening(borrowed(n, mean, cov), ridge)
         if width is not None: W = W / width[:, None, None]
@@ -121,7 +121,7 @@ class Whitened(Density):
 # %% ../../nbs/methods/44_densities.ipynb #a4385265
 class Gaussian(Whitened):
     "A normal density for each class, with a full covariance (GenLabel note, preliminaries)."
-    def __init__(self, n: Tensor, mean: Tensor, cov: Tensor, ridge: float = 0.):
+    def __init__(self, n: Tensor, mean: Tensor, cov: Tensor, ridge: float = 0.) -> None:
         super().__init__(n, mean, cov, ridge)
         self.register_buffer("top", self.absent - .5 * (self.logdet + mean.shape[1] * LOG_2PI))
 
@@ -132,7 +132,7 @@ class Spherical(Density):
     "A normal density for each class, with a multiple of the identity (GenLabel note, algorithm 3)."
     def __init__(self, n: Tensor, mean: Tensor,
                  variance: Tensor,  # trace / d of each covariance, (K,)
-                 ):
+                 ) -> None:
         super().__init__(n)
         self.register_buffer("mean", mean); self.register_buffer("variance", variance)
 
@@ -169,9 +169,9 @@ def fit_gaussian(x: Tensor,            # examples, float (N, d)
 class KDE(Whitened):
     "A kernel density for each class (GenLabel note, preliminaries)."
     def __init__(self, n: Tensor, mean: Tensor, cov: Tensor,
-                 members: list[Tensor],   # the examples of each class, (n_c, d)
-                 width: Tensor,           # h of each class, (K,)
-                 ridge: float = 0.):
+                 members: list[Tensor],  # the examples of each class, (n_c, d)
+                 width: Tensor,          # h of each class, (K,)
+                 ridge: float = 0.) -> None:
         super().__init__(n, mean, cov, ridge, width)
         rows = nn.utils.rnn.pad_sequence(members, True)
         points = (rows - mean[:, None]) @ self.W.mT  # (K, most, d)
@@ -203,9 +203,9 @@ def fit_kde(x: Tensor, y: Tensor, k: int,  # as for `fit_gaussian`
 DENSITIES = {"gm": fit_gaussian, "gm-spherical": partial(fit_gaussian, shape="spherical"), "kde": fit_kde}
 
 # %% ../../nbs/methods/44_densities.ipynb #d2c970b3
-def posteriors(log_p: Tensor,             # log-densities, (B, K)
-               log_prior: Tensor = None,  # (K,); without: all classes are as likely beforehand
-               ) -> Tensor:               # rows that sum to 1, (B, K)
+def posteriors(log_p: Tensor,                    # log-densities, (B, K)
+               log_prior: Tensor | None = None,  # (K,); without: all classes are as likely beforehand
+               ) -> Tensor:                      # rows that sum to 1, (B, K)
     "How likely each class is at a point (GenLabel note, GenLabel algorithm, step 3)."
     return (log_p if log_prior is None else log_p + log_prior).softmax(1)
 
@@ -227,7 +227,7 @@ def absorbed(mean: Tensor, variance: Tensor,  # of the classes, (K, d) and (K,)
     return mean, torch.lerp(variance, (hot * away).sum(0) / over, share)
 
 # %% ../../nbs/methods/44_densities.ipynb #f0572811
-def check_running(k: int, memory: float, floor: float):
+def check_running(k: int, memory: float, floor: float) -> None:
     "Refuse what no running density can be made with."
     if k < 2: raise ValueError(f"a posterior needs two classes or more, got k = {k}")
     if not 0 <= memory < 1: raise ValueError(f"memory must be in [0, 1), got {memory}")
@@ -239,7 +239,7 @@ class Remembered:
     def state_dict(self) -> dict:
         return {name: kept.clone() for name in self.held if (kept := getattr(self, name)) is not None}
 
-    def load_state_dict(self, state: dict):
+    def load_state_dict(self, state: dict) -> None:
         for name, kept in state.items(): setattr(self, name, kept.to(getattr(self, self.held[0]).device, copy=True))
 
 # %% ../../nbs/methods/44_densities.ipynb #ad59e3a9
@@ -250,14 +250,14 @@ class RunningGaussian(Remembered):
                  memory: float = .95,     # beta, in [0, 1)
                  floor: float = 1e-6,     # of a variance, above 0
                  corrected: bool = True,  # False: start from mean 0 and variance 1, as printed
-                 device="cpu"):
+                 device: torch.device | str = "cpu") -> None:
         check_running(k, memory, floor)
         self.memory, self.floor, self.corrected = memory, floor, corrected
         self.seen = torch.zeros(k, dtype=torch.float64, device=device)  # batches that had the class
         self.variance, self.mean = torch.ones_like(self.seen), None     # the first batch says how long a mean is
 
     @torch.no_grad()
-    def see(self, z: Tensor, hot: Tensor):  # features of a batch (B, d), its labels as vectors (B, K)
+    def see(self, z: Tensor, hot: Tensor) -> None:  # features of a batch (B, d), its labels as vectors (B, K)
         z, hot = z.double(), hot.double()
         self.seen = self.seen + (hot.sum(0) > 0)
         if self.mean is None: self.mean = z.new_zeros(hot.shape[1], z.shape[1])

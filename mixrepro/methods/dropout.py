@@ -7,6 +7,7 @@ __all__ = ['Dropout']
 
 # %% ../../nbs/methods/23_dropout.ipynb #6c0e358f
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,7 +15,7 @@ from torch import Tensor
 from ..core import choice
 from .base import Supervised
 from .vicinal import LOSSES, one_hot
-from ..networks.staged import drop
+from ..networks.staged import Net, drop
 
 # %% ../../nbs/methods/23_dropout.ipynb #e158ad0d
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +27,8 @@ class Dropout(Supervised):
     criterion: str = choice("ce", "paper", "as for every method of that section; 'bce' is the code of Manifold Mixup",
                             allowed=LOSSES)
 
-    def terms(self, net, x: Tensor, y: Tensor, draw, rng: torch.Generator, index: Tensor = None) -> tuple:
+    def terms(self, net: Net, x: Tensor, y: Tensor, draw: Any, rng: torch.Generator,
+              index: Tensor | None = None) -> tuple:
         own = getattr(net, "module", net)
         if not hasattr(own, "features"):
             raise TypeError("dropout needs a network with features and a head, such as those of mixrepro.networks.zoo, "

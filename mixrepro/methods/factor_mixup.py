@@ -6,18 +6,22 @@
 __all__ = ['mix_factors', 'FactorMixup']
 
 # %% ../../nbs/methods/28_factor_mixup.ipynb #5bc3bac6
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Self
 
-from torch import Tensor
+from torch import Generator, Tensor, nn
 
 from ..core import choice
 from ..data.factors import FactorSet, render
+from ..data.images import ImageSet
 from .mixing import Mixing, Place
-from .vicinal import SCOPES
+from .vicinal import Mix, SCOPES
+from ..networks.staged import Net
 
 # %% ../../nbs/methods/28_factor_mixup.ipynb #fbd84ffd
 def mix_factors(factors: Tensor,     # float (B, 7)
-                mix,                 # what mixes them: a `Mix`, or a `Place`
+                mix: Mix | Place,    # what mixes them: a `Mix`, or a `Place`
                 whole: bool = True,  # cut the mixed factors to whole numbers, toward 0
                 ) -> Tensor:         # float (B, 7)
     "Factors of the drawings between (code of Manifold Mixup)."
@@ -34,13 +38,14 @@ class FactorMixup(Mixing):
     per: str = choice("example", "code", "code of Manifold Mixup: one lambda for each example", allowed=SCOPES)
     whole: bool = choice(True, "code", "code of Manifold Mixup: mixed factors are cut to whole numbers")
 
-    def prepare(self, train, rng, augment=None, **nets) -> "FactorMixup":
+    def prepare(self, train: ImageSet, rng: Generator, augment: Callable | None = None,
+                **nets: nn.Module) -> Self:
         if not isinstance(train, FactorSet):
             raise ValueError("factor-mixup needs drawings whose factors are known, such as factors-a, "
                              f"got {train.name}")
         return super().prepare(train, rng, augment, **nets).ready(train=train)
 
-    def forward(self, net, x: Tensor, place: Place, rng, index: Tensor = None) -> Tensor:
+    def forward(self, net: Net, x: Tensor, place: Place, rng: Generator, index: Tensor | None = None) -> Tensor:
         train = self.made.train
         if index is None:
             raise ValueError("factor-mixup must know which rows the batch was drawn from: "

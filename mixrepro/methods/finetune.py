@@ -6,15 +6,18 @@
 __all__ = ['body', 'FineTuneFields', 'FineTune']
 
 # %% ../../nbs/methods/46_finetune.ipynb #9fe19b29
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Self
 
-from torch import Tensor
+from torch import Generator, Tensor, nn
 
 from ..core import choice
+from ..data.images import ImageSet
 from .views import Viewed
 
 # %% ../../nbs/methods/46_finetune.ipynb #76d2d94c
-def body(net,  # a network in stages
+def body(net: nn.Module,  # a network in stages
          ) -> dict[str, Tensor]:  # name -> weights and statistics
     "What a network has between its normalisation and its head."
     if not all(hasattr(net, part) for part in ("norm", "head")):
@@ -30,7 +33,7 @@ class FineTuneFields(Viewed):
                           "NoisyMix, section 4.5: networks of ImageNet; all that the run has otherwise than this one")
     frozen: bool = choice(False, "paper", "NoisyMix, section 4.5: fine-tuned; True: the head alone, in the code")
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         super().__post_init__()
         if "dataset" not in self.source or "method" not in self.source:
             raise ValueError(f"the source must be named by its dataset and method at least, got {self.source}")
@@ -45,12 +48,13 @@ class FineTune(FineTuneFields):
     "Empirical risk minimisation from the weights of another run (NoisyMix paper, section 4.5)."
     name = "fine-tune"
 
-    def prepare(self, train, rng, augment=None, source=None, **nets) -> "FineTune":
+    def prepare(self, train: ImageSet, rng: Generator, augment: Callable | None = None, source: nn.Module | None = None,
+                **nets: nn.Module) -> Self:
         if source is None:
             raise ValueError("fine-tuning starts from a network: train one and pass it as source=")
         return super().prepare(train, rng, augment, **nets).ready(source=source)
 
-    def begin(self, net):
+    def begin(self, net: nn.Module) -> None:
         super().begin(net)
         theirs, ours = body(self.made.source), body(net)
         if {k: v.shape for k, v in theirs.items()} != {k: v.shape for k, v in ours.items()}:

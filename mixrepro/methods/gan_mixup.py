@@ -6,10 +6,11 @@
 __all__ = ['LAWS', 'PAIRS', 'TARGETS', 'uniform', 'folded_beta', 'Between', 'bce', 'constant', 'GAN', 'GANMixing', 'GANMixup']
 
 # %% ../../nbs/methods/36_gan_mixup.ipynb #91523439
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional as F
 
@@ -17,16 +18,17 @@ from ..core import choice, pick
 from .base import Method
 from .manifold_mixup import check_stages, draw_stage
 from .vicinal import draw_lambda
+from ..networks.staged import Net
 
 # %% ../../nbs/methods/36_gan_mixup.ipynb #b9296b44
-def uniform(shape, alpha: float, rng: torch.Generator) -> Tensor:
+def uniform(shape: tuple[int, ...], alpha: float, rng: torch.Generator) -> Tensor:
     "Coefficients from U(0, alpha) (Manifold Mixup paper, eq. 8)."
     if not 0 < alpha <= 1:
         raise ValueError(f"alpha must be above 0 and at most 1, the largest share of an example, got {alpha}: "
                          "for no mixing use the method 'gan'")
     return alpha * torch.rand(shape, generator=rng, device=rng.device)
 
-def folded_beta(shape, alpha: float, rng: torch.Generator) -> Tensor:
+def folded_beta(shape: tuple[int, ...], alpha: float, rng: torch.Generator) -> Tensor:
     "The smaller side of Beta(alpha, alpha) (code of Verma et al., master)."
     lam = draw_lambda(shape, alpha, rng)
     return torch.minimum(lam, 1 - lam)
@@ -63,14 +65,14 @@ class Between:
         return real if self.target == "mixed" else torch.zeros_like(real)
 
 # %% ../../nbs/methods/36_gan_mixup.ipynb #f73cf7bf
-def bce(logits: Tensor,   # (B,)
-        target,           # how real, in [0, 1]: a number, or float (B,)
-        ) -> Tensor:      # in nats, shape ()
+def bce(logits: Tensor,          # (B,)
+        target: float | Tensor,  # how real, in [0, 1]: a number, or float (B,)
+        ) -> Tensor:             # in nats, shape ()
     "Binary cross-entropy of the probability of being real."
     target = target.to(logits) if isinstance(target, Tensor) else torch.full_like(logits, target)
     return F.binary_cross_entropy_with_logits(logits, target)
 
-def constant(net):  # a module -> a function that computes the same
+def constant(net: nn.Module) -> Net:  # a module -> a function that computes the same
     "A network whose weights are constants; gradients pass through it to its input."
     weights = {name: p.detach() for name, p in net.named_parameters()}
     return lambda x, **how: functional_call(net, weights, (x,), how)
@@ -83,29 +85,29 @@ class GAN(Method):
     every: int = choice(5, "code", "steps of the discriminator for one of the generator; the paper is silent",
                         allowed="[1, inf)")
 
-    def judge(self, D, x: Tensor, fake: Tensor, rng: torch.Generator) -> Tensor:
+    def judge(self, D: Net, x: Tensor, fake: Tensor, rng: torch.Generator) -> Tensor:
         "The discriminator's loss."
         real, fake = D(torch.cat([x, fake])).squeeze(1).chunk(2)
         return bce(real, 1) + bce(fake, 0)
 
-    def fool(self, D, x: Tensor, fake: Tensor, rng: torch.Generator) -> Tensor:
+    def fool(self, D: Net, x: Tensor, fake: Tensor, rng: torch.Generator) -> Tensor:
         "The generator's loss."
         return bce(D(fake).squeeze(1), 1)
 
-    def sides(self, net, y: Tensor, seen=lambda D: D) -> tuple:
+    def sides(self, net: nn.Module, y: Tensor, seen: Callable[[nn.Module], Net] = lambda D: D) -> tuple:
         "The generator, and the discriminator as it is `seen`, of a batch with labels y."
         if not hasattr(net, "tick"):
             raise TypeError(f"a GAN needs a generator and a discriminator, such as 'sngan', got {type(net).__name__}")
         return net.make, seen(net.D)
 
-    def loss(self, net, x: Tensor, y: Tensor, rng: torch.Generator, index: Tensor = None) -> Tensor:
+    def loss(self, net: nn.Module, x: Tensor, y: Tensor, rng: torch.Generator, index: Tensor | None = None) -> Tensor:
         make, D = self.sides(net, y)
         turn = net.tick() % self.every == 0
         with torch.set_grad_enabled(turn and torch.is_grad_enabled()): fake = make(net.draw(len(x), rng))
         loss = self.judge(D, x, fake.detach(), rng)
         return loss + self.fool(self.sides(net, y, constant)[1], x, fake, rng) if turn else loss
 
-    def score(self, net, x: Tensor, y: Tensor) -> dict[str, Tensor]:  # each (B,)
+    def score(self, net: nn.Module, x: Tensor, y: Tensor) -> dict[str, Tensor]:  # each (B,)
         "How surprised the discriminator is that a held-out image is real, in nats."
         return {"real_loss": F.softplus(-net(x).squeeze(1))}
 
@@ -125,7 +127,7 @@ class GANMixing(GAN):
     against: bool = choice(True, "paper", "eq. 10, and the code of December 2018: the generator maximises the mixed "
                                           "term; eq. 11 has only the discriminator")
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name in ("stages", "pairs"):  # lists when they come from JSON
             object.__setattr__(self, name, tuple(getattr(self, name)))
         if not self.stages or not set(self.stages) <= {0, 1, 2} or len(set(self.stages)) < len(self.stages):
@@ -142,7 +144,8 @@ class GANMixup(GANMixing):
     "Mixup for a GAN, in the image or in the discriminator's hidden states (Manifold Mixup paper, eqs. 9 to 11)."
     name = "gan-mixup"
 
-    def mixed(self, D, x: Tensor, fake: Tensor, rng: torch.Generator) -> tuple:  # logits (B,), (B,), the mixed term ()
+    def mixed(self, D: Net, x: Tensor, fake: Tensor, rng: torch.Generator,
+              ) -> tuple:  # logits (B,), (B,), the mixed term ()
         "One pass over real, fake and mixed."
         lam = LAWS[self.law]((len(self.pairs), len(x)), self.alpha, rng)
         draw = Between(lam, torch.randperm(len(x), generator=rng, device=rng.device), self.pairs, self.target)
@@ -150,12 +153,12 @@ class GANMixup(GANMixing):
         real, fake, between = logits.tensor_split((len(x), 2 * len(x)))
         return real, fake, bce(between, draw.labels)
 
-    def judge(self, D, x: Tensor, fake: Tensor, rng: torch.Generator) -> Tensor:
+    def judge(self, D: Net, x: Tensor, fake: Tensor, rng: torch.Generator) -> Tensor:
         check_stages(D, self.stages)
         real, fake, between = self.mixed(D, x, fake, rng)
         return bce(real, 1) + bce(fake, 0) + between
 
-    def fool(self, D, x: Tensor, fake: Tensor, rng: torch.Generator) -> Tensor:
+    def fool(self, D: Net, x: Tensor, fake: Tensor, rng: torch.Generator) -> Tensor:
         if not self.against: return super().fool(D, x, fake, rng)
         _, fake, between = self.mixed(D, x, fake, rng)
         return bce(fake, 1) - between

@@ -7,20 +7,25 @@ __all__ = ['KIND', 'generative_label', 'head_of', 'watched', 'ByDensity', 'GenLa
            'OnlineGenLabels', 'nearest_labels', 'belongs', 'NoIntrusion']
 
 # %% ../../nbs/methods/45_genlabel.ipynb #2df9fa68
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from typing import Self
 
 import torch
 from torch import Tensor, nn
 
 from ..core import choice
 from ..guards import check_rows
+from ..data.images import ImageSet
 from .adv_mmd_vae import unrecorded
 from .base import altered
 from .densities import DENSITIES, RunningGaussian, posteriors
 from .labels import Labels
+from .mixing import Place
 from .mixup import Mixup
 from .vicinal import Mix
+from ..networks.staged import Net
 
 # %% ../../nbs/methods/45_genlabel.ipynb #d9620945
 def generative_label(log_p: Tensor,  # log-densities of the classes at the mixtures, (B, K)
@@ -32,7 +37,7 @@ def generative_label(log_p: Tensor,  # log-densities of the classes at the mixtu
     return torch.full_like(log_p, -torch.inf).scatter(1, best.indices, best.values).softmax(1)
 
 # %% ../../nbs/methods/45_genlabel.ipynb #3286ccb0
-def head_of(net, who: str = "GenLabel") -> nn.Module:
+def head_of(net: Net, who: str = "GenLabel") -> nn.Module:
     "The last layer of a network, which sees the features."
     head = getattr(getattr(net, "module", net), "head", None)
     if isinstance(net, nn.Module) and isinstance(head, nn.Module): return head
@@ -41,7 +46,7 @@ def head_of(net, who: str = "GenLabel") -> nn.Module:
                     "mixrepro.networks.adapter.staged(net, shape, ['layer1', 'layer2']) makes one of it")
 
 @contextmanager
-def watched(net, place):
+def watched(net: nn.Module, place: Place) -> Iterator[Place]:
     "While a batch passes: keep the first view's mixed `image` and `feature` with the place."
     n = len(place.mix.partner)
     def enters(_, args): place.image = args[0][:n] if place.after is not None else place.mix(args[0][:n])
@@ -60,15 +65,15 @@ class ByDensity(Labels):
     top: int = choice(0, "paper", "GenLabel note, algorithms 1 and 2: all classes; 3: the two likeliest",
                       allowed="[0, inf)")
 
-    def watching(self, net, x: Tensor, place): return watched(net, place)
+    def watching(self, net: nn.Module, x: Tensor, place: Place) -> AbstractContextManager: return watched(net, place)
 
     def weight(self) -> float: return self.gamma
 
-    def log_p(self, y: Tensor, place) -> Tensor:  # (B, K)
+    def log_p(self, y: Tensor, place: Place) -> Tensor:  # (B, K)
         raise NotImplementedError(f"{type(self).__name__} has no density: write log_p")
 
     @torch.no_grad()
-    def __call__(self, y: Tensor, place) -> Tensor:
+    def __call__(self, y: Tensor, place: Place) -> Tensor:
         gen, gamma = generative_label(self.log_p(y, place), self.top).to(y.dtype), self.weight()
         if gen.shape[1] != y.shape[1]:
             raise ValueError(f"densities of {gen.shape[1]} classes cannot label examples of {y.shape[1]}: "
@@ -88,19 +93,21 @@ class GenLabels(ByDensity):
     ridge: float = choice(0., "default", "added to each variance; 0: the code's 1e-4, of kernels 1e-8",
                           allowed="[0, inf)", later=True)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         super().__post_init__()
         if self.factor and self.density != "kde":
             raise ValueError(f"factor is the width of a kernel: leave it at 0 for the density {self.density!r}")
 
-    def prepare(self, train, rng, augment=None, **nets) -> "GenLabels":
+    def prepare(self, train: ImageSet, rng: torch.Generator, augment: Callable | None = None,
+                **nets: nn.Module) -> Self:
         x = torch.cat([train.floats(i).flatten(1) for i in in_batches(train)])
         more = {k: v for k in ("factor", "ridge") if (v := getattr(self, k))}
         return self.ready(density=DENSITIES[self.density](x, train.y, train.k, **more))
 
-    def log_p(self, y: Tensor, place) -> Tensor: return self.made.density(place.image.flatten(1))
+    def log_p(self, y: Tensor, place: Place) -> Tensor: return self.made.density(place.image.flatten(1))
 
-def in_batches(train, batch: int = 500): return torch.arange(len(train), device=train.x.device).split(batch)
+def in_batches(train: ImageSet, batch: int = 500) -> tuple[Tensor, ...]:
+    return torch.arange(len(train), device=train.x.device).split(batch)
 
 # %% ../../nbs/methods/45_genlabel.ipynb #fba69877
 @dataclass(frozen=True, kw_only=True)
@@ -111,7 +118,8 @@ class LatentGenLabels(ByDensity):
 
     def needs(self) -> dict[str, dict]: return {"vanilla": dict(method="erm", method_args={})}
 
-    def prepare(self, train, rng, augment=None, vanilla=None, **nets) -> "LatentGenLabels":
+    def prepare(self, train: ImageSet, rng: torch.Generator, augment: Callable | None = None,
+                vanilla: nn.Module | None = None, **nets: nn.Module) -> Self:
         if vanilla is None:
             raise ValueError("GenLabel on latent features needs a vanilla network: train one with the method 'erm' "
                              "and pass it as vanilla=")
@@ -119,7 +127,8 @@ class LatentGenLabels(ByDensity):
         z = torch.cat([vanilla.features(train.floats(i)) for i in in_batches(train)])
         return self.ready(vanilla=vanilla, density=DENSITIES[self.density](z, train.y, train.k))
 
-    def log_p(self, y: Tensor, place) -> Tensor: return self.made.density(self.made.vanilla.features(place.image))
+    def log_p(self, y: Tensor, place: Place) -> Tensor:
+        return self.made.density(self.made.vanilla.features(place.image))
 
 # %% ../../nbs/methods/45_genlabel.ipynb #f5159e42
 @dataclass(frozen=True, kw_only=True)
@@ -140,22 +149,23 @@ class OnlineGenLabels(OnLine):
     "Labels by densities of the network's own features (GenLabel note, algorithm 3, corrected)."
     name, learns, done = "genlabel-online", ("density",), 0.  # done: share of the updates
 
-    def at(self, t: float) -> "OnlineGenLabels": return altered(self, done=t)
+    def at(self, t: float) -> Self: return altered(self, done=t)
 
     def weight(self) -> float: return self.gamma if self.done >= self.warmup else 0.
 
-    def prepare(self, train, rng, augment=None, **nets) -> "OnlineGenLabels":
+    def prepare(self, train: ImageSet, rng: torch.Generator, augment: Callable | None = None,
+                **nets: nn.Module) -> Self:
         made = RunningGaussian(train.k, self.memory, self.floor, self.corrected, train.x.device)
         return self.ready(density=made)
 
     @contextmanager
-    def watching(self, net, x: Tensor, place):
+    def watching(self, net: nn.Module, x: Tensor, place: Place) -> Iterator[None]:
         head_of(net)
         with torch.no_grad(), unrecorded(net):
             place.clean = getattr(net, "module", net).features(x[:len(place.mix.partner)])
         with watched(net, place): yield
 
-    def log_p(self, y: Tensor, place) -> Tensor:
+    def log_p(self, y: Tensor, place: Place) -> Tensor:
         self.made.density.see(place.clean, y)
         return self.made.density(place.feature)
 
@@ -179,7 +189,8 @@ class NoIntrusion(Mixup):
     criterion: str = choice("ce", "code", "GenLabel: cross-entropy, of which a target of zeros leaves nothing",
                             allowed=("ce",))
 
-    def prepare(self, train, rng, augment=None, **nets) -> "NoIntrusion":
+    def prepare(self, train: ImageSet, rng: torch.Generator, augment: Callable | None = None,
+                **nets: nn.Module) -> Self:
         points = torch.cat([train.floats(i).flatten(1) for i in in_batches(train)]).double()
         check_rows(points, "the examples", "leave them out, or fill in what is missing")
         made = super().prepare(train, rng, augment, **nets)
@@ -190,7 +201,8 @@ class NoIntrusion(Mixup):
         away = z.flatten(1).double() - self.made.centre
         return belongs(nearest_labels(self.made.points, self.made.labels, away), y, mix)
 
-    def terms(self, net, x: Tensor, y: Tensor, draw: Mix, rng: torch.Generator, index: Tensor = None) -> tuple:
+    def terms(self, net: Net, x: Tensor, y: Tensor, draw: Mix, rng: torch.Generator,
+              index: Tensor | None = None) -> tuple:
         logits, target, place = self.placed(net, x, y, draw, rng, index)
         kept = self.stays(place.after, y, draw).to(target.dtype)[:, None]
         return logits, target * kept * (len(y) / kept.sum().clamp_min(1))

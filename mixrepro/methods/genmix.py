@@ -10,17 +10,21 @@ __all__ = ['WHY', 'logit', 'ordered_pairs', 'share_of', 'accepted', 'nearest_roo
 # %% ../../nbs/methods/47_genmix.ipynb #196b4610
 import math
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import Any, Self
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..core import choice
+from ..data.images import ImageSet
 from .base import Supervised
 from .densities import DENSITIES, Density, Gaussian, Whitened
 from .vicinal import one_hot
+from ..networks.staged import Net
 
 # %% ../../nbs/methods/47_genmix.ipynb #b6b786a2
 def logit(lam: float) -> float:
@@ -28,7 +32,7 @@ def logit(lam: float) -> float:
     if not 0 < lam < 1: raise ValueError(f"lambda must be in (0, 1), got {lam}: at 0 and 1 the point is no mixture")
     return math.log(lam / (1 - lam))
 
-def ordered_pairs(k: int, device="cpu") -> Tensor:  # int64 (K (K - 1), 2)
+def ordered_pairs(k: int, device: torch.device | str = "cpu") -> Tensor:  # int64 (K (K - 1), 2)
     "All pairs of different classes, in both orders."
     if k < 2: raise ValueError(f"a mixture of classes needs two of them, got k = {k}")
     i = torch.arange(k, device=device)
@@ -39,7 +43,7 @@ def share_of(log_p: Tensor, pair: Tensor) -> Tensor:  # (B, K), int64 (B, 2) -> 
     own = log_p.gather(1, pair)
     return torch.sigmoid(own[:, 1] - own[:, 0])
 
-def accepted(log_p: Tensor, pair: Tensor, lam: float, eps: float) -> Tensor:  # bool (B,), bool (B,)
+def accepted(log_p: Tensor, pair: Tensor, lam: float, eps: float) -> tuple[Tensor, Tensor]:  # bool (B,) each
     "Whether the ratio is met, and whether no third class is likelier (GenMix note, algorithm 4)."
     others = log_p.scatter(1, pair, -torch.inf).amax(1)
     return (share_of(log_p, pair) - lam).abs() <= eps, log_p.gather(1, pair).amin(1) >= others
@@ -132,7 +136,7 @@ class Made:
     found: Tensor   # kept of each pair and lambda, int64 (L, P)
     counts: Tensor  # candidates by `WHY`, int64 (6,)
 
-    def __len__(self): return len(self.x)
+    def __len__(self) -> int: return len(self.x)
     def report(self) -> dict: return dict(zip(WHY, self.counts.tolist()))
 
 # %% ../../nbs/methods/47_genmix.ipynb #bfd1bf2e
@@ -152,8 +156,8 @@ def counted(seen: Candidates, met: Tensor, clear: Tensor, kept: Tensor) -> Tenso
     return torch.stack([which.sum() for which in every])
 
 # %% ../../nbs/methods/47_genmix.ipynb #081d1a04
-def in_rounds(find,           # (pairs as rows (B, 2), candidates of each, lambda) -> Candidates
-              pairs: Tensor,  # int64 (P, 2)
+def in_rounds(find: Callable[[Tensor, int, float], Candidates],  # pairs as rows (B, 2), candidates of each, lambda
+              pairs: Tensor,                                     # int64 (P, 2)
               n_aug: int, lam: float, eps: float, rounds: int) -> tuple[list, Tensor, Tensor]:
     "Candidates for all pairs until each has enough or the rounds are over: kept parts, kept of each pair, counts."
     had, counts, parts, n = pairs.new_zeros(len(pairs)), pairs.new_zeros(len(WHY)), [], 2 * n_aug
@@ -169,7 +173,8 @@ def in_rounds(find,           # (pairs as rows (B, 2), candidates of each, lambd
     return parts, had, counts
 
 # %% ../../nbs/methods/47_genmix.ipynb #2226b8ff
-def genmix(find, k: int, n_aug: int, lams: tuple, eps: float, rounds: int, device="cpu") -> Made:
+def genmix(find: Callable[[Tensor, int, float], Candidates], k: int, n_aug: int, lams: tuple, eps: float, rounds: int,
+           device: torch.device | str = "cpu") -> Made:
     "Algorithm 4 (GenMix note) for each lambda; a pair that lacks points is told in a warning."
     if n_aug < 1 or not eps > 0: raise ValueError(f"n_aug must be at least 1 and eps above 0, got {n_aug} and {eps}")
     if not lams: raise ValueError("lams must hold one share at least, got none: a mixture of classes needs it")
@@ -184,7 +189,7 @@ def genmix(find, k: int, n_aug: int, lams: tuple, eps: float, rounds: int, devic
     return made
 
 # %% ../../nbs/methods/47_genmix.ipynb #5ef1ee88
-def tell_missing(pairs: Tensor, lams: tuple, found: Tensor, n_aug: int):
+def tell_missing(pairs: Tensor, lams: tuple, found: Tensor, n_aug: int) -> None:
     "Warn of pairs that have fewer points than were asked for."
     lacks = [(i, j, lam, n) for lam, row in zip(lams, found.tolist())
              for (i, j), n in zip(pairs.tolist(), row) if n < n_aug]
@@ -194,8 +199,10 @@ def tell_missing(pairs: Tensor, lams: tuple, found: Tensor, n_aug: int):
                   "the others are trained on", stacklevel=3)
 
 # %% ../../nbs/methods/47_genmix.ipynb #ed61e061
-def by_density(density: Density, lines,  # lines: (pairs, n, rng) -> starts and ways
-               rng: torch.Generator):    # a `find` for `genmix`
+def by_density(density: Density,
+               # (pairs, n, rng) -> starts and ways
+               lines: Callable[[Tensor, int, torch.Generator], tuple[Tensor, Tensor]],
+               rng: torch.Generator) -> Callable[[Tensor, int, float], Candidates]:  # a `find` for `genmix`
     "Candidates on lines, by the closed form where there is one."
     root = gaussian_root if isinstance(density, Gaussian) else bisected_root
     def find(pairs, n, lam):
@@ -217,7 +224,7 @@ class GenMixChoices(Supervised):
     rounds: int = choice(10, "default", "of candidates, twice as many as are wanted, before a pair is given up",
                          allowed="[1, inf)")
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         object.__setattr__(self, "lams", tuple(self.lams))
         if not self.lams: raise ValueError("lams must hold one share at least, got none: for no mixing use 'erm'")
 
@@ -225,17 +232,20 @@ class GenMixChoices(Supervised):
 @dataclass(frozen=True, kw_only=True)
 class GenMixing(GenMixChoices):
     "Training on examples and made points; a subclass says where they are looked for."
-    def find(self, train, rng: torch.Generator, **nets):  # a `find` for `genmix`
+    def find(self, train: ImageSet, rng: torch.Generator,
+             **nets: nn.Module) -> Callable[[Tensor, int, float], Candidates]:  # a `find` for `genmix`
         raise NotImplementedError(f"{type(self).__name__} looks nowhere: write find")
 
-    def prepare(self, train, rng, augment=None, **nets) -> "GenMixing":
+    def prepare(self, train: ImageSet, rng: torch.Generator, augment: Callable | None = None,
+                **nets: nn.Module) -> Self:
         groups = train.k * (train.k - 1) * len(self.lams)
         made = genmix(self.find(train, rng, **nets), train.k, self.n_aug or -(-len(train) // groups), self.lams,
                       self.eps, self.rounds, train.x.device)
         x = made.x.to(train.floats([0]).dtype).view(-1, *train.shape)
         return self.ready(points=x, labels=made.y, drawn=made, per=len(made) / len(train))
 
-    def terms(self, net, x: Tensor, y: Tensor, draw, rng: torch.Generator, index: Tensor = None) -> tuple:
+    def terms(self, net: Net, x: Tensor, y: Tensor, draw: Any, rng: torch.Generator,
+              index: Tensor | None = None) -> tuple:
         n = round(self.made.per * len(x))
         if not n: return super().terms(net, x, y, draw, rng, index)
         chosen = torch.randint(len(self.made.points), (n,), generator=rng, device=rng.device)
@@ -250,7 +260,8 @@ class GenMix(GenMixing):
     density: str = choice("gm", "paper", "GenMix note: GM; 'kde' and 'gm-spherical' are looked at along lines between "
                           "examples", allowed=DENSITIES)
 
-    def find(self, train, rng: torch.Generator, **nets):
+    def find(self, train: ImageSet, rng: torch.Generator,
+             **nets: nn.Module) -> Callable[[Tensor, int, float], Candidates]:
         x = train.floats().flatten(1).double()
         density = DENSITIES[self.density](x, train.y, train.k)
         if isinstance(density, Gaussian): along = partial(lines_by_means, *means_of(density))

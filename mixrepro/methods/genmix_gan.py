@@ -7,17 +7,20 @@ __all__ = ['STEP', 'ENERGIES', 'GAN_RUN', 'ClassGAN', 'pool_of', 'nearest_starts
            'settled_at', 'moved', 'NeedsGAN', 'GANChoices', 'Inverter', 'by_gan', 'places', 'GenMixGAN']
 
 # %% ../../nbs/methods/48_genmix_gan.ipynb #9ceb005f
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..core import choice
 from ..guards import check_rows
+from ..data.images import ImageSet
 from .gan_mixup import GAN
 from .genlabel import in_batches
 from .genmix import Candidates, GenMixing, example_of, logit
+from ..networks.staged import Net
 from ..networks.zoo import networks_of
 
 # %% ../../nbs/methods/48_genmix_gan.ipynb #80220ee7
@@ -28,25 +31,26 @@ class ClassGAN(GAN):
     every: int = choice(1, "default", "steps of the discriminator for one of the generator; the note is silent",
                         allowed="[1, inf)")
 
-    def judge(self, D, x: Tensor, fake: Tensor, rng: torch.Generator) -> Tensor:
+    def judge(self, D: Net, x: Tensor, fake: Tensor, rng: torch.Generator) -> Tensor:
         real, made = D(torch.cat([x, fake])).chunk(2)
         return F.relu(1 - real).mean() + F.relu(1 + made).mean()
 
-    def fool(self, D, x: Tensor, fake: Tensor, rng: torch.Generator) -> Tensor: return -D(fake).mean()
+    def fool(self, D: Net, x: Tensor, fake: Tensor, rng: torch.Generator) -> Tensor: return -D(fake).mean()
 
-    def sides(self, net, y: Tensor, seen=lambda D: D) -> tuple:
+    def sides(self, net: nn.Module, y: Tensor, seen: Callable[[nn.Module], Net] = lambda D: D) -> tuple:
         if not hasattr(net, "embed"):
             raise TypeError("a conditional GAN needs a generator and a discriminator that take the class, such as "
                             f"'point-gan', got {type(net).__name__}")
         D = seen(net)
         return lambda z: net.make(z, y), lambda x: D(x, y=y.repeat(len(x) // len(y)))
 
-    def score(self, net, x: Tensor, y: Tensor) -> dict[str, Tensor]:  # (B,)
+    def score(self, net: nn.Module, x: Tensor, y: Tensor) -> dict[str, Tensor]:  # (B,)
         "The hinge at held-out examples."
         return {"real_loss": F.relu(1 - net(x, y))}
 
 # %% ../../nbs/methods/48_genmix_gan.ipynb #2e6c8054
-def pool_of(net, n: int, rng: torch.Generator) -> tuple[Tensor, Tensor]:  # noise (K, n, l), flat images (K, n, D)
+def pool_of(net: nn.Module, n: int, rng: torch.Generator,
+            ) -> tuple[Tensor, Tensor]:  # noise (K, n, l), flat images (K, n, D)
     "Places on every class's manifold to start from."
     z = net.draw(net.classes * n, rng)
     y = torch.arange(net.classes, device=z.device).repeat_interleave(n)
@@ -72,9 +76,9 @@ class Inverted:
 STEP = .05  # h, and the first step of Adam, in units of z
 
 # %% ../../nbs/methods/48_genmix_gan.ipynb #5c4a5e18
-def invert(net, x: Tensor, y: Tensor,  # float (B, ...), classes int64 (B,)
-           start: Tensor,              # noise (B, R, l), as from `nearest_starts`
-           steps: int = 60,            # of Adam
+def invert(net: nn.Module, x: Tensor, y: Tensor,  # float (B, ...), classes int64 (B,)
+           start: Tensor,                         # noise (B, R, l), as from `nearest_starts`
+           steps: int = 60,                       # of Adam
            ) -> Inverted:
     "The point of each class's manifold that is nearest to each x, of several descents (GenMix note, GAN case)."
     n, many = start.shape[:2]
@@ -91,14 +95,15 @@ def invert(net, x: Tensor, y: Tensor,  # float (B, ...), classes int64 (B,)
     return settled_at(net, at.view(n, many, -1)[torch.arange(n, device=z.device), first], y, x.flatten(1))
 
 # %% ../../nbs/methods/48_genmix_gan.ipynb #05e74f15
-def distance_of(net, z: Tensor, y: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:  # d (B,), its gradient (B, l)
+def distance_of(net: nn.Module, z: Tensor, y: Tensor, x: Tensor,
+                ) -> tuple[Tensor, Tensor]:  # d (B,), its gradient (B, l)
     "Distances of generated points, and how they change with the noise."
     with torch.enable_grad():
         d = (net.make(z := z.detach().requires_grad_(), y).flatten(1) - x).norm(dim=1)
         return d.detach(), torch.autograd.grad(d.sum(), z)[0]
 
 @torch.no_grad()
-def settled_at(net, z: Tensor, y: Tensor, x: Tensor) -> Inverted:
+def settled_at(net: nn.Module, z: Tensor, y: Tensor, x: Tensor) -> Inverted:
     "Where descents have ended, and what is left."
     d, grad = distance_of(net, z, y, x)
     leaves = (z.abs() >= 1) & (z * grad < 0)
@@ -163,7 +168,7 @@ class GANChoices(NeedsGAN):
 # %% ../../nbs/methods/48_genmix_gan.ipynb #f447e529
 class Inverter:
     "The distances of a GAN, with s and what of it has to be settled."
-    def __init__(self, net, s: Tensor, ask: GANChoices, rng: torch.Generator):
+    def __init__(self, net: nn.Module, s: Tensor, ask: GANChoices, rng: torch.Generator) -> None:
         self.net, self.s, self.ask, self.pool = net, s, ask, pool_of(net, 256, rng)
 
     def __call__(self, x: Tensor, y: Tensor) -> tuple[Inverted, Tensor]:  # (B, D), (B,) -> and bool (B,): settled
@@ -179,7 +184,8 @@ class Inverter:
         return e.view(-1, k), sure.view(-1, k).all(1)
 
 # %% ../../nbs/methods/48_genmix_gan.ipynb #6b485209
-def by_gan(inverter: Inverter, x: Tensor, y: Tensor, k: int, rng: torch.Generator):  # a `find` for `genmix`
+def by_gan(inverter: Inverter, x: Tensor, y: Tensor, k: int,
+           rng: torch.Generator) -> Callable[[Tensor, int, float], Candidates]:  # a `find` for `genmix`
     "Candidates between examples, moved to where both manifolds are as far as lambda asks."
     ask = inverter.ask
     def find(pairs, n, lam):
@@ -206,7 +212,8 @@ class GenMixGAN(GANChoices):
     "GenMix with a conditional GAN (GenMix note, algorithm 4, GAN case)."
     name = "genmix-gan"
 
-    def find(self, train, rng: torch.Generator, gan=None, **nets):
+    def find(self, train: ImageSet, rng: torch.Generator, gan: nn.Module | None = None,
+             **nets: nn.Module) -> Callable[[Tensor, int, float], Candidates]:
         if gan is None:
             raise ValueError("GenMix with a GAN measures distances by a conditional GAN: train one with the method "
                              "'class-gan' and pass it as gan=")

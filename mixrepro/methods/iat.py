@@ -15,7 +15,7 @@ from ..core import choice
 from .attacks import STARTS, pgd
 from .mixup import Mixup
 from .vicinal import SCOPES
-from ..networks.staged import MODES
+from ..networks.staged import MODES, Net
 
 # %% ../../nbs/methods/33_iat.ipynb #a29c7135
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +37,7 @@ class IAT(Mixup):
     mode: str = choice("train", "code", "unofficial implementation (ndb796): batch statistics; 'eval': running ones",
                        allowed=MODES)
 
-    def loss(self, net, x: Tensor, y: Tensor, rng: torch.Generator, index: Tensor = None) -> Tensor:
+    def loss(self, net: Net, x: Tensor, y: Tensor, rng: torch.Generator, index: Tensor | None = None) -> Tensor:
         mix = self.draw(net, x, y, rng)
         clean = self.risk(net, x, y, mix, rng)
         worst = pgd(net, x, y, rng, self.eps, self.step, self.steps, self.start, self.mode)

@@ -10,7 +10,7 @@ import math
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..core import choice
@@ -41,7 +41,7 @@ class KLVAE(Method):
     sigma: float = choice(0., "default", "of a pixel, in [0, 1]; 0: of highest likelihood in each batch, Rybkin et al. "
                                          "(2021); the paper is silent", allowed="[0, inf)")
 
-    def loss(self, net, x: Tensor, y: Tensor, rng: torch.Generator, index: Tensor = None) -> Tensor:
+    def loss(self, net: nn.Module, x: Tensor, y: Tensor, rng: torch.Generator, index: Tensor | None = None) -> Tensor:
         mean, logvar = net.moments(x)
         if logvar is None: raise ValueError("kl-vae needs a network that says how sure it is of a code: "
                                             "give it posterior='gaussian'")
@@ -50,5 +50,5 @@ class KLVAE(Method):
         told = surprise(F.mse_loss(net.decode(z), x), pixels, self.sigma)
         return (self.beta * divergence(mean, logvar).mean() + told) / pixels
 
-    def score(self, net, x: Tensor, y: Tensor) -> dict[str, Tensor]:
+    def score(self, net: nn.Module, x: Tensor, y: Tensor) -> dict[str, Tensor]:
         return {"mse": (net(x) - x).pow(2).flatten(1).mean(1)}

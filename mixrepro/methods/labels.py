@@ -8,6 +8,7 @@ __all__ = ['Labels', 'LinearLabels', 'LogisticLabels']
 # %% ../../nbs/methods/20c_labels.ipynb #b62bcded
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,18 +16,19 @@ from torch import Tensor
 from ..core import choice
 from .base import MethodPart
 from .vicinal import Mix
+from ..networks.staged import Net
 
 # %% ../../nbs/methods/20c_labels.ipynb #e27999e6
 @dataclass(frozen=True, kw_only=True)
 class Labels(MethodPart):
     "A labelling of mixtures."
     def __call__(self,
-                 y: Tensor,  # labels of the examples as vectors, float (B, K)
-                 place,      # where they were mixed: `mix`, `before` and `after`
+                 y: Tensor,   # labels of the examples as vectors, float (B, K)
+                 place: Any,  # where they were mixed: `mix`, `before` and `after`
                  ) -> Tensor:  # labels of the mixtures, float (B, K)
         raise NotImplementedError(f"{type(self).__name__} labels nothing")
 
-    def watching(self, net, x: Tensor, place) -> AbstractContextManager:  # x: images, float (B, ...)
+    def watching(self, net: Net, x: Tensor, place: Any) -> AbstractContextManager:  # x: images, float (B, ...)
         "What is looked at while mixtures pass the network: nothing, unless a labelling says otherwise."
         return nullcontext()
 
@@ -34,7 +36,7 @@ class Labels(MethodPart):
 class LinearLabels(Labels):
     "A mixture has its parents' labels in their shares (Zhang et al., 2018)."
     name = "linear"
-    def __call__(self, y: Tensor, place) -> Tensor: return place.mix(y)
+    def __call__(self, y: Tensor, place: Any) -> Tensor: return place.mix(y)
 
 # %% ../../nbs/methods/20c_labels.ipynb #272fc3c0
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +47,6 @@ class LogisticLabels(Labels):
                       allowed="(0, inf)",
                      hint="it is the width of the curve; the straight line is 'linear'")
 
-    def __call__(self, y: Tensor, place) -> Tensor:
+    def __call__(self, y: Tensor, place: Any) -> Tensor:
         rho = torch.sigmoid(2 * (place.mix.lam - .5) / self.s)
         return Mix(rho, place.mix.partner)(y)

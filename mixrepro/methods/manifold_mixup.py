@@ -9,6 +9,7 @@ __all__ = ['PER', 'on_host', 'as_stages', 'draw_stage', 'check_stages', 'MixAtSt
 # %% ../../nbs/methods/27_manifold_mixup.ipynb #3066a69c
 import hashlib
 import inspect
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
 import torch
@@ -17,6 +18,7 @@ from torch import Tensor
 from ..core import choice
 from .mixing import Mixing, Place
 from .vicinal import LOSSES, Mix, draw_lambda, draw_mix
+from ..networks.staged import Net
 
 # %% ../../nbs/methods/27_manifold_mixup.ipynb #fb54e551
 def on_host(rng: torch.Generator,     # on any device
@@ -27,7 +29,7 @@ def on_host(rng: torch.Generator,     # on any device
     return torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
 
 # %% ../../nbs/methods/27_manifold_mixup.ipynb #350cd150
-def as_stages(stages) -> tuple:  # of stages; a list when it comes from JSON
+def as_stages(stages: Iterable[int]) -> tuple:  # of stages; a list when it comes from JSON
     "The eligible stages, checked."
     stages = tuple(stages)
     if not stages or not all(type(k) is int and k >= 0 for k in stages) or len(set(stages)) < len(stages):
@@ -43,9 +45,9 @@ def draw_stage(stages: tuple,         # the eligible ones
     return stages[torch.randint(len(stages), (), generator=rng).item()]
 
 # %% ../../nbs/methods/27_manifold_mixup.ipynb #32c08f13
-def check_stages(net,            # a network in stages
+def check_stages(net: Net,       # a network in stages
                  stages: tuple,  # the eligible ones
-                 ):
+                 ) -> None:
     "Refuse a network that lacks one of the stages."
     own = getattr(net, "stages", None) or getattr(getattr(net, "module", None), "stages", None)
     taken = inspect.signature(net.forward).parameters if isinstance(net, torch.nn.Module) else {"at": None}
@@ -88,10 +90,10 @@ def draw_at_stages(n: int,                # examples in the batch
     return MixAtStages(lam, partner, stage)
 
 # %% ../../nbs/methods/27_manifold_mixup.ipynb #55456a1f
-def in_turn(through,         # mixes all states, given them and their stage
-            stage: Tensor,   # of each example, its place in the list, int64 (B,)
-            stages: tuple,   # the eligible ones
-            ):               # a function of the states after each of them, in their order
+def in_turn(through: Callable[[Tensor, int], Tensor],  # mixes all states, given them and their stage
+            stage: Tensor,                             # of each example, its place in the list, int64 (B,)
+            stages: tuple,                             # the eligible ones
+            ) -> Callable[[Tensor], Tensor]:           # a function of the states after each of them, in their order
     "Mix at each stage the examples that have it, and leave the others as they are."
     turns = iter(sorted(range(len(stages)), key=stages.__getitem__))
     def here(h):
@@ -115,15 +117,15 @@ class ManifoldMixup(Mixing):
                            later=True)
     per: str = choice("batch", "paper", "section 2: for each example it made no difference", allowed=PER, later=True)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         super().__post_init__()
         object.__setattr__(self, "stages", as_stages(self.stages))
 
-    def draw(self, net, x: Tensor, y: Tensor, rng: torch.Generator) -> Mix:
+    def draw(self, net: Net, x: Tensor, y: Tensor, rng: torch.Generator) -> Mix:
         if self.per == "lambda and layer": return draw_at_stages(len(x), self.alpha, self.stages, rng)
         return draw_mix(len(x), self.alpha, rng, "batch" if self.per == "batch" else "example")
 
-    def forward(self, net, x: Tensor, place: Place, rng: torch.Generator, index: Tensor = None) -> Tensor:
+    def forward(self, net: Net, x: Tensor, place: Place, rng: torch.Generator, index: Tensor | None = None) -> Tensor:
         check_stages(net, self.stages)
         def mixed(h, k): return place(h.detach() if self.blocked else h, images=k == 0)
         if self.per == "lambda and layer":

@@ -16,15 +16,16 @@ from .labels import Labels, LinearLabels
 from .noise import MixNoise
 from .vicinal import Mix, draw_mix, one_hot
 from .views import Viewed
+from ..networks.staged import Net
 
 # %% ../../nbs/methods/20e_mixing.ipynb #705d9629
 class Place:
     "Where a batch is mixed: a function of what comes there, which remembers its ends."
     def __init__(self,
-                 mix: Mix,              # of a batch of B
+                 mix: Mix,        # of a batch of B
                  noise: MixNoise, rng: torch.Generator,
-                 views: int = 1,        # that lie one after the other
-                 ):
+                 views: int = 1,  # that lie one after the other
+                 ) -> None:
         self.mix, self.noise, self.rng, self.views = mix, noise, rng, views
         self.rows, self.before, self.after = mix.repeated(views), None, None  # rows: the draw for all views
 
@@ -44,18 +45,20 @@ class Mixing(Viewed):
     noise: MixNoise = choice(MixNoise(), "paper", "none but in noisy feature mixup and NoisyMix", later=True)
     per = "batch"  # scope of a coefficient; a field, where a method leaves it open
 
-    def draw(self, net, x: Tensor, y: Tensor, rng: torch.Generator) -> Mix:
+    def draw(self, net: Net, x: Tensor, y: Tensor, rng: torch.Generator) -> Mix:
         return draw_mix(len(x), self.alpha, rng, self.per)
 
-    def forward(self, net, x: Tensor, place: Place, rng: torch.Generator, index: Tensor = None) -> Tensor:
+    def forward(self, net: Net, x: Tensor, place: Place, rng: torch.Generator, index: Tensor | None = None) -> Tensor:
         "Logits (B, K) of mixtures: what is to be mixed goes through `place`."
         return net(place(x, images=True))
 
-    def placed(self, net, x: Tensor, y: Tensor, draw: Mix, rng: torch.Generator, index: Tensor = None) -> tuple:
+    def placed(self, net: Net, x: Tensor, y: Tensor, draw: Mix, rng: torch.Generator,
+               index: Tensor | None = None) -> tuple:
         "Logits, target, and the place."
         place = Place(draw, self.noise, rng, len(x) // len(y))
         with self.labels.watching(net, x, place): logits = self.forward(net, x, place, rng, index)
         return logits, self.labels(one_hot(y, logits[:len(y)]), place), place
 
-    def terms(self, net, x: Tensor, y: Tensor, draw: Mix, rng: torch.Generator, index: Tensor = None) -> tuple:
+    def terms(self, net: Net, x: Tensor, y: Tensor, draw: Mix, rng: torch.Generator,
+              index: Tensor | None = None) -> tuple:
         return self.placed(net, x, y, draw, rng, index)[:2]

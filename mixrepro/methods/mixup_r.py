@@ -6,22 +6,26 @@
 __all__ = ['decode_all', 'MixupR']
 
 # %% ../../nbs/methods/26_mixup_r.ipynb #ce82b18d
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Self
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..core import choice
+from ..data.images import ImageSet
 from .mixing import Place
 from .varmixup import WithVAE
 from .vicinal import SCOPES
+from ..networks.staged import Net
 
 # %% ../../nbs/methods/26_mixup_r.ipynb #2852e43f
 @torch.no_grad()
-def decode_all(vae,              # frozen
-               codes: Tensor,    # float (N, d)
-               batch: int = 500, # codes in one pass
-               ) -> Tensor:      # images in [0, 1], float16 (N, C, H, W)
+def decode_all(vae: nn.Module,    # frozen
+               codes: Tensor,     # float (N, d)
+               batch: int = 500,  # codes in one pass
+               ) -> Tensor:       # images in [0, 1], float16 (N, C, H, W)
     "Decode a training set's codes once."
     return torch.cat([vae.decode(z).half() for z in codes.split(batch)])
 
@@ -35,15 +39,16 @@ class MixupR(WithVAE):
     per: str = choice("batch", "default", "one lambda for the batch, as for Mixup; 'example' draws one each",
                       allowed=SCOPES)
 
-    def prepare(self, train, rng, augment=None, vae=None, **nets) -> "MixupR":
+    def prepare(self, train: ImageSet, rng: torch.Generator, augment: Callable | None = None,
+                vae: nn.Module | None = None, **nets: nn.Module) -> Self:
         ready = super().prepare(train, rng, augment, vae, **nets)
         return ready.ready(**vars(ready.made), images=decode_all(ready.made.vae, ready.made.codes))
 
     @torch.no_grad()
-    def reconstruction(self, x: Tensor, index: Tensor = None) -> Tensor:  # images (B, C, H, W), raw
+    def reconstruction(self, x: Tensor, index: Tensor | None = None) -> Tensor:  # images (B, C, H, W), raw
         "Images through the VAE: looked up where their places in the training set are known, else made."
         return self.made.vae.decode(self.code(x)) if index is None else self.made.images[index].float()
 
-    def forward(self, net, x: Tensor, place: Place, rng: torch.Generator, index: Tensor = None) -> Tensor:
+    def forward(self, net: Net, x: Tensor, place: Place, rng: torch.Generator, index: Tensor | None = None) -> Tensor:
         shown = self.augmented(self.reconstruction(x, index), rng, place.views)
         return net(place(shown, images=True))

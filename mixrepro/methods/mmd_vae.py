@@ -9,7 +9,7 @@ __all__ = ['KERNELS', 'kernel_matrix', 'mmd', 'MMDVAE']
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..core import choice, pick
@@ -52,10 +52,10 @@ class MMDVAE(Method):
     kernel: str = choice("imq", "default", "the paper is silent; Zhao et al.'s Gaussian is nearly flat for d above 20",
                          allowed=KERNELS)
 
-    def loss(self, net, x: Tensor, y: Tensor, rng: torch.Generator, index: Tensor = None) -> Tensor:
+    def loss(self, net: nn.Module, x: Tensor, y: Tensor, rng: torch.Generator, index: Tensor | None = None) -> Tensor:
         z = net.posterior(x, rng)
         prior = torch.randn(z.shape, generator=rng, device=z.device)
         return self.gamma * mmd(z.float(), prior, self.kernel) + F.mse_loss(net.decode(z), x)
 
-    def score(self, net, x: Tensor, y: Tensor) -> dict[str, Tensor]:
+    def score(self, net: nn.Module, x: Tensor, y: Tensor) -> dict[str, Tensor]:
         return {"mse": (net(x) - x).pow(2).flatten(1).mean(1)}

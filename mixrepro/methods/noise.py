@@ -57,7 +57,7 @@ def masks(v: Tensor,             # float (n,); it is written over
 BLOCK = 1 << 16  # numbers at a time on a CPU
 
 def thin(rows: list[Tensor],  # two, float (n,) each; they are written over
-         share: float, rng: torch.Generator):  # as for `masks`
+         share: float, rng: torch.Generator) -> None:  # as for `masks`
     "Leave out a share of the elements of each."
     n = BLOCK if rng.device.type == "cpu" else rows[0].numel()
     for parts in zip(*(row.split(n) for row in rows)):

@@ -33,9 +33,9 @@ def jumps(a: Tensor,   # images of squares, (B, C, N, N): what the first block o
     down, right = F.avg_pool2d(down, (1, k)), F.avg_pool2d(right, (k, 1))
     return torch.stack([F.pad(down, (0, 0, 0, 1)), F.pad(right, (0, 1))])
 
-def inner(n: int,      # blocks a side
-          device=None, # where the numbers go
-          ) -> Tensor: # (2, 1, n, n): 1 for each border between two blocks
+def inner(n: int,                                    # blocks a side
+          device: torch.device | str | None = None,  # where the numbers go
+          ) -> Tensor:                               # (2, 1, n, n): 1 for each border between two blocks
     "Which borders there are."
     edge = torch.arange(n, device=device) < n - 1
     return torch.stack([edge[:, None].expand(n, n), edge.expand(n, n)])[:, None].float()

@@ -7,17 +7,21 @@ __all__ = ['TARGETS', 'L1_ON', 'ramp', 'consistency', 'l1', 'FewLabels', 'MixesB
 
 # %% ../../nbs/methods/29_semi_supervised.ipynb #34a8a904
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Self
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..core import choice
+from ..data.images import ImageSet
 from .base import Method, altered
 from .manifold_mixup import ManifoldMixup, as_stages, check_stages
 from .mixing import Place
 from .vicinal import one_hot
+from ..networks.staged import Net
 
 # %% ../../nbs/methods/29_semi_supervised.ipynb #197f5c1e
 def ramp(t: float,          # share of the updates that are done, in [0, 1)
@@ -39,8 +43,8 @@ def consistency(logits: Tensor,  # of the mixture, (B, K)
 # %% ../../nbs/methods/29_semi_supervised.ipynb #26fcfbab
 L1_ON = {"all": lambda net: list(net.parameters()), "stem": lambda net: [next(net.parameters())]}
 
-def l1(net,        # a network
-       on: str,    # a key of L1_ON
+def l1(net: nn.Module,  # a network
+       on: str,         # a key of L1_ON
        ) -> Tensor:  # shape ()
     "Sum of the absolute values of parameters."
     return sum(p.abs().sum() for p in L1_ON[on](net))
@@ -54,7 +58,8 @@ class FewLabels(Method):
     l1_on: str = choice("all", "paper", "appendix E: an L1 regularisation coefficient; "
                                         "'stem' is the code, whose sum never adds its second term", allowed=L1_ON)
 
-    def prepare(self, train, rng: torch.Generator, augment=None, labelled=None) -> "FewLabels":
+    def prepare(self, train: ImageSet, rng: torch.Generator, augment: Callable | None = None,
+                labelled: ImageSet | None = None) -> Self:
         if labelled is None:
             raise ValueError(f"{type(self).__name__} learns from few labels: "
                              "give its run a split, such as 'digits-l100-v200'")
@@ -67,9 +72,9 @@ class FewLabels(Method):
         x = labelled.floats(i)
         return augment(x, rng) if augment else x, labelled.y[i]
 
-    def penalty(self, net) -> Tensor | float: return self.l1 * l1(net, self.l1_on) if self.l1 else 0.
+    def penalty(self, net: nn.Module) -> Tensor | float: return self.l1 * l1(net, self.l1_on) if self.l1 else 0.
 
-    def loss(self, net, x: Tensor, y: Tensor, rng: torch.Generator, index: Tensor = None) -> Tensor:
+    def loss(self, net: nn.Module, x: Tensor, y: Tensor, rng: torch.Generator, index: Tensor | None = None) -> Tensor:
         xl, yl = self.few(len(x), rng)
         logits = net(xl)
         return F.cross_entropy(logits, one_hot(yl, logits)) + self.penalty(net)
@@ -90,7 +95,7 @@ class MixesBoth(FewLabels):
                           allowed="(0, 1]")
     target: str = choice("softmax", "paper", "section 5.2: soft target outputs; 'logits' is the code", allowed=TARGETS)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         super().__post_init__()
         object.__setattr__(self, "stages", as_stages(self.stages))
 
@@ -101,26 +106,26 @@ class SSLManifoldMixup(MixesBoth):
     "Semi-supervised Manifold Mixup (Manifold Mixup paper, appendix D, algorithms 1 and 2)."
     name, done = "ssl-manifold-mixup", 0.  # done: share of the updates
 
-    def at(self, t: float) -> "SSLManifoldMixup": return altered(self, done=t)
+    def at(self, t: float) -> Self: return altered(self, done=t)
 
-    def mixed(self, net, x: Tensor, target: Tensor, alpha: float, rng: torch.Generator) -> tuple[Tensor, Tensor]:
+    def mixed(self, net: Net, x: Tensor, target: Tensor, alpha: float, rng: torch.Generator) -> tuple[Tensor, Tensor]:
         "Logits of a batch mixed at a random stage, and its mixed targets (algorithm 2)."
         inner = ManifoldMixup(alpha=alpha, stages=self.stages)
         place = Place(inner.draw(net, x, target, rng), inner.noise, rng)
         return inner.forward(net, x, place, rng), inner.labels(target, place)
 
-    def supervised(self, net, n: int, rng: torch.Generator) -> Tensor:
+    def supervised(self, net: Net, n: int, rng: torch.Generator) -> Tensor:
         "Lines 3 to 5 of algorithm 1."
         x, y = self.few(n, rng)
         return F.cross_entropy(*self.mixed(net, x, F.one_hot(y, self.made.labelled.k).float(), self.alpha, rng))
 
-    def unsupervised(self, net, u: Tensor, rng: torch.Generator) -> Tensor:
+    def unsupervised(self, net: Net, u: Tensor, rng: torch.Generator) -> Tensor:
         "Lines 6 to 9 of algorithm 1."
         with torch.no_grad(): target = TARGETS[self.target](net(u))
         logits, target = self.mixed(net, u, target, self.alpha_u, rng)
         return consistency(logits, target, self.target)
 
-    def loss(self, net, x: Tensor, y: Tensor, rng: torch.Generator, index: Tensor = None) -> Tensor:
+    def loss(self, net: nn.Module, x: Tensor, y: Tensor, rng: torch.Generator, index: Tensor | None = None) -> Tensor:
         check_stages(net, self.stages)
         ls = self.supervised(net, len(x), rng)
         return ls + self.weight * ramp(self.done, self.until) * self.unsupervised(net, x, rng) + self.penalty(net)

@@ -16,7 +16,7 @@ from ..core import choice
 from .attacks import STARTS, trades_attack
 from .base import Method
 from .vicinal import one_hot
-from ..networks.staged import MODES
+from ..networks.staged import MODES, Net
 
 # %% ../../nbs/methods/32_trades.ipynb #1cae8b91
 def trades_loss(clean: Tensor,   # logits at the images, (B, K)
@@ -43,11 +43,11 @@ class TRADES(Method):
                         allowed=STARTS)
     mode: str = choice("eval", "code", "Zhang et al. attack in evaluation mode", allowed=MODES)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.start == "image":
             raise ValueError("TRADES cannot start at the image: its gradient is 0 there; use 'normal' or 'uniform'")
 
-    def loss(self, net, x: Tensor, y: Tensor, rng: torch.Generator, index: Tensor = None) -> Tensor:
+    def loss(self, net: Net, x: Tensor, y: Tensor, rng: torch.Generator, index: Tensor | None = None) -> Tensor:
         moved = trades_attack(net, x, rng, self.eps, self.step, self.steps, self.start, self.mode)
         clean = net(x)
         return trades_loss(clean, net(moved), one_hot(y, clean), self.beta)

@@ -6,6 +6,9 @@
 __all__ = ['Looking', 'transformable', 'Stream', 'BatchTransform']
 
 # %% ../../nbs/methods/49b_transform.ipynb #16a4ff50
+from collections.abc import Callable
+from typing import NoReturn
+
 import torch
 from torch import Tensor, nn
 from torch.utils.data import default_collate, get_worker_info
@@ -15,28 +18,31 @@ from .at import AT
 from .base import Method, Supervised, altered
 from .manifold_mixup import ManifoldMixup
 from .puzzlemix import PuzzleMix
+from ..networks.staged import Net
 
 # %% ../../nbs/methods/49b_transform.ipynb #8b16810a
 class Looking(nn.Module):
     "A network that keeps the images it is shown."
-    def __init__(self, k: int):  # classes
+    def __init__(self, k: int) -> None:  # classes
         super().__init__()
         self.k, self.head, self.seen = k, nn.Identity(), None
 
-    def forward(self, x: Tensor, at=None, through=None) -> Tensor:  # (N, C, H, W) -> zeros (N, K)
+    def forward(self, x: Tensor, at: int | tuple[int, ...] | None = None,
+                through: Callable[[Tensor], Tensor] | None = None) -> Tensor:  # (N, C, H, W) -> zeros (N, K)
         if at is not None: raise TypeError("this method mixes hidden states, so it is no transform of a batch: "
                                            "call its loss(net, x, y, rng) in your loop")
         self.seen = x
         return self.head(x.new_zeros(len(x), self.k))
 
-    def features(self, x: Tensor, at=None, through=None):
+    def features(self, x: Tensor, at: int | tuple[int, ...] | None = None,
+                 through: Callable[[Tensor], Tensor] | None = None) -> NoReturn:
         raise TypeError("this method looks at features of the network in training, so it is no transform of a batch: "
                         "call its loss(net, x, y, rng) in your loop")
 
 # %% ../../nbs/methods/49b_transform.ipynb #14a5b65e
-def transformable(method: Method,  # as it trains
-                  net,             # the network in training, or None
-                  ):
+def transformable(method: Method,   # as it trains
+                  net: Net | None,  # the network in training, or None
+                  ) -> None:
     "Refuse a method that is more than other images and other labels."
     if not isinstance(method, Method): raise TypeError(f"expected a method, such as Mixup(), got {method!r}")
     who = f"{type(method).__name__} "
@@ -52,7 +58,7 @@ def transformable(method: Method,  # as it trains
 # %% ../../nbs/methods/49b_transform.ipynb #772f84c7
 class Stream:
     "A generator that is another one in each worker of a loader."
-    def __init__(self, rng: torch.Generator):
+    def __init__(self, rng: torch.Generator) -> None:
         if not isinstance(rng, torch.Generator):
             raise TypeError(f"rng must be a generator, such as torch.Generator().manual_seed(0), got {rng!r}")
         self.rng, self.worker = rng, None
@@ -72,19 +78,19 @@ class Stream:
 class BatchTransform:
     "A method's vicinal distribution as `(x, y) -> (x, soft y)`, for any loop (torchvision's convention)."
     def __init__(self,
-                 method: Supervised,    # prepared, where it is to be: a VAE, a density
-                 k: int,                # classes, 2 or more
-                 rng: torch.Generator,  # the only source of randomness, on the device of the images
-                 net=None,              # the network in training, for what looks at it: PuzzleMix, AT
-                 ):
+                 method: Supervised,      # prepared, where it is to be: a VAE, a density
+                 k: int,                  # classes, 2 or more
+                 rng: torch.Generator,    # the only source of randomness, on the device of the images
+                 net: Net | None = None,  # the network in training, for what looks at it: PuzzleMix, AT
+                 ) -> None:
         transformable(method, net)
         if k < 2: raise ValueError(f"k must be the number of classes, 2 or more, got {k}")
         self.method, self.k, self.net, self.stream = method, k, net, Stream(rng)
 
     def __call__(self,
-                 x: Tensor,              # images, float (B, C, H, W) in [0, 1]
-                 y: Tensor,              # labels, int64 (B,), 0..k-1
-                 index: Tensor = None,   # their places in the training set, where a method was prepared with it
+                 x: Tensor,                    # images, float (B, C, H, W) in [0, 1]
+                 y: Tensor,                    # labels, int64 (B,), 0..k-1
+                 index: Tensor | None = None,  # their places in the training set, where a method was prepared with it
                  ) -> tuple[Tensor, Tensor]:  # images (B, C, H, W), of V views (V, B, C, H, W); float (B, K)
         "Other images and soft labels: one draw."
         eye, found, net = Looking(self.k), {}, self.net

@@ -14,14 +14,15 @@ from torch import Tensor
 from ..core import remembered
 
 # %% ../../nbs/methods/41_transport.ipynb #0d009741
-def offsets(n: int, device) -> Tensor:  # int64 (n^2, n^2)
+def offsets(n: int, device: torch.device | str) -> Tensor:  # int64 (n^2, n^2)
     "The squared distance of any two places of a grid, in blocks."
     place = torch.arange(n * n, device=device)
     row, col = place // n, place % n
     return (row[:, None] - row) ** 2 + (col[:, None] - col) ** 2
 
 @remembered()
-def nearest(n: int, device) -> tuple[Tensor, Tensor]:  # places, int64 (n^2, n^2); how far, float32, in [0, 2]
+def nearest(n: int, device: torch.device | str,
+            ) -> tuple[Tensor, Tensor]:  # places, int64 (n^2, n^2); how far, float32, in [0, 2]
     "All places by rising distance from each place, equals in reading order."
     far, order = offsets(n, device).sort(dim=1, stable=True)
     return order, far.float() / max(1, n - 1) ** 2

@@ -8,7 +8,9 @@ __all__ = ['RESIZES', 'VAE_RUN', 'decode_mix', 'frozen', 'Resized', 'encode_all'
 
 # %% ../../nbs/methods/25_varmixup.ipynb #856527ba
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Self
 
 import torch
 from torch import Tensor, nn
@@ -16,26 +18,28 @@ from torch.nn import functional as F
 
 from ..core import choice
 from ..data.datasets import DATASETS
+from ..data.images import ImageSet
 from .mixing import Mixing, Place
 from .mmd_vae import KERNELS
 from .vicinal import SCOPES, Mix, draw_mix, one_hot
+from ..networks.staged import Net
 from ..networks.zoo import networks_of
 
 # %% ../../nbs/methods/25_varmixup.ipynb #f6632b21
-def decode_mix(vae,        # an autoencoder with `decode`, in evaluation mode
-               z: Tensor,  # codes of the batch, float (B, d)
-               mix,        # what mixes them: a `Mix`, or a `Place`
+def decode_mix(vae: nn.Module,    # an autoencoder with `decode`, in evaluation mode
+               z: Tensor,         # codes of the batch, float (B, d)
+               mix: Mix | Place,  # what mixes them: a `Mix`, or a `Place`
                ) -> Tensor:  # images, float (B, C, H, W) in [0, 1]
     "Decode mixtures of codes (VarMixup paper, eq. 9)."
     with torch.no_grad(): return vae.decode(mix(z))
 
 # %% ../../nbs/methods/25_varmixup.ipynb #a351cb15
-def frozen(vae,           # an autoencoder with `encode` and `decode`, or None
-           shape: tuple,  # of the images it is for, (C, H, W)
-           user: str,     # the method that asks for it
-           method: str,   # the method that trains it
+def frozen(vae: nn.Module | None,  # an autoencoder with `encode` and `decode`, or None
+           shape: tuple,           # of the images it is for, (C, H, W)
+           user: str,              # the method that asks for it
+           method: str,            # the method that trains it
            resize: str = "bilinear",  # a name in RESIZES: how images of another size come to it
-           ):             # the autoencoder, in evaluation mode, its weights without gradients
+           ) -> nn.Module:         # the autoencoder, in evaluation mode, its weights without gradients
     "Freeze a VAE for use on images of this shape, or say what is wrong with it."
     if vae is None:
         raise ValueError(f"{user} works in the latent space of a VAE: train one with the method {method!r} "
@@ -53,7 +57,8 @@ RESIZES = {"bilinear": dict(mode="bilinear", align_corners=False),
 
 class Resized(nn.Module):
     "An autoencoder for images of another size than its own."
-    def __init__(self, vae, shape: tuple, resize: str = "bilinear"):  # of the images; a name in RESIZES
+    def __init__(self, vae: nn.Module, shape: tuple, resize: str = "bilinear",  # of the images; a name in RESIZES
+                 ) -> None:
         super().__init__()
         self.vae, self.shape, self.how = vae, tuple(shape), RESIZES[resize]
 
@@ -67,10 +72,10 @@ class Resized(nn.Module):
 
 # %% ../../nbs/methods/25_varmixup.ipynb #164bd28b
 @torch.no_grad()
-def encode_all(vae,              # frozen
-               train,            # the training set, an ImageSet
-               batch: int = 500, # images in one pass
-               ) -> Tensor:      # their codes, float (N, d): 26 MB for 50,000 images at d = 128
+def encode_all(vae: nn.Module,    # frozen
+               train: ImageSet,   # the training set, an ImageSet
+               batch: int = 500,  # images in one pass
+               ) -> Tensor:       # their codes, float (N, d): 26 MB for 50,000 images at d = 128
     "Encode a training set once (VarMixup paper, eq. 8); codes that collapsed are warned of."
     parts = torch.arange(len(train), device=train.x.device).split(batch)
     codes = torch.cat([vae.encode(train.floats(i)) for i in parts])
@@ -121,13 +126,14 @@ class WithVAE(NeedsVAE):
     "A mixing that sees the data through a trained VAE, and has the training set's codes in it."
     raw = True  # crops and flips come after the VAE
 
-    def prepare(self, train, rng, augment=None, vae=None, **nets) -> "WithVAE":
+    def prepare(self, train: ImageSet, rng: torch.Generator, augment: Callable | None = None,
+                vae: nn.Module | None = None, **nets: nn.Module) -> Self:
         vae = frozen(vae, train.shape, type(self).__name__, self.vae_method, self.vae_resize)
         parts = super().prepare(train, rng, augment, vae=vae, **nets)
         return parts.ready(vae=vae, codes=encode_all(vae, train), augment=augment)
 
     @torch.no_grad()
-    def code(self, x: Tensor, index: Tensor = None) -> Tensor:  # images (B, C, H, W), raw -> codes (B, d)
+    def code(self, x: Tensor, index: Tensor | None = None) -> Tensor:  # images (B, C, H, W), raw -> codes (B, d)
         "Codes of a batch: looked up where its places in the training set are known, else encoded."
         return self.made.vae.encode(x) if index is None else self.made.codes[index]
 
@@ -138,20 +144,20 @@ class WithVAE(NeedsVAE):
         beside = torch.cat(x.chunk(views), 1)  # as channels of one image
         return torch.cat(self.made.augment(beside, rng).chunk(views, 1))
 
-    def forward(self, net, x: Tensor, place: Place, rng: torch.Generator, index: Tensor = None) -> Tensor:
+    def forward(self, net: Net, x: Tensor, place: Place, rng: torch.Generator, index: Tensor | None = None) -> Tensor:
         return net(self.augmented(decode_mix(self.made.vae, self.code(x, index), place), rng, place.views))
 
 # %% ../../nbs/methods/25_varmixup.ipynb #36bec75f
 class Turns:
     "Which batches are mixtures: so many of every 1 / share, evenly, a real one first."
-    def __init__(self, share: float): self.share, self.step = share, 0  # share: in (0, 1]
+    def __init__(self, share: float) -> None: self.share, self.step = share, 0  # share: in (0, 1]
 
     def next(self) -> bool:
         self.step += 1
         return int(self.step * self.share) > int((self.step - 1) * self.share)
 
     def state_dict(self) -> dict: return dict(step=self.step)
-    def load_state_dict(self, state: dict): self.step = state["step"]
+    def load_state_dict(self, state: dict) -> None: self.step = state["step"]
 
 # %% ../../nbs/methods/25_varmixup.ipynb #d195374b
 @dataclass(frozen=True, kw_only=True)
@@ -163,11 +169,13 @@ class InTurn(WithVAE):
     @property
     def learns(self) -> tuple: return ("turns",) if self.share < 1 else ()
 
-    def prepare(self, train, rng, augment=None, vae=None, **nets) -> "InTurn":
+    def prepare(self, train: ImageSet, rng: torch.Generator, augment: Callable | None = None,
+                vae: nn.Module | None = None, **nets: nn.Module) -> Self:
         ready = super().prepare(train, rng, augment, vae, **nets)
         return ready.ready(**vars(ready.made), turns=Turns(self.share))
 
-    def terms(self, net, x: Tensor, y: Tensor, draw: Mix, rng: torch.Generator, index: Tensor = None) -> tuple:
+    def terms(self, net: Net, x: Tensor, y: Tensor, draw: Mix, rng: torch.Generator,
+              index: Tensor | None = None) -> tuple:
         if self.made.turns.next(): return super().terms(net, x, y, draw, rng, index)
         logits = net(self.augmented(x, rng, len(x) // len(y)))
         return logits, one_hot(y, logits[:len(y)])
@@ -182,7 +190,7 @@ class VarMixup(InTurn):
     per: str = choice("batch", "default", "one lambda for the batch, as for Mixup; 'example' draws one each",
                       allowed=SCOPES)
 
-    def draw(self, net, x: Tensor, y: Tensor, rng: torch.Generator) -> Mix:
+    def draw(self, net: Net, x: Tensor, y: Tensor, rng: torch.Generator) -> Mix:
         return draw_mix(len(x), self.eta, rng, self.per)
 
 # %% ../../nbs/methods/25_varmixup.ipynb #c9ff9e13
@@ -191,5 +199,5 @@ class ERMR(WithVAE):
     "ERM on reconstructions: what the autoencoder of VarMixup costs without any mixing; not in the paper."
     name = "erm-r"
 
-    def draw(self, net, x: Tensor, y: Tensor, rng: torch.Generator) -> Mix:
+    def draw(self, net: Net, x: Tensor, y: Tensor, rng: torch.Generator) -> Mix:
         return Mix(torch.ones((), device=x.device), torch.arange(len(x), device=x.device))

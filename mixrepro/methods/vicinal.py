@@ -8,6 +8,7 @@ __all__ = ['SCOPES', 'LOSSES', 'by_rows', 'copied', 'taken', 'Mix', 'draw_lambda
 
 # %% ../../nbs/methods/20_vicinal.ipynb #98b247c9
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
@@ -17,8 +18,8 @@ from torch.nn import functional as F
 from ..guards import check_pair
 
 # %% ../../nbs/methods/20_vicinal.ipynb #e1079a0f
-def by_rows(f,          # rows (B, ...) -> rows (N, ...)
-            a: Tensor,  # one row per example, (B, ...)
+def by_rows(f: Callable[[Tensor], Tensor],  # rows (B, ...) -> rows (N, ...)
+            a: Tensor,                      # one row per example, (B, ...)
             ) -> Tensor:  # (N, ...), in the memory format of `a`
     "A function of rows, given them in the order in which their numbers lie."
     pixels_first = a.dim() == 4 and (a.stride(1), a.stride(3)) == (1, a.shape[1])
@@ -64,10 +65,10 @@ class Mix:
         return replace(self, lam=lam, partner=(first[:, None] + self.partner).flatten())
 
 # %% ../../nbs/methods/20_vicinal.ipynb #64b20df4
-def draw_lambda(shape,                 # of the draw; () is a single coefficient
-                alpha: float,          # both parameters of the Beta distribution, above 0; 1 is uniform
-                rng: torch.Generator,  # the only source of randomness
-                ) -> Tensor:           # float32, in [0, 1], on the device of `rng`
+def draw_lambda(shape: tuple[int, ...],  # of the draw; () is a single coefficient
+                alpha: float,            # both parameters of the Beta distribution, above 0; 1 is uniform
+                rng: torch.Generator,    # the only source of randomness
+                ) -> Tensor:             # float32, in [0, 1], on the device of `rng`
     "Mixing coefficients from Beta(alpha, alpha)."
     if not 0 < alpha < math.inf:
         raise ValueError(f"alpha must be above 0 and finite, got {alpha}: for no mixing use the method 'erm'")

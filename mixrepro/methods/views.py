@@ -7,6 +7,7 @@ __all__ = ['js', 'Views', 'FurtherViews', 'AugMixViews', 'NoiseViews', 'Viewed']
 
 # %% ../../nbs/methods/20f_views.ipynb #d0caded1
 from dataclasses import dataclass, fields
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,6 +16,7 @@ from ..core import choice
 from ..data.augmix import OPERATIONS, augmix
 from .base import MethodPart, Supervised
 from .vicinal import LOSSES, one_hot
+from ..networks.staged import Net
 
 # %% ../../nbs/methods/20f_views.ipynb #dbb83e0c
 def js(logits: list[Tensor],  # of each view, (B, K)
@@ -95,7 +97,7 @@ class Viewed(Supervised):
     views: Views = choice(Views(), "paper", "none but in stability training, AugMix and NoisyMix", later=True)
     viewed = True  # whether a method can be shown further views
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         super().__post_init__()
         for f in fields(self):
             if isinstance(f.default, MethodPart) and not isinstance(got := getattr(self, f.name), f.type):
@@ -103,12 +105,14 @@ class Viewed(Supervised):
         if not self.viewed and self.views != Views():
             raise ValueError(f"{self.name} makes its images itself and knows no views of them: leave views out")
 
-    def terms(self, net, x: Tensor, y: Tensor, draw, rng: torch.Generator, index: Tensor = None) -> tuple:
+    def terms(self, net: Net, x: Tensor, y: Tensor, draw: Any, rng: torch.Generator,
+              index: Tensor | None = None) -> tuple:
         "Logits of all views, float (views * B, K), and the target of the first, float (B, K)."
         logits = net(x)
         return logits, one_hot(y, logits[:len(y)])
 
-    def risk(self, net, x: Tensor, y: Tensor, draw, rng: torch.Generator, index: Tensor = None) -> Tensor:
+    def risk(self, net: Net, x: Tensor, y: Tensor, draw: Any, rng: torch.Generator,
+             index: Tensor | None = None) -> Tensor:
         views = self.views(x, rng)
         if views[0] is x and len(views) == 1: return super().risk(net, x, y, draw, rng, index)
         logits, target = self.terms(net, torch.cat(views), y, draw, rng)  # no index: views are no training images

@@ -14,12 +14,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..data.images import ImageSet
-from ..guards import check_logits, check_pair
-from ..networks.staged import in_mode
+from ..guards import check_logits, check_pair, check_tensor
+from ..networks.staged import Net, in_mode
 
 # %% ../../nbs/metrics/60_accuracy.ipynb #003c6162
 @contextmanager
-def evaluating(net):  # a network; a plain function passes through
+def evaluating(net: Net) -> Iterator[Net]:  # a network; a plain function passes through
     "The network in evaluation mode and without gradients; afterwards every layer has its own mode again."
     with in_mode(net, "eval"), torch.no_grad(): yield net
 
@@ -37,10 +37,10 @@ def _parts(images: ImageSet | Tensor,  # as for `predict`
     else: raise ValueError(f"images must be uint8 (N, C, H, W) with N above 0, got {x.dtype} {tuple(x.shape)}")
 
 # %% ../../nbs/metrics/60_accuracy.ipynb #034e0448
-def predict(net,                       # images, float (B, C, H, W) in [0, 1] -> logits (B, K)
-            images: ImageSet | Tensor, # an image set, or uint8 (N, C, H, W)
-            batch: int = 512,          # images in one pass; the last pass may be smaller
-            ) -> Tensor:               # logits, float32 (N, K), on the CPU
+def predict(net: Net,                   # images, float (B, C, H, W) in [0, 1] -> logits (B, K)
+            images: ImageSet | Tensor,  # an image set, or uint8 (N, C, H, W)
+            batch: int = 512,           # images in one pass; the last pass may be smaller
+            ) -> Tensor:                # logits, float32 (N, K), on the CPU
     "The network's logits for every image."
     if batch < 1: raise ValueError(f"batch must be 1 or more, got {batch}")
     x = images.x if isinstance(images, ImageSet) else images
@@ -53,6 +53,7 @@ def checked_logits(logits: Tensor,  # float (N, K)
             y: Tensor,       # labels, int64 (N,)
             ) -> tuple[Tensor, Tensor]:  # logits in float64, labels on the same device
     "Logits and labels that a metric can be computed from."
+    check_tensor(logits, "logits")
     if not logits.numel(): raise ValueError("there are no predictions to measure: expected one row at least")
     check_pair(logits, y); check_logits(logits)
     return logits.double(), y.to(logits.device)

@@ -7,23 +7,25 @@ __all__ = ['SPACES', 'ATTACKS', 'PGD', 'unit_of', 'direction', 'FGSM', 'Iterated
 
 # %% ../../nbs/metrics/75_attacked.ipynb #e632e058
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 import torch
 from torch import Tensor
 
-from ..core import choice, pick
+from ..core import Choices, choice, pick
 from ..data.images import ImageSet
-from ..methods.attacks import PULLS, ascend, check_budget, check_range, flat, log_target, slope, tilt
+from ..guards import check_labels
+from ..methods.attacks import PULLS, STARTS, ascend, check_budget, check_range, log_target, slope, still_at, tilt
 from .accuracy import checked_logits, evaluating, shares
-from ..networks.staged import in_mode
+from ..networks.staged import Net, in_mode
 
 # %% ../../nbs/metrics/75_attacked.ipynb #76821174
 SPACES = ("pixel", "normalised")
 
-def unit_of(net,         # a network in stages, or anything if the space is "pixel"
+def unit_of(net: Net,    # a network in stages, or anything if the space is "pixel"
             space: str,  # a name in SPACES
-            ):           # what a step of 1 is in pixels: 1, or (1, C, 1, 1)
+            ) -> Tensor | float:  # what a step of 1 is in pixels: 1, or (1, C, 1, 1)
     "How far a step of 1 moves a pixel in [0, 1]."
     if pick("space", space, SPACES) == "pixel": return 1.
     if not hasattr(net, "norm"):
@@ -31,16 +33,17 @@ def unit_of(net,         # a network in stages, or anything if the space is "pix
     return net.norm.std
 
 # %% ../../nbs/metrics/75_attacked.ipynb #b27ef342
-def direction(net, x: Tensor, y: Tensor, criterion: str) -> tuple[Tensor, Tensor, Tensor]:
+def direction(net: Net, x: Tensor, y: Tensor, criterion: str) -> tuple[Tensor, Tensor, Tensor]:
     "The sign of each image's gradient, as x; whether it is right now; whether its gradient is exactly 0, both (B,)."
     pull = pick("criterion", criterion, PULLS)
+    check_labels(y, len(x))
     with in_mode(net, "eval"): logits, grad = slope(net, x, lambda z: pull(z, log_target(y, z)))
     logits, y = checked_logits(logits, y)
-    return grad.sign(), logits.argmax(1) == y, flat(grad)
+    return grad.sign(), logits.argmax(1) == y, still_at(grad)
 
 # %% ../../nbs/metrics/75_attacked.ipynb #74b871a8
 @dataclass(frozen=True)
-class FGSM:
+class FGSM(Choices):
     "The fast gradient sign method (Goodfellow et al., 2014; Manifold Mixup paper, appendix F)."
     eps: float = choice(8 / 255, "default",
                         "the paper gives none, and stands beside numbers of Madry et al. (2017) at 8/255")
@@ -48,12 +51,12 @@ class FGSM:
                                             "which does not cut to [0, 1] either")
     criterion: str = choice("ce", "paper", "appendix F: the gradient of the loss; 'bce' is the code of Verma et al.")
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_budget(self.eps, self.eps, 1)
         pick("space", self.space, SPACES); pick("criterion", self.criterion, PULLS)
 
     def move(self,
-             net,        # a network in stages
+             net: Net,   # a network in stages
              x: Tensor,  # images, float (B, C, H, W) in [0, 1]
              y: Tensor,  # labels, int64 (B,)
              ) -> tuple[Tensor, Tensor]:  # as from a call; where the gradient is exactly 0, bool (B,)
@@ -62,28 +65,28 @@ class FGSM:
         moved = x + self.eps * unit_of(net, self.space) * way
         return moved.clamp(0, 1) if self.space == "pixel" else moved, still
 
-    def __call__(self, net, x: Tensor, y: Tensor) -> Tensor:
+    def __call__(self, net: Net, x: Tensor, y: Tensor) -> Tensor:
         "Adversarial images, float (B, C, H, W); within [0, 1] if the space is 'pixel'."
         return self.move(net, x, y)[0]
 
 # %% ../../nbs/metrics/75_attacked.ipynb #e76384b9
 @dataclass(frozen=True)
-class Iterated:
+class Iterated(Choices):
     "Projected gradient descent within a ball (Madry et al., 2017; Manifold Mixup paper, section 5.3)."
     steps: int = choice(20, "default", "the paper gives none; Madry et al. train with 7 and test with 7 and 20")
     eps: float = choice(8 / 255, "default", "as Madry et al.")
     step: float = choice(2 / 255, "default", "as Madry et al.")
-    start: str = choice("uniform", "default", "as Madry et al.: a random point of the ball")
-    seed: int = choice(0, "default", "of the start")
+    start: str = choice("uniform", "default", "as Madry et al.: a random point of the ball", allowed=STARTS)
+    seed: int = choice(0, "default", "of the start", allowed="[0, inf)")
 
-    def __post_init__(self): check_budget(self.eps, self.step, self.steps)
+    def __post_init__(self) -> None: check_budget(self.eps, self.step, self.steps)
 
-    def move(self, net, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    def move(self, net: Net, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         "As for one step; where the gradient is exactly 0 at the last."
         still, rng = [], torch.Generator(x.device).manual_seed(self.seed)
         with in_mode(net, "eval"):
             bad = ascend(net, x, self.eps, self.step, self.steps, rng, self.start,
-                         pull=lambda z: tilt(z, log_target(y, z)), tell=lambda grad: still.append(flat(grad)))
+                         pull=lambda z: tilt(z, log_target(y, z)), tell=lambda grad: still.append(still_at(grad)))
         return bad, still[0]
 
 # %% ../../nbs/metrics/75_attacked.ipynb #8a9c7bf8
@@ -92,11 +95,11 @@ ATTACKS = {"8/255, pixels": FGSM(), "4/255, pixels": FGSM(4 / 255), "2/255, pixe
            ".01, normalised, as in the code": FGSM(.01, "normalised", "bce")}
 PGD = {f"{n} steps of 2/255 within 8/255": Iterated(n) for n in (7, 20)}
 
-def attacked(nets,                          # networks in stages, on the device of the images
+def attacked(nets: Sequence[Net],      # networks in stages, on the device of the images
              test: ImageSet,
-             attacks: dict = ATTACKS,       # name -> what has `move`
-             batch: int = 500,              # images in one pass
-             arrays: bool = False,          # with "arrays": "right", bool (attacks, N)
+             attacks: dict = ATTACKS,  # name -> what has `move`
+             batch: int = 500,         # images in one pass
+             arrays: bool = False,     # with "arrays": "right", bool (attacks, N)
              # {"accuracy": {name: a share}, "attacks": {name: its fields}, "flat": {name: images whose gradient is 0}}
              # for each network
              ) -> list[dict]:
@@ -116,23 +119,23 @@ def attacked(nets,                          # networks in stages, on the device 
 
 # %% ../../nbs/metrics/75_attacked.ipynb #8aa59076
 @dataclass(frozen=True)
-class Unbounded:
+class Unbounded(Choices):
     "Steps along the sign of the gradient, without a ball (Manifold Mixup paper, appendix F; Athalye et al., 2018)."
     steps: int = choice(200, "paper", "appendix F")
     step: float = choice(.01, "paper", "appendix F")
     space: str = choice("pixel", "default", "the paper gives no unit; 'normalised' is the code of Verma et al.")
     bounds: bool = choice(False, "paper", "appendix F: unbounded; True keeps pixels in [0, 1]")
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_budget(math.inf, self.step, self.steps)
         pick("space", self.space, SPACES)
 
     def walk(self,
-             net,        # a network in stages
+             net: Net,   # a network in stages
              x: Tensor,  # images, float (B, C, H, W) in [0, 1]
              y: Tensor,  # labels, int64 (B,)
              ) -> tuple[Tensor, Tensor]:  # as from a call; where the climb ended at a gradient of exactly 0, bool (B,)
-        check_range(x, (0, 1))
+        check_range(x, (0, 1)); check_labels(y, len(x))
         fell = torch.full((len(x),), self.steps + 1, device=x.device)
         left, at, stuck = torch.arange(len(x), device=x.device), x, torch.zeros_like(fell, dtype=torch.bool)
         for t in range(self.steps + 1):
@@ -143,15 +146,15 @@ class Unbounded:
             if not len(left): break
         return fell, stuck
 
-    def __call__(self, net, x: Tensor, y: Tensor) -> Tensor:
+    def __call__(self, net: Net, x: Tensor, y: Tensor) -> Tensor:
         "Steps until each image is misread, int64 (B,): 0 if it always was, `steps` + 1 if it never is."
         return self.walk(net, x, y)[0]
 
 # %% ../../nbs/metrics/75_attacked.ipynb #1d2132c4
-def unbounded(nets,                            # networks in stages, on the device of the images
+def unbounded(nets: Sequence[Net],  # networks in stages, on the device of the images
               test: ImageSet,
               attack: Unbounded = Unbounded(),
-              batch: int = 500,                # images at a time
+              batch: int = 500,     # images at a time
               # {"accuracy": a share after 0, 1, ..., `steps` steps, the attack's fields, "flat": images that the attack
               # left at a gradient of exactly 0} for each network
               ) -> list[dict]:

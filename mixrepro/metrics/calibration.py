@@ -6,6 +6,8 @@
 __all__ = ['confidence', 'bin_of', 'reliability', 'ece', 'weighted_ece', 'pooled']
 
 # %% ../../nbs/metrics/61_calibration.ipynb #e6e0aec3
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -67,8 +69,8 @@ def weighted_ece(w: Tensor,       # weights, float64 (N,), 0 or more
     return gap.abs().sum() / w.sum()
 
 # %% ../../nbs/metrics/61_calibration.ipynb #59af78b2
-def pooled(bins,            # of several networks, each as `reliability` gives them, tensors or lists
-           least: int = 1,  # predictions that a bin must hold to be shown
+def pooled(bins: Sequence[dict],  # of several networks, each as `reliability` gives them, tensors or lists
+           least: int = 1,        # predictions that a bin must hold to be shown
            ) -> dict[str, Tensor]:  # "count", "confidence", "accuracy", of the bins that are left
     "Reliability over several networks."
     every = {k: torch.stack([torch.as_tensor(b[k], dtype=torch.float64) for b in bins])

@@ -5,24 +5,29 @@
 # %% auto #0
 __all__ = ['ON_2000', 'SOME_DAMAGED', 'SOME_FILMED', 'FEW_FILMED', 'FEW', 'APGD_ON_250', 'APGD_ON_60', 'IN_PIXELS', 'METRICS',
            'DAMAGED', 'FLIPS', 'READ', 'ALSO', 'OF_CELLS', 'AT_SOME', 'OPENING', 'IMAGES', 'IN_CELLS', 'logits',
-           'clean', 'calibration', 'on_first', 'key_of', 'code_of_metric', 'fill', 'filled', 'said', 'with_sure',
-           'told', 'measure', 'fitted', 'adopt', 'of_logits', 'of_calibration', 'of_scaled', 'of_ranks', 'of_moved',
-           'of_images']
+           'clean', 'calibration', 'on_first', 'key_of', 'code_of_metric', 'images_met', 'telling_how_far', 'fill',
+           'filled', 'said', 'with_sure', 'told', 'measure', 'fitted', 'adopt', 'of_logits', 'of_calibration',
+           'of_scaled', 'of_ranks', 'of_moved', 'of_images']
 
 # %% ../../nbs/metrics/69_catalogue.ipynb #82828743
+import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from functools import partial
 
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..core import pick
+from ..data.corrupted import table_for
 from ..data.datasets import load, tested_on
 from ..data.corruptions import CORRUPTIONS
 from ..data.deformations import DEFORMATIONS
-from ..data.images import balanced
+from ..data.images import ImageSet, balanced
+from ..data.perturbations import frames
 from ..data.sources import GENERATED, RELEASED, corruption_source
+from ..fingerprint import Reached
 from .accuracy import accuracy, checked_logits, nll, predict
 from .attacked import ATTACKS, PGD, Unbounded, attacked, unbounded
 from .calibration import confidence, ece, reliability, weighted_ece
@@ -39,21 +44,23 @@ from .robust import BEFORE, BALLS, AutoAttack, AutoPGD, robust
 from .robustness import robustness
 from .stability import moved, stability, steadiness
 from .temperature import cross_fitted, scaled_metrics
+from ..networks.staged import Net
 from ..training.loop import auto_device, seen_of
+from ..training.progress import share_shown, with_progress
 from ..training.made import again, reached_by, texts_in, write_table
-from ..training.standing import mark, outdated
+from ..training.standing import counted, mark, outdated
 from ..training.store import Run, Store, keep, keep_arrays, kept, kept_arrays, open_net
 
 # %% ../../nbs/metrics/69_catalogue.ipynb #0b5eeb10
-def logits(nets, test) -> list[dict]:
+def logits(nets: Sequence[Net], test: ImageSet) -> list[dict]:
     "What each network says of each image of the test set as it is."
     return [dict(images=len(test), arrays=dict(logits=predict(net, test))) for net in nets]
 
-def clean(out, y) -> dict:
+def clean(out: Tensor, y: Tensor) -> dict:
     "Accuracy (fraction) and NLL (nats) on the test set as it is."
     return dict(accuracy=accuracy(out, y), nll=nll(out, y))
 
-def calibration(out, y) -> dict:
+def calibration(out: Tensor, y: Tensor) -> dict:
     "ECE over 15 equal-width bins (VarMixup paper, eq. 11), and the bins themselves."
     return dict(ece=ece(out, y), bins={k: v.tolist() for k, v in reliability(out, y).items()})
 
@@ -86,7 +93,7 @@ METRICS |= {name + end: partial(robustness, source=source, arrays=True, **(dict(
 METRICS |= {"flips": flips, f"flips-{RELEASED}": partial(flips, source=RELEASED)}
 METRICS |= {f"flips-on-{n}": partial(flips, images=n) for n in FEW["flips"]}
 
-def on_first(metric: Callable, n: int, nets: list, test) -> list:
+def on_first(metric: Callable, n: int, nets: list, test: ImageSet) -> list:
     "A metric on so many test images, the first of each class."
     return metric(nets, test.subset(balanced(test.y, n)))
 
@@ -116,18 +123,50 @@ def key_of(name: str,     # a name in METRICS or READ
 OPENING = tuple(f"mixrepro.training.store:{name}" for name in ("open_net", "network_of"))
 
 def code_of_metric(name: str,  # in METRICS or READ, or "fitted"; any other name stands for no code that is known
-                   run: Run):  # -> Reached
+                   run: Run) -> Reached:
     "The code that decides a metric of a run."
     s = run.spec
     names = [s.network, s.network_args, s.whiten, s.dataset, tested_on(s.dataset)]
     roots = (fitted,) if name == "fitted" else tuple(t[name] for t in (METRICS, READ) if name in t)
     return reached_by(roots and (*roots, *OPENING), frozenset(texts_in(names)))
 
+# %% ../../nbs/metrics/69_catalogue.ipynb #9c6a0c89
+def images_met(key: str,        # a name in METRICS
+               test: ImageSet,  # the test set, an ImageSet
+               ) -> int:        # 0 where that is not known before
+    "How many images a metric shows each network."
+    n = int(found[1]) if (found := re.search(r"-on-(\d+)", key)) else 0
+    n = min(n, len(test)) or len(test)
+    if key.startswith("corruptions"): return 5 * len(CORRUPTIONS) * n
+    if key.startswith("flips"): return sum(frames(kind, table_for(max(test.shape[1:]))) for kind in FILMED) * n
+    return {"deformed": len(DEFORMATIONS), "deformed-mean": len(FILLED)}.get(key, 0) * n
+
+@contextmanager
+def telling_how_far(nets: list, what: str,
+                    each: int,  # images that each network meets; 0: the first one that is through with its own tells
+                    ) -> Iterator[None]:
+    "While a metric asks networks: a bar of how much it has asked."
+    met = [0] * len(nets)
+    def share(i):
+        if each: return sum(met) / (each * len(nets))
+        return (i + (min(met[i] / met[0], 1.) if i else 0.)) / len(nets)
+    def hook(i):
+        def enters(_, args):
+            met[i] += len(args[0])
+            show(share(i))
+        return enters
+    with share_shown(what) as show, ExitStack() as hooks:
+        for i, net in enumerate(nets):  # what is asked for features passes the normalisation too
+            first = norm if isinstance(norm := getattr(net, "norm", None), nn.Module) else net
+            hooks.enter_context(first.register_forward_pre_hook(hook(i)))
+        yield
+
 # %% ../../nbs/metrics/69_catalogue.ipynb #3d0f6c50
-def fill(runs: list[Run], key: str, dataset: str, device: str):
+def fill(runs: list[Run], key: str, dataset: str, device: str) -> None:
     "Measure and keep; arrays first."
     nets, test, begin = [open_net(r, device) for r in runs], load(dataset, "test").to(device), time.perf_counter()
-    values = METRICS[key](nets, test)
+    with telling_how_far(nets, f"{key} of {counted(len(runs))}", images_met(key, test)):
+        values = METRICS[key](nets, test)
     seconds = (time.perf_counter() - begin) / len(runs)
     for run, value in zip(runs, values):
         code = write_table(run.folder.parents[1], code_of_metric(key, run))
@@ -135,15 +174,16 @@ def fill(runs: list[Run], key: str, dataset: str, device: str):
         keep(run, key, value, code, seconds)
 
 # %% ../../nbs/metrics/69_catalogue.ipynb #9d3f806b
-def filled(runs: list[Run],      # complete
-           name: str,            # a name in METRICS
-           there: Callable,      # (run, key, code) -> what was kept, None where nothing was
-           device: str = None,   # the GPU where there is one, unless given
-           ) -> list:            # what is there for each run, at last
+def filled(runs: list[Run],            # complete
+           name: str,                  # a name in METRICS
+           there: Callable,            # (run, key, code) -> what was kept, None where nothing was
+           device: str | None = None,  # the GPU where there is one, unless given
+           ) -> list:                  # what is there for each run, at last
     "What was kept of a metric; where something is missing the metric is computed and kept, its arrays first."
     device, on = device or auto_device(), [tested_on(run.spec.dataset) for run in runs]
     keys = {d: key_of(name, d) for d in set(on)}
-    found = [there(run, keys[d], code_of_metric(keys[d], run).name) for run, d in zip(runs, on)]
+    pairs = with_progress([*zip(runs, on)], f"reading {name} of run")
+    found = [there(run, keys[d], code_of_metric(keys[d], run).name) for run, d in pairs]
     for dataset in dict.fromkeys(d for d, v in zip(on, found) if v is None):
         key, todo = keys[dataset], [i for i, d in enumerate(on) if found[i] is None and d == dataset]
         if (old := outdated([runs[i] for i in todo], key, partial(code_of_metric, key))) and not again(*old):
@@ -154,7 +194,7 @@ def filled(runs: list[Run],      # complete
     return found
 
 # %% ../../nbs/metrics/69_catalogue.ipynb #46a626ca
-def said(runs: list[Run], device: str = None) -> list[tuple[Tensor, Tensor]]:
+def said(runs: list[Run], device: str | None = None) -> list[tuple[Tensor, Tensor]]:
     "Logits and labels of the test set, for each run."
     every = filled(runs, "logits", kept_arrays, device)
     y = {d: load(d, "test").y for d in dict.fromkeys(run.spec.dataset for run in runs)}
@@ -165,7 +205,7 @@ def with_sure(run: Run, key: str, code: str) -> dict | None:
     there = kept_arrays(run, key, code)
     return there if there and "sure" in there else None
 
-def told(runs: list[Run], name: str, device: str = None) -> list[tuple]:
+def told(runs: list[Run], name: str, device: str | None = None) -> list[tuple]:
     "What a metric of READ is read off, for each run: logits, labels, and the arrays of ALSO; or those of OF_CELLS."
     if name in OF_CELLS:
         return [(a["sure"], a["right"]) for a in filled(runs, OF_CELLS[name], with_sure, device)]
@@ -174,21 +214,21 @@ def told(runs: list[Run], name: str, device: str = None) -> list[tuple]:
     return [(*pair, more) for pair, more in zip(pairs, filled(runs, ALSO[name], kept_arrays, device))]
 
 # %% ../../nbs/metrics/69_catalogue.ipynb #a2af2433
-def measure(runs: list[Run],      # complete
-            name: str,            # a name in METRICS or READ
-            device: str = None,   # the GPU where there is one, unless given
-            ) -> list:            # one value per run, as plain JSON
+def measure(runs: list[Run],            # complete
+            name: str,                  # a name in METRICS or READ
+            device: str | None = None,  # the GPU where there is one, unless given
+            ) -> list:                  # one value per run, as plain JSON
     "A metric of several runs: read where it was kept, computed and kept where not."
     if pick("metric", name, METRICS | {k: None for k in READ}): return filled(runs, name, kept, device)
-    values = [READ[name](*args) for args in told(runs, name, device)]
+    values = [READ[name](*args) for args in with_progress(told(runs, name, device), f"{name} of run")]
     for run, value in zip(runs, values):
         if kept(run, name) != value: keep(run, name, value, code_of_metric(name, run).name)
     return values
 
 # %% ../../nbs/metrics/69_catalogue.ipynb #704227e7
-def fitted(run: Run,            # complete
-           device: str = None,  # the GPU where there is one, unless given
-           ) -> float:          # in [0, 1]
+def fitted(run: Run,                   # complete
+           device: str | None = None,  # the GPU where there is one, unless given
+           ) -> float:                 # in [0, 1]
     "The share of its training images that a network reads rightly, as they are; kept like any metric."
     code = code_of_metric("fitted", run)
     if (there := kept(run, "fitted", code.name)) is not None: return there["accuracy"]
@@ -245,9 +285,9 @@ IN_CELLS = {  # kept image by image: what is measured, the array of it, and the 
     "deformed": ("accuracy", "right", DEFORMATIONS), "deformed-mean": ("accuracy", "right", FILLED)}
 
 # %% ../../nbs/metrics/69_catalogue.ipynb #7430c4d4
-def of_images(runs: list[Run],     # complete
-              name: str,           # a name in METRICS or READ
-              device: str = None,  # the GPU where there is one, unless given
+def of_images(runs: list[Run],            # complete
+              name: str,                  # a name in METRICS or READ
+              device: str | None = None,  # the GPU where there is one, unless given
               ) -> list[dict] | None:  # for each run; None where the metric is no mean over images
     "A metric image by image."
     if name in IMAGES: return [IMAGES[name](*args) for args in told(runs, name, device)]

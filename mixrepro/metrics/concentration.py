@@ -9,18 +9,21 @@ __all__ = ['LOW', 'TAU', 'states', 'from_states', 'check_states', 'scatter', 'sc
 
 # %% ../../nbs/metrics/70_concentration.ipynb #ad172350
 import math
+from collections.abc import Sequence
 
 import torch
 from scipy import stats
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..data.datasets import load
+from ..data.images import ImageSet
 from ..data.spirals import plane
 from ..guards import check_labels, check_logits, check_rows
 from .accuracy import accuracy, evaluating
+from ..networks.staged import Net
 
 # %% ../../nbs/metrics/70_concentration.ipynb #e4b4d347
-def states(net,          # a network in stages
+def states(net: Net,     # a network in stages
            x: Tensor,    # images, float (N, C, H, W) in [0, 1]
            at: int = 1,  # after which stage; 1 is the bottleneck of `bottleneck`
            batch: int = 4096,
@@ -31,13 +34,13 @@ def states(net,          # a network in stages
         for part in x.split(batch): net(part, at=at, through=lambda h: seen.append(h) or h)
     return torch.cat(seen)
 
-def from_states(net, h: Tensor, at: int = 1, batch: int = 4096) -> Tensor:  # logits (N, K)
+def from_states(net: nn.Module, h: Tensor, at: int = 1, batch: int = 4096) -> Tensor:  # logits (N, K)
     "What the rest of the network makes of any hidden states (N, ...)."
     blank = torch.zeros(1, *net.shape, device=h.device)
     with evaluating(net): return torch.cat([net(blank, at=at, through=lambda _: part) for part in h.split(batch)])
 
 # %% ../../nbs/metrics/70_concentration.ipynb #580e5dac
-def check_states(h: Tensor, y: Tensor):
+def check_states(h: Tensor, y: Tensor) -> None:
     "Refuse states that are no numbers, and labels that are not theirs."
     if len(h) != len(y) or not len(y):
         raise ValueError(f"one label for each of 1 or more states is needed, got {len(h)} states and {len(y)} labels")
@@ -86,8 +89,8 @@ def hidden_plane(h: Tensor,          # hidden states, float (N, 2)
     return torch.stack([u.repeat(side), v.repeat_interleave(side)], 1)
 
 # %% ../../nbs/metrics/70_concentration.ipynb #a3d2adae
-def concentration(nets,   # networks with a 2-D bottleneck as stage 1
-                  test,   # the test set, on their device
+def concentration(nets: Sequence[nn.Module],  # networks with a 2-D bottleneck as stage 1
+                  test: ImageSet,             # the test set, on their device
                   ) -> list[dict]:  # one each; entropies in nats
     "Concentration and confidence in the bottleneck (Manifold Mixup paper, figures 1, 6 and 7)."
     train, out = load(test.name, "train").to(test.x.device), []
@@ -118,10 +121,10 @@ def in_hull(h: Tensor,             # hidden states, float (N, ...)
     return torch.einsum("no,no...->n...", (w / w.sum(1, keepdim=True)).to(h.dtype), h[which])
 
 # %% ../../nbs/metrics/70_concentration.ipynb #0883c20e
-def hull(nets,            # networks in stages
-         test,            # the test set, on their device
-         n: int = 20_000, # places
-         seed: int = 0,   # of the places
+def hull(nets: Sequence[nn.Module],  # networks in stages
+         test: ImageSet,             # the test set, on their device
+         n: int = 20_000,            # places
+         seed: int = 0,              # of the places
          ) -> list[dict]:  # one each; entropies in nats
     "Confidence at random places between hidden states, after stage 1 (Manifold Mixup paper, section 3)."
     out = []
@@ -187,8 +190,9 @@ def allowed(d: int,    # classes
     return dim - d + 1 if dim >= d - 1 else None
 
 # %% ../../nbs/metrics/70_concentration.ipynb #c21448da
-def dimensions(nets,   # networks whose stage 1 is a vector
-               test,   # the test set, on their device; the corollary speaks of the training set, which is loaded
+def dimensions(nets: Sequence[nn.Module],  # networks whose stage 1 is a vector
+               # the test set, on their device; the corollary speaks of the training set, which is loaded
+               test: ImageSet,
                ) -> list[dict]:  # one each
     "Spectra and dimensions of the classes' training states after stage 1 (Manifold Mixup paper, corollary 1)."
     train, out = load(test.name, "train").to(test.x.device), []

@@ -12,10 +12,11 @@ import statistics
 import time
 import warnings
 import weakref
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
+from typing import Any
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -25,6 +26,7 @@ from torch.utils.flop_counter import flop_registry
 from ..core import pick
 from ..data.augment import AUGMENTS
 from ..data.datasets import load
+from ..data.images import ImageSet
 from ..methods.catalogue import method
 from ..training.loop import STREAMS, auto_device, batches, optimizer, seen_of, train_epoch
 from ..training.spec import Spec, generator, name_of
@@ -33,11 +35,11 @@ from ..training.store import network_of
 # %% ../../nbs/metrics/66_cost.ipynb #e2d6cc7e
 class Products(TorchDispatchMode):
     "Counts the floating point operations of convolutions and matrix products while it is on."
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
         self.total = 0
 
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+    def __torch_dispatch__(self, func: Callable, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         out = func(*args, **(kwargs := kwargs or {}))
         if (formula := flop_registry.get(func._overloadpacket)): self.total += formula(*args, **kwargs, out_val=out)
         return out
@@ -50,28 +52,28 @@ def flops(work: Callable) -> int:  # called once
 # %% ../../nbs/metrics/66_cost.ipynb #b254ecbe
 class Live(TorchDispatchMode):
     "Counts the bytes of the storages that are made while it is on and still there; `peak` is the most at once."
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
         self.known, self.now, self.peak = set(), 0, 0
 
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+    def __torch_dispatch__(self, func: Callable, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         for t in tree_leaves((args, kwargs)): self.see(t, old=True)
         out = func(*args, **(kwargs or {}))
         for t in tree_leaves(out): self.see(t)
         return out
 
-    def see(self, t, old: bool = False):
+    def see(self, t: object, old: bool = False) -> None:
         "Count a tensor's storage when it is met first; one that an operation was given was there before."
         if not isinstance(t, torch.Tensor) or (key := (s := t.untyped_storage())._cdata) in self.known: return
         size = 0 if old else s.nbytes()
         self.known.add(key); self.now += size; self.peak = max(self.peak, self.now)
         weakref.finalize(s, self.gone, key, size)
 
-    def gone(self, key: int, size: int): self.known.discard(key); self.now -= size
+    def gone(self, key: int, size: int) -> None: self.known.discard(key); self.now -= size
 
 # %% ../../nbs/metrics/66_cost.ipynb #51acf18e
 def peak_bytes(work: Callable,  # called once
-               device="cpu",
+               device: torch.device | str = "cpu",
                ) -> int:        # bytes
     "The most bytes of tensors alive at once in a piece of work, beyond those that were there before."
     if torch.device(device).type != "cuda":
@@ -84,7 +86,7 @@ def peak_bytes(work: Callable,  # called once
     return torch.cuda.max_memory_allocated(device) - before
 
 # %% ../../nbs/metrics/66_cost.ipynb #10a8d13d
-def seconds(work: Callable, device="cpu") -> float:
+def seconds(work: Callable, device: torch.device | str = "cpu") -> float:
     "Time of a piece of work: the processor's on one thread of a CPU, else the wall clock's with the device's part."
     gpu = torch.device(device).type == "cuda"
     wait, clock = (lambda: torch.cuda.synchronize(device)) if gpu else (lambda: None), time.perf_counter
@@ -97,7 +99,7 @@ def seconds(work: Callable, device="cpu") -> float:
 
 # %% ../../nbs/metrics/66_cost.ipynb #b085a4b6
 @contextmanager
-def threads(n: int):
+def threads(n: int) -> Iterator[None]:
     "So many threads of the CPU, and afterwards as many as before."
     before = torch.get_num_threads()
     torch.set_num_threads(n)
@@ -105,11 +107,11 @@ def threads(n: int):
     finally: torch.set_num_threads(before)
 
 # %% ../../nbs/metrics/66_cost.ipynb #4a7ecf03
-def prepared(spec: Spec,   # the run
-             train,        # its training images
-             nets: dict,   # the networks that it needs and its labelled images, by name
+def prepared(spec: Spec,       # the run
+             train: ImageSet,  # its training images
+             nets: dict,       # the networks that it needs and its labelled images, by name
              device: str,
-             ) -> tuple:   # its method, ready; floating point operations; seconds
+             ) -> tuple:       # its method, ready; floating point operations; seconds
     "A method that has done what it does once, before the first step."
     ready = []
     def work():
@@ -126,7 +128,7 @@ class Worker:
     def __init__(self,
                  spec: Spec,      # the run
                  data: Callable,  # name of a data set -> its training images, on the device
-                 device: str):
+                 device: str) -> None:
         fresh = lambda s: network_of(s, data(s.dataset).shape, data(s.dataset).k, device)
         seen = seen_of(spec, data(spec.dataset))
         train, few = seen["train"], {k: seen[k] for k in ("labelled",) if k in seen}
@@ -141,7 +143,7 @@ class Worker:
         sizes = [len(i) for i in batches(len(train), spec.batch, torch.Generator())]
         self.steps, self.images = spec.epochs * len(sizes), spec.epochs * sum(sizes)
 
-    def step(self): train_epoch(self.net, self.method, self.one, self.spec, self.optimizer, self.rngs, 0)
+    def step(self) -> None: train_epoch(self.net, self.method, self.one, self.spec, self.optimizer, self.rngs, 0)
 
     def peak_bytes(self) -> int:
         "Of a step; the last step's gradients are let go before, so that this one's count."
@@ -192,11 +194,12 @@ def in_turn(workers: dict,  # name -> Worker
 class Bench:
     "Runs side by side, counted; nothing is trained to the end and nothing is kept."
     def __init__(self,
-                 specs: Iterable[Spec],  # the runs to compare
-                 warm: int = 3,          # steps of each before one is counted or timed
-                 device: str = None,     # the GPU where there is one, unless given
-                 cores: int = 1,         # threads of the CPU
-                 read: Callable = None):  # name of a data set -> its training images; its own unless given
+                 specs: Iterable[Spec],      # the runs to compare
+                 warm: int = 3,              # steps of each before one is counted or timed
+                 device: str | None = None,  # the GPU where there is one, unless given
+                 cores: int = 1,             # threads of the CPU
+                 # name of a data set -> its training images; its own unless given
+                 read: Callable | None = None) -> None:
         if warm < 1: raise ValueError(f"at least 1 step goes before one that is counted or timed, got warm={warm}")
         self.specs, self.device, self.cores = list(specs), device or auto_device(), cores
         data = cache(lambda name: (read(name) if read else load(name, "train")).to(self.device))
@@ -223,7 +226,7 @@ class Bench:
 
 def cost(specs: Iterable[Spec],  # the runs to compare
          rounds: int = 20,       # timed steps of each
-         **bench,                # as for `Bench`
+         **bench: Any,           # as for `Bench`
          ) -> list[Cost]:        # one for each spec
     "What runs cost, counted and timed."
     if rounds < 1: raise ValueError(f"at least 1 step is timed, got rounds={rounds}")

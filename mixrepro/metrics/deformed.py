@@ -6,6 +6,8 @@
 __all__ = ['FILLS', 'FILLED', 'fill_of', 'right', 'deformed']
 
 # %% ../../nbs/metrics/73_deformed.ipynb #0bbe8acd
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -14,19 +16,20 @@ from ..data.datasets import STATS
 from ..data.images import ImageSet
 from ..data.deformations import DEFORMATIONS, deform
 from .accuracy import checked_logits, evaluating, shares
+from ..networks.staged import Net
 
 # %% ../../nbs/metrics/73_deformed.ipynb #88364339
 FILLS = ("black", "mean")  # the paper's caption; the code of Verma et al.
 FILLED = tuple(row for row in DEFORMATIONS if not row.startswith("zoom in"))  # the rows in which anything is filled
 
-def fill_of(fill: str,   # a name in FILLS
-            name: str,   # the data set
-            ):           # a number, or one per channel, in [0, 1]
+def fill_of(fill: str,  # a name in FILLS
+            name: str,  # the data set
+            ) -> float | tuple[float, ...]:  # a number, or one per channel, in [0, 1]
     "What stands outside the image."
     return 0. if pick("fill", fill, FILLS) == "black" else pick("data set", name, STATS)[0]
 
 # %% ../../nbs/metrics/73_deformed.ipynb #2cfdc771
-def right(net,        # images, float (B, C, H, W) in [0, 1] -> logits (B, K)
+def right(net: Net,   # images, float (B, C, H, W) in [0, 1] -> logits (B, K)
           x: Tensor,  # images, likewise
           y: Tensor,  # labels, int64 (B,)
           ) -> Tensor:  # bool (B,)
@@ -35,15 +38,15 @@ def right(net,        # images, float (B, C, H, W) in [0, 1] -> logits (B, K)
     return logits.argmax(1) == y
 
 # %% ../../nbs/metrics/73_deformed.ipynb #267cdff6
-def deformed(nets,                            # networks on the device of the images
+def deformed(nets: Sequence[Net],   # networks on the device of the images
              test: ImageSet,
-             fill: str = "black",             # a name in FILLS
-             centre: str = "code",            # a name in CENTRES
+             fill: str = "black",   # a name in FILLS
+             centre: str = "code",  # a name in CENTRES
              rows: tuple = tuple(DEFORMATIONS),  # of table 5
-             seed: int = 0,                   # of the draws
-             batch: int = 500,                # images in one pass
-             arrays: bool = False,            # with "arrays": "right", bool (rows, N)
-             ) -> list[dict]:                 # {"accuracy": {row: a share}, "fill", "centre", "seed"} for each network
+             seed: int = 0,         # of the draws
+             batch: int = 500,      # images in one pass
+             arrays: bool = False,  # with "arrays": "right", bool (rows, N)
+             ) -> list[dict]:       # {"accuracy": {row: a share}, "fill", "centre", "seed"} for each network
     "Accuracy of networks under each deformation (Manifold Mixup paper, table 5)."
     outside, hits = fill_of(fill, test.name), [{row: [] for row in rows} for _ in nets]
     for row in rows:

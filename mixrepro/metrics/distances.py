@@ -30,7 +30,7 @@ def feature_rows(features: Tensor,  # float (N, d)
 # %% ../../nbs/metrics/65_distances.ipynb #1eff8956
 class Moments:
     "Mean and covariance of features that arrive in batches, in double precision."
-    def __init__(self, dim: int):  # d
+    def __init__(self, dim: int) -> None:  # d
         self.n, self.mean = 0, torch.zeros(dim, dtype=torch.float64)
         self.scatter = torch.zeros(dim, dim, dtype=torch.float64)
 
@@ -107,7 +107,7 @@ class Reservoir:
                  dim: int,              # d
                  capacity: int,         # rows that are kept, 1 or more
                  rng: torch.Generator,  # draws one key for each row
-                 ):
+                 ) -> None:
         if capacity < 1: raise ValueError(f"a reservoir keeps 1 row at least, got a capacity of {capacity}")
         self.capacity, self.rng = capacity, rng
         self.rows, self.keys = torch.zeros(0, dim), torch.zeros(0, dtype=torch.float64)

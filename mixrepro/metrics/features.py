@@ -71,7 +71,7 @@ def find_inception(path: str | Path | None = None,  # the weights file; None: MI
 
 # %% ../../nbs/metrics/64_features.ipynb #5180948b
 def inception(path: str | Path | None = None,  # the weights file; None: MIXREPRO_INCEPTION, then torch's cache
-              device="cpu",
+              device: torch.device | str = "cpu",
               ) -> Extractor:
     "The extractor of the published FID and KID, from a weights file on disk; never downloaded."
     if (file := find_inception(path)) is None:
@@ -92,13 +92,13 @@ def inception(path: str | Path | None = None,  # the weights file; None: MIXREPR
 # %% ../../nbs/metrics/64_features.ipynb #94ebe591
 class Penultimate(nn.Module):
     "A staged network without its head."
-    def __init__(self, net):
+    def __init__(self, net: nn.Module) -> None:
         super().__init__()
         self.net = net
     def forward(self, x: Tensor) -> Tensor: return self.net.features(x)
 
 def learned(run: Run,      # complete; an ERM run on the same data set, by rights
-            device="cpu",
+            device: torch.device | str = "cpu",
             ) -> Extractor:
     "The penultimate features of a trained run: a stand-in for Inception-v3, and named so."
     net, spec = open_net(run, device), run.spec
@@ -108,7 +108,7 @@ def learned(run: Run,      # complete; an ERM run on the same data set, by right
 
 # %% ../../nbs/metrics/64_features.ipynb #4cb7add7
 def best_extractor(run: Run,      # an ERM run on the same data set
-                   device="cpu",
+                   device: torch.device | str = "cpu",
                    ) -> Extractor:
     "Inception-v3, or a trained run that stands in for it."
     return inception(device=device) if find_inception() else learned(run, device)

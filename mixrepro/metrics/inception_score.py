@@ -9,7 +9,9 @@ __all__ = ['inception_score', 'Classes', 'Jury', 'inception_jury', 'learned_jury
 # %% ../../nbs/metrics/71_inception_score.ipynb #fca7e11c
 import hashlib
 import time
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +19,7 @@ from torch.nn import functional as F
 
 from ..data.datasets import load
 from ..files import sha256
+from ..fingerprint import Reached
 from ..guards import check_rows
 from .distances import Moments, frechet
 from .features import Extractor, find_inception, inception, learned
@@ -44,7 +47,8 @@ def inception_score(p: Tensor,          # class probabilities, float (N, K), row
 # %% ../../nbs/metrics/71_inception_score.ipynb #d8984ca6
 class Classes(nn.Module):
     "Class probabilities from features."
-    def __init__(self, body: nn.Module, weight: Tensor, bias: Tensor):  # images -> features (B, d); (K, d); (K,)
+    def __init__(self, body: nn.Module, weight: Tensor, bias: Tensor,
+                 ) -> None:  # images -> features (B, d); (K, d); (K,)
         super().__init__()
         self.body = body
         self.register_buffer("weight", weight)
@@ -62,8 +66,8 @@ class Jury:
     def title(self) -> str: return self.features.title.removeprefix("features of ")
 
 # %% ../../nbs/metrics/71_inception_score.ipynb #76f65655
-def inception_jury(path=None,       # the weights file; None: where `find_inception` finds it
-                   device="cpu",
+def inception_jury(path: str | Path | None = None,  # the weights file; None: where `find_inception` finds it
+                   device: torch.device | str = "cpu",
                    ) -> Jury:
     "Inception-v3, from a weights file on disk."
     seen = inception(path, device)
@@ -74,23 +78,23 @@ def inception_jury(path=None,       # the weights file; None: where `find_incept
                 sha256(file)[:12])
 
 def learned_jury(run: Run,        # complete; an ERM run on the same data set, by rights
-                 device="cpu",
+                 device: torch.device | str = "cpu",
                  ) -> Jury:
     "A classifier of the store: a stand-in for Inception-v3, and named so."
     seen, net = learned(run, device), open_net(run, device)
     probabilities = Classes(seen.net, net.head.weight.detach(), net.head.bias.detach())
     return Jury(seen, Extractor(seen.name, net.head.out_features, probabilities, seen.standin), run.folder.name)
 
-def jury(run: Run, device="cpu") -> Jury:
+def jury(run: Run, device: torch.device | str = "cpu") -> Jury:
     "Inception-v3 where its weights are on this disk, else the run."
     return inception_jury(device=device) if find_inception() else learned_jury(run, device)
 
 # %% ../../nbs/metrics/71_inception_score.ipynb #dd571447
-def scores(batches,             # of images, float (B, C, H, W) in [0, 1]; an iterator will do
-           real: Moments,       # of the features of real images
+def scores(batches: Iterable[Tensor],  # of images, float (B, C, H, W) in [0, 1]; an iterator will do
+           real: Moments,              # of the features of real images
            judges: Jury,
-           splits: int = 10,    # of the Inception score
-           ) -> dict:           # "is", "is_sd", "fid", "samples"
+           splits: int = 10,           # of the Inception score
+           ) -> dict:                  # "is", "is_sd", "fid", "samples"
     "Inception score and FID of a set of images."
     fake, p = Moments(judges.features.dim), []
     for x in batches:
@@ -99,10 +103,10 @@ def scores(batches,             # of images, float (B, C, H, W) in [0, 1]; an it
     mean, sd = inception_score(torch.cat(p), splits)
     return {"is": mean, "is_sd": sd, "fid": frechet(real, fake), "samples": fake.n}
 
-def moments(name: str,          # a data set
-            split: str,         # "test", as the code of Verma et al. does; "train"
+def moments(name: str,   # a data set
+            split: str,  # "test", as the code of Verma et al. does; "train"
             judges: Jury,
-            device="cpu",
+            device: torch.device | str = "cpu",
             ) -> Moments:
     "Moments of the features of real images."
     data, m = load(name, split).to(device), Moments(judges.features.dim)
@@ -110,22 +114,22 @@ def moments(name: str,          # a data set
     return m
 
 # %% ../../nbs/metrics/71_inception_score.ipynb #17a01ae1
-def sampled(net, n: int, rng: torch.Generator, batch: int = 500):
+def sampled(net: nn.Module, n: int, rng: torch.Generator, batch: int = 500) -> Iterator[Tensor]:
     "Images of a generator, rounded to 256 shades as in a file, a batch at a time."
     for start in range(0, n, batch): yield (net.sample(min(batch, n - start), rng) * 255).round() / 255
 
-def code_of_samples(run: Run):  # -> Reached
+def code_of_samples(run: Run) -> Reached:
     "The code that decides the scores of a generator, but for its judges, which are in the name."
     names = frozenset(texts_in([run.spec.network, run.spec.network_args, run.spec.dataset]))
     return reached_by((scores, moments, sampled, open_net), names)
 
-def generator_scores(runs: list[Run],       # complete; GANs on one data set
+def generator_scores(runs: list[Run],            # complete; GANs on one data set
                      judges: Jury,
-                     n: int = 50_000,       # images from each
+                     n: int = 50_000,            # images from each
                      against: str = "test",  # real images for FID
-                     splits: int = 10,      # of the Inception score
-                     device: str = None,    # the GPU where there is one, unless given
-                     ) -> list[dict]:       # as `scores`
+                     splits: int = 10,           # of the Inception score
+                     device: str | None = None,  # the GPU where there is one, unless given
+                     ) -> list[dict]:            # as `scores`
     "Inception score and FID of trained generators: read where they were kept, computed and kept where not."
     device = device or auto_device()
     name = f"samples-{n}-{against}-{splits}-{hashlib.sha256(judges.key.encode()).hexdigest()[:8]}"

@@ -14,7 +14,7 @@ from torch import Tensor
 # %% ../../nbs/metrics/61d_influence.ipynb #1518482f
 def influence(statistic: Callable,  # weights, float64 (N,) -> a number, float64 (); only their ratios count
               n: int,               # images, 2 or more
-              device="cpu",
+              device: torch.device | str = "cpu",
               ) -> Tensor:          # float64 (N,)
     "Numbers of single images whose mean is a statistic (infinitesimal jackknife, Jaeckel 1972)."
     if n < 2: raise ValueError(f"what one image adds is asked of two images or more, got {n}")

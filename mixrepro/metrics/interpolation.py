@@ -6,6 +6,8 @@
 __all__ = ['GRID', 'draw_pairs', 'different_pairs', 'along', 'interpolated', 'to_nearest', 'interpolation']
 
 # %% ../../nbs/metrics/72_interpolation.ipynb #1daef409
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -14,6 +16,7 @@ from ..data.images import ImageSet
 from ..guards import check_logits, check_rows
 from ..methods.vicinal import one_hot
 from .accuracy import evaluating
+from ..networks.staged import Net
 
 # %% ../../nbs/metrics/72_interpolation.ipynb #b4591b6c
 def draw_pairs(n: int,                # examples
@@ -39,12 +42,12 @@ def different_pairs(y: Tensor,             # labels, int64 (N,)
 # %% ../../nbs/metrics/72_interpolation.ipynb #a65b8909
 GRID = tuple(k / 50 for k in range(51))  # lambda
 
-def along(net,                # a network in stages
-          a: Tensor,          # the images with share lambda, float (P, C, H, W) in [0, 1]
-          b: Tensor,          # their partners, likewise
-          k: int,             # the stage; 0 is the input
-          lams: Tensor,       # (L,)
-          ) -> Tensor:        # logits (L, P, K)
+def along(net: Net,      # a network in stages
+          a: Tensor,     # the images with share lambda, float (P, C, H, W) in [0, 1]
+          b: Tensor,     # their partners, likewise
+          k: int,        # the stage; 0 is the input
+          lams: Tensor,  # (L,)
+          ) -> Tensor:   # logits (L, P, K)
     "Logits on the segments between two batches of images, in the state after a stage."
     def through(h):
         h, other = h.chunk(2)
@@ -53,13 +56,13 @@ def along(net,                # a network in stages
 
 # %% ../../nbs/metrics/72_interpolation.ipynb #679fb15d
 @torch.no_grad()
-def interpolated(net,                              # a network in stages
-                 test: ImageSet,                   # on the network's device
-                 pairs: tuple[Tensor, Tensor],     # from `draw_pairs`
-                 stage: int,                       # where to mix
-                 lams: tuple[float, ...] = GRID,   # rising from 0 to 1, symmetric
-                 batch: int = 0,                   # mixtures in one pass; 0: 256 on a CPU, 8192 on a GPU
-                 ) -> dict[str, list[float]]:      # one value for each lambda: "nll" in nats, "third" as a share
+def interpolated(net: Net,                        # a network in stages
+                 test: ImageSet,                  # on the network's device
+                 pairs: tuple[Tensor, Tensor],    # from `draw_pairs`
+                 stage: int,                      # where to mix
+                 lams: tuple[float, ...] = GRID,  # rising from 0 to 1, symmetric
+                 batch: int = 0,                  # mixtures in one pass; 0: 256 on a CPU, 8192 on a GPU
+                 ) -> dict[str, list[float]]:     # one value for each lambda: "nll" in nats, "third" as a share
     "NLL on the segments between test images, and how often a third class wins (Manifold Mixup paper, figure 2)."
     device, sums = test.x.device, torch.zeros(2, len(lams), dtype=torch.float64, device=test.x.device)
     lam = torch.tensor(lams)
@@ -93,11 +96,11 @@ def to_nearest(x: Tensor,         # pictures, float (N, C, H, W)
     return (near.amin(0) / x[0].numel() ** .5).to(x.dtype)
 
 # %% ../../nbs/metrics/72_interpolation.ipynb #78c2b5c0
-def interpolation(nets,                               # networks in stages
-                  test: ImageSet,                     # on the networks' device
+def interpolation(nets: Sequence[Net],             # networks in stages
+                  test: ImageSet,                  # on the networks' device
                   stages: tuple[int, ...] = (0, 1, 2),  # 0 is the input
-                  lams: tuple[float, ...] = GRID,     # rising from 0 to 1, symmetric
-                  seed: int = 0,                      # of the pairs
+                  lams: tuple[float, ...] = GRID,  # rising from 0 to 1, symmetric
+                  seed: int = 0,                   # of the pairs
                   # {"lam", "stages": {"0": {"nll", "third"}, ...}, "pairs", "seed"} for each network
                   ) -> list[dict]:
     "The curves of figure 2 for each network."

@@ -7,7 +7,7 @@ __all__ = ['SURE', 'RADII', 'departure', 'search', 'search_sure', 'check_radii',
 
 # %% ../../nbs/metrics/63_linearity.ipynb #4283daf4
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -15,6 +15,7 @@ from torch import Tensor
 from ..data.images import ImageSet
 from ..guards import NotFinite, check_labels
 from ..methods.attacks import ascend, check_budget, check_range, cross_entropy, in_mode, pgd, slope
+from ..networks.staged import Net
 
 # %% ../../nbs/metrics/63_linearity.ipynb #c289c95b
 def departure(loss: Callable[[Tensor], Tensor],  # images (B, ...) -> loss of each (B,)
@@ -48,7 +49,7 @@ def search(gap: Callable[[Tensor], Tensor],  # images (B, ...) -> what is maximi
 # %% ../../nbs/metrics/63_linearity.ipynb #e4241b64
 SURE = 1e-6  # nats
 
-def search_sure(net,            # images in [0, 1] -> logits (B, K)
+def search_sure(net: Net,       # images in [0, 1] -> logits (B, K)
                 gap: Callable,  # cross-entropy's departure from its plane, images (B, ...) -> (B,)
                 x: Tensor,      # images, float (B, ...) in [0, 1]
                 y: Tensor,      # labels, int64 (B,)
@@ -65,22 +66,22 @@ def search_sure(net,            # images in [0, 1] -> logits (B, K)
 # %% ../../nbs/metrics/63_linearity.ipynb #0fb6d0e9
 RADII = (2 / 255, 4 / 255, 6 / 255, 8 / 255)
 
-def check_radii(radii):
+def check_radii(radii: Sequence[float]) -> None:
     "Refuse radii out of order or out of the range of a pixel."
     if not len(radii) or list(radii) != sorted(set(radii)) or not 0 < radii[0] <= radii[-1] <= 1:
         raise ValueError(f"radii must rise within (0, 1], the range of a pixel, got {tuple(radii)}: "
                          "write 8 grey levels as 8 / 255")
 
 # %% ../../nbs/metrics/63_linearity.ipynb #294390f8
-def linearity_errors(net,                                    # images (B, C, H, W) in [0, 1] -> logits (B, K)
-                     x: Tensor,                              # images, float (B, C, H, W) in [0, 1]
-                     y: Tensor,                              # labels, int64 (B,)
-                     rng: torch.Generator,                   # on the images' device; draws the starting points
-                     radii: tuple[float, ...] = RADII,       # in units of [0, 1], rising
-                     steps: int = 10,                        # of each search
-                     ways: tuple[int, ...] = (1, -1),        # a search each: up, down; 0: from a random point
-                     loss: Callable = cross_entropy,         # (net, images, y) -> loss of each (B,)
-                     ) -> Tensor:                            # float64 (R, B), not negative, not falling with R
+def linearity_errors(net: Net,                          # images (B, C, H, W) in [0, 1] -> logits (B, K)
+                     x: Tensor,                         # images, float (B, C, H, W) in [0, 1]
+                     y: Tensor,                         # labels, int64 (B,)
+                     rng: torch.Generator,              # on the images' device; draws the starting points
+                     radii: tuple[float, ...] = RADII,  # in units of [0, 1], rising
+                     steps: int = 10,                   # of each search
+                     ways: tuple[int, ...] = (1, -1),   # a search each: up, down; 0: from a random point
+                     loss: Callable = cross_entropy,    # (net, images, y) -> loss of each (B,)
+                     ) -> Tensor:                       # float64 (R, B), not negative, not falling with R
     "The largest departure of the loss from its tangent plane that the search finds (VarMixup paper, eq. 12)."
     check_radii(radii)
     check_range(x, (0., 1.))
@@ -98,12 +99,12 @@ def linearity_errors(net,                                    # images (B, C, H, 
     return found.cummax(0).values
 
 # %% ../../nbs/metrics/63_linearity.ipynb #06bb2d18
-def linearity(nets,                               # one network, or several as a list
-              test: ImageSet,                     # on the networks' device
-              radii: tuple[float, ...] = RADII,   # in units of [0, 1], rising
-              steps: int = 10,                    # of each of the two searches
-              seed: int = 0,                      # of the starting points
-              batch: int = 500,                   # images in one pass
+def linearity(nets: Net | Sequence[Net],         # one network, or several as a list
+              test: ImageSet,                    # on the networks' device
+              radii: tuple[float, ...] = RADII,  # in units of [0, 1], rising
+              steps: int = 10,                   # of each of the two searches
+              seed: int = 0,                     # of the starting points
+              batch: int = 500,                  # images in one pass
               # for each network {"radii", "linearity": one mean each, in nats, "steps", "images", "seed"}
               ) -> dict | list[dict]:
     "Mean local linearity error of networks at several radii (VarMixup paper, eq. 12 and figure 3)."

@@ -6,8 +6,10 @@
 __all__ = ['KS', 'nearest', 'vote', 'features_of', 'neighbours']
 
 # %% ../../nbs/metrics/74_neighbours.ipynb #33dd7d77
+from collections.abc import Sequence
+
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..data.datasets import load
 from ..data.images import ImageSet
@@ -41,7 +43,7 @@ def vote(labels: Tensor,  # of the neighbours, the nearest first, int64 (N, k)
     return (counts * classes - torch.arange(classes, device=labels.device)).argmax(1)
 
 # %% ../../nbs/metrics/74_neighbours.ipynb #68dd7f3e
-def features_of(net,             # a network with `features`, on the images' device
+def features_of(net: nn.Module,  # a network with `features`, on the images' device
                 s: ImageSet,
                 batch: int = 500,  # images in one pass
                 ) -> Tensor:     # float32 (N, d)
@@ -56,9 +58,10 @@ def features_of(net,             # a network with `features`, on the images' dev
 # %% ../../nbs/metrics/74_neighbours.ipynb #dbfad71e
 KS = (1, 5, 10, 20, 50)
 
-def neighbours(nets,                       # networks with `features`, on the device of the images
+def neighbours(nets: Sequence[nn.Module],  # networks with `features`, on the device of the images
                test: ImageSet,
-               memory: ImageSet = None,    # the training images; those that each network was trained on unless given
+               # the training images; those that each network was trained on unless given
+               memory: ImageSet | None = None,
                ks: tuple[int, ...] = KS,   # numbers of neighbours
                arrays: bool = False,       # with "arrays": "wrong", bool (ks, N)
                ) -> list[dict]:            # {"error": {"5": a share, ...}, "memory": its size} for each network

@@ -7,6 +7,7 @@ __all__ = ['STEPS', 'js_divergence', 'Step', 'stepped_logits', 'moved', 'steadin
 
 # %% ../../nbs/metrics/77_stability.ipynb #86130366
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 import torch
@@ -15,14 +16,16 @@ from torch import Tensor
 from ..core import Choices, choice
 from ..data.images import ImageSet
 from ..data.streams import image_keys, normal
-from ..guards import check_logits
+from ..guards import check_logits, check_tensor
 from .accuracy import checked_logits, evaluating
+from ..networks.staged import Net
 
 # %% ../../nbs/metrics/77_stability.ipynb #20ccbbba
 def js_divergence(a: Tensor,  # logits, float (N, K)
                   b: Tensor,  # logits of the same images, float (N, K)
                   ) -> Tensor:  # nats, in [0, log 2], float64 (N,)
     "The Jensen-Shannon divergence of two predictions of each image, equal weights."
+    check_tensor(a, "logits"); check_tensor(b, "logits")
     if a.shape != b.shape or a.dim() != 2:
         raise ValueError("expected two times logits (N, K) of the same images, "
                          f"got {tuple(a.shape)} and {tuple(b.shape)}")
@@ -53,7 +56,7 @@ class Step(Choices):
 STEPS = {"sphere, 2/255": Step(radius=2 / 255), "sphere, 4/255": Step(radius=4 / 255), "sphere, 8/255": Step(),
          "normal, 8/255": Step("normal")}
 
-def stepped_logits(net, test: ImageSet, step: Step, batch: int = 512) -> Tensor:
+def stepped_logits(net: Net, test: ImageSet, step: Step, batch: int = 512) -> Tensor:
     "A network's logits of the moved images, float32 (N, K), on the CPU."
     said = []
     for i in torch.arange(len(test), device=test.x.device).split(batch):
@@ -61,10 +64,10 @@ def stepped_logits(net, test: ImageSet, step: Step, batch: int = 512) -> Tensor:
         with evaluating(net): said.append(net(x + step(i, x.shape[1:])))
     return torch.cat(said).float().cpu()
 
-def moved(nets,                        # networks, on the device of the images
+def moved(nets: Sequence[Net],  # networks, on the device of the images
           test: ImageSet,
-          steps: dict = STEPS,         # name -> Step
-          batch: int = 512,            # images in one pass
+          steps: dict = STEPS,  # name -> Step
+          batch: int = 512,     # images in one pass
           # for each network {"images": N, "steps": {name: fields}, "arrays": {name: logits (N, K)}}
           ) -> list[dict]:
     "What each network says of each test image after a random step (NoisyMix paper, section 3.1)."

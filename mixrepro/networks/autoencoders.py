@@ -8,6 +8,7 @@ __all__ = ['POSTERIORS', 'VAEChoices', 'halvings', 'down', 'up', 'halves', 'Code
 # %% ../../nbs/networks/15_autoencoders.ipynb #d4f19d26
 from dataclasses import dataclass
 from math import prod
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -100,8 +101,8 @@ class ConvVAE(Coder):
     "A convolutional autoencoder between images in [0, 1] and codes; `net(x)` is its reconstruction."
     def __init__(self,
                  shape: tuple[int, int, int],  # one image, (C, H, W); any H and W of at least 2**depth
-                 **choices,                    # fields of `VAEChoices`
-                 ):
+                 **choices: Any,               # fields of `VAEChoices`
+                 ) -> None:
         super().__init__()
         self.shape, self.choices = tuple(shape), VAEChoices(**choices)
         self.encoder, self.decoder = halves(self.shape, self.choices)

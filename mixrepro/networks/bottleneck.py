@@ -6,7 +6,8 @@
 __all__ = ['Noise', 'BottleneckChoices', 'wide', 'bottleneck']
 
 # %% ../../nbs/networks/16b_bottleneck.ipynb #f0157945
-from typing import Annotated
+from collections.abc import Sequence
+from typing import Annotated, Any
 
 from dataclasses import dataclass
 from math import prod
@@ -22,7 +23,7 @@ class Noise(Dropout):
     "Gaussian noise on a hidden state, in training only; it gets its generator as dropout does."
     def __init__(self,
                  scale: float,  # standard deviation, 0 or more
-                 ):
+                 ) -> None:
         super().__init__(0.)
         if not scale >= 0: raise ValueError(f"the noise's standard deviation must be 0 or more, got {scale}")
         self.scale = scale
@@ -68,8 +69,9 @@ def wide(i: int,                # inputs
 # %% ../../nbs/networks/16b_bottleneck.ipynb #125797f3
 def bottleneck(shape: tuple[int, int, int],  # one image, (C, H, W)
                classes: int,                 # K
-               mean=None, std=None,          # of the training images in [0, 1], per channel
-               **choices: Annotated[dict, BottleneckChoices]
+               mean: Sequence[float] | None = None,  # of the training images in [0, 1], per channel
+               std: Sequence[float] | None = None,   # likewise
+               **choices: Annotated[Any, BottleneckChoices]
                ) -> Staged:                  # stage 1 ends with the bottleneck
     "A fully connected network with a narrow middle layer (Manifold Mixup paper, figures 1, 6 and 7)."
     c = BottleneckChoices(**choices)

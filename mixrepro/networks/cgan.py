@@ -6,8 +6,9 @@
 __all__ = ['check_told', 'Told', 'Conditional', 'dense', 'PointGAN', 'ConditionalSNGAN']
 
 # %% ../../nbs/networks/18b_cgan.ipynb #ded5685b
+from collections.abc import Callable, Sequence
 from math import prod
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor, nn
@@ -18,14 +19,14 @@ from .sngan import GANBase, discriminator, generator, xavier
 from .staged import Staged, in_mode
 
 # %% ../../nbs/networks/18b_cgan.ipynb #6721f1da
-def check_told(y: Tensor):
+def check_told(y: Tensor | None) -> None:
     "Refuse to guess a class."
     if y is None: raise TypeError("a conditional GAN needs the class of each image, int64 (B,), got none: it is for "
                                   "the method 'class-gan'")
 
 class Told(GANBase):
     "A generator `G` of images of a class."
-    def ready(self, shape: tuple, classes: int, latent: int, **made_of):
+    def ready(self, shape: tuple, classes: int, latent: int, **made_of: Any) -> None:
         "Set what is the same for images and for points; then `G`, `D` and `embed` are made."
         if not classes: raise ValueError(f"a conditional GAN needs its number of classes, got {classes}")
         self.shape, self.classes, self.latent = tuple(shape), classes, latent
@@ -35,7 +36,7 @@ class Told(GANBase):
         "Noise, uniform in [-1, 1]."
         return 2 * torch.rand(n, self.latent, generator=rng, device=rng.device) - 1
 
-    def make(self, z: Tensor, y: Tensor = None) -> Tensor:  # (B, latent), int64 (B,) -> (B, C, H, W) in [0, 1]
+    def make(self, z: Tensor, y: Tensor | None = None) -> Tensor:  # (B, latent), int64 (B,) -> (B, C, H, W) in [0, 1]
         "The generator's images of this noise and these classes."
         check_told(y)
         if z.dim() != 2 or z.shape[1] != self.latent or len(y) != len(z):
@@ -46,7 +47,7 @@ class Told(GANBase):
 # %% ../../nbs/networks/18b_cgan.ipynb #a66bf90e
 class Conditional(Told):
     "A generator `G` and a discriminator `D` of images of a class."
-    def forward(self, x: Tensor, y: Tensor = None) -> Tensor:  # (B, C, H, W), int64 (B,) -> (B,), positive: real
+    def forward(self, x: Tensor, y: Tensor | None = None) -> Tensor:  # (B, C, H, W), int64 (B,) -> (B,), positive: real
         check_told(y)
         phi = self.D.features(self.padded(x))
         chosen = F.one_hot(y, self.classes).to(phi.dtype)
@@ -60,7 +61,7 @@ class Conditional(Told):
         with in_mode(self, "eval"): return self.make(self.draw(len(y), rng), y)
 
 # %% ../../nbs/networks/18b_cgan.ipynb #3c2990a9
-def dense(*widths: int, layer=lambda m: m) -> nn.Sequential:
+def dense(*widths: int, layer: Callable[[nn.Module], nn.Module] = lambda m: m) -> nn.Sequential:
     "Fully connected layers, each with a ReLU behind it."
     pairs = zip(widths, widths[1:])
     return nn.Sequential(nn.Flatten(), *(m for i, o in pairs for m in (layer(xavier(nn.Linear(i, o))), nn.ReLU())))
@@ -69,14 +70,15 @@ def dense(*widths: int, layer=lambda m: m) -> nn.Sequential:
 class PointGAN(Conditional):
     "A conditional GAN of points, or of whatever fully connected layers can make."
     def __init__(self,
-                 shape: tuple[int, int, int],                  # one point as an image, (d, 1, 1)
-                 classes: int,                                 # K
-                 width: Annotated[int, "[1, inf)"] = 64,       # units of each hidden layer
-                 depth: Annotated[int, "[1, inf)"] = 2,        # hidden layers of either network
-                 latent: Annotated[int, "[1, inf)"] = 2,       # numbers that a point is made from
-                 steep: Annotated[float, "(0, inf)"] = 4.,     # how much the discriminator's input is stretched
-                 mean=None, std=None,                          # of the data in [0, 1], per channel; .5 if None
-                 ):
+                 shape: tuple[int, int, int],               # one point as an image, (d, 1, 1)
+                 classes: int,                              # K
+                 width: Annotated[int, "[1, inf)"] = 64,    # units of each hidden layer
+                 depth: Annotated[int, "[1, inf)"] = 2,     # hidden layers of either network
+                 latent: Annotated[int, "[1, inf)"] = 2,    # numbers that a point is made from
+                 steep: Annotated[float, "(0, inf)"] = 4.,  # how much the discriminator's input is stretched
+                 mean: Sequence[float] | None = None,  # of the data in [0, 1], per channel; .5 if None
+                 std: Sequence[float] | None = None,   # likewise
+                 ) -> None:
         super().__init__()
         self.ready(shape, classes, latent, width=width, depth=depth, steep=steep, mean=mean, std=std)
         inner, d = [width] * depth, prod(shape)
@@ -89,14 +91,15 @@ class PointGAN(Conditional):
 class ConditionalSNGAN(Conditional):
     "The SN-GAN's blocks, told the class."
     def __init__(self,
-                 shape: tuple[int, int, int],                   # one image, (C, H, W), square
-                 classes: int,                                  # K
-                 width: Annotated[int, "[1, inf)"] = 64,        # channels of every block
-                 latent: Annotated[int, "[1, inf)"] = 16,       # numbers that an image is made from
-                 plain: Annotated[int, "[0, inf)"] = 1,         # blocks of the discriminator that keep the side
-                 enlarge: Annotated[int, "[1, inf)"] = 1,       # the blocks work on images that many times smaller
-                 mean=None, std=None,                           # images are scaled to [-1, 1], whatever the data set
-                 ):
+                 shape: tuple[int, int, int],              # one image, (C, H, W), square
+                 classes: int,                             # K
+                 width: Annotated[int, "[1, inf)"] = 64,   # channels of every block
+                 latent: Annotated[int, "[1, inf)"] = 16,  # numbers that an image is made from
+                 plain: Annotated[int, "[0, inf)"] = 1,    # blocks of the discriminator that keep the side
+                 enlarge: Annotated[int, "[1, inf)"] = 1,  # the blocks work on images that many times smaller
+                 mean: Sequence[float] | None = None,  # images are scaled to [-1, 1], whatever the data set
+                 std: Sequence[float] | None = None,   # likewise
+                 ) -> None:
         super().__init__()
         self.ready(shape, classes, latent, width=width, plain=plain, enlarge=enlarge)
         inner = shape[0], *((1 << (side - 1).bit_length()) for side in shape[1:])

@@ -7,18 +7,18 @@ __all__ = ['state', 'DecoderChoices', 'doublings', 'upwards', 'StateDecoder', 's
 
 # %% ../../nbs/networks/18b_decoder.ipynb #7053e6c3
 from dataclasses import dataclass
-from typing import Sequence
+from typing import Any, Callable, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from ..core import Choices, choice
-from .staged import Normalize
+from .staged import Net, Normalize
 
 # %% ../../nbs/networks/18b_decoder.ipynb #840a1092
-def state(net,         # a network in stages
-          x: Tensor,   # images, float (B, C, H, W) in [0, 1]
-          k: int,      # a stage; 0 is the input
+def state(net: Net,   # a network in stages
+          x: Tensor,  # images, float (B, C, H, W) in [0, 1]
+          k: int,     # a stage; 0 is the input
           ) -> Tensor:  # h_k, (B, ...)
     "The state of images after a stage."
     kept = []
@@ -34,7 +34,7 @@ class DecoderChoices(Choices):
     kernel: int = choice(5, "code", "Verma et al.: 5 x 5", allowed=range(1, 100, 2))
     slope: float = choice(.02, "code", "Verma et al.: leaky ReLU .02", allowed="[0, inf)")
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if not self.widths: raise ValueError("widths must name the channels of one layer at least, got none")
 
 # %% ../../nbs/networks/18b_decoder.ipynb #96250b1e
@@ -74,8 +74,8 @@ class StateDecoder(nn.Module):
                  shape: tuple[int, int, int],          # of one image, (C, H, W)
                  mean: Sequence[float] | None = None,  # of the images, per channel; .5 if None
                  std: Sequence[float] | None = None,   # likewise
-                 **choices,                            # fields of `DecoderChoices`
-                 ):
+                 **choices: Any,                       # fields of `DecoderChoices`
+                 ) -> None:
         super().__init__()
         self.state, self.shape, half = tuple(state), tuple(shape), (.5,) * shape[0]
         self.layers = upwards(self.state, self.shape, DecoderChoices(**choices))
@@ -88,9 +88,9 @@ class StateDecoder(nn.Module):
         return self.norm.inverse(self.layers(h))
 
 # %% ../../nbs/networks/18b_decoder.ipynb #47d5c1e5
-def state_shape(builder,                      # (shape, classes) -> a network in stages
-                shape: tuple[int, int, int],  # one image, (C, H, W)
-                k: int,                       # a stage
-                ) -> tuple[int, ...]:         # of one state
+def state_shape(builder: Callable[..., nn.Module],  # (shape, classes) -> a network in stages
+                shape: tuple[int, int, int],        # one image, (C, H, W)
+                k: int,                             # a stage
+                ) -> tuple[int, ...]:               # of one state
     "The shape of a classifier's state after a stage, without building its weights."
     with torch.device("meta"): return tuple(state(builder(shape, 10).eval(), torch.zeros(1, *shape), k).shape[1:])

@@ -6,6 +6,7 @@
 __all__ = ['LEAK', 'Score', 'halve', 'factor_cnn']
 
 # %% ../../nbs/networks/17_factors.ipynb #2be46ebe
+from collections.abc import Sequence
 from typing import Annotated
 
 import torch
@@ -16,7 +17,7 @@ from .staged import Staged
 # %% ../../nbs/networks/17_factors.ipynb #ef9a1ab3
 class Score(nn.Linear):
     "One number $s$ as two logits, (0, s)."
-    def __init__(self, inputs: int):
+    def __init__(self, inputs: int) -> None:
         super().__init__(inputs, 1)
 
     def forward(self, h: Tensor) -> Tensor:
@@ -37,7 +38,8 @@ def halve(i: int, o: int,  # channels in and out
 def factor_cnn(shape: tuple[int, int, int],  # one image, (C, H, W); H and W multiples of 16
                classes: int = 2,             # 2 are told by one number; more have a logit each
                width: Annotated[int, "[1, inf)"] = 32,  # channels after the first convolution
-               mean=None, std=None,          # of the images in [0, 1]; not normalised if None
+               mean: Sequence[float] | None = None,  # of the images in [0, 1]; not normalised if None
+               std: Sequence[float] | None = None,   # likewise
                ) -> Staged:
     "The classifier of the synthetic tasks (code of Manifold Mixup)."
     c, h, w = shape

@@ -27,7 +27,7 @@ class MaxMixed(InceptionE):
 # %% ../../nbs/networks/18c_inception.ipynb #be86984e
 class Inception(nn.Module):
     "Pooled features of Inception-v3 for images of any size in [0, 1], grey or colour."
-    def __init__(self, published: bool):  # True: the network of the published FID weights; False: torchvision's
+    def __init__(self, published: bool) -> None:  # True: the network of the published FID weights; False: torchvision's
         super().__init__()
         self.net = Inception3(aux_logits=False, init_weights=False)
         self.net.fc = nn.Identity()

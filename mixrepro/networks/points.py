@@ -6,6 +6,8 @@
 __all__ = ['layers', 'PointVAE']
 
 # %% ../../nbs/networks/16_points.ipynb #d8ad3343
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
@@ -19,16 +21,16 @@ def layers(*widths: int) -> nn.Sequential:
 class PointVAE(nn.Module):
     "An autoencoder between points (B, d) and codes, with the interface of `ConvVAE`: its posterior is deterministic."
     def __init__(self,
-                 inputs: int = 2,       # d
-                 latent: int = 1,       # dimension of the codes
-                 widths=(64, 64),       # hidden layers of the encoder; the decoder mirrors them
-                 ):
+                 inputs: int = 2,                   # d
+                 latent: int = 1,                   # dimension of the codes
+                 widths: Sequence[int] = (64, 64),  # hidden layers of the encoder; the decoder mirrors them
+                 ) -> None:
         super().__init__()
         if min(inputs, latent, *widths) < 1:
             raise ValueError(f"inputs, latent and widths must be at least 1, got {inputs}, {latent}, {tuple(widths)}")
         self.encoder, self.decoder = layers(inputs, *widths, latent), layers(latent, *reversed(widths), inputs)
 
     def encode(self, x: Tensor) -> Tensor: return self.encoder(x)
-    def posterior(self, x: Tensor, rng: torch.Generator = None) -> Tensor: return self.encoder(x)
+    def posterior(self, x: Tensor, rng: torch.Generator | None = None) -> Tensor: return self.encoder(x)
     def decode(self, z: Tensor) -> Tensor: return self.decoder(z)
     def forward(self, x: Tensor) -> Tensor: return self.decode(self.encode(x))

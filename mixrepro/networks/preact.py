@@ -7,7 +7,7 @@ __all__ = ['IDENTITIES', 'PreActChoices', 'bn_relu', 'conv', 'PreActBlock', 'pre
 
 # %% ../../nbs/networks/11_preact.ipynb #829a9efe
 from dataclasses import dataclass
-from typing import Annotated, Sequence
+from typing import Annotated, Any, Sequence
 
 from torch import Tensor, nn
 
@@ -40,12 +40,12 @@ def conv(i: int, o: int, kernel: int, stride: int = 1) -> nn.Conv2d:
 class PreActBlock(nn.Module):
     "A pre-activation residual block (He et al., 2016b); the projection, where there is one, has no batch norm."
     def __init__(self,
-                 i: int,                  # channels in
-                 o: int,                  # channels of the 3 x 3 convolutions
-                 stride: int = 1,         # of the first 3 x 3
+                 i: int,                 # channels in
+                 o: int,                 # channels of the 3 x 3 convolutions
+                 stride: int = 1,        # of the first 3 x 3
                  bottleneck: bool = False,  # 1 x 1, 3 x 3, 1 x 1 to 4 o channels, instead of two 3 x 3
-                 identity: str = "raw",   # what an identity shortcut adds: the state, or the "activated" state
-                 ):
+                 identity: str = "raw",  # what an identity shortcut adds: the state, or the "activated" state
+                 ) -> None:
         super().__init__()
         out = 4 * o if bottleneck else o
         self.raw, self.act = identity == "raw", bn_relu(i)
@@ -67,7 +67,7 @@ def preact_resnet(shape: tuple[int, int, int],           # one image, (C, H, W)
                   bottleneck: bool = False,              # the block of the 50 and 152
                   mean: Sequence[float] | None = None,   # of the images, per channel
                   std: Sequence[float] | None = None,    # likewise
-                  **choices: Annotated[dict, PreActChoices]
+                  **choices: Annotated[Any, PreActChoices]
                   ) -> Staged:
     "A PreActResNet for 32 or 64 px (He et al., 2016b; layers as in the code of Manifold Mixup, NFM and NoisyMix)."
     c, wide = PreActChoices(**choices), 4 if bottleneck else 1

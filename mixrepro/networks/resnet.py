@@ -7,7 +7,7 @@ __all__ = ['ResNetChoices', 'conv_bn', 'BasicBlock', 'resnet', 'resnet50']
 
 # %% ../../nbs/networks/12_resnet.ipynb #a983abe2
 from dataclasses import dataclass
-from typing import Annotated, Sequence
+from typing import Annotated, Any, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -36,7 +36,7 @@ class BasicBlock(nn.Module):
                  i: int,           # channels in
                  o: int,           # channels out
                  stride: int = 1,  # of the first convolution
-                 ):
+                 ) -> None:
         super().__init__()
         self.body = nn.Sequential(*conv_bn(i, o, 3, stride), nn.ReLU(inplace=True), *conv_bn(o, o, 3))
         self.shortcut = nn.Sequential(*conv_bn(i, o, 1, stride)) if stride != 1 or i != o else nn.Identity()
@@ -50,7 +50,7 @@ def resnet(shape: tuple[int, int, int],           # one image, (C, H, W)
            blocks: Annotated[tuple[int, ...], "[1, inf)"] = (3, 4, 6, 3),
            mean: Sequence[float] | None = None,   # of the images, per channel
            std: Sequence[float] | None = None,    # likewise
-           **choices: Annotated[dict, ResNetChoices]
+           **choices: Annotated[Any, ResNetChoices]
            ) -> Staged:
     "A ResNet of basic blocks for images of 32 or 64 px (He et al., 2016a)."
     c = ResNetChoices(**choices)

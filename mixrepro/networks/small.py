@@ -6,6 +6,7 @@
 __all__ = ['conv_bn_relu', 'stem_of', 'small_cnn', 'mlp']
 
 # %% ../../nbs/networks/14_small.ipynb #fdb734cb
+from collections.abc import Sequence
 from math import prod
 from typing import Annotated
 
@@ -30,11 +31,12 @@ def stem_of(i: int, o: int,  # channels in, channels out
 # %% ../../nbs/networks/14_small.ipynb #ab2719bf
 def small_cnn(shape: tuple[int, int, int],  # one image, (C, H, W)
               classes: int,                 # K
-              width: Annotated[int, "[1, inf)"] = 16,   # channels of the first stage; doubled at each further one
-              depth: Annotated[int, "[1, inf)"] = 2,    # convolutions in a stage
-              stages: Annotated[int, "[1, inf)"] = 3,   # each halves height and width
-              stem: Annotated[int, "[1, inf)"] = 1,     # stride of a 7 x 7 convolution in front; 1: there is none
-              mean=None, std=None,          # of the training images, per channel
+              width: Annotated[int, "[1, inf)"] = 16,  # channels of the first stage; doubled at each further one
+              depth: Annotated[int, "[1, inf)"] = 2,   # convolutions in a stage
+              stages: Annotated[int, "[1, inf)"] = 3,  # each halves height and width
+              stem: Annotated[int, "[1, inf)"] = 1,    # stride of a 7 x 7 convolution in front; 1: there is none
+              mean: Sequence[float] | None = None,  # of the training images, per channel
+              std: Sequence[float] | None = None,   # likewise
               ) -> Staged:
     "A plain convolutional network, about 73 thousand parameters at its defaults."
     widths = [width if stem > 1 else shape[0], *(width * 2**k for k in range(stages))]
@@ -44,11 +46,11 @@ def small_cnn(shape: tuple[int, int, int],  # one image, (C, H, W)
     return Staged(shape, stages, nn.Linear(widths[-1], classes), mean=mean, std=std)
 
 # %% ../../nbs/networks/14_small.ipynb #2bb344bd
-def mlp(shape: tuple[int, int, int],            # one image, (C, H, W)
-        classes: int,                           # K
+def mlp(shape: tuple[int, int, int],  # one image, (C, H, W)
+        classes: int,                 # K
         widths: Annotated[tuple[int, ...], "[1, inf)"] = (256, 128),  # units of each hidden layer, one stage each
-        mean=None, std=None,                    # of the training images, per channel
-        norm: bool = True,                      # batch norm after each hidden layer; else biases
+        mean: Sequence[float] | None = None, std: Sequence[float] | None = None,  # of the training images, per channel
+        norm: bool = True,            # batch norm after each hidden layer; else biases
         ) -> Staged:
     "A multi-layer perceptron; each hidden layer is a stage."
     sizes = [prod(shape), *widths]

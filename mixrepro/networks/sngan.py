@@ -6,7 +6,8 @@
 __all__ = ['xavier', 'conv', 'Grow', 'Judge', 'generator', 'discriminator', 'Sampler', 'recall', 'remade', 'GANBase', 'SNGAN']
 
 # %% ../../nbs/networks/18_sngan.ipynb #6250d1a3
-from typing import Annotated
+from collections.abc import Sequence
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor, nn
@@ -29,7 +30,7 @@ def conv(i: int, o: int, side: int = 3, gain: float = 1.) -> nn.Conv2d:
 # %% ../../nbs/networks/18_sngan.ipynb #381e96d3
 class Grow(nn.Module):
     "Residual block of the generator: twice the height and width."
-    def __init__(self, width: int):  # channels in and out
+    def __init__(self, width: int) -> None:  # channels in and out
         super().__init__()
         self.larger = nn.Upsample(scale_factor=2)
         self.main = nn.Sequential(nn.BatchNorm2d(width), nn.ReLU(), self.larger, conv(width, width),
@@ -41,11 +42,11 @@ class Grow(nn.Module):
 class Judge(nn.Module):
     "Residual block of the discriminator."
     def __init__(self,
-                 i: int,             # channels in
-                 o: int,             # channels out; as many as come in unless `halve`
+                 i: int,  # channels in
+                 o: int,  # channels out; as many as come in unless `halve`
                  halve: bool = False,
                  first: bool = False,  # it sees the images
-                 ):
+                 ) -> None:
         super().__init__()
         small = nn.AvgPool2d(2) if halve else nn.Identity()
         self.main = nn.Sequential(nn.Identity() if first else nn.ReLU(), spectral_norm(conv(i, o)),
@@ -113,7 +114,7 @@ class Sampler(nn.Module):
             return torch.cat([self.make(z) for z in self.draw(n, rng).split(batch)]).clamp(0, 1)
 
 # %% ../../nbs/networks/18_sngan.ipynb #2ef15ecb
-def recall(net, keys):
+def recall(net: nn.Module, keys: Any) -> None:
     "A network that was read back goes on counting where it was; a function, so that a network can be pickled."
     net.done = int(net.steps)
 
@@ -128,7 +129,7 @@ def remade(kind: type, made_of: dict, state: dict, training: dict, learns: dict)
 # %% ../../nbs/networks/18_sngan.ipynb #1d2603c6
 class GANBase(nn.Module):
     "A generator and a discriminator that count their steps and can be pickled."
-    def remember(self, **made_of):  # what it is made of
+    def remember(self, **made_of: Any) -> None:  # what it is made of
         "Keep the recipe, and begin to count."
         self.made_of, self.done = made_of, 0
         self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
@@ -140,7 +141,7 @@ class GANBase(nn.Module):
         self.steps.fill_(self.done)
         return self.done - 1
 
-    def __reduce__(self):
+    def __reduce__(self) -> tuple:
         training = {name: m.training for name, m in self.named_modules()}
         learns = {name: p.requires_grad for name, p in self.named_parameters()}
         return remade, (type(self), self.made_of, dict(self.state_dict()), training, learns)
@@ -153,8 +154,9 @@ class SNGAN(GANBase, Sampler):
                  classes: int | None = None,   # labels play no part
                  width: Annotated[int, "[1, inf)"] = 128, latent: Annotated[int, "[1, inf)"] = 62,  # as above
                  plain: Annotated[int, "[0, inf)"] = 2, enlarge: Annotated[int, "[1, inf)"] = 1,  # as above
-                 mean=None, std=None,          # images are scaled to [-1, 1], whatever the data set
-                 ):
+                 mean: Sequence[float] | None = None,  # images are scaled to [-1, 1], whatever the data set
+                 std: Sequence[float] | None = None,   # likewise
+                 ) -> None:
         super().__init__()
         self.shape, self.latent = tuple(shape), latent
         self.remember(shape=self.shape, width=width, latent=latent, plain=plain, enlarge=enlarge)

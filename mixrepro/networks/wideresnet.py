@@ -7,7 +7,7 @@ __all__ = ['WideChoices', 'activation', 'WideBlock', 'wide_resnet']
 
 # %% ../../nbs/networks/13_wideresnet.ipynb #76e82ea1
 from dataclasses import dataclass
-from typing import Annotated, Sequence
+from typing import Annotated, Any, Sequence
 
 from torch import Tensor, nn
 
@@ -41,7 +41,7 @@ class WideBlock(nn.Module):
                  stride: int = 1,     # of the second convolution
                  dropout: float = 0,  # between the convolutions
                  slope: float = 0,    # of the activations below 0
-                 ):
+                 ) -> None:
         super().__init__()
         self.body = nn.Sequential(nn.BatchNorm2d(i), activation(slope), nn.Conv2d(i, o, 3, 1, 1), Dropout(dropout),
                                   nn.BatchNorm2d(o), activation(slope), nn.Conv2d(o, o, 3, stride, 1))
@@ -56,7 +56,7 @@ def wide_resnet(shape: tuple[int, int, int],           # one image, (C, H, W)
                 widen: Annotated[int, "[1, inf)"] = 2,  # k: the stages have 16 k, 32 k and 64 k channels
                 mean: Sequence[float] | None = None,   # of the images, per channel
                 std: Sequence[float] | None = None,    # likewise
-                **choices: Annotated[dict, WideChoices]
+                **choices: Annotated[Any, WideChoices]
                 ) -> Staged:
     "WRN-depth-widen (Zagoruyko & Komodakis, 2016; layers as in the code of Manifold Mixup, NFM and NoisyMix)."
     if depth < 10 or depth % 6 != 4:

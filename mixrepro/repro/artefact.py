@@ -9,7 +9,7 @@ __all__ = ['Cell', 'no_runs', 'Artefact', 'catalogue', 'shows', 'trials', 'cells
 from dataclasses import dataclass
 from pathlib import Path
 from itertools import chain
-from typing import Callable, NamedTuple
+from typing import Any, Callable, NamedTuple, Sequence
 
 from .entry import FIGURE, TABLE, Entry, outputs_of, state
 from .scale import Scale, Settings, scale
@@ -46,7 +46,7 @@ def catalogue(paper: str,         # its folder
     if twice: raise ValueError(f"{paper} lists {', '.join(twice)} more than once: an id belongs to one artefact")
     return {id: Artefact(id, paper, title, **dict(outputs=outputs_of(id)) | more) for id, title, more in artefacts}
 
-def shows(id: str, title: str, plan: Callable | None = None, settings: type = Settings, **more) -> tuple:
+def shows(id: str, title: str, plan: Callable | None = None, settings: type = Settings, **more: Any) -> tuple:
     "An entry of `catalogue`."
     return id, title, dict(plan=plan, settings=settings) | more
 
@@ -74,7 +74,7 @@ def cells(artefact: Artefact,
     return [*artefact.shared(settings, where), *chain(*by_place.values())]
 
 def papers_cells(artefact: Artefact,
-                 ours: list[Cell] = (),  # needed where the paper has no plan of its own
+                 ours: Sequence[Cell] = (),  # needed where the paper has no plan of its own
                  ) -> list[Cell]:
     "The cells as the paper itself ran them, of one seed: what ours are held against."
     if artefact.beside: return [cell._replace(spec=artefact.beside(cell)) for cell in ours]

@@ -14,10 +14,11 @@ import torch
 from contourpy import contour_generator
 
 from ..data.spirals import as_images
+from ..networks.staged import Net
 
 # %% ../../nbs/repro/83b_boundaries.ipynb #d273ca1d
 @torch.no_grad()
-def logit_map(net,                       # points as images -> logits (B, K)
+def logit_map(net: Net,                  # points as images -> logits (B, K)
               square: float,             # side of the square of the plane that is [0, 1]^2
               box: tuple[float, float],  # half the width and half the height of what is looked at
               side: int,                 # places along its width, 2 or more
@@ -40,6 +41,6 @@ def boundary(u: np.ndarray, v: np.ndarray, logits: np.ndarray,  # from `logit_ma
     leads = (logits[..., c] - np.delete(logits, c, 2).max(2) for c in range(k if k > 2 else 1))
     return [line for lead in leads for line in contour_generator(u, v, lead).lines(0.)]
 
-def boundary_of(net, square: float, box: tuple[float, float], side: int) -> list[np.ndarray]:  # as for `logit_map`
+def boundary_of(net: Net, square: float, box: tuple[float, float], side: int) -> list[np.ndarray]:  # as for `logit_map`
     "Where a network changes its mind."
     return boundary(*logit_map(net, square, box, side))

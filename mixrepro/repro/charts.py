@@ -6,9 +6,15 @@
 __all__ = ['bars', 'dots', 'curves', 'plain_log', 'tile', 'tiles']
 
 # %% ../../nbs/repro/83c_charts.ipynb #4619d366
+from collections.abc import Sequence
+from typing import Any
+
 from ..extras import need
 
 need("pandas", "matplotlib")
+from matplotlib.axes import Axes
+from matplotlib.axis import Axis
+from matplotlib.figure import FigureBase
 import pandas as pd
 from matplotlib.patheffects import withStroke
 from matplotlib.ticker import LogLocator, NullFormatter
@@ -18,11 +24,11 @@ from .figures import LABELS, bar, line
 from .ledger import Measured
 
 # %% ../../nbs/repro/83c_charts.ipynb #51856e64
-def bars(ax,               # a matplotlib axis
-         values: dict,     # method -> its numbers, one a seed
+def bars(ax: Axes,      # a matplotlib axis
+         values: dict,  # method -> its numbers, one a seed
          looks: dict = {},  # method -> how its bar is drawn, where it is no method of the gallery
          labels: dict = LABELS,
-         ):
+         ) -> None:
     "A bar for each method."
     seen = dict(capsize=3, ecolor="0.3", error_kw=dict(path_effects=[withStroke(linewidth=2.5, foreground="white")]))
     for place, (method, mine) in enumerate(values.items()):
@@ -32,12 +38,12 @@ def bars(ax,               # a matplotlib axis
     ax.set(xticks=range(len(values)), xticklabels=[labels.get(m, m) for m in values])
 
 # %% ../../nbs/repro/83c_charts.ipynb #5f442785
-def dots(ax,               # a matplotlib axis
-         values: dict,     # method -> its numbers
+def dots(ax: Axes,      # a matplotlib axis
+         values: dict,  # method -> its numbers
          labels: dict = LABELS,
          shift: float = 0.,  # to the right, for a second series
-         **look,           # what differs from the method's own look
-         ):
+         **look: Any,   # what differs from the method's own look
+         ) -> None:
     "A dot with an interval for each method."
     for place, (method, mine) in enumerate(values.items()):
         m, style = Measured(mine), {k: v for k, v in line(method).items() if k in ("color", "marker")} | look
@@ -47,12 +53,12 @@ def dots(ax,               # a matplotlib axis
     ax.set(xticks=range(len(values)), xticklabels=[labels.get(m, m) for m in values], xlim=(-.5, len(values) - .5))
 
 # %% ../../nbs/repro/83c_charts.ipynb #d7a27f12
-def curves(ax,                    # a matplotlib axis
-           rows: pd.DataFrame,    # method, seed, and the two columns that are drawn
-           x: str, y: str,        # names of columns
-           spread: str = "sd",    # of the band: "sd" or "range"
-           **look,                # what differs from the method's own look
-           ):
+def curves(ax: Axes,            # a matplotlib axis
+           rows: pd.DataFrame,  # method, seed, and the two columns that are drawn
+           x: str, y: str,      # names of columns
+           spread: str = "sd",  # of the band: "sd" or "range"
+           **look: Any,         # what differs from the method's own look
+           ) -> None:
     "A curve for each method."
     for method, mine in rows.groupby("method", sort=False):
         by, style = mine.pivot(index=x, columns="seed", values=y), line(method) | dict(marker="") | look
@@ -63,28 +69,28 @@ def curves(ax,                    # a matplotlib axis
         ax.fill_between(by.index, low, high, color=style["color"], alpha=.18, lw=0)
 
 # %% ../../nbs/repro/83c_charts.ipynb #ddb777b3
-def plain_log(axis):  # ax.xaxis or ax.yaxis
+def plain_log(axis: Axis) -> None:  # ax.xaxis or ax.yaxis
     "A logarithmic axis with plain numbers at 1, 2 and 5."
     getattr(axis.axes, f"set_{axis.axis_name}scale")("log")
     axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axis.set_major_formatter("{x:g}"); axis.set_minor_formatter(NullFormatter())
 
 # %% ../../nbs/repro/83c_charts.ipynb #910308db
-def tile(ax,             # a matplotlib axis
+def tile(ax: Axes,       # a matplotlib axis
          image: Tensor,  # (C, H, W), in [0, 1] or uint8
          title: str = "", left: str = "",
-         ):
+         ) -> None:
     "An image without axes."
     top = 1 if image.is_floating_point() else 255
     ax.imshow(image.permute(1, 2, 0).squeeze(-1).cpu(), vmin=0, vmax=top)
     ax.set(xticks=[], yticks=[]); ax.spines[:].set_visible(False)
     ax.set_title(title, fontsize=7, pad=2); ax.set_ylabel(left, rotation=0, ha="right", va="center", fontsize=7)
 
-def tiles(figure,          # a matplotlib figure or subfigure
-          rows: list,      # of rows of images (C, H, W)
-          above: list = (),  # titles of the columns
-          beside: list = (),  # names of the rows
-          ):
+def tiles(figure: FigureBase,  # a matplotlib figure or subfigure
+          rows: list,          # of rows of images (C, H, W)
+          above: Sequence = (),  # titles of the columns
+          beside: Sequence = (),  # names of the rows
+          ) -> None:
     "A sheet of images."
     figure.get_layout_engine() and figure.get_layout_engine().set(w_pad=.06, h_pad=.01, wspace=.01, hspace=.01)
     axes = figure.subplots(len(rows), len(rows[0]), squeeze=False)

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from ..extras import need
 
@@ -29,7 +30,7 @@ from .verdicts import holm
 # %% ../../nbs/repro/86_claim.ipynb #9bd74bd1
 class Tables:
     "The tables that the artefacts of one scale have left, by id."
-    def __init__(self, folder: str | Path):  # figures/<profile>
+    def __init__(self, folder: str | Path) -> None:  # figures/<profile>
         self.files = {f.stem: f for f in sorted(Path(folder).glob("*/*.csv"))}
         self.read = {}
 
@@ -40,7 +41,7 @@ class Tables:
         if id not in self.read: self.read[id] = pd.read_csv(self.files[id])
         return self.read[id]
 
-def number(row, name: str):  # -> float or None
+def number(row: pd.Series, name: str) -> float | None:
     "A number of a ledger's row, in whichever unit it stands."
     for c in row.index:
         if (c == name or c.startswith(f"{name} (")) and not pd.isna(row[c]): return float(row[c])
@@ -82,7 +83,7 @@ def tested(e: Effect) -> tuple[str, float | None]:  # word, p-value
     word = "holds" if e.low > e.bound else "does not hold" if e.high < e.bound else "undecided"
     return word, e.p
 
-def alike(e: Effect) -> tuple[str, float]:
+def alike(e: Effect) -> tuple[str, float | None]:
     "Two one-sided tests within the margin; against it, one of them from without."
     se, df = standard_error(e), max(e.n - 1, 1)
     if not se: return ("holds" if asked(e, e.ours) else "does not hold"), None
@@ -92,7 +93,7 @@ def alike(e: Effect) -> tuple[str, float]:
     return word, float(inside if word == "holds" else min(outside, 1.) if word == "does not hold" else inside)
 
 # %% ../../nbs/repro/86_claim.ipynb #f9a46faf
-def estimated(what: str, e: Estimate | None, **more) -> Effect:
+def estimated(what: str, e: Estimate | None, **more: Any) -> Effect:
     "An estimate as an effect."
     if e is None: return Effect(what, **more)
     low, high = e.interval or (None, None)
@@ -101,20 +102,20 @@ def estimated(what: str, e: Estimate | None, **more) -> Effect:
     needs, over = seeds_to_decide(replace(e, effect=e.effect - bound)), more.pop("over", e.over)
     return Effect(what, ours=e.effect, low=low, high=high, p=p, n=e.n, needs=needs, over=over, **more)
 
-def mean_of(row, whose: str, factor: float = 1.) -> Published:  # "paper" or "our"
+def mean_of(row: pd.Series, whose: str, factor: float = 1.) -> Published:  # "paper" or "our"
     "A mean with its spread, times a factor."
     mean, sd, n = (number(row, f"{whose} {k}") for k in ("mean", "sd", "n"))
     if mean is None or not n and whose == "our": return Published()
     return Published(factor * mean, () if sd is None else (factor * sd,), int(n or 0))
 
-def unpaired(what: str, a: Published, b: Published, sign: int, **more) -> Effect:
+def unpaired(what: str, a: Published, b: Published, sign: int, **more: Any) -> Effect:
     "A difference of two means as of separate samples."
     e = welch(a, b)
     if e is None: return Effect(what, **more)
     return estimated(what, replace(e, effect=sign * e.effect), over="seeds, unpaired", **more)
 
 # %% ../../nbs/repro/86_claim.ipynb #c0a41228
-def as_it_stands(row, what: str, **more) -> Effect:
+def as_it_stands(row: pd.Series, what: str, **more: Any) -> Effect:
     "The gain of a ledger's row."
     columns = "our gain", "gain low", "gain high", "p", "seeds to decide"
     effect, low, high, p, needs = (number(row, k) for k in columns)
@@ -172,7 +173,8 @@ class Over:
         found = self.measured(rows, mine, theirs, rival, what, sign, more)
         return found if found.ours is not None or printed is not None else None
 
-    def measured(self, rows, mine, theirs, rival: str, what: str, sign: int, more: dict) -> Effect:
+    def measured(self, rows: dict, mine: pd.Series, theirs: pd.Series, rival: str, what: str, sign: int,
+                 more: dict) -> Effect:
         "Ours: as the table has it, or as separate samples."
         contrast = rows.get(f"{self.method} over {rival}")
         if self.factor == 1. and contrast is not None: return as_it_stands(contrast, what, **more)
@@ -230,7 +232,7 @@ class Asked:
         if tables[self.artefact].empty: return [Effect(self.words)]
         return self.ask(tables)
 
-def exact(what: str, value: float | None, paper: float | None = None, **more) -> Effect:
+def exact(what: str, value: float | None, paper: float | None = None, **more: Any) -> Effect:
     "A number that a computation gives, without chance."
     return Effect(what, paper=paper, ours=None if value is None else float(value), exact=True, unit="", **more)
 

@@ -10,6 +10,7 @@ __all__ = ['IGNORED', 'DROPS', 'OF', 'MISSING', 'PHRASES', 'ZERO', 'drops', 'lab
 # %% ../../nbs/repro/84_departures.ipynb #c4b601d8
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
+from typing import Any
 
 from ..core import spelled
 from ..data.datasets import tested_on
@@ -46,7 +47,7 @@ def decisive(spec: Spec) -> dict:  # name -> value
 # %% ../../nbs/repro/84_departures.ipynb #44605c2b
 MISSING = object()
 
-def same(name: str, theirs, ours, epochs: int) -> bool:
+def same(name: str, theirs: Any, ours: Any, epochs: int) -> bool:
     "Whether two values are one; places of a drop are, where the whole epochs nearest to them are."
     if name.endswith("drops at") and MISSING not in (theirs, ours) and len(theirs) == len(ours):
         return all(abs(a - b) <= .5 / epochs + 1e-9 for a, b in zip(theirs, ours))
@@ -77,7 +78,7 @@ PHRASES = {"network": "{1} in place of {0}",
 # %% ../../nbs/repro/84_departures.ipynb #bb2af69b
 ZERO = {"n_train": "all", "whiten": "none", "labels": "all", "augment": "none"}
 
-def worded(name: str, value, labels: dict) -> str:
+def worded(name: str, value: Any, labels: dict) -> str:
     "A value as it stands in a caption."
     if value is MISSING: return "its own"
     if isinstance(value, int) and value >= 10_000: return f"{value:,}"
@@ -108,7 +109,7 @@ class Departures:
     schedule: tuple[str, ...]  # everything else, one phrase each
     reasons: dict              # (row, our data set) -> "stand-in" or "other schedule": not the paper's values
 
-    def __bool__(self): return bool(self.reasons)
+    def __bool__(self) -> bool: return bool(self.reasons)
 
     def sentences(self, labels: dict = {}) -> list[str]:
         "What a caption says."

@@ -35,7 +35,7 @@ class Erratum:
     findings: tuple = ()       # of Finding; none where nothing can be computed
     why: str = ""              # what is wrong, where nothing can be computed
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if bool(self.findings) == bool(self.why):
             raise ValueError(f"{self.where}: an erratum has findings, or says why, and not both")
 

@@ -9,8 +9,10 @@ __all__ = ['LEVEL', 'NONE', 'POWER', 'MOST', 't_interval', 'Measured', 'plus', '
 
 # %% ../../nbs/repro/81b_estimates.ipynb #931a553a
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cache
+from typing import Any
 
 from ..extras import need
 
@@ -36,7 +38,7 @@ class Measured:
     "One quantity over seeds."
     values: tuple[float, ...]  # one per seed
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         object.__setattr__(self, "values", tuple(float(v) for v in self.values))
         if not self.values: raise ValueError("no values: a measurement needs at least one seed")
         if not all(map(math.isfinite, self.values)):
@@ -52,7 +54,7 @@ class Measured:
     def interval(self) -> tuple[float, float] | None:
         return t_interval(self.mean, self.sd / math.sqrt(self.n), self.n - 1) if self.n > 1 else None
 
-    def __str__(self):
+    def __str__(self) -> str:
         if self.n == 1: return f"{self.mean:.2f} (n = 1, no interval)"
         return f"{self.mean:.2f} ± {self.sd:.2f} (n = {self.n})"
 
@@ -70,7 +72,7 @@ def signed(m: Measured,        # a difference or a gain
     return f"{centre} [{', '.join(ends)}]" if ends else centre
 
 # %% ../../nbs/repro/81b_estimates.ipynb #7fd04fc0
-def no_nan(obj) -> None:  # an instance of a dataclass
+def no_nan(obj: Any) -> None:  # an instance of a dataclass
     "Refuse nan among the fields, and among the numbers of a field."
     for name, value in vars(obj).items():
         if any(isinstance(v, float) and math.isnan(v) for v in (value if isinstance(value, tuple) else [value])):
@@ -91,10 +93,10 @@ class Published:
     spread: tuple[float, ...] = ()     # (sd,), (min, max), or () where the paper gives none
     n: int = 0                         # trials; 0 where the paper does not say
 
-    def __post_init__(self): no_nan(self)
+    def __post_init__(self) -> None: no_nan(self)
 
     @classmethod
-    def of(cls, row):
+    def of(cls, row: pd.Series | dict) -> "Published":
         "From a row of `reported`."
         spread = () if pd.isna(row["spread"]) else tuple(map(float, str(row["spread"]).split("/")))
         mean = None if pd.isna(row["mean"]) else float(row["mean"])
@@ -105,7 +107,7 @@ class Published:
         if len(self.spread) == 2 and self.n > 1: return (self.spread[1] - self.spread[0]) / d2(self.n)
         return self.spread[0] if len(self.spread) == 1 else None
 
-    def __str__(self): return self.text()
+    def __str__(self) -> str: return self.text()
 
     def text(self, decimals: int = 2) -> str:
         "As a table shows it."
@@ -161,15 +163,15 @@ def over_seeds(m: Measured) -> Estimate:  # of differences
 # %% ../../nbs/repro/81b_estimates.ipynb #de148fe8
 class Images:
     "Numbers of single images, whose mean is a measurement."
-    def __init__(self, values): self.values = np.asarray(values, dtype=float)
-    def __repr__(self): return f"{len(self.values)} images"
+    def __init__(self, values: Sequence[float] | np.ndarray) -> None: self.values = np.asarray(values, dtype=float)
+    def __repr__(self) -> str: return f"{len(self.values)} images"
 
 class Mean(float):
     "A mean over test images that still has them, or None."
     images = None
 
     @classmethod
-    def of(cls, value: float, images: Images | None, scale: float = 1.):
+    def of(cls, value: float, images: Images | None, scale: float = 1.) -> "Mean":
         "A mean, and its images if they average to it."
         mean = cls(scale * value)
         mean.images = scale * images.values if isinstance(images, Images) else None

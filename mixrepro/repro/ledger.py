@@ -10,6 +10,7 @@ __all__ = ['HOLM', 'DIRECTIONS', 'frame', 'Words', 'grid', 'in_a_word', 'title',
 import math
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Any
 
 from ..extras import need
 
@@ -65,9 +66,9 @@ class Words:
 
     @property
     def points(self) -> str: return "points" if self.unit == "%" else self.unit
-    def show(self, v): return self.labels.get(v, v)
-    def sign(self, v): return "" if v is None else plus(v, self.decimals)
-    def gain(self, effect, v):  # v: the verdict that has its interval
+    def show(self, v: str) -> str: return self.labels.get(v, v)
+    def sign(self, v: float | None) -> str: return "" if v is None else plus(v, self.decimals)
+    def gain(self, effect: float | None, v: Verdict | None) -> str:  # v: the verdict that has its interval
         return self.sign(effect) + (f" [{self.sign(v.low)}, {self.sign(v.high)}]" if v and v.low is not None else "")
 
     def word(self, v: Verdict) -> str:
@@ -212,7 +213,7 @@ def sheet(paper: pd.DataFrame,           # from `reported`; empty where the pape
           labels: dict | None = None,    # id -> name to show
           decimals: int = 2,             # of every number on the page
           *, at: str,                    # the scale that was run, a profile's name
-          **more,                        # as `rows`: contrasts, margin (that of the unit unless given), pooled
+          **more: Any,                   # as `rows`: contrasts, margin (that of the unit unless given), pooled
           ) -> Sheet:
     "The paper's numbers beside ours with both verdicts."
     pick("spread", spread, ("sd", "min/max"))
@@ -224,7 +225,7 @@ def sheet(paper: pd.DataFrame,           # from `reported`; empty where the pape
                          "choose the other kind of spread")
     return Sheet(found, unit, spread, baseline, labels or {}, decimals, at, margin=more["margin"])
 
-def table(*given, **options) -> tuple[pd.DataFrame, str]:  # as for `sheet`; tidy data, Markdown
+def table(*given: Any, **options: Any) -> tuple[pd.DataFrame, str]:  # as for `sheet`; tidy data, Markdown
     "The same as data and as a page."
     made = sheet(*given, **options)
     return made.data, made.text

@@ -9,11 +9,14 @@ __all__ = ['REAL', 'OVERFITS', 'BY_VALUE', 'SCALES', 'Scale', 'fast_precision', 
 # %% ../../nbs/repro/80_scale.ipynb #ebf93ce9
 import dataclasses
 from dataclasses import dataclass, field
+from typing import Any, TYPE_CHECKING
 
 import torch
 
 from ..core import SOURCES, pick
 from ..data.images import data_root
+
+if TYPE_CHECKING: import pandas as pd  # of signatures: functions import it
 
 # %% ../../nbs/repro/80_scale.ipynb #4efbddf7
 @dataclass(frozen=True)
@@ -68,11 +71,11 @@ def scale(name: str) -> Scale:
     return pick("profile", name, SCALES)
 
 # %% ../../nbs/repro/80_scale.ipynb #d16f871c
-def setting(default,      # the paper's, or what is taken where the paper is silent
-            source: str,  # "paper", "code" or "default"
-            where: str,   # the section, equation or reason
-            **at,         # scale -> its value, where that differs
-            ) -> dataclasses.Field:
+def setting(default: Any,  # the paper's, or what is taken where the paper is silent
+            source: str,   # "paper", "code" or "default"
+            where: str,    # the section, equation or reason
+            **at: Any,     # scale -> its value, where that differs
+            ) -> Any:  # a `dataclasses.Field`, which checkers take for the field's value
     "A field of an experiment's settings."
     pick("source", source, SOURCES)
     for name in at: scale(name)
@@ -92,7 +95,7 @@ class Settings:
         return cls(**{f.name: f.metadata["at"][own] for f in dataclasses.fields(cls) if own in f.metadata["at"]})
 
     @classmethod
-    def look(cls) -> "pandas.DataFrame":  # noqa: F821 imported inside
+    def look(cls) -> "pd.DataFrame":
         "The paper's value, its source, and each scale's own beside it; empty where it is the paper's."
         import pandas  # plans are made without it
         every = dataclasses.fields(cls)

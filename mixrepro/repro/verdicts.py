@@ -7,6 +7,7 @@ __all__ = ['MARGINS', 'Verdict', 'within', 'decide', 'value_verdict', 'gain_verd
 
 # %% ../../nbs/repro/81c_verdicts.ipynb #51392d1e
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from ..extras import need
@@ -32,9 +33,9 @@ class Verdict:
     needs: float | None = None   # seeds that would decide; infinite: more test images
     over: str = ""               # what the interval stands for: "seeds", "seeds and test images"
 
-    def __post_init__(self): no_nan(self)
+    def __post_init__(self) -> None: no_nan(self)
 
-    def __str__(self):
+    def __str__(self) -> str:
         if self.low is None: return self.word
         return f"{self.word} ({self.effect:+.2f}, 95% interval {self.low:+.2f} to {self.high:+.2f})"
 
@@ -68,7 +69,7 @@ def decide(e: Estimate,
 def value_verdict(mean: float | None,  # the paper's mean; None: it has none
                   sd: float | None,    # its standard deviation; None: not given
                   n: int,          # its trials; 0: not given
-                  ours: Measured,  # over our seeds, in the same unit
+                  ours: Measured | Published,  # over our seeds, in the same unit
                   reason: str = "",  # why the values cannot be compared: "stand-in", "other schedule"
                   margin: float | None = None,  # a difference within it is none
                   ) -> Verdict:    # "agrees", "higher", "lower", the reason, or "undecided (why)"
@@ -120,7 +121,8 @@ def claim(effect: tuple | Estimate,  # an effect and its interval, nan for no in
     return withheld(Verdict({1: words[0], -1: words[1], 0: "undecided"}[side], value, low, high), at)
 
 # %% ../../nbs/repro/81c_verdicts.ipynb #dbe52b02
-def holm(ps) -> list:  # p-values, None where there is none; what is given back has the same places
+def holm(ps: Iterable[float | None],
+         ) -> list:  # p-values, None where there is none; what is given back has the same places
     "P-values corrected for being many, by Holm."
     from statsmodels.stats.multitest import multipletests  # a second to import, and only tables need it
     ps = list(ps)

@@ -47,7 +47,7 @@ def until() -> float | None:
     "The moment at which the allotted time ends; None where it has no end."
     return float(os.environ[MOMENT]) if os.environ.get(MOMENT) else None
 
-def check_begin(run: Run, store: Store):
+def check_begin(run: Run, store: Store) -> None:
     "Refuse to begin a run that would not end in time; one of a kind that was never run may begin."
     if (end := until()) is None: return
     need, have = seconds_left(run, timed(store)), end - time.time()
@@ -61,7 +61,7 @@ def is_over() -> bool:
 
 def check_go_on(run: Run,
                 epoch: int,  # epochs done, and kept
-                ):
+                ) -> None:
     "Stop between two epochs once the time is over: the same command goes on from there."
     if is_over() and epoch < run.spec.epochs:
         raise OutOfTime(f"{run} stopped after epoch {epoch} of {run.spec.epochs}: the allotted time is over")

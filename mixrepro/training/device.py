@@ -12,14 +12,16 @@ __all__ = ['aten', 'ONCE', 'EPOCH_END', 'PER_BATCH', 'NETWORK', 'TABLE', 'DIVERG
 import functools
 import sys
 from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 from unittest.mock import patch
 
 import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
-from torch.autograd.graph import get_gradient_edge
+from torch.autograd.graph import Node, get_gradient_edge
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
@@ -102,16 +104,16 @@ def whereabouts() -> tuple[str, int]:  # "methods.vicinal.one_hot", its line; ""
 class FakeGenerator(torch.Generator):
     "A generator that says it is on the GPU; fake tensors draw nothing from it."
     device = torch.device("cuda")
-    def __new__(cls): return super().__new__(cls)
+    def __new__(cls) -> "FakeGenerator": return super().__new__(cls)
 
 class AnyGenerator(torch.Generator):
     "Stands for `torch.Generator` while the GPU is a fake."
-    def __new__(cls, device="cpu"):
+    def __new__(cls, device: torch.device | str = "cpu") -> torch.Generator:
         return FakeGenerator() if torch.device(device).type == "cuda" else super().__new__(torch.Generator, device)
 
 class Generators(TorchFunctionMode):
     "Refuses to draw a tensor on one device from a generator on another, as a GPU does."
-    def __torch_function__(self, func, types, args=(), kwargs=None):
+    def __torch_function__(self, func: Callable, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         out, rng = func(*args, **(kwargs or {})), (kwargs or {}).get("generator")
         if rng is None or not isinstance(out, Tensor) or out.device.type == rng.device.type: return out
         raise WrongDevice("{}, line {}: a generator on {} draws a tensor on {}: give it the generator of that device"
@@ -122,11 +124,11 @@ BY_VALUE = (aten.nonzero, aten._unique2, aten.unique_dim, aten.unique_consecutiv
             aten.equal, aten._linalg_check_errors, aten._local_scalar_dense)
 WRITES = (aten.index_put, aten.index_put_, aten._index_put_impl_)
 
-def on_gpu(t) -> bool: return isinstance(t, FakeTensor) and t.fake_device.type == "cuda"
-def is_mask(i) -> bool: return isinstance(i, Tensor) and i.dtype in (torch.bool, torch.uint8)
-def goes_to(device) -> str: return "" if device is None else torch.device(device).type
+def on_gpu(t: object) -> bool: return isinstance(t, FakeTensor) and t.fake_device.type == "cuda"
+def is_mask(i: object) -> bool: return isinstance(i, Tensor) and i.dtype in (torch.bool, torch.uint8)
+def goes_to(device: torch.device | str | None) -> str: return "" if device is None else torch.device(device).type
 
-def waits(op, args: tuple, kwargs: dict) -> bool:
+def waits(op: Any, args: tuple, kwargs: dict) -> bool:
     "Whether the host waits for the GPU in an operation on its tensors."
     if op is aten._to_copy: return on_gpu(args[0]) and goes_to(kwargs.get("device")) == "cpu"
     if op is aten.copy_: return on_gpu(args[1]) and not on_gpu(args[0])
@@ -140,7 +142,7 @@ def all_of(mask: Tensor) -> list[Tensor]:
     "What a mask that is true everywhere selects, as indices."
     return [torch.zeros(mask.numel(), dtype=torch.int64, device="cuda") for _ in range(mask.dim())]
 
-def largest(op, func, args: tuple, kwargs: dict):
+def largest(op: Any, func: Callable, args: tuple, kwargs: dict) -> Any:
     "The largest result of an operation whose result's shape hangs on the values."
     if op is aten.nonzero: return torch.stack(all_of(args[0]), 1)
     if op is aten.masked_select: return args[0].flatten()
@@ -156,7 +158,7 @@ def largest(op, func, args: tuple, kwargs: dict):
     raise NotImplementedError(f"what {op} gives on a fake GPU is not known: write it into `largest`")
 
 # %% ../../nbs/training/54_device.ipynb #c7303766
-def stand_in(op, func, args: tuple, kwargs: dict):
+def stand_in(op: Any, func: Callable, args: tuple, kwargs: dict) -> Any:
     "What an allowed read gives."
     truth = args[0].dtype == torch.bool if op in (aten._local_scalar_dense, aten._to_copy) else False
     if op is aten._local_scalar_dense: return truth or torch.zeros((), dtype=args[0].dtype).item()
@@ -168,9 +170,9 @@ def stand_in(op, func, args: tuple, kwargs: dict):
 # %% ../../nbs/training/54_device.ipynb #faeac800
 class Watch:
     "What may be read, what was, and whether tensors may be sent."
-    def __init__(self): self.allowed, self.sends, self.seen = {}, True, Counter()
+    def __init__(self) -> None: self.allowed, self.sends, self.seen = {}, True, Counter()
 
-    def judge(self, what: str):
+    def judge(self, what: str) -> None:
         "Refuse a read, or note it."
         where, line = whereabouts()
         if where not in self.allowed:
@@ -179,7 +181,7 @@ class Watch:
         self.seen[where] += 1
 
     @contextmanager
-    def during(self, *kinds: str, sends: bool = True):
+    def during(self, *kinds: str, sends: bool = True) -> "Iterator[Watch]":
         "Allow what some keys of ALLOWED name, and that tensors are sent to the device, which waits too."
         before = self.allowed, self.sends
         self.allowed, self.sends = {k: why for kind in kinds for k, why in ALLOWED[kind].items()}, sends
@@ -189,9 +191,9 @@ class Watch:
 # %% ../../nbs/training/54_device.ipynb #00351a0c
 class FakeGPU(Watch, FakeTensorMode):
     "Tensors on `cuda` are fakes, those on the CPU are real; a read that is not allowed is refused."
-    def __init__(self): FakeTensorMode.__init__(self, allow_non_fake_inputs=True); Watch.__init__(self)
+    def __init__(self) -> None: FakeTensorMode.__init__(self, allow_non_fake_inputs=True); Watch.__init__(self)
 
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+    def __torch_dispatch__(self, func: Callable, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         leaves, kwargs, op = tree_leaves((args, kwargs)), kwargs or {}, func.overloadpacket
         fakes = [t for t in leaves if isinstance(t, FakeTensor)]
         if not fakes and goes_to(kwargs.get("device")) != "cuda": return func(*args, **kwargs)
@@ -209,7 +211,7 @@ class FakeGPU(Watch, FakeTensorMode):
 # %% ../../nbs/training/54_device.ipynb #a0385572
 class Walk:
     "Gradients through a recorded graph, node after node."
-    def __init__(self, roots: list[Tensor], grads: list[Tensor]):
+    def __init__(self, roots: list[Tensor], grads: list[Tensor]) -> None:
         self.due, self.got, edges = Counter(), {}, [get_gradient_edge(t) for t in roots]
         stack, met = [e.node for e in edges], set()
         while stack:
@@ -219,7 +221,7 @@ class Walk:
         for e, grad in zip(edges, grads): self.give(e.node, e.output_nr, grad)
         self.ready = [n for n in dict.fromkeys(e.node for e in edges) if not self.due[n]]
 
-    def give(self, node, k: int, grad: Tensor | None):
+    def give(self, node: Node, k: int, grad: Tensor | None) -> None:
         "Add a gradient to what a node has got, summed and cast to what it expects, as the engine does."
         about = node._input_metadata
         got = self.got.setdefault(node, [None] * max(1, len(about)))
@@ -228,7 +230,7 @@ class Walk:
         got[k] = grad if got[k] is None else got[k] + grad
 
 # %% ../../nbs/training/54_device.ipynb #5aa1da30
-def is_leaf(node) -> bool: return node.name().endswith("AccumulateGrad")
+def is_leaf(node: Node) -> bool: return node.name().endswith("AccumulateGrad")
 
 def stepped(walk: Walk,
             leaves: bool,    # gradients are added to those of the leaves
@@ -258,15 +260,15 @@ def gradients(roots: list[Tensor], grads: list[Tensor],
     return tuple(found.get((e.node, e.output_nr)) for e in wanted)
 
 # %% ../../nbs/training/54_device.ipynb #f48e00d9
-def listed(x) -> list: return list(x) if isinstance(x, (tuple, list)) else [x]
+def listed(x: Any) -> list: return list(x) if isinstance(x, (tuple, list)) else [x]
 
-def seeded_by(roots: list[Tensor], grads) -> list[Tensor]:
+def seeded_by(roots: list[Tensor], grads: Tensor | Sequence[Tensor | None] | None) -> list[Tensor]:
     "What flows into the roots: ones unless given."
     given = [None] * len(roots) if grads is None else listed(grads)
     return [torch.ones_like(t) if g is None else g for t, g in zip(roots, given, strict=True)]
 
 # %% ../../nbs/training/54_device.ipynb #a4004131
-def walked_grad(engine):
+def walked_grad(engine: Callable) -> Callable:
     "`torch.autograd.grad`, on a walk where a tensor is a fake on the GPU."
     @functools.wraps(engine)
     def grad(outputs, inputs, grad_outputs=None, *args, **kwargs):
@@ -274,7 +276,7 @@ def walked_grad(engine):
         return gradients(roots, seeded_by(roots, grad_outputs), listed(inputs))
     return grad
 
-def walked_backward(engine):
+def walked_backward(engine: Callable) -> Callable:
     "`torch.autograd.backward`, likewise."
     @functools.wraps(engine)
     def backward(tensors, grad_tensors=None, *args, **kwargs):
@@ -283,7 +285,7 @@ def walked_backward(engine):
     return backward
 
 # %% ../../nbs/training/54_device.ipynb #70356621
-def forget():
+def forget() -> None:
     "Empty what functions of this package remember: no fake may be handed out later."
     for name, module in list(sys.modules.items()):
         for made in list(vars(module).values()) if name.split(".")[0] == "mixrepro" else ():
@@ -294,7 +296,7 @@ def forget():
 @contextmanager
 def fake_cuda(*kinds: str,         # keys of ALLOWED: what may be read meanwhile
               sends: bool = True,  # whether tensors may go from the host to the device
-              ):
+              ) -> Iterator[FakeGPU]:
     "The device `cuda` without a GPU: shapes, types and devices only, and every read is looked at."
     gpu, auto = FakeGPU(), torch.autograd  # the mode first: it imports what must not see the stand-ins
     stands = ((auto, "grad", walked_grad(auto.grad)), (auto, "backward", walked_backward(auto.backward)),

@@ -7,6 +7,7 @@ __all__ = ['fit']
 
 # %% ../../nbs/training/53_fit.ipynb #9c5cd443
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,8 +15,8 @@ from torch import Tensor
 from ..guards import NotFinite
 
 # %% ../../nbs/training/53_fit.ipynb #89347f87
-def fit(net,                   # trained in place
-        method,                # anything with `loss(net, x, y, rng)`
+def fit(net: torch.nn.Module,  # trained in place
+        method: Any,           # anything with `loss(net, x, y, rng)`
         x: Tensor,             # inputs, (N, ...)
         y: Tensor,             # targets, (N, ...)
         rng: torch.Generator,  # batches and the method's own draws

@@ -17,6 +17,7 @@ import statistics
 import subprocess
 import time
 import warnings
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -28,10 +29,11 @@ from ..files import home, set_aside
 from ..guards import NotFinite
 from ..data.augment import AUGMENTS
 from ..data.datasets import load
+from ..data.images import ImageSet
 from ..data.splits import Split, read_split, relabelled, split
 from ..data.whitening import fit_whitening
 from ..methods.autoaugment import seed_of
-from ..methods.base import restore, state_of, trainable
+from ..methods.base import Method, restore, state_of, trainable
 from ..methods.catalogue import METHODS, method
 from ..networks.staged import in_mode
 from .allotted import check_begin, check_go_on, is_over
@@ -51,8 +53,8 @@ def rate(spec: Spec,
     return spec.lr
 
 # %% ../../nbs/training/52_loop.ipynb #7759b1b4
-def optimizer(spec: Spec, net,
-              method=None,  # of the run, where it brings weights of its own
+def optimizer(spec: Spec, net: torch.nn.Module,
+              method: Method | None = None,  # of the run, where it brings weights of its own
               ) -> torch.optim.Optimizer:
     "The optimiser of a run."
     weights = [*net.parameters(), *(trainable(method) if method else ())]
@@ -66,13 +68,13 @@ def optimizer(spec: Spec, net,
 def batches(n: int,                # examples in the training set
             size: int,             # examples in a batch
             rng: torch.Generator,  # on the CPU
-            device="cpu"):
+            device: torch.device | str = "cpu") -> list[torch.Tensor]:
     "The indices of an epoch's batches."
     if n < 2: raise ValueError(f"training needs 2 examples at least, got {n}: batch norm has no variance over one")
     return [i for i in torch.randperm(n, generator=rng).to(device).split(size) if len(i) > 1]
 
 # %% ../../nbs/training/52_loop.ipynb #ded2f875
-def seen_by(method, train, parts: list, spec: Spec, rngs: dict):
+def seen_by(method: Method, train: ImageSet, parts: list, spec: Spec, rngs: dict) -> Iterator[torch.Tensor]:
     "The images of an epoch's batches, augmented, float (B, C, H, W) each."
     in_files = hasattr(train.x, "ahead") and spec.augment == "resized-crop" and not method.raw
     if in_files: yield from train.ahead(parts, seed_of(rngs["augment"]))
@@ -80,7 +82,8 @@ def seen_by(method, train, parts: list, spec: Spec, rngs: dict):
         for x in train.ahead(parts): yield x if method.raw else AUGMENTS[spec.augment](x, rngs["augment"])
 
 # %% ../../nbs/training/52_loop.ipynb #68315e68
-def train_epoch(net, method, train, spec: Spec, opt, rngs: dict, epoch: int) -> float:  # mean training loss
+def train_epoch(net: torch.nn.Module, method: Method, train: ImageSet, spec: Spec, opt: torch.optim.Optimizer,
+                rngs: dict, epoch: int) -> float:  # mean training loss
     "One pass over the training set."
     if not net.training: net.train()  # in a network in training mode, what its owner froze stays
     parts, total, seen = batches(len(train), spec.batch, rngs["order"], train.x.device), 0., 0.
@@ -99,7 +102,7 @@ def train_epoch(net, method, train, spec: Spec, opt, rngs: dict, epoch: int) -> 
 
 # %% ../../nbs/training/52_loop.ipynb #caa2b2f7
 @torch.no_grad()
-def score(net, method, test, spec: Spec, batch: int = 500) -> dict[str, float]:
+def score(net: torch.nn.Module, method: Method, test: ImageSet, spec: Spec, batch: int = 500) -> dict[str, float]:
     "Mean scores over the test set."
     sums = {}
     parts = torch.arange(len(test), device=test.x.device).split(batch)
@@ -142,7 +145,7 @@ def commit(folder: Path) -> str:
     said = done.stdout.strip().decode(errors="replace")
     return said if done.returncode == 0 and re.fullmatch("[0-9a-f]{40,64}", said) else ""
 
-def environment(device, seconds: float) -> dict:
+def environment(device: torch.device | str, seconds: float) -> dict:
     "Versions, device, commit, wall time and peak memory of a run."
     name = (torch.cuda.get_device_name(device) if torch.device(device).type == "cuda"
             else platform.processor() or platform.machine())
@@ -153,7 +156,7 @@ def environment(device, seconds: float) -> dict:
                 threads=torch.get_num_threads(), wall_seconds=round(seconds, 2), peak_memory_mib=round(peak / 2 ** 20))
 
 # %% ../../nbs/training/52_loop.ipynb #a759c8f2
-def progress(run: Run, row: dict, epochs: int, left: float):
+def progress(run: Run, row: dict, epochs: int, left: float) -> None:
     "Print where a run stands."
     epoch = int(row["epoch"])
     if epoch % max(1, -(-epochs // 30)) and epoch != epochs: return
@@ -172,7 +175,7 @@ def auto_device() -> str:
 
 # %% ../../nbs/training/52_loop.ipynb #81029c68
 def split_of(spec: Spec,  # its split: <data set>-l<labelled>-v<validation>[-s<seed>, else the run's], or a file's name
-             y,           # labels of all training images, integers (N,)
+             y: torch.Tensor,  # labels of all training images, integers (N,)
              ) -> Split:
     "The split of a run: from its file where there is one, else drawn from what its name says."
     path = file_of_split(spec)
@@ -186,12 +189,12 @@ def split_of(spec: Spec,  # its split: <data set>-l<labelled>-v<validation>[-s<s
     return drawn
 
 # %% ../../nbs/training/52_loop.ipynb #41659892
-def told_wrong(spec: Spec, images):
+def told_wrong(spec: Spec, images: ImageSet) -> ImageSet:
     "A training set with the labels that a run is told."
     if not spec.label_noise: return images
     return replace(images, y=relabelled(images.y, images.k, spec.label_noise, generator(spec, "labels")))
 
-def seen_of(spec: Spec, train) -> dict:
+def seen_of(spec: Spec, train: ImageSet) -> dict:
     "The parts of a training set by what a run may do with them: train, labelled, valid, and whiten."
     def cut(images): return images.subset(spec.n_train) if spec.n_train else images
     if not spec.split: return dict(train=told_wrong(spec, cut(train)), whiten=cut(train))
@@ -207,10 +210,10 @@ def seen_of(spec: Spec, train) -> dict:
 
 # %% ../../nbs/training/52_loop.ipynb #97cb0b29
 def rehearse(spec: Spec,
-             train,      # the training set
-             few: dict,  # labelled images, for a method that learns from few labels
-             net,        # the untrained network; left as it is
-             device: str):
+             train: ImageSet,       # the training set
+             few: dict,             # labelled images, for a method that learns from few labels
+             net: torch.nn.Module,  # the untrained network; left as it is
+             device: str) -> None:
     "One loss with networks that are not trained yet."
     def blank(s): return (lambda d: network_of(s, d.shape, d.k, device).eval())(load(s.dataset, "test"))
     images, trial, augment = train.subset(torch.arange(min(4, len(train)))), copy.deepcopy(net), AUGMENTS[spec.augment]
@@ -241,10 +244,10 @@ def start(spec: Spec, store: Store, device: str) -> tuple:
     return seen["train"], test, net, ready, [str(w.message) for w in said], seen.get("valid")
 
 # %% ../../nbs/training/52_loop.ipynb #95aa976b
-def train_run(spec: Spec,              # what to train
-              store: Store = None,     # where it is kept; the project's own store unless given
-              device: str = None,      # the GPU where there is one, unless given
-              ) -> Run:                # complete
+def train_run(spec: Spec,                  # what to train
+              store: Store | None = None,  # where it is kept; the project's own store unless given
+              device: str | None = None,   # the GPU where there is one, unless given
+              ) -> Run:                    # complete
     "Train a run, or go on with it, or find it done."
     store, device = store or Store(), device or auto_device()
     run = store.run(spec)
@@ -258,9 +261,9 @@ def train_run(spec: Spec,              # what to train
     return run
 
 # %% ../../nbs/training/52_loop.ipynb #d5f991de
-def check_trained(net,              # after an epoch
+def check_trained(net: torch.nn.Module,  # after an epoch
                   loss: float = 0.,  # of the epoch
-                  ):
+                  ) -> None:
     "Refuse a loss and weights that are no numbers."
     if not math.isfinite(loss): raise NotFinite("the loss is " + ("infinite" if loss == loss else "not a number"))
     state = {k: v for k, v in net.state_dict().items() if v.is_floating_point()}
@@ -270,7 +273,7 @@ def check_trained(net,              # after an epoch
                         "are not numbers")
 
 @contextmanager
-def telling(run: Run, epoch: int):
+def telling(run: Run, epoch: int) -> Iterator[None]:
     "Say of which run and of which epoch an error of numbers is, and what helps."
     try: yield
     except FloatingPointError as e:
@@ -296,12 +299,12 @@ KEEPING = .05  # of a run's time: the most that goes into its checkpoints
 
 class Keeper:
     "Keeps a run after an epoch, unless its last checkpoint cost too much of the time since."
-    def __init__(self, run: Run): self.run, self.cost, self.kept = run, 0., time.perf_counter()
+    def __init__(self, run: Run) -> None: self.run, self.cost, self.kept = run, 0., time.perf_counter()
 
     def __call__(self,
-                 epoch: int,  # epochs done, 1 or more
-                 state,       # () -> what a checkpoint holds
-                 ):
+                 epoch: int,                 # epochs done, 1 or more
+                 state: Callable[[], dict],  # () -> what a checkpoint holds
+                 ) -> None:
         begin, must = time.perf_counter(), epoch == self.run.spec.epochs or is_over()
         if not must and self.cost > KEEPING * (begin - self.kept): return
         save_checkpoint(self.run, state())

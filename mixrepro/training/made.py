@@ -15,6 +15,7 @@ from dataclasses import fields
 from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 from ..core import spelled
 from ..data.augment import AUGMENTS
@@ -36,7 +37,7 @@ LOOKED_UP = {"mixrepro.methods.catalogue:METHODS": METHODS, "mixrepro.methods.ca
           "mixrepro.data.whitening:WHITENINGS": WHITENINGS}
 BESIDE = frozenset(f"mixrepro.{module}:{name}" for module, names in {
     "core": "Choices choice given pick", "data.images": "data_root remedy",
-    "data.datasets": "SHIPPED found_set stats_of", "methods.catalogue": "found_method",
+    "data.datasets": "SHIPPED found_set stats_of",
     "data.folder": "Added MOVED NAMES PLACE SHARE _of added by_content changed_pictures changed_since command_for "
                    "digest_of_files kept_images recorded",
     "networks.zoo": "asked kind_of networks_of", "training.spec": "Spec",
@@ -46,7 +47,7 @@ BESIDE = frozenset(f"mixrepro.{module}:{name}" for module, names in {
     for name in names.split())
 
 # %% ../../nbs/training/50b_made.ipynb #43e232c3
-def texts_in(value) -> set[str]:
+def texts_in(value: Any) -> set[str]:
     "All texts among plain values."
     if isinstance(value, str): return {value}
     if isinstance(value, dict): value = [*value.values()]

@@ -7,32 +7,34 @@ __all__ = ['fit_autoencoder', 'made_ready']
 
 # %% ../../nbs/training/53b_ready.ipynb #4bf35f50
 import math
+from collections.abc import Callable
 
 import torch
 
+from ..data.images import ImageSet
 from ..methods.base import Method
 from ..methods.catalogue import method as by_name
 from ..networks.zoo import build, kind_of
 from .fit import fit
 
 # %% ../../nbs/training/53b_ready.ipynb #88a7e965
-def fit_autoencoder(asked: dict,  # fields of a run: network, method, epochs, lr
-                    train,        # the training set, an ImageSet
+def fit_autoencoder(asked: dict,      # fields of a run: network, method, epochs, lr
+                    train: ImageSet,  # the training set, an ImageSet
                     rng: torch.Generator,
-                    batch: int):  # examples in a step
+                    batch: int) -> torch.nn.Module:  # examples in a step
     "An autoencoder, trained by Adam whose rate falls along a cosine."
     net = build(asked["network"], train.shape, None, rng, **asked.get("network_args", {})).to(train.x.device)
     steps = math.ceil(asked["epochs"] * len(train) / batch)
     fit(net, by_name(asked["method"], **asked["method_args"]), train.floats(), train.y, rng, steps, batch, asked["lr"])
     return net
 
-def made_ready(method: Method,         # not prepared yet
-               train,                  # the training set, an ImageSet; where networks are fitted, as floats in memory
-               rng: torch.Generator,   # the only source of randomness, on the device of the images
-               augment=None,           # (x, rng) -> x, for a method that augments what it has made
-               batch: int = 64,        # examples in a step of fitting
-               **nets,                 # trained networks by the names that `method.needs()` has; others are fitted
-               ) -> Method:            # ready for `loss`, or for a `BatchTransform`
+def made_ready(method: Method,           # not prepared yet
+               train: ImageSet,          # the training set, an ImageSet; where networks are fitted, as floats in memory
+               rng: torch.Generator,     # the only source of randomness, on the device of the images
+               augment: Callable | None = None,  # (x, rng) -> x, for a method that augments what it has made
+               batch: int = 64,          # examples in a step of fitting
+               **nets: torch.nn.Module,  # trained networks by the names that `method.needs()` has; others are fitted
+               ) -> Method:              # ready for `loss`, or for a `BatchTransform`
     "Fit what a method needs, and prepare it."
     for name, asked in method.needs().items():
         if name in nets: continue

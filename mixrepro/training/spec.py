@@ -17,7 +17,7 @@ from ..core import Choices, choice, given, pick, plain, provenance, spelled
 from ..data.augment import AUGMENTS
 from ..data.datasets import DATASETS
 from ..data.whitening import WHITENINGS
-from ..methods.catalogue import METHODS, method
+from ..methods.catalogue import METHODS, method, need_named
 from ..networks.zoo import NETWORKS, asked, kind_of, networks_of
 
 # %% ../../nbs/training/50_spec.ipynb #0b444be7
@@ -46,7 +46,7 @@ class Optimisation(Choices):
                          later=True)
 
 # %% ../../nbs/training/50_spec.ipynb #d384cc0e
-def check_together(spec):
+def check_together(spec: "Spec") -> None:
     "Refuse fields that do not go together."
     if spec.n_train == 1: raise ValueError("n_train must be 0, for all training images, or at least 2, got 1")
     if spec.optimizer == "sgd" and spec.nesterov and not spec.momentum:
@@ -64,7 +64,7 @@ def check_together(spec):
         raise ValueError("label_noise is for a classifier that sees all labels, without a split: leave it at 0")
 
 # %% ../../nbs/training/50_spec.ipynb #62761644
-def check_split(spec):
+def check_split(spec: "Spec") -> None:
     "Refuse a split of another data set, and a method that needs one without."
     own = f"{spec.dataset}-l"
     if spec.split and not spec.split.startswith(own):
@@ -100,7 +100,8 @@ class Spec(Optimisation):
     label_noise: float = choice(0., "default", "share of the training labels that the run's seed draws anew",
                                 allowed="[0, 1]", later=True)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
+        for v in self.method_args.values(): need_named(v)
         made = method(self.method, **{k: plain(v) for k, v in self.method_args.items()})
         settled = {k: plain(getattr(made, k)) for k in self.method_args}
         object.__setattr__(self, "method_args", settled)
@@ -137,7 +138,7 @@ def canonical(spec: Spec) -> dict:
 def name_of(spec: Spec) -> str:
     "The folder name of a run: method, network, seed and a hash of the canonical spec."
     digest = hashlib.sha256(json.dumps(canonical(spec), sort_keys=True).encode()).hexdigest()
-    return f"{spec.method.replace(':', '.')}-{spec.network}-s{spec.seed}-{digest[:10]}"
+    return f"{spec.method}-{spec.network}-s{spec.seed}-{digest[:10]}".replace(":", ".")
 
 # %% ../../nbs/training/50_spec.ipynb #5416840c
 def to_json(spec: Spec) -> dict:
@@ -163,7 +164,7 @@ def provenance_fields(spec: Spec) -> dict:
 # %% ../../nbs/training/50_spec.ipynb #d226d970
 def generator(spec: Spec,
               purpose: str,       # "weights", "order", "augment", "method", "prepare", "network", "labels"
-              device="cpu",
+              device: torch.device | str = "cpu",
               ) -> torch.Generator:
     "The random stream of a run for one purpose."
     seed = int.from_bytes(hashlib.sha256(f"{spec.seed}/{purpose}".encode()).digest()[:7], "big")

@@ -71,7 +71,7 @@ def backward(made: list, into: list,  # from `layers`: of the weights, and of wh
              x: Tensor,               # (G, B, d)
              seen: list[Tensor],      # from `stack_states`
              grad: Tensor,            # by the logits, (G, M, B, K)
-             relu: bool = False):
+             relu: bool = False) -> None:
     "Write the gradients of all weights."
     for (W, _), (gW, gb), h in zip(made[:0:-1], into[:0:-1], seen[-2::-1]):
         gW.copy_((h.flatten(0, 1).mT @ grad.flatten(0, 1)).view_as(gW)); gb.copy_(grad.sum(2, keepdim=True))
@@ -88,14 +88,14 @@ def behind(made: list) -> list[Tensor]:  # from `layers` -> (G, M, K, h) for the
     for W, _ in made[-2::-1]: found.insert(0, found[0] @ W.mT)
     return found
 
-def composed(made: list, rows: list = None) -> list:  # rows: from `behind`
+def composed(made: list, rows: list | None = None) -> list:  # rows: from `behind`
     "The one layer that several without an activation are."
     if len(made) == 1: return made
     rows = rows or behind(made)
     return [(rows[0].mT, sum((b @ T.mT for (_, b), T in zip(made, rows[1:])), made[-1][1]))]
 
 def linear_backward(made: list, into: list, x: Tensor, grad: Tensor,  # as for `backward`
-                    rows: list):                                      # from `behind`
+                    rows: list) -> None:                              # from `behind`
     "Write the gradients of all weights of networks without an activation."
     total, wide = grad.sum(2, keepdim=True), x.mT @ grad.permute(0, 2, 3, 1).flatten(2)
     A = wide.unflatten(2, (grad.shape[3], grad.shape[1])).permute(0, 3, 2, 1).contiguous()  # transposed too
@@ -107,13 +107,13 @@ def linear_backward(made: list, into: list, x: Tensor, grad: Tensor,  # as for `
 # %% ../../nbs/training/58_stacked.ipynb #7eee24a5
 class Adam:
     "Adam for rows of weights."
-    def __init__(self, flat: Tensor,      # (G, M, P), changed in place
-                 rates: Tensor,           # above 0, (G, M) or (1, M)
-                 weight_decay: float = 0.):
+    def __init__(self, flat: Tensor,  # (G, M, P), changed in place
+                 rates: Tensor,       # above 0, (G, M) or (1, M)
+                 weight_decay: float = 0.) -> None:
         self.flat, self.rates, self.decay, self.t = flat, rates[..., None], weight_decay, 0
         self.m, self.v = torch.zeros_like(flat), torch.zeros_like(flat)
 
-    def step(self, grad: Tensor):  # (G, M, P), changed
+    def step(self, grad: Tensor) -> None:  # (G, M, P), changed
         self.t += 1
         grad.add_(self.flat, alpha=self.decay)
         self.m.lerp_(grad, .1); self.v.mul_(.999).addcmul_(grad, grad, value=.001)
@@ -205,7 +205,7 @@ class Labelling:
     "How mixtures are labelled."
     kind: str = "linear"      # "linear", "logistic", or a density: "gm", "kde"
     removal: bool = False     # leave out mixtures that lie next to another class
-    def __post_init__(self): pick("label of mixtures", self.kind, LABELS)
+    def __post_init__(self) -> None: pick("label of mixtures", self.kind, LABELS)
 
 def logistic_share(lam: Tensor) -> Tensor:
     "The share of an example in a logistic label (code of GenLabel)."

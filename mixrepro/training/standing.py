@@ -84,7 +84,7 @@ def lines_on(runs: Iterable[Run]) -> list[str]:
 # %% ../../nbs/training/51d_standing.ipynb #9338020d
 def mark_metric(run: Run, path: Path,
                 code: str,  # the fingerprint of what measures it; empty where that is not known
-                ):
+                ) -> None:
     "Give a metric of before its owner."
     made = about(run, path.stem, code=code)
     if path.suffix == ".json":

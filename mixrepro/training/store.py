@@ -14,9 +14,11 @@ import hashlib
 import io
 import json
 import sys
-from contextlib import contextmanager
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import filelock
 import safetensors.torch
@@ -44,7 +46,7 @@ def unseal(data: bytes) -> bytes:
     return data[32:]
 
 # %% ../../nbs/training/51_store.ipynb #38a15afe
-def distrust(path: Path, why: str):
+def distrust(path: Path, why: str) -> None:
     "Rename a file that cannot be trusted, and say so; it is kept for whoever wants to look."
     try: aside = set_aside(path, "corrupt")
     except FileNotFoundError: return  # another process was faster
@@ -96,7 +98,7 @@ class Run:
     @property
     def id(self) -> str: return f"{self.spec.dataset}/{name_of(self.spec)}"  # where it lies in a store
 
-    def __str__(self): return f"{self.spec.dataset}/{self.folder.name}"
+    def __str__(self) -> str: return f"{self.spec.dataset}/{self.folder.name}"
 
 # %% ../../nbs/training/51_store.ipynb #5ba58066
 def stranger(run: Run,
@@ -108,14 +110,15 @@ def stranger(run: Run,
     except (ValueError, TypeError, KeyError, RecursionError): return "its spec.json is that of no run"
     return "" if found == run.id else f"its spec.json is that of {found}"
 
-def vouch(run: Run, made: dict):
+def vouch(run: Run, made: dict) -> None:
     "Write down that a run is complete."
     said = {f: sha256(run.folder / f) for f in WRITTEN} | dict(of=run.id, made=made)
     sealed = sha256(json.dumps(said, sort_keys=True).encode())
     write_atomic(run.folder / "done.json", json.dumps(said | dict(sealed=sealed), indent=1))
 
 # %% ../../nbs/training/51_store.ipynb #64e88bc3
-def network_of(spec: Spec, shape, classes: int, device="cpu"):
+def network_of(spec: Spec, shape: tuple[int, int, int], classes: int,
+               device: torch.device | str = "cpu") -> torch.nn.Module:
     "The untrained network of a run: its weights depend on the seed alone."
     (mean, std), size = STATS[spec.dataset], (spec.resize,) * 2 if spec.resize else shape[1:]
     seen = (shape[0], *size)
@@ -127,7 +130,7 @@ def network_of(spec: Spec, shape, classes: int, device="cpu"):
     if spec.whiten: net.norm = Whiten(net.norm, shape, WHITENINGS[spec.whiten])
     return net.to(device, memory_format=torch.channels_last)
 
-def open_net(run: Run, device="cpu"):
+def open_net(run: Run, device: torch.device | str = "cpu") -> torch.nn.Module:
     "The trained network of a run, in evaluation mode."
     shape, classes = (lambda d: (d.shape, d.k))(load(run.spec.dataset, "test"))
     net = network_of(run.spec, shape, classes)
@@ -161,9 +164,9 @@ def to_csv(rows: list[dict]) -> str:
     writer.writeheader(); writer.writerows(rows)
     return out.getvalue()
 
-def finish(run: Run, net, rows: list[dict], environment: dict,
+def finish(run: Run, net: torch.nn.Module, rows: list[dict], environment: dict,
            made: dict = {},  # what it was made of, from `made_now`; {} where that is not known
-           ):
+           ) -> None:
     "Write a finished run."
     weights = {k: v.detach().cpu().contiguous() for k, v in net.state_dict().items()}
     content = {"spec.json": json.dumps(dict(spec=to_json(run.spec), provenance=provenance_of(run.spec)), indent=1),
@@ -175,7 +178,7 @@ def finish(run: Run, net, rows: list[dict], environment: dict,
     (run.folder / "checkpoint.pt").unlink(missing_ok=True)
 
 # %% ../../nbs/training/51_store.ipynb #b547b678
-def save_checkpoint(run: Run, state: dict):
+def save_checkpoint(run: Run, state: dict) -> None:
     "Keep everything that is needed to go on after a whole epoch."
     buffer = io.BytesIO()
     torch.save(dict(of=run.id) | state, buffer)
@@ -193,16 +196,16 @@ def load_checkpoint(run: Run) -> dict | None:
     return state if state.get("of", run.id) == run.id else distrust(path, f"it is of the run {state['of']}")
 
 # %% ../../nbs/training/51_store.ipynb #2f56d5fa
-def sum_of(*values) -> str: return sha256(json.dumps(values, sort_keys=True).encode())
+def sum_of(*values: Any) -> str: return sha256(json.dumps(values, sort_keys=True).encode())
 
-def about(run: Run, name: str, **made) -> dict:
+def about(run: Run, name: str, **made: Any) -> dict:
     "Whose a metric is."
     return dict(of=f"{run}/{name}", weights=weights_of(run.folder)) | made
 
-def keep(run: Run, name: str, value,
-         code: str = "",         # the fingerprint of the code that measured it
-         seconds: float = None,  # that it took
-         ):
+def keep(run: Run, name: str, value: Any,
+         code: str = "",                # the fingerprint of the code that measured it
+         seconds: float | None = None,  # that it took
+         ) -> None:
     "Keep a metric of a run, a plain JSON value, with its checksum."
     made = about(run, name, code=code, seconds=seconds)
     write_atomic(run.folder / "metrics" / f"{name}.json",
@@ -230,7 +233,7 @@ def holds(run: Run, name: str, path: Path,
 
 def kept(run: Run, name: str,
          code: str = "",       # the fingerprint that it must have; empty: any
-         ):
+         ) -> Any:
     "A metric that was kept, or None."
     path = run.folder / "metrics" / f"{name}.json"
     if not (found := read_metric(path)): return None
@@ -245,7 +248,7 @@ def sealed_arrays(arrays: dict, made: dict) -> bytes:  # made: of `about`; {} fo
 
 def keep_arrays(run: Run, name: str, arrays: dict,  # arrays: name -> tensor
                 code: str = "",                     # as for `keep`
-                ):
+                ) -> None:
     "Keep what a metric says of single images, with its checksum."
     plain = {k: v.detach().cpu().contiguous() for k, v in arrays.items()}
     write_atomic(run.folder / "metrics" / f"{name}.safetensors", sealed_arrays(plain, about(run, name, code=code)))
@@ -275,7 +278,7 @@ def kept_arrays(run: Run, name: str,
 @contextmanager
 def working_on(run: Run,
                root: Path,  # of the store
-               ):
+               ) -> Iterator[None]:
     "A lock that goes when its holder does, however it ends."
     path = root / ".locks" / f"{run.folder.parent.name}-{run.folder.name}.lock"
     try: path.parent.mkdir(parents=True, exist_ok=True)
@@ -296,7 +299,8 @@ class Store:
     "All runs under one folder."
     root: Path = None  # `runs` in the project's folder unless given
 
-    def __post_init__(self): object.__setattr__(self, "root", Path(self.root or home() / "runs").expanduser().resolve())
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "root", Path(self.root or home() / "runs").expanduser().resolve())
 
     def run(self, spec: Spec) -> Run:
         "The run of a spec, trained or not."
@@ -311,6 +315,6 @@ class Store:
             except (OSError, ValueError, KeyError, TypeError): continue  # of another version, or being repaired
         return found
 
-    def lock(self, run: Run):
+    def lock(self, run: Run) -> AbstractContextManager:
         "One process at a time works on a run."
         return working_on(run, self.root)

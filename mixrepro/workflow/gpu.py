@@ -15,8 +15,9 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -28,7 +29,7 @@ from ..papers.catalogue import ARTEFACTS
 from ..repro.artefact import cells
 from ..training.loop import STREAMS, environment, optimizer, train_epoch, train_run
 from ..training.spec import Spec, generator, name_of
-from ..training.store import Store, history, network_of, to_csv
+from ..training.store import Run, Store, history, network_of, to_csv
 from .jobs import WORK, in_a_line, worded
 
 # %% ../../nbs/workflow/92c_gpu.ipynb #b771a743
@@ -47,12 +48,12 @@ def about(device: str, begin: float) -> dict:
 # %% ../../nbs/workflow/92c_gpu.ipynb #ab4ed342
 class Table:
     "Rows of a part, on the disk as soon as they are measured."
-    def __init__(self, part: str, device: str, folder: Path):
+    def __init__(self, part: str, device: str, folder: Path) -> None:
         self.part, self.device, self.begin = pick("part", part, list(KEYS)), device, time.perf_counter()
         self.path = folder / f"bench-{part}.csv"
         self.rows = list(csv.DictReader(self.path.open(newline=""))) if self.path.is_file() else []
 
-    def add(self, **row):
+    def add(self, **row: Any) -> None:
         "Write a row, in the place of one of the same name."
         key = KEYS[self.part]
         whole = {k: row.get(k, "") for k in (*key, *SHOWN[self.part])} | about(self.device, self.begin)
@@ -64,15 +65,15 @@ class Table:
 # %% ../../nbs/workflow/92c_gpu.ipynb #5c653be0
 class Recorder:
     "A plugin of pytest that writes a row for each test."
-    def __init__(self, table: Table): self.table = table
+    def __init__(self, table: Table) -> None: self.table = table
 
-    def pytest_runtest_logreport(self, report):
+    def pytest_runtest_logreport(self, report: Any) -> None:
         if report.when != "call" and report.outcome == "passed": return
         why = report.longrepr[-1] if isinstance(report.longrepr, tuple) else str(report.longrepr or "")
         self.table.add(test=report.nodeid, outcome=report.outcome, seconds=round(report.duration, 3),
                        why=in_a_line(why.strip().rpartition("\n")[2]))
 
-def measure_tests(device: str, base: Path, table: Table):
+def measure_tests(device: str, base: Path, table: Table) -> None:
     "The tests that need CUDA; without one they say why they were skipped."
     import pytest
     if not (base / "tests").is_dir(): raise FileNotFoundError(f"there are no tests in {base}: they come with a clone")
@@ -104,9 +105,9 @@ def epochs_of(spec: Spec, compiled: str, train: ImageSet, device: str) -> Iterat
 
 # %% ../../nbs/workflow/92c_gpu.ipynb #eee34837
 def measure_epochs(device: str, base: Path, table: Table,
-                   speeds=SPEEDS,   # network, precision, mode of compilation
-                   rounds: int = 3, # epochs after the first
-                   ):
+                   speeds: Iterable[tuple] = SPEEDS,  # network, precision, mode of compilation
+                   rounds: int = 3,                   # epochs after the first
+                   ) -> None:
     "Seconds of an epoch; what fails becomes a row too, with the reason."
     n, batch = (50_000, 128) if device != "cpu" else (32, 16)
     train = random_images(n, device)
@@ -133,15 +134,16 @@ def by_value(profile: str) -> list[tuple]:  # (id, cell)
             found.setdefault((c.spec.dataset, name_of(c.spec)), (a.id, c))
     return list(found.values())
 
-def result_of(run, done: int) -> dict:
+def result_of(run: Run, done: int) -> dict:
     "A trained run as part of a row."
     last = history(run)[-1]
     return dict(n=done, accuracy=last.get("accuracy", ""), nll=last.get("nll", ""))
 
 # %% ../../nbs/workflow/92c_gpu.ipynb #6c958a47
 def measure_cells(device: str, base: Path, table: Table,
-                  plan: list = None,  # as `by_value` gives it; of the profile `gpu`, on a CPU of `smoke`, unless given
-                  ):
+                  # as `by_value` gives it; of the profile `gpu`, on a CPU of `smoke`, unless given
+                  plan: list | None = None,
+                  ) -> None:
     "Train runs until the time is over; data that are not here are said once."
     store, done, absent = Store(base / "runs"), {}, set()
     for id, c in by_value("gpu" if device != "cpu" else "smoke") if plan is None else plan:
@@ -165,7 +167,7 @@ def folder_of(device: str, base: Path) -> Path:
     "Where the rows go: those of a CPU check the code and are no result."
     return base / "figures" / "gpu" if device != "cpu" else base / WORK / "bench"
 
-def alone(part: str, device: str, base: str):
+def alone(part: str, device: str, base: str) -> None:
     "One part, in a process of its own."
     try: MEASURES[part](device, Path(base), Table(part, device, folder_of(device, Path(base))))
     except Exception as e: sys.exit(f"{part}: {worded(type(e).__name__, str(e))}")
@@ -201,7 +203,7 @@ def how(code: int | None, minutes: float) -> str:
 # %% ../../nbs/workflow/92c_gpu.ipynb #7090215b
 CODE = "import sys; from mixrepro.workflow.gpu import alone; alone(*sys.argv[1:])"
 
-def bench_gpu(base: Path, parts: list[str] = (), minutes: list[str] = (), device: str = "cuda"):
+def bench_gpu(base: Path, parts: Sequence[str] = (), minutes: Sequence[str] = (), device: str = "cuda") -> None:
     "All parts, or those named, each in a process of its own and within its minutes."
     pick("device", device, ("cuda", "cpu"))
     if device == "cuda" and not torch.cuda.is_available():

@@ -23,6 +23,7 @@ from collections.abc import Callable
 from functools import lru_cache
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 import filelock
 import torch
@@ -82,7 +83,7 @@ def parameters(notebook: Path) -> dict:  # name -> default
     return found
 
 # %% ../../nbs/workflow/92_jobs.ipynb #5ccfb3f7
-def typed(text: str, default):
+def typed(text: str, default: Any) -> Any:
     "A text as a value of the default's type; ValueError where it is none."
     if isinstance(default, bool): return bool(["false", "true"].index(str(text).lower()))
     return str(text) if default is None else type(default)(text)
@@ -142,7 +143,7 @@ def meant(profile: str, base: Path) -> list[str]:
     there = [i for i in ready(base) if not lacking(find(i), profile)]
     return [i for i in scale(profile).only if i in there] or there
 
-def made_of(*parts) -> str:
+def made_of(*parts: Any) -> str:
     "A short name of all that an execution is made of; what is made of something else has another."
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
@@ -179,10 +180,10 @@ def behind(tasks: dict,  # artefact -> its execution
     return others | {i: last(tasks[i]) for i in after}
 
 # %% ../../nbs/workflow/92_jobs.ipynb #73032447
-def jobs(ids: list[str],     # artefacts; empty: every ready one
-         profile: str,       # a scale's name
-         given: dict = {},   # parameters for the notebooks
-         base: Path = None,  # the project's folder
+def jobs(ids: list[str],            # artefacts; empty: every ready one
+         profile: str,              # a scale's name
+         given: dict = {},          # parameters for the notebooks
+         base: Path | None = None,  # the project's folder
          ) -> dict:
     "Check what is asked for, and write down all that has to be done for it."
     scale(profile)
@@ -286,7 +287,7 @@ def check_fetched(todo: dict, base: Path) -> str:  # of data sets without which 
     if all(wanted.values()): raise FileNotFoundError(said)
     return said
 
-def check_gpu(todo: dict, base: Path):
+def check_gpu(todo: dict, base: Path) -> None:
     "Refuse to train on a processor what takes days there."
     if todo["gpu"] or not scale(todo["profile"]).gpu: return
     def lacks(name): return any(not (run.folder / "done.json").exists() for run in planned(name, base))
@@ -305,7 +306,7 @@ def made(todo: dict, base: Path) -> list[dict]:
         return whole and not altered_since(base, Path(task["stamp"]).name)
     return [t for t in (*todo["groups"].values(), *todo["artefacts"].values()) if true(t)]
 
-def forget(todo: dict, base: Path):
+def forget(todo: dict, base: Path) -> None:
     "Take away the stamps of what must be made again."
     undone = unfinished(todo, base)
     kept = [t for t in made(todo, base) if t not in undone]
@@ -363,7 +364,7 @@ def kernelspec(base: Path) -> Path:
 
 PARENT = "MIXREPRO_PARENT"  # without which the engine ends by itself
 
-def snakemake(base: Path, *args: str, stdout=None, config: str = "jobs.json") -> subprocess.Popen:
+def snakemake(base: Path, *args: str, stdout: int | None = None, config: str = "jobs.json") -> subprocess.Popen:
     "Start Snakemake on the rules of the package; what it tells comes as a stream of lines."
     command = [sys.executable, "-m", "snakemake", "--snakefile", str(files("mixrepro") / "workflow" / "Snakefile"),
                "--directory", str(base), "--nolock",

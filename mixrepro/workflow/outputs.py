@@ -22,8 +22,8 @@ from .jobs import WORK
 # %% ../../nbs/workflow/92b_outputs.ipynb #5b2614fa
 SHOWN = ("display_data", "execute_result")
 
-def outputs_of(notebook,       # a notebook, in memory
-               executed,       # the copy of it that was executed
+def outputs_of(notebook: nbformat.NotebookNode,  # a notebook, in memory
+               executed: nbformat.NotebookNode,  # the copy of it that was executed
                ) -> list[list]:  # for each code cell of the notebook, the outputs that stay
     "What an executed copy shows, code cell by code cell; a copy of other code is refused."
     def code(nb): return [c for c in nb.cells if c.cell_type == "code"]

@@ -11,12 +11,14 @@ import dataclasses
 import importlib
 import inspect
 import re
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import mixrepro
 
 # %% ../../nbs/workflow/95_reference.ipynb #e9014b7c
-def told_in_a_table(text) -> str:  # anything that has a text; None is empty
+def told_in_a_table(text: object) -> str:  # anything that has a text; None is empty
     "A text as Markdown shows it in a cell of a table."
     if text is None: return ""
     parts = re.split(r"(`[^`]*`)", " ".join(str(text).split()).replace("|", "\\|"))
@@ -33,7 +35,7 @@ def table_of(head: list[str],        # names of the columns
 # %% ../../nbs/workflow/95_reference.ipynb #2da62b86
 HERE = Path(mixrepro.__file__).parents[1]  # of this machine: what is read elsewhere does not name it
 
-def in_short(value) -> str:  # at most 80 characters
+def in_short(value: object) -> str:  # at most 80 characters
     "A default or a constant, as code; long ones are cut."
     if value is inspect.Parameter.empty or value is dataclasses.MISSING: return ""
     if callable(value) and hasattr(value, "__name__"): text = value.__name__
@@ -42,7 +44,7 @@ def in_short(value) -> str:  # at most 80 characters
     text = re.sub(r" at 0x[0-9a-f]+| from '[^']*'", "", text).replace(f"{HERE}/", "").replace("`", "'")
     return f"`{text if len(text) <= 80 else text[:76] + ' ...'}`".replace("|", "\\|")
 
-def type_of(annotation) -> str:
+def type_of(annotation: Any) -> str:
     "A type, as it was written, without the modules' names."
     if annotation in (inspect.Parameter.empty, None): return ""
     if isinstance(annotation, str): text = annotation
@@ -51,7 +53,7 @@ def type_of(annotation) -> str:
     return "`" + re.sub(r"(?:\w+\.)+(?=\w)", "", text).replace("|", "\\|") + "`"
 
 # %% ../../nbs/workflow/95_reference.ipynb #90d85208
-def parameters_of(function) -> list[list[str]]:  # name, type, default, meaning; what it returns comes last
+def parameters_of(function: Callable) -> list[list[str]]:  # name, type, default, meaning; what it returns comes last
     "What a function takes and gives."
     from fastcore.docments import docments
     try: found = docments(function, full=True, returns=True)
@@ -85,9 +87,9 @@ def methods_of(cls: type) -> dict:  # name -> function
     return {n: v for n, v in plain.items() if inspect.isfunction(v) and (not n.startswith("_") or n == "__call__")
             and v.__module__ == cls.__module__}
 
-def section(name: str,  # a public name
-            thing,      # what it names
-            ) -> str:   # Markdown
+def section(name: str,   # a public name
+            thing: Any,  # what it names
+            ) -> str:    # Markdown
     "One public name: what it is, its line, and the table of what it takes and gives."
     is_code = inspect.isclass(thing) or inspect.isfunction(thing)
     if not is_code: return f"## `{name}`\n\nA constant: {in_short(thing)}."

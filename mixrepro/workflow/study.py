@@ -8,9 +8,10 @@ __all__ = ['TEMPERED', 'assigned', 'check_injected', 'cells_run', 'alike', 'Trai
 
 # %% ../../nbs/workflow/91_study.ipynb #2133123d
 import ast
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
+from typing import Any, TYPE_CHECKING
 
 from ..extras import need
 
@@ -41,6 +42,9 @@ from ..training.store import Run, Store, history
 from .drawn import note
 from .timings import clocked
 
+if TYPE_CHECKING: from matplotlib.figure import Figure
+if TYPE_CHECKING: from mixrepro.metrics.cost import Bench
+
 # %% ../../nbs/workflow/91_study.ipynb #05f93989
 def assigned(source: str,             # of a cell
              plain: bool = False,     # only what gets a number, a text, a truth value or None
@@ -52,7 +56,7 @@ def assigned(source: str,             # of a cell
              and (not plain or not any(isinstance(v, (ast.Name, ast.Call)) for v in ast.walk(n.value)))]
     return [t.id for n in lines for t in getattr(n, "targets", [getattr(n, "target", None)]) if isinstance(t, ast.Name)]
 
-def check_injected(cells: list[str]):  # the code cells that were run, in order
+def check_injected(cells: list[str]) -> None:  # the code cells that were run, in order
     "Refuse a name that papermill assigns and no cell of parameters before it has."
     for i, source in enumerate(cells):
         known = [name for before in cells[:i] for name in assigned(before, plain=True)]
@@ -66,21 +70,23 @@ def cells_run() -> list[str]:
     return list(shell.user_ns.get("In", ())) if shell else []
 
 # %% ../../nbs/workflow/91_study.ipynb #b6a11b9f
-def alike(cells: list[Cell], row: str, like: str, method: str, method_args: dict) -> list[Cell]:
-    "The cells of a row, of another row and with another method."
-    def other(spec): return replace(spec, method=method, method_args=method_args)
-    return [c._replace(row=row, spec=other(c.spec)) for c in cells if c.row == like]
+def alike(cells: list[Cell], row: str, like: str,
+          **other: Any,  # fields of their runs
+          ) -> list[Cell]:
+    "The cells of a row, of another row and otherwise."
+    def changed(spec): return replace(spec, **other)
+    return [c._replace(row=row, spec=changed(c.spec)) for c in cells if c.row == like]
 
 class Trained:
     "The cells of an artefact at a scale, and the runs that fill them."
 
     def __init__(self,
-                 id: str,                    # an artefact's id
-                 profile: str = "embedded",  # a scale's name
-                 seeds: int = 0,             # runs of a cell; 0: as many as the settings or the scale say
-                 store: Store = None,        # the project's own unless given
-                 labels: dict = {},          # id -> name to show, beside those that all artefacts share
-                 ):
+                 id: str,                     # an artefact's id
+                 profile: str = "embedded",   # a scale's name
+                 seeds: int = 0,              # runs of a cell; 0: as many as the settings or the scale say
+                 store: Store | None = None,  # the project's own unless given
+                 labels: dict = {},           # id -> name to show, beside those that all artefacts share
+                 ) -> None:
         check_injected(cells_run())
         if store is None: clone()  # in another folder no store is begun
         self.artefact, self.scale, self.store = find(id), scale(profile), store
@@ -92,13 +98,17 @@ class Trained:
             row: str,           # what it is called among the rows; `labels` says how it is shown
             method: str,        # a name in METHODS, or one of your own: "module:Class"
             like: str = "erm",  # the row whose data, network, schedule and seeds it takes
-            **method_args):     # its hyper-parameters
-        "Another method beside those of the artefact, in each column that the row `like` has."
+            network: str = "",  # another one: a name in NETWORKS, or one of your own, "module:function"
+            network_args: dict = {},  # what that can be asked for
+            **method_args: Any) -> None:  # the method's hyper-parameters
+        "Another row beside those of the artefact, in each column that the row `like` has."
         rows = dict.fromkeys(c.row for c in self.cells)
         pick("row", like, [*rows])
         if row in rows: raise ValueError(f"there is a row {row!r} already: give the new one another name")
-        self.cells = [*self.cells, *alike(self.cells, row, like, method, method_args)]
-        self.added.append((row, like, method, method_args))
+        given = dict(method=method, method_args=method_args)
+        of_network = dict(network=network, network_args=network_args) if network else {}
+        self.cells = [*self.cells, *alike(self.cells, row, like, **given, **of_network)]
+        self.added.append((row, like, given))  # a network of its own departs from the paper's
         for found in ("runs", "departures"): vars(self).pop(found, None)
 
     @cached_property
@@ -122,7 +132,7 @@ class Trained:
     def departures(self) -> Departures:
         "How its runs differ from the paper's."
         paper = papers_cells(self.artefact, [c for c in self.cells if c.row not in {row for row, *_ in self.added}])
-        for new in self.added: paper += alike(paper, *new)
+        for row, like, given in self.added: paper += alike(paper, row, like, **given)
         return departures(paper, self.cells, self.labels)
 
     def reads(self, paper: str) -> str:
@@ -199,10 +209,10 @@ class Page:
     sheet: ledger.Sheet = field(default=None, repr=False)  # what it was made from, where that is a table of the ledger
 
     @classmethod
-    def of(cls, sheet: ledger.Sheet): return cls(sheet.data, sheet.text, sheet)
+    def of(cls, sheet: ledger.Sheet) -> "Page": return cls(sheet.data, sheet.text, sheet)
 
-    def _repr_markdown_(self): return self.markdown
-    def __str__(self): return self.markdown
+    def _repr_markdown_(self) -> str: return self.markdown
+    def __str__(self) -> str: return self.markdown
 
 # %% ../../nbs/workflow/91_study.ipynb #0ca2c265
 class Compared(Measured):
@@ -213,10 +223,10 @@ class Compared(Measured):
         return ledger.reported(self.artefact.paper, find(id or self.artefact.id).id)
 
     def table(self,
-              measured: pd.DataFrame,      # as `rows` gives it
-              columns: dict,               # the paper's column -> (a column of our cells, a quantity)
-              paper: pd.DataFrame = None,  # the published numbers; the artefact's own unless given
-              **more,                      # as `ledger.sheet`: baseline, unit, contrasts, ...
+              measured: pd.DataFrame,             # as `rows` gives it
+              columns: dict,                      # the paper's column -> (a column of our cells, a quantity)
+              paper: pd.DataFrame | None = None,  # the published numbers; the artefact's own unless given
+              **more: Any,                        # as `ledger.sheet`: baseline, unit, contrasts, ...
               ) -> Page:
         "The paper's numbers beside ours, with both verdicts."
         ours = {theirs: (self.datasets[c], quantity) for theirs, (c, quantity) in columns.items() if c in self.datasets}
@@ -304,7 +314,7 @@ class Study(Tempered):
         return [f"Comparisons: {len(rows)}, decided {plain}, after Holm's correction {after}."]
 
     def clocked(self,
-                bench,            # a `Bench` of runs
+                bench: "Bench",   # a `Bench` of runs
                 rounds: int,      # timed steps of each run in a block
                 blocks: int,      # times that all is measured
                 again: bool = False,  # measure at any rate
@@ -317,11 +327,11 @@ class Study(Tempered):
                        lambda: bench.times(rounds), home() / "runs/.workflow/timings.lock", again)
 
     def publish(self,
-                *parts,                     # tables and paragraphs, in their order
-                data: pd.DataFrame = None,  # the numbers shown; those of the tables unless given
-                fig=None,                   # a matplotlib figure; None for a table
-                answer: list[str] = (),     # sentences
-                ) -> Markdown:              # the answer
+                *parts: "Page | str",              # tables and paragraphs, in their order
+                data: pd.DataFrame | None = None,  # the numbers shown; those of the tables unless given
+                fig: "Figure | None" = None,       # a matplotlib figure; None for a table
+                answer: Sequence[str] = (),        # sentences
+                ) -> Markdown:                     # the answer
         "Write the artefact's files where the workflow and the gallery expect them."
         parts, data = one_family(parts, data)
         pages = [p for p in parts if isinstance(p, Page)]

@@ -7,8 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from mixrepro import fingerprint
-from mixrepro.methods import catalogue
+from mixrepro import fingerprint, outside
 from mixrepro.methods.catalogue import METHODS, method
 from mixrepro.methods.mixup import Mixup
 from mixrepro.training import made
@@ -50,7 +49,7 @@ def forget():
         fingerprint.CODE.texts.pop(name), fingerprint.CODE.modules.pop(name, None)
     for where in [w for w in fingerprint.CODE.known if w.startswith("hard_")]: del fingerprint.CODE.known[where]
     fingerprint.OUTSIDE.clear(), METHODS.found.clear()
-    made.reached_by.cache_clear(), catalogue.entered.cache_clear(), catalogue.brought_in.cache_clear()
+    made.reached_by.cache_clear(), outside.entered.cache_clear(), outside.brought_in.cache_clear()
     importlib.invalidate_caches()
 
 
@@ -168,7 +167,7 @@ def test_an_installed_distribution_brings_one_by_its_name(mine):
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: hard\nVersion: 1\n")
     (info / "entry_points.txt").write_text(f"[mixrepro.methods]\nhard-mixup = {OWN}\nerm = {OWN}\n")
-    catalogue.entered.cache_clear(), importlib.invalidate_caches()
+    outside.entered.cache_clear(), importlib.invalidate_caches()
     spec = Spec(**SPEC | dict(method="hard-mixup"))
     assert name_of(spec).startswith("hard-mixup-tiny-cnn-s0-") and "hard_mixup:*" in made.code_of(spec).parts
     with pytest.raises(ValueError, match="unknown method 'hard-mixpu': did you mean 'hard-mixup'"): method("hard-mixpu")

@@ -9,6 +9,7 @@ __all__ = ['NOTHING_PRINTED', 'QUANTITIES', 'WORDS', 'INKS_OF_PARENTS', 'pairs_o
 # %% ../../../nbs/across/05_compositions.ipynb #3f9f791d
 import math
 from dataclasses import dataclass
+from typing import Any, TYPE_CHECKING
 
 from ...extras import need
 
@@ -22,6 +23,8 @@ from ...repro.figures import COLOURS
 from ...repro.rows import Row
 from ...repro.scale import said
 
+if TYPE_CHECKING: from matplotlib.axes import Axes
+
 # %% ../../../nbs/across/05_compositions.ipynb #34ffaa62
 NOTHING_PRINTED = pd.DataFrame(columns=["row", "column", "mean", "spread", "n"])  # no paper has these
 QUANTITIES = {"clean error": ("clean", lambda v: 1 - v["accuracy"], dict(scale=100., higher_is_better=False)),
@@ -32,7 +35,7 @@ def pairs_of(chosen: tuple) -> tuple:  # of (composition, parent)
     "Every composition against each of its parents."
     return tuple((name, parent) for name in chosen for parent in PARENTS[name])
 
-def sheets_of(study) -> list:  # of its pages, one a quantity
+def sheets_of(study: Any) -> list:  # of its pages, one a quantity
     "A study's compositions against their parents, a table for each quantity."
     s, out = study.settings, []
     for what, (metric, pick, how) in QUANTITIES.items():
@@ -111,11 +114,11 @@ def what_was_found(found: list[Row], labels: dict, at: str) -> list[str]:  # sen
 # %% ../../../nbs/across/05_compositions.ipynb #eecd7763
 INKS_OF_PARENTS = COLOURS["blue"], COLOURS["orange"]
 
-def forest(ax,              # a matplotlib axis
+def forest(ax: "Axes",  # a matplotlib axis
            found: list[Found],  # of one quantity
            labels: dict,
            withheld: bool = False,  # nothing is filled where verdicts are withheld
-           ):
+           ) -> None:
     "Gains of compositions over their two parents, a line each below the composition's name."
     names = []
     for f in found:

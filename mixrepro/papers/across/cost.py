@@ -9,6 +9,7 @@ __all__ = ['OTHERS', 'HALVES', 'QUOTED', 'NAMES', 'THEORY', 'ATTACKING', 'SHOWN_
 
 # %% ../../../nbs/across/06_cost.ipynb #4e8a2d24
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from ...extras import need
 
@@ -32,7 +33,8 @@ from ...methods.manifold_mixup import ManifoldMixup
 from ...methods.mixup import Mixup
 from ...methods.noisymix import AUGMIX_JSD, NFM, NOISYMIX
 from ...methods.puzzlemix import PuzzleMix
-from ...metrics.cost import Bench, Cost, flops, ratios
+from ...metrics.cost import Bench, Cost, Worker, flops, ratios
+from ...networks.staged import Net
 from .settings import Costs
 from ..varmixup.cost import over_blocks
 from ..varmixup.settings import EPOCHS, run, whole
@@ -41,6 +43,8 @@ from ...repro.figures import COLOURS
 from ...repro.ledger import reported
 from ...repro.scale import Scale, scale
 from ...training.spec import Spec
+
+if TYPE_CHECKING: from matplotlib.axes import Axes
 
 # %% ../../../nbs/across/06_cost.ipynb #1f083d86
 OTHERS = {"cutout": Cutout(), "dropout": Dropout(), "cutmix": CutMix(), "nfm": NFM, "autoaugment": AutoAugmented(),
@@ -89,7 +93,7 @@ def passes(row: str, spec: Spec | None = None) -> Passes:
     return THEORY.get(row, Passes())
 
 # %% ../../../nbs/across/06_cost.ipynb #e5cc6ef7
-def entered(worker) -> float:  # a `Worker`
+def entered(worker: Worker) -> float:  # a `Worker`
     "Batches that enter the network in one step."
     net, seen = getattr(worker.net, "module", worker.net), []
     hook = net.norm.register_forward_pre_hook(lambda _, args: seen.append(len(args[0])))
@@ -98,8 +102,8 @@ def entered(worker) -> float:  # a `Worker`
     return sum(seen) / len(worker.one)
 
 # %% ../../../nbs/across/06_cost.ipynb #015c5bb4
-def vat_loss(net, x: Tensor, y: Tensor,  # labelled images, float (B, C, H, W), and labels, int64 (B,)
-             u: Tensor,                  # unlabelled images, likewise
+def vat_loss(net: Net, x: Tensor, y: Tensor,  # labelled images, float (B, C, H, W), and labels, int64 (B,)
+             u: Tensor,                       # unlabelled images, likewise
              rng: torch.Generator,
              eps: float = 1., xi: float = 1e-2) -> Tensor:  # shape ()
     "Labels, and the same prediction at the worst of the nearby images (Miyato et al., 2017, one power iteration)."
@@ -111,14 +115,14 @@ def vat_loss(net, x: Tensor, y: Tensor,  # labelled images, float (B, C, H, W), 
     (worst,) = torch.autograd.grad(apart(start)(xi), start)
     return F.cross_entropy(net(x), y) + apart(worst)(eps)
 
-def mean_teacher_loss(net, teacher, x: Tensor, y: Tensor, u: Tensor) -> Tensor:  # as above; shape ()
+def mean_teacher_loss(net: Net, teacher: Net, x: Tensor, y: Tensor, u: Tensor) -> Tensor:  # as above; shape ()
     "Labels, and the prediction of an averaged network on all images (Tarvainen and Valpola, 2017)."
     both = torch.cat([x, u])
     with torch.no_grad(): wanted = teacher(both).softmax(1)
     logits = net(both)
     return F.cross_entropy(logits[:len(x)], y) + F.mse_loss(logits.softmax(1), wanted)
 
-def quoted_steps(worker,         # of ERM; its batch is taken for both, its network for student and teacher
+def quoted_steps(worker: Worker,  # of ERM; its batch is taken for both, its network for student and teacher
                  ) -> dict[str, int]:  # method -> floating point operations
     "What a step of the methods takes that are only quoted."
     rng, net = torch.Generator(worker.device).manual_seed(0), worker.net
@@ -178,12 +182,12 @@ MARKS = {"theory": dict(marker="|", color="black", ms=11, mew=2.2, label="theory
          "memory": dict(marker="s", color=COLOURS["green"], ms=5, label="memory"),
          "time": dict(marker="o", color=COLOURS["blue"], ms=4.5, label="time, 95% interval")}
 
-def ladder(ax,                   # a matplotlib axis
+def ladder(ax: "Axes",           # a matplotlib axis
            table: pd.DataFrame,  # from `beside_theory`
            columns: dict,        # a key of MARKS -> a column
            names: dict,          # method -> its name to show
            title: str,
-           ):
+           ) -> None:
     "Marks of every method, the cheapest above."
     y = range(len(table))
     ax.hlines(y, *[.5, 1e3], color="0.92", lw=.6, zorder=0); ax.axvline(1, color="0.6", lw=.8, zorder=0)

@@ -11,6 +11,7 @@ __all__ = ['PGD_OF', 'EVERY_METRIC', 'BASE', 'BETTER_OR_WORSE', 'MOST_SHOWN', 'A
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any, TYPE_CHECKING
 
 from ...extras import need
 
@@ -30,6 +31,8 @@ from ...repro.figures import COLOURS
 from ...repro.rows import block_residual, checked, gained
 from ...repro.scale import said
 from ...repro.verdicts import holm
+
+if TYPE_CHECKING: from matplotlib.axes import Axes
 
 # %% ../../../nbs/across/04_matrix.ipynb #8eda05c7
 @dataclass(frozen=True)
@@ -63,7 +66,7 @@ EVERY_METRIC = (
     Asked("smooth", "deformed", "%", 1, "deformed", lambda v: np.mean([*v["accuracy"].values()], axis=0)),
     Asked("smooth", "flips", "%", -1, "films", lambda v: mean_flips(v["flips"])))
 
-def measured_by(study, every: tuple = EVERY_METRIC) -> pd.DataFrame:  # as `study.rows`, all below each other
+def measured_by(study: Any, every: tuple = EVERY_METRIC) -> pd.DataFrame:  # as `study.rows`, all below each other
     "All metrics of a study's runs."
     def rows(a): return study.measure(getattr(study.settings, a.metric, a.metric), lambda v: {a.name: a.pick(v)})
     return pd.concat([rows(a) for a in every], ignore_index=True)
@@ -137,12 +140,12 @@ ARROWS = {"higher": "↑", "lower": "↓"}
 
 def short(value: float, unit: str) -> str: return f"{value:.2f}" if unit == "nats" else f"{value:.1f}"
 
-def heat_map(ax,                   # a matplotlib axis
+def heat_map(ax: "Axes",           # a matplotlib axis
              table: pd.DataFrame,  # from `matrix_table`
              ranked: Ranked,
              labels: dict,
              withheld: bool = False,  # nothing is bold
-             ):                    # what a colour bar needs
+             ) -> "plt.cm.ScalarMappable":  # what a colour bar needs
     "The matrix as colours and numbers."
     heads = table.drop_duplicates("metric").reset_index(drop=True)
     gaps = (heads.family != heads.family.shift()).cumsum() - 1
@@ -173,11 +176,11 @@ def heat_map(ax,                   # a matplotlib axis
     return plt.cm.ScalarMappable(norm, BETTER_OR_WORSE)
 
 # %% ../../../nbs/across/04_matrix.ipynb #b3973995
-def diagram(ax,              # a matplotlib axis
+def diagram(ax: "Axes",  # a matplotlib axis
             ranked: Ranked,
             labels: dict,
             marked: dict = {},  # method -> colour
-            ):
+            ) -> None:
     "Mean ranks on a line; a bar joins methods that Nemenyi's test cannot tell apart."
     from scikit_posthocs import critical_difference_diagram
     named = ranked.mean.rename(index=labels)

@@ -10,7 +10,9 @@ __all__ = ['ALL', 'GAUSSIAN', 'UNMIXED', 'ON_VAE', 'ATTACKED', 'DEAR', 'PARENTS'
 # %% ../../../nbs/across/00_settings.ipynb #fb30b865
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 
+from ...methods.base import Method
 from ...methods.catalogue import METHODS, method
 from ...methods.cutmix import CutMix
 from ...methods.cutout import Cutout
@@ -72,7 +74,7 @@ def regime(s: Regime, scale: Scale, seed: int) -> list[Cell]:
     noisy = [mislabelled(s, scale, seed, d, share) for d, share in s.noisy.items() if seed < s.noisy_seeds]
     return [*(fewer(s, scale, "erm", seed, n, share) for n, share in s.candidates.items()), *easy, *noisy]
 
-def on_all(cell: Cell):  # -> a spec
+def on_all(cell: Cell) -> Spec:
     "A cell as VarMixup's paper ran its method: on all of CIFAR-10."
     return run(Grid(), scale("paper"), cell.spec.method, "cifar10", cell.spec.seed)
 
@@ -108,13 +110,13 @@ class OneRecipe(Images):
         smoke=.01, embedded=.1, overnight=.3, gpu=.1)
 
 def as_varmixup(at: Scale,
-                name: str,  # a method of VarMixup's paper
-                **parts,    # further fields
-                ):          # the method
+                name: str,     # a method of VarMixup's paper
+                **parts: Any,  # further fields
+                ) -> Method:   # the method
     "A method with the autoencoder or the attack that VarMixup's settings give it."
     return method(name, **run(Grid.at(at.name), at, name, "cifar10", 0).method_args | parts)
 
-def alike(s: OneRecipe, at: Scale, scheme, seed: int) -> Spec:
+def alike(s: OneRecipe, at: Scale, scheme: Method, seed: int) -> Spec:
     "A run of a method by the common recipe."
     spec = by_recipe(s, at, scheme, seed)
     attacked = METHODS[spec.method].attacks == "classifier"

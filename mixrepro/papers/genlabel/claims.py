@@ -14,7 +14,7 @@ from ...extras import need
 need("pandas")
 import pandas as pd
 
-from ...repro.claim import Asked, Claim, Effect, Over, estimated, exact, share
+from ...repro.claim import Asked, Claim, Effect, Over, Tables, estimated, exact, share
 from ...repro.estimates import Measured, over_seeds
 from ...repro.rows import reported
 
@@ -32,12 +32,12 @@ def by_set(data: pd.DataFrame, method: str, against: str, value: str) -> pd.Seri
     if not {method, against} <= set(wide): return pd.Series(dtype=float)
     return (wide[method] - wide[against]).groupby("table").mean().dropna()
 
-def more_sets(id: str, method: str, against: str, tables) -> list:  # of `Effect`
+def more_sets(id: str, method: str, against: str, tables: Tables) -> list:  # of `Effect`
     "The share of sets that gain, of those that gain or lose; the note's count beside."
     d, (k, n) = by_set(tables[id], method, against, "accuracy"), BY_FREQUENCY[id]
     return [share(f"sets in which {method} gains over {against}", (d > 0).sum(), (d != 0).sum(), k / n)]
 
-def mean_gain(id: str, against: str, value: str, tables) -> list:  # of `Effect`
+def mean_gain(id: str, against: str, value: str, tables: Tables) -> list:  # of `Effect`
     "The mean gain of GenLabel over the sets, and its interval over them; the least gain that the note prints beside."
     d, found = by_set(tables[id], "genlabel-gm", against, value), reported("genlabel", id)
     wide = found.pivot(index="column", columns="row", values="mean")
@@ -58,7 +58,7 @@ def OPENML(method: str, against: str) -> Asked:
         return [share(f"{method} over {against}, sets", up, up + down, higher / (higher + lower))]
     return Asked("gl-openml-accuracy", f"higher / (higher + lower) > 1/2: {method} over {against}", ask)
 
-def wider_margin(against: str, tables) -> list:  # of `Effect`
+def wider_margin(against: str, tables: Tables) -> list:  # of `Effect`
     "GenLabel's median margin over another's, at the same seeds, for each toy."
     data = tables["gl-toy"]
     data = data[data.metric == "median margin"]
@@ -68,12 +68,12 @@ def wider_margin(against: str, tables) -> list:  # of `Effect`
         return estimated(f"genlabel over {against}, {column}", over_seeds(Measured(gain)), unit="")
     return [one(c) for c in data.column.unique()]
 
-def printed_label(tables) -> list:  # of `Effect`
+def printed_label(tables: Tables) -> list:  # of `Effect`
     "How far below .01 the greatest distance of the label from the printed formula is."
     data = tables["gl-prop1"].dropna(subset=["closed form", "printed"])
     return [exact(".01 less the greatest distance", .01 - (data["closed form"] - data.printed).abs().max())]
 
-def above(id: str, high: str, low: str, tables) -> list:  # of `Effect`
+def above(id: str, high: str, low: str, tables: Tables) -> list:  # of `Effect`
     "The least difference of two losses where all examples are classified rightly."
     data = tables[id]
     data = data[data["in Theta"].astype(bool)]

@@ -17,6 +17,7 @@ import pandas as pd
 import torch
 from scipy import stats
 from scipy.special import expit
+from torch import Tensor
 
 from ...methods.densities import log_spherical
 from .losses import draw_points, linear_losses, minima
@@ -28,7 +29,7 @@ from ...repro.ledger import reported
 erratum = partial(Erratum, "genlabel")
 
 # %% ../../../nbs/genlabel/02_errata.ipynb #da40eee2
-def farthest(a, b) -> float: return abs(a - b).max().item()
+def farthest(a: Tensor | np.ndarray, b: Tensor | np.ndarray) -> float: return abs(a - b).max().item()
 
 def closed_forms() -> list[Erratum]:
     "Proposition 1's square, the softmax under it, and the introduction's factor 2."
@@ -49,7 +50,7 @@ def closed_forms() -> list[Erratum]:
             erratum("Proposition 1", "(λ - 1/2)²/σ² in the exponent, for small σ", (square, every)),
             erratum("Note under proposition 1", "a softmax without the factors 1/σ, for any σ", (factor,))]
 
-def means_apart(lam, D: float, variance: float) -> np.ndarray:
+def means_apart(lam: np.ndarray, D: float, variance: float) -> np.ndarray:
     "The label of class 1 at the share lambda between two normal classes D apart, by their densities."
     one, zero = (stats.norm(m, variance**.5).logpdf(D * lam) for m in (D, 0))
     return expit(one - zero)

@@ -8,7 +8,9 @@ __all__ = ['PANELS', 'examples_of', 'made_of_run', 'middles', 'lie', 'middles_of
 
 # %% ../../../nbs/genlabel/05_genmix.ipynb #e9ea1405
 import warnings
+from collections.abc import Sequence
 from types import SimpleNamespace
+from typing import TYPE_CHECKING
 
 from ...extras import need
 
@@ -25,18 +27,21 @@ from ...data.shapes import SPAN, distances_to, draw_classes
 from ...data.spirals import as_points
 from ...methods.catalogue import method
 from ...methods.genmix import GenMixing, Made, example_of, ordered_pairs
+from ...networks.staged import Net
 from ...repro.boundaries import boundary_of
 from ...repro.figures import PAGE
 from ...training.loop import seen_of, train_run
 from ...training.spec import generator
 from ...training.store import Run, Store, open_net
 
+if TYPE_CHECKING: from matplotlib.axes import Axes
+
 # %% ../../../nbs/genlabel/05_genmix.ipynb #8b87c723
 def examples_of(run: Run) -> ImageSet:
     "The examples that a run was trained on."
     return seen_of(run.spec, load(run.spec.dataset, "train"))["train"]
 
-def made_of_run(run: Run, store: Store = None) -> Made:
+def made_of_run(run: Run, store: Store | None = None) -> Made:
     "The made points of a GenMix run, made again as they were."
     spec, asked = run.spec, method(run.spec.method, **run.spec.method_args)
     if not isinstance(asked, GenMixing): raise ValueError(f"{run} made no points: {spec.method!r} is not GenMix")
@@ -64,7 +69,7 @@ def lie(name: str, x: Tensor, pair: Tensor) -> dict[str, float]:  # points in [0
             "off the middle": (far - near).mean().item(), "from the nearest": d.amin(1).mean().item()}
 
 # %% ../../../nbs/genlabel/05_genmix.ipynb #de26881e
-def middles_of(run: Run, n: int = 100, store: Store = None) -> Made | tuple:  # with `x` and `pair`
+def middles_of(run: Run, n: int = 100, store: Store | None = None) -> Made | SimpleNamespace:  # `x` and `pair`
     "The middle points that a run is trained on: made ones, or Mixup's at lambda = 1/2."
     if run.spec.method != "mixup": return made_of_run(run, store)
     x, pair = middles(examples_of(run), n, generator(run.spec, "middles"))
@@ -83,7 +88,7 @@ def left_out(found: dict) -> pd.DataFrame:  # (row, column) -> `Made` of its run
     return pd.DataFrame(rows).groupby(["data", "method"], sort=False).sum().reset_index()
 
 # %% ../../../nbs/genlabel/05_genmix.ipynb #c6fe55b3
-def boundaries(net, side: int = 161, reach: float = 1.3) -> list[np.ndarray]:  # lines, each (M, 2)
+def boundaries(net: Net, side: int = 161, reach: float = 1.3) -> list[np.ndarray]:  # lines, each (M, 2)
     "The lines on which two classes are the likeliest, over a square of the plane."
     return boundary_of(net, SPAN, (reach, reach), side)
 
@@ -95,7 +100,9 @@ def off_middle(run: Run) -> dict[str, float]:
     return {"boundary": (d[:, 1] - d[:, 0]).mean().item() if len(d) else np.nan}
 
 # %% ../../../nbs/genlabel/05_genmix.ipynb #a8337ade
-def draw_panel(ax, train: ImageSet, points: Tensor, nets: list = ()):  # points in [0, 1]^2 (M, 2)
+def draw_panel(ax: "Axes", train: ImageSet,
+               points: Tensor,  # in [0, 1]^2 (M, 2)
+               nets: Sequence = ()) -> None:
     "Examples, middle points, and the boundaries of networks, the first one bold."
     for k, net in list(enumerate(nets))[::-1]:
         for line in boundaries(net): ax.plot(*line.T, color="black", lw=.4 if k else 1.5, alpha=.6 if k else 1)
@@ -104,7 +111,7 @@ def draw_panel(ax, train: ImageSet, points: Tensor, nets: list = ()):  # points 
     ax.set(aspect="equal", xlim=(-1.2, 1.2), ylim=(-1.2, 1.2), xticks=[], yticks=[])
 
 # %% ../../../nbs/genlabel/05_genmix.ipynb #f3d350d4
-def draw_generated(ax, run: Run, n: int = 600, store: Store = None):
+def draw_generated(ax: "Axes", run: Run, n: int = 600, store: Store | None = None) -> None:
     "What the GAN of a run makes of each class, in grey."
     gan = open_net(train_run(run.spec.needs["gan"], store))
     y = torch.arange(n) % gan.classes
@@ -114,7 +121,8 @@ def draw_generated(ax, run: Run, n: int = 600, store: Store = None):
 # %% ../../../nbs/genlabel/05_genmix.ipynb #32b1145e
 PANELS = {"genmix-gan": "GenMix (GAN)", "genmix-gm": "GenMix (GM)", "mixup": "Mixup, λ = 1/2"}
 
-def draw_shapes(shapes: list, runs: dict, found: dict, store: Store = None):  # runs, found: by (row, column); a figure
+def draw_shapes(shapes: list, runs: dict, found: dict,  # runs, found: by (row, column)
+                store: Store | None = None) -> plt.Figure:
     "For each data set: what the GAN makes, and the boundaries of three schemes with their middle points."
     fig, axes = plt.subplots(len(shapes), 4, figsize=(PAGE, 1.85 * len(shapes)), squeeze=False)
     for line, shape in zip(axes, shapes):

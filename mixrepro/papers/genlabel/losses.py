@@ -8,6 +8,9 @@ __all__ = ['CLAIMS', 'INKS', 'draw_points', 'mean_h', 'label_moments', 'linear_m
            'draw_losses', 'relu_network', 'relu_losses', 'gradient', 'true_label', 'second_order', 'losses_at']
 
 # %% ../../../nbs/genlabel/01b_losses.ipynb #aface7a9
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
 from ...extras import need
 
 need("pandas")
@@ -20,6 +23,8 @@ from torch import Tensor
 from .theory import Law, of_class, rule, terms
 from ..noisymix.theorems import h_loss
 from ...repro.figures import COLOURS
+
+if TYPE_CHECKING: from matplotlib.axes import Axes
 
 # %% ../../../nbs/genlabel/01b_losses.ipynb #e3562cde
 def draw_points(rng: torch.Generator,
@@ -118,7 +123,8 @@ def minima(rows: pd.DataFrame) -> pd.DataFrame:  # draw -> degrees at which each
     at = {n: rows.loc[rows.groupby("draw")[n].idxmin()].set_index("draw").phi for n in names}
     return pd.DataFrame(at) * 180 / np.pi
 
-def over_draws(losses, draws: int, seed: int) -> pd.DataFrame:  # losses: (generator) -> rows of one draw
+def over_draws(losses: Callable[[torch.Generator], pd.DataFrame],  # (generator) -> rows of one draw
+               draws: int, seed: int) -> pd.DataFrame:
     "The losses of many draws of points."
     rng = torch.Generator().manual_seed(seed)
     return pd.concat([losses(rng).assign(draw=k) for k in range(draws)], ignore_index=True)
@@ -126,7 +132,7 @@ def over_draws(losses, draws: int, seed: int) -> pd.DataFrame:  # losses: (gener
 # %% ../../../nbs/genlabel/01b_losses.ipynb #59c698f1
 INKS = {"Mixup": "blue", "GenLabel": "vermilion", "ERM": "black", "adversarial": "wine"}
 
-def draw_losses(ax, rows: pd.DataFrame, names: tuple, title: str):
+def draw_losses(ax: "Axes", rows: pd.DataFrame, names: tuple, title: str) -> None:
     "Losses against the angle, one draw; grey where a point is classified wrong."
     degrees, right = rows.phi * 180 / np.pi, rows["in Theta"].to_numpy()
     for name in names:
@@ -139,7 +145,7 @@ def draw_losses(ax, rows: pd.DataFrame, names: tuple, title: str):
     ax.set(xlabel="φ (degrees)", ylabel="loss (nats)", title=title); ax.legend()
 
 # %% ../../../nbs/genlabel/01b_losses.ipynb #ac0cc87d
-def relu_network(x: Tensor, rng: torch.Generator, width: int = 16):  # -> f(z, phi)
+def relu_network(x: Tensor, rng: torch.Generator, width: int = 16) -> Callable[[Tensor, Tensor], Tensor]:  # f(z, phi)
     "A ReLU network without biases that says 10 x_1 on the points, and whose first layer turns by phi."
     W1, W2 = (torch.randn(a, width, generator=rng, dtype=x.dtype) * (2 / a)**.5 for a in (x.shape[1], width))
     hidden = lambda z: torch.relu(torch.relu(z @ W1) @ W2)
@@ -156,7 +162,7 @@ def relu_losses(x: Tensor, y: Tensor, law: Law, phi: Tensor, rng: torch.Generato
     return pd.DataFrame([losses_at(lambda z: f(z, p), x, y, law, nodes) | {"phi": p.item()} for p in phi])
 
 # %% ../../../nbs/genlabel/01b_losses.ipynb #ab7d5416
-def gradient(f, x: Tensor) -> Tensor:  # (n, d)
+def gradient(f: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:  # (n, d)
     at = x.clone().requires_grad_()
     return torch.autograd.grad(f(at).sum(), at)[0]
 
@@ -166,11 +172,11 @@ def true_label(z: Tensor, law: Law) -> Tensor:  # (..., d) -> (...); independent
     far = (z + one).square().sum(-1) - law.c**2 * (z - one).square().sum(-1)
     return torch.sigmoid(law.d * np.log(law.c) + law.sigma1**2 / 2 * far)
 
-def second_order(f, x: Tensor, y: Tensor, A: Tensor, B: Tensor) -> float:
+def second_order(f: Callable[[Tensor], Tensor], x: Tensor, y: Tensor, A: Tensor, B: Tensor) -> float:
     "L_std + R_1 + R_2; a ReLU network has no second derivative."
     return sum(terms(f, x, y, 1., A[:, None], B[:, None]))
 
-def losses_at(f, x: Tensor, y: Tensor, law: Law, nodes: int) -> dict:
+def losses_at(f: Callable[[Tensor], Tensor], x: Tensor, y: Tensor, law: Law, nodes: int) -> dict:
     "The losses of theorem 2 of any classifier: (..., 2) -> (...)."
     lam, w = rule(1., 1., nodes)
     mixed = lam[:, None] * x[:, None, None] + (1 - lam)[:, None] * x[:, None]

@@ -8,6 +8,8 @@ __all__ = ['CLOUDS', 'INKS', 'margin_of', 'separable', 'hard_margin', 'draw_clou
            'draw_lines', 'draw_sweep']
 
 # %% ../../../nbs/genlabel/04b_margins.ipynb #d1a473e8
+from typing import TYPE_CHECKING
+
 from ...extras import need
 
 need("pandas")
@@ -18,6 +20,8 @@ from scipy.special import expit
 from .theory import rule
 from ...repro.estimates import Measured
 from ...repro.figures import COLOURS
+
+if TYPE_CHECKING: from matplotlib.axes import Axes
 
 # %% ../../../nbs/genlabel/04b_margins.ipynb #e6036b69
 CLOUDS = {"40 narrow, 10 wide": ((40, 10), (.2, .4)), "10 narrow, 40 wide": ((10, 40), (.2, .4)),
@@ -65,7 +69,7 @@ def logistic_share(lam: np.ndarray, s2: float) -> np.ndarray:
     if not s2 > 0: raise ValueError(f"sigma^2 must be above 0, got {s2}: the straight line is linear labels")
     return expit(2 * (lam - .5) / s2)
 
-def label_moment(s2: float = None,  # sigma^2; None: linear labels
+def label_moment(s2: float | None = None,  # sigma^2; None: linear labels
                  alpha: float = 1.,  # lambda ~ Beta(alpha, alpha)
                  ) -> float:         # m
     "What a linear classifier sees of the labels."
@@ -139,7 +143,8 @@ def against_linear(rows: pd.DataFrame, s2: float) -> dict[str, Measured]:  # clo
 # %% ../../../nbs/genlabel/04b_margins.ipynb #4ce52f82
 INKS = dict(zip(CLOUDS, ("purple", "black", "green")))
 
-def draw_lines(ax, x, y, lines: dict):  # name -> (slope and offset, how it is drawn)
+def draw_lines(ax: "Axes", x: np.ndarray, y: np.ndarray, lines: dict,
+               ) -> None:  # name -> (slope and offset, how it is drawn)
     "Points and boundaries."
     for c, (colour, marker) in enumerate((("sky", "o"), ("orange", "^"))):
         ax.plot(*x[y == c].T, marker, color=COLOURS[colour], ms=3, mew=0)
@@ -148,7 +153,7 @@ def draw_lines(ax, x, y, lines: dict):  # name -> (slope and offset, how it is d
         ax.plot(-(theta[1] * up + theta[2]) / theta[0], up, label=name, **how)
     ax.set(xlim=(-1.7, 2.1), ylim=(-1.3, 1.3), aspect="equal", xticks=[-1, 0, 1], yticks=[-1, 0, 1])
 
-def draw_sweep(ax, rows: pd.DataFrame):  # from `margin_rows`
+def draw_sweep(ax: "Axes", rows: pd.DataFrame) -> None:  # from `margin_rows`
     "Margins against sigma^2; dashed those of linear labels."
     for name, g in rows.groupby("clouds", sort=False):
         at, ink = means(g), COLOURS[INKS[name]]

@@ -12,8 +12,10 @@ __all__ = ['METHODS', 'AGAIN', 'ALONE', 'DENSE', 'PRINTED', 'Protocol', 'arms', 
 import time
 import warnings
 from collections import Counter
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -25,10 +27,12 @@ from ...guards import check_labels
 from ...data.tabular import EMBEDDED, FOLDER, NOTE, SEED, Table, _find, tabular
 from ...methods.densities import DENSITIES, classify, fit_gaussian
 from ...metrics.boundary import boundary_attack, signed_step
+from .settings import OpenML
 from ...training.adaptive import train_adaptive
 from ...training.computed import computed
 from ...training.stacked import (Examples, Labelling, Stacked, clean_view, draw_epochs, mixed_view, near_parents,
                                        stack_accuracy, together, train, untrained)
+from ...training.store import Store
 
 # %% ../../../nbs/genlabel/03_openml.ipynb #22841112
 @dataclass(frozen=True)
@@ -90,7 +94,8 @@ def fold(a: Tensor, f: int, folds: int) -> tuple[Tensor, Tensor]:  # (D, n, ...)
     return torch.cat([a[:, :low], a[:, high:]], 1), a[:, low:high]
 
 # %% ../../../nbs/genlabel/03_openml.ipynb #53a02807
-def generators(p: Protocol, folds: list[int], shift: int = 0, device="cpu") -> list[torch.Generator]:
+def generators(p: Protocol, folds: list[int], shift: int = 0,
+               device: torch.device | str = "cpu") -> list[torch.Generator]:
     "One for each fold and trial."
     return [torch.Generator(device).manual_seed(1000 * s + f + shift) for f in folds for s in range(p.trials)]
 
@@ -153,7 +158,7 @@ def fit_latent(p: Protocol, x: Tensor, y: Tensor, k: int,
     return latent_networks(p, net, warm, view, rates.expand(G, -1))
 
 # %% ../../../nbs/genlabel/03_openml.ipynb #0c159a61
-def latent_networks(p: Protocol, net: Stacked, warm: Stacked, view, rates: Tensor) -> Stacked:
+def latent_networks(p: Protocol, net: Stacked, warm: Stacked, view: Callable, rates: Tensor) -> Stacked:
     "Train new networks, or new last layers; a last layer gets its features back."
     (G, R), P = rates.shape, net.flat.shape[2]
     net = replace(net, flat=net.flat.view(G * R, -1, P).clone())
@@ -226,7 +231,7 @@ def refit(p: Protocol, x: Tensor, y: Tensor, k: int, chosen: dict[str, Chosen]) 
 
 # %% ../../../nbs/genlabel/03_openml.ipynb #6769238e
 @contextmanager
-def told_once(of: str):
+def told_once(of: str) -> Iterator[None]:
     "Warnings of many fits as one each."
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
@@ -289,7 +294,7 @@ def on_tables(p: Protocol, tables: list[Table]) -> dict:  # one, or one for each
     about = dict(id=one.id, name=one.name, n=len(one.y_train), m=len(one.y_test), d=one.d, k=k)
     return about | dict(removed=share, methods=found)
 
-def check_tables(p: Protocol, tables: list[Table]):
+def check_tables(p: Protocol, tables: list[Table]) -> None:
     "Refuse what no classifier can be chosen or tested on."
     if not tables or p.trials % len(tables):
         raise ValueError(f"expected one table, or one for each of {p.trials} trials, got {len(tables)}")
@@ -304,14 +309,15 @@ def check_tables(p: Protocol, tables: list[Table]):
             check_labels(y, len(x), t.k)
 
 # %% ../../../nbs/genlabel/03_openml.ipynb #aae6841e
-def arrays(name: int | str, seed: int, root=None) -> tuple[Table, str]:  # the table, and how its categories are encoded
+def arrays(name: int | str, seed: int, root: str | Path | None = None,
+           ) -> tuple[Table, str]:  # the table, and how its categories are encoded
     "A table with the note's arrays, as far as its numbers tell."
     try: return tabular(name, root, **NOTE | dict(seed=seed)), NOTE["encode"]
     except ValueError as e:
         if "no column is left to learn from" not in str(e): raise
     return tabular(name, root, **NOTE | dict(seed=seed, encode="ordinal")), "ordinal"
 
-def table_of(p: Protocol, name: int | str, store=None, root=None) -> dict:
+def table_of(p: Protocol, name: int | str, store: Store | None = None, root: str | Path | None = None) -> dict:
     "The result of one table, computed once."
     def work():
         seeds = [SEED + s for s in range(p.trials)] if p.split == "each" else [SEED]
@@ -326,7 +332,7 @@ def table_of(p: Protocol, name: int | str, store=None, root=None) -> dict:
 DENSE = ("erm", "mixup", "no-intrusion", "genlabel-gm", "genlabel-kde")
 PRINTED = ("erm", "mixup", "no-intrusion", "genlabel-gm")  # rows of the fully connected tables that are trained
 
-def protocols(s) -> dict[str, Protocol]:  # s: settings of the experiment
+def protocols(s: OpenML) -> dict[str, Protocol]:  # s: settings of the experiment
     "The experiments by name."
     same = dict(trials=s.trials, folds=s.folds, epochs=s.epochs, rates=s.rates, ratios=s.ratios)
     each = same | dict(split="each", steps=s.steps)

@@ -10,9 +10,11 @@ __all__ = ['STROKES', 'SHORT', 'BUNDLED', 'TOYS', 'NETS', 'SCHEDULES', 'MNIST_RU
 
 # %% ../../../nbs/genlabel/00_settings.ipynb #73923cea
 from dataclasses import dataclass
+from typing import Any
 
 from ...core import plain
 from ...methods.adamixup import AdaMixup
+from ...methods.base import Method
 from ...methods.erm import ERM
 from ...methods.genlabel import GenLabels, OnlineGenLabels
 from ...methods.genmix import GenMix
@@ -82,7 +84,7 @@ class GenMixError(GenMixRuns):
     digit_gan_lr: float = setting(1e-3, "default", "of both networks, on digits", smoke=2e-3, embedded=2e-3)
 
 # %% ../../../nbs/genlabel/00_settings.ipynb #ff140435
-def gan_of(steps: int, n: int, batch: int, **more) -> dict:
+def gan_of(steps: int, n: int, batch: int, **more: Any) -> dict:
     "Fields of GenMix for a GAN of so many steps on n examples."
     return dict(gan_epochs=max(1, round(steps / -(-n // batch))), gan_batch=batch) | more
 
@@ -92,7 +94,7 @@ def genmix_rows(s: GenMixRuns, gan: dict) -> dict:  # row -> method
     return {"erm": ERM(), "mixup": Mixup(alpha=alpha), "manifold-mixup": ManifoldMixup(alpha=alpha),
             "genmix-gan": GenMixGAN(lams=lams, descent=s.inversion, **gan), "genmix-gm": GenMix(lams=lams)}
 
-def few(s: GenMixRuns, dataset: str, n: int, seed: int, method, **more) -> Spec:
+def few(s: GenMixRuns, dataset: str, n: int, seed: int, method: Method, **more: Any) -> Spec:
     "A run on as many examples of a data set, drawn by the seed."
     args = plain(method, short=True)
     own = dict(network="mlp", epochs=s.epochs, lr=s.lr, network_args=dict(widths=s.widths, norm=False))
@@ -232,7 +234,7 @@ def image_methods(s: Images) -> dict:  # row -> method
     return rows | {GENTLE[0]: Mixup(labels=labels(s.gentle))}
 
 # %% ../../../nbs/genlabel/00_settings.ipynb #5e77a1b2
-def image_run(s: Images, at: Scale, dataset: str, scheme, seed: int) -> Spec:
+def image_run(s: Images, at: Scale, dataset: str, scheme: Method, seed: int) -> Spec:
     "A run on the paper's data set, or on what stands for it."
     args, digits = plain(scheme, short=True), dataset == "mnist"
     own = dict(optimizer="sgd", lr=s.lr, weight_decay=s.weight_decay, schedule="cosine", batch=s.batch)

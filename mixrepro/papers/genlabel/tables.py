@@ -11,9 +11,10 @@ __all__ = ['DEEP', 'SHARES', 'ON_PAR', 'ROWS', 'NAMES', 'FEATURES', 'SPLITS', 'F
 # %% ../../../nbs/genlabel/03b_tables.ipynb #caa33611
 import math
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from functools import partial
 from pathlib import Path
+from typing import Any, TYPE_CHECKING
 
 from ...extras import need
 
@@ -32,11 +33,14 @@ from ...repro.estimates import LEVEL, plus
 from ...repro.figures import COLOURS
 from ...repro.rows import reported
 from ...repro.verdicts import claim
+from ...training.store import Store
+
+if TYPE_CHECKING: from matplotlib.axes import Axes
 
 # %% ../../../nbs/genlabel/03b_tables.ipynb #260a0bda
 DEEP = {*COLLECTIONS["genlabel-fc"], *COLLECTIONS["genlabel-fc-fgsm"]}
 
-def at_hand(names: tuple, root: Path = None) -> list[int | str]:
+def at_hand(names: tuple, root: Path | None = None) -> list[int | str]:
     "The tables of a setting; 'openml' stands for all that are on disk, 'note' for those of a fully connected network."
     if not {"openml", "note"} & {*names}: return [*names]
     folder = data_root(root) / FOLDER
@@ -44,7 +48,8 @@ def at_hand(names: tuple, root: Path = None) -> list[int | str]:
     raise FileNotFoundError(f"no table of OpenML is in {folder}: run `mixrepro data get openml --root {folder.parent}` "
                             "or take the profile 'embedded'")
 
-def results(p: Protocol, names: Iterable, store=None, root=None) -> tuple[list[dict], dict[str, str]]:
+def results(p: Protocol, names: Iterable, store: Store | None = None,
+            root: str | Path | None = None) -> tuple[list[dict], dict[str, str]]:
     "What was found on each table, and why others were left out."
     found, out = [], {}
     for name in names:
@@ -216,7 +221,7 @@ def which_tables(rows: pd.DataFrame, out: dict, found: list[dict]) -> list[str]:
             f"could not be had: {', '.join(map(str, missing))}."]
 
 # %% ../../../nbs/genlabel/03b_tables.ipynb #16fc2b3f
-def all_rows(name: int | str, root=None) -> tuple[np.ndarray, np.ndarray]:  # (n, d), (n,)
+def all_rows(name: int | str, root: str | Path | None = None) -> tuple[np.ndarray, np.ndarray]:  # (n, d), (n,)
     "A table in the order of its file."
     frame, target, _ = _source(name, data_root(root) / FOLDER)
     n = np.arange(len(frame))
@@ -227,14 +232,14 @@ SPLITS = {f"{share:.2g} for testing, seeds from {seed}": ShuffleSplit(5, test_si
 FOLDS = {"in order": KFold, "shuffled": partial(KFold, shuffle=True, random_state=0), "stratified": StratifiedKFold}
 SPLITS |= {f"{k} folds, {how}": kind(k) for k in (3, 5, 10) for how, kind in FOLDS.items()}
 
-def five_seeds(split, x, y):
+def five_seeds(split: Any, x: np.ndarray, y: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     "Parts to train and test on: of one object's splits, or of `train_test_split` with successive seeds."
     if not isinstance(split, ShuffleSplit): yield from split.split(x, y); return
     for s in range(split.random_state, split.random_state + 5):
         yield train_test_split(np.arange(len(y)), test_size=split.test_size, random_state=s)
 
 # %% ../../../nbs/genlabel/03b_tables.ipynb #173c0464
-def by_split(x: np.ndarray, y: np.ndarray, split) -> dict[str, tuple[float, float]]:  # with and without shares
+def by_split(x: np.ndarray, y: np.ndarray, split: Any) -> dict[str, tuple[float, float]]:  # with and without shares
     "The mean and the deviation of the generative classifier's accuracies, percent."
     a, b, k, right = torch.tensor(x).float(), torch.tensor(y), int(y.max()) + 1, []
     with warnings.catch_warnings():
@@ -245,7 +250,8 @@ def by_split(x: np.ndarray, y: np.ndarray, split) -> dict[str, tuple[float, floa
             right.append([100 * (g.argmax(1) == b[test]).double().mean().item() for g in guesses])
     return {name: (np.mean(r), np.std(r)) for name, r in zip(("with shares", "without"), zip(*right))}
 
-def splits_tried(names: list, root=None) -> pd.DataFrame:  # table, split, shares, mean, sd and what the note prints
+def splits_tried(names: list, root: str | Path | None = None,
+                 ) -> pd.DataFrame:  # table, split, shares, mean, sd and what the note prints
     "The generative classifier on every split, and whether the note's mean and deviation are met."
     printed = reported("genlabel", "gl-relu-accuracy")
     printed = printed[printed.row == "generative-classifier"].set_index("column")
@@ -261,7 +267,7 @@ def splits_tried(names: list, root=None) -> pd.DataFrame:  # table, split, share
     return pd.DataFrame(made)
 
 # %% ../../../nbs/genlabel/03b_tables.ipynb #bdcfe2ee
-def draw_ordered(ax, d: pd.DataFrame, title: str, ink: str = "vermilion"):
+def draw_ordered(ax: "Axes", d: pd.DataFrame, title: str, ink: str = "vermilion") -> None:
     "All differences in their order, with intervals over trials; red: without 0; band: on par."
     place, reach = np.arange(len(d)), d[["gain", "low", "high"]]
     clear = (d.low > 0) | (d.high < 0)
@@ -275,7 +281,7 @@ def draw_ordered(ax, d: pd.DataFrame, title: str, ink: str = "vermilion"):
     ax.set(xlabel=f"{len(d)} sets, in order; bars: 95% intervals{f', {cut} cut' * bool(cut)}", title=title,
            ylabel="difference (points)", ylim=(-most, most), xlim=(-1, len(d)), xticks=[])
 
-def draw_histogram(ax, by: dict, title: str):  # what it is called -> from `differences`
+def draw_histogram(ax: "Axes", by: dict, title: str) -> None:  # what it is called -> from `differences`
     "How the differences are spread."
     most = max(max(d.gain.abs().max() for d in by.values()), 1.)
     edges = np.linspace(-most, most, 22)

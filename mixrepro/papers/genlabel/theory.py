@@ -9,7 +9,9 @@ __all__ = ['rule', 'LINES1', 'gaussian_label', 'printed_label', 'by_densities', 
 
 # %% ../../../nbs/genlabel/01_theory.ipynb #790fdcd4
 import functools
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any, TYPE_CHECKING
 
 from ...extras import need
 
@@ -22,6 +24,8 @@ from torch import Tensor
 
 from ..noisymix.theorems import along, beta_rule, fitted_slope, h_loss, remainders
 from ...repro.figures import COLOURS
+
+if TYPE_CHECKING: from matplotlib.axes import Axes
 
 # %% ../../../nbs/genlabel/01_theory.ipynb #993d013c
 def gaussian_label(lam: np.ndarray, sigma: float) -> np.ndarray:
@@ -58,7 +62,7 @@ class Law:
     tau: float = 0.      # correlation of any two columns
     d: int = 2           # columns
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.d < 2 or min(self.sigma1, self.c) <= 0:
             raise ValueError(f"the analysis needs d of at least 2, and sigma_1 and c above 0, got {self}")
         if not -1 / (self.d - 1) < self.tau < 1:
@@ -83,8 +87,8 @@ def own_label(law: Law, lam: Tensor, y: int) -> Tensor:
 
 rule = functools.lru_cache(beta_rule)  # a thousand nodes cost a tenth of a second
 
-def constants(weight,             # (lambda) -> v
-              alpha: float = 1.,  # lambda ~ Beta(alpha, alpha)
+def constants(weight: Callable[[Tensor], Tensor],  # (lambda) -> v
+              alpha: float = 1.,                   # lambda ~ Beta(alpha, alpha)
               nodes: int = 1024,
               ) -> dict[str, float]:
     "G, A and B of a weight, derived above (GenLabel note, lemma 1, prints none)."
@@ -92,17 +96,19 @@ def constants(weight,             # (lambda) -> v
     v = w * weight(lam)
     return {name: (v * (1 - lam)**k).sum().item() for k, name in enumerate("GAB")}
 
-def of_class(law: Law, y: int, **more) -> dict[str, float]: return constants(lambda l: 2 * own_label(law, l, y), **more)
+def of_class(law: Law, y: int, **more: Any) -> dict[str, float]:
+    return constants(lambda l: 2 * own_label(law, l, y), **more)
 
 # %% ../../../nbs/genlabel/01_theory.ipynb #cde8b371
 def weights(law: Law, y: Tensor, lam: Tensor,
-            within=lambda l: 2 * l,  # v of a pair of one class
-            ) -> Tensor:             # (n, n, L)
+            within: Callable[[Tensor], Tensor] = lambda l: 2 * l,  # v of a pair of one class
+            ) -> Tensor:                                           # (n, n, L)
     "v_ij(lambda): of what loss each point gets from each partner."
     other = torch.where(y[:, None] == 1, 2 * own_label(law, lam, 1), 2 * own_label(law, lam, 0))
     return torch.where((y[:, None] == y)[:, :, None], within(lam), other[:, None])
 
-def shrunk_loss(f, x: Tensor, y: Tensor,  # (..., d) -> (...); examples (n, d), labels 0 or 1 (n,)
+def shrunk_loss(f: Callable[[Tensor], Tensor],  # (..., d) -> (...)
+                x: Tensor, y: Tensor,  # examples (n, d), labels 0 or 1 (n,)
                 v: Tensor, lam: Tensor, w: Tensor,  # from `weights`; nodes and weights of lambda
                 eps: float = 1.) -> float:
     "The GenLabel loss with displacements shrunk; at eps = 1 the loss itself."
@@ -110,8 +116,8 @@ def shrunk_loss(f, x: Tensor, y: Tensor,  # (..., d) -> (...); examples (n, d), 
     return ((h_loss(f(at), y[:, None, None]) * v) @ w).mean().item()
 
 # %% ../../../nbs/genlabel/01_theory.ipynb #536b087b
-def terms(f, x: Tensor, y: Tensor,
-          G, A, B: Tensor,            # constants of each pair, (n, n) or what broadcasts to it
+def terms(f: Callable[[Tensor], Tensor], x: Tensor, y: Tensor,
+          G: float | Tensor, A: Tensor, B: Tensor,  # constants of each pair, (n, n) or what broadcasts to it
           ) -> tuple[float, float, float]:
     "L_std, R_1, and R_2 + R_3, each pair with its own constants (GenLabel note, lemma 1)."
     out, slope, bend = along(f, x[:, None], x - x[:, None])
@@ -120,11 +126,13 @@ def terms(f, x: Tensor, y: Tensor,
     orders = G * h_loss(out, y[:, None]), A * wrong * slope, B * (h2 * slope**2 + wrong * bend) / 2
     return tuple(t.mean().item() for t in orders)
 
-def expansion(f, x: Tensor, y: Tensor, v: Tensor, lam: Tensor, w: Tensor) -> tuple[float, float, float]:
+def expansion(f: Callable[[Tensor], Tensor], x: Tensor, y: Tensor, v: Tensor, lam: Tensor,
+              w: Tensor) -> tuple[float, float, float]:
     "The coefficients of 1, eps and eps^2 of the shrunk loss."
     return terms(f, x, y, *((v * (1 - lam)**k) @ w for k in range(3)))
 
-def printed_expansion(f, x: Tensor, y: Tensor, law: Law, alpha: float = 1.) -> tuple[float, float, float]:
+def printed_expansion(f: Callable[[Tensor], Tensor], x: Tensor, y: Tensor, law: Law,
+                      alpha: float = 1.) -> tuple[float, float, float]:
     "Lemma 1 as it is printed: L_std, and for each point one A and one B."
     each = [of_class(law, c, alpha=alpha) for c in (0, 1)]
     A, B = (torch.tensor([e[k] for e in each], dtype=x.dtype)[y.long()][:, None] for k in "AB")
@@ -149,8 +157,8 @@ def lemma1_lines(x: Tensor, y: Tensor, nets: dict,  # name -> (..., d) -> (...)
     return pd.concat(parts, ignore_index=True)
 
 # %% ../../../nbs/genlabel/01_theory.ipynb #2d1ed16a
-def draw_constants(ax, found: pd.DataFrame,  # c as index -> G, A, B
-                   mixup: dict):             # those of Mixup
+def draw_constants(ax: "Axes", found: pd.DataFrame,  # c as index -> G, A, B
+                   mixup: dict) -> None:             # those of Mixup
     "The constants of class 1 against c; dotted: Mixup's."
     for name, colour in zip("GAB", ("black", "vermilion", "blue")):
         ax.plot(found.index, found[name], color=COLOURS[colour], label=f"${name}$")
@@ -162,7 +170,7 @@ def draw_constants(ax, found: pd.DataFrame,  # c as index -> G, A, B
 
 LINES1 = {("derived", 1.): "o-", ("derived", .5): "s-", ("printed", 1.): "x--", ("printed", .5): "v--"}
 
-def draw_lemma1(ax, lines: pd.DataFrame):  # from `lemma1_lines`, of one network
+def draw_lemma1(ax: "Axes", lines: pd.DataFrame) -> None:  # from `lemma1_lines`, of one network
     "What both expansions leave of the loss, with slopes."
     for (what, c), style in LINES1.items():
         part = lines[(lines.what == what) & (lines.c == c)]

@@ -8,6 +8,9 @@ __all__ = ['BOX', 'INKS', 'mixed_points', 'nearest_class', 'true_class', 'labels
            'draw_tops', 'frame', 'draw_edges']
 
 # %% ../../../nbs/genlabel/04_toys.ipynb #522bdeaa
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING
+
 from ...extras import need
 
 need("pandas")
@@ -22,12 +25,15 @@ from ...data.toys import TRUTH
 from ...methods.catalogue import method
 from ...methods.vicinal import draw_lambda
 from ...metrics.accuracy import accuracy, predict
+from ...networks.staged import Net
 from ...repro.boundaries import boundary_of
 from ...repro.estimates import Measured
 from ...repro.figures import COLOURS
 from ...repro.ledger import DIRECTIONS
 from ...training.spec import Spec
 from ...training.store import Run, open_net
+
+if TYPE_CHECKING: from matplotlib.axes import Axes
 
 # %% ../../../nbs/genlabel/04_toys.ipynb #24da63a7
 def mixed_points(train: PointSet,
@@ -52,12 +58,12 @@ def true_class(train: PointSet, x: Tensor) -> Tensor:  # as `nearest_class`
     return density(as_points(x, side)).argmax(1)
 
 # %% ../../../nbs/genlabel/04_toys.ipynb #e4ef3c18
-def labels_of(spec: Spec):  # of a run with GenLabel
+def labels_of(spec: Spec) -> Callable[[Tensor], Tensor]:  # of a run with GenLabel
     "Log-densities by which a run labels its mixtures, (B, ...) -> (B, K)."
     ready = method(spec.method, **spec.method_args).prepare(load(spec.dataset, "train"), torch.Generator())
     return lambda x: ready.labels.made.density(x.flatten(1))
 
-def intrusion(train: PointSet, density, n: int, alpha: float, rng: torch.Generator) -> dict:
+def intrusion(train: PointSet, density: Callable[[Tensor], Tensor], n: int, alpha: float, rng: torch.Generator) -> dict:
     "How often the likeliest class of a mixture is another than where it lies."
     x, mix = mixed_points(train, n, alpha, rng)
     tops = {"y_mix": mix, "y_gen": density(x).argmax(1)}
@@ -68,7 +74,7 @@ def intrusion(train: PointSet, density, n: int, alpha: float, rng: torch.Generat
 # %% ../../../nbs/genlabel/04_toys.ipynb #ba49b37f
 BOX = {"nine-clouds": (12., 12.), "two-rings": (2.3, 1.15)}  # half the width and half the height of what is looked at
 
-def edges(net, dataset: str,
+def edges(net: Net, dataset: str,
           side: int,  # places along the longer side
           ) -> list[np.ndarray]:  # lines, each (M, 2)
     "Where a network changes its mind."
@@ -108,7 +114,7 @@ def intrusions(specs: dict,      # data set -> spec of a run with GenLabel
                      for k, v in found.items()]
     return pd.DataFrame(rows)
 
-def with_interval(values) -> str:  # numbers, one a seed
+def with_interval(values: Iterable[float]) -> str:  # numbers, one a seed
     "A mean and its 95% interval."
     if not (kept := [v for v in values if v == v]): return "no boundary"
     m = Measured(kept)
@@ -155,18 +161,18 @@ def attack_words(attack: str) -> str:  # a metric's name
 # %% ../../../nbs/genlabel/04_toys.ipynb #20e76dd2
 INKS = list(COLOURS.values())
 
-def draw_tops(ax, x: Tensor, top: Tensor, dataset: str):  # images (N, 2, 1, 1), classes int64 (N,)
+def draw_tops(ax: "Axes", x: Tensor, top: Tensor, dataset: str) -> None:  # images (N, 2, 1, 1), classes int64 (N,)
     "Mixed points, coloured by a class."
     inks = INKS if dataset == "nine-clouds" else [COLOURS["blue"], COLOURS["orange"]]
     p = as_points(x, TRUTH[dataset][0])
     for c in range(int(top.max()) + 1): ax.plot(*p[top == c].T, ".", color=inks[c], ms=2.6, mew=0)
     frame(ax, dataset)
 
-def frame(ax, dataset: str):
+def frame(ax: "Axes", dataset: str) -> None:
     w, h = BOX[dataset]
     ax.set(xlim=(-w, w), ylim=(-h, h), aspect="equal", xticks=[-w // 2, 0, w // 2], yticks=[-h // 2, 0, h // 2])
 
-def draw_edges(ax, train: PointSet, nets: dict):  # label -> (net, how its lines are drawn)
+def draw_edges(ax: "Axes", train: PointSet, nets: dict) -> None:  # label -> (net, how its lines are drawn)
     "Training points, and the boundaries of networks."
     p = as_points(train.x, TRUTH[train.name][0])[::max(1, len(train) // 450)]
     ax.plot(*p.T, ".", color="0.75", ms=1.5, mew=0)

@@ -8,8 +8,9 @@ __all__ = ['MM', 'RIVALS', 'PLACES', 'E', 'N', 'FACTORS', 'FACTORS_NLL', 'MM_SUP
 
 # %% ../../../nbs/manifold_mixup/09b_claims.ipynb #8f044bd8
 from functools import partial
+from typing import Any
 
-from ...repro.claim import Asked, Claim, Over, Paired, exact, unpaired
+from ...repro.claim import Asked, Claim, Over, Paired, Tables, exact, unpaired
 from ...repro.estimates import Published
 
 _says = partial(Claim, "manifold_mixup")
@@ -20,7 +21,7 @@ PLACES = "cifar10 preactresnet18", "cifar10 preactresnet152", "cifar100 preactre
 E, N = (tuple(f"{p} {what}" for p in PLACES) for what in ("error", "nll"))
 FACTORS, FACTORS_NLL = (tuple(f"task {t} {what}" for t in "ABC") for what in ("accuracy", "nll"))
 
-def half_way(places: tuple, tables, margin: float | None = None) -> list:  # of `Effect`
+def half_way(places: tuple, tables: Tables, margin: float | None = None) -> list:  # of `Effect`
     "How much lower Manifold Mixup's loss on middle points is than Input Mixup's."
     data = tables["mm-fig2"]
     data = data[data["lambda"] == .5]
@@ -30,7 +31,7 @@ def half_way(places: tuple, tables, margin: float | None = None) -> list:  # of 
     return [unpaired(f"manifold-mixup under mixup, {p}", at("mixup", p), at(MM, p), 1, unit="nats", margin=margin)
             for p in places if p in set(data.place) and {MM, "mixup"} <= set(data.method)]
 
-def unbounded(tables) -> list:  # of `Effect`
+def unbounded(tables: Tables) -> list:  # of `Effect`
     "How far below 1.5 % the accuracy is after the last step; the paper has 0 and 1 %."
     data = tables["mm-unbounded-pgd"]
     last = data[data.step == data.step.max()]
@@ -38,12 +39,12 @@ def unbounded(tables) -> list:  # of `Effect`
             for _, r in last[last.method.isin([MM, "mixup"])].iterrows()]
 
 # %% ../../../nbs/manifold_mixup/09b_claims.ipynb #38e0c942
-def dearer_by(method: str, base: str, tables, **more) -> list:  # of `Effect`
+def dearer_by(method: str, base: str, tables: Tables, **more: Any) -> list:  # of `Effect`
     "How much more operations a step of one method takes than of another."
     step = tables["x-cost"].set_index("method")["FLOPs, a step"]
     return [exact(f"FLOPs of a step of {method} over {base}", step[method] / step[base] - 1, **more)]
 
-def theorem_1(tables) -> list:  # of `Effect`
+def theorem_1(tables: Tables) -> list:  # of `Effect`
     "The least loss of a linear map: nothing from d - 1 dimensions on, something below."
     data = tables["mm-theorem1"]
     data = data[data.what == "linear"]
@@ -51,7 +52,7 @@ def theorem_1(tables) -> list:  # of `Effect`
     return [exact("1e-12 less the largest loss, enough dimensions", 1e-12 - data.constructed[enough].max()),
             exact("the least loss, too few dimensions", data["least of a linear map"][~enough].min())]
 
-def third_class(tables) -> list:  # of `Effect`
+def third_class(tables: Tables) -> list:  # of `Effect`
     "How far the share of middle points that show a third class is from none."
     data = tables["mm-fig4"].set_index("method")
     return [exact("minus the share of a third class, and 1e-9", 1e-9 - data["a third class (%)"][MM] / 100)]

@@ -7,6 +7,8 @@ __all__ = ['tidy', 'flat', 'beyond', 'summary', 'width', 'by_width', 'fewer', 'u
            'draw_dimensions']
 
 # %% ../../../nbs/manifold_mixup/06_dimensions.ipynb #88f2b70f
+from typing import TYPE_CHECKING
+
 from ...extras import need
 
 need("pandas")
@@ -17,6 +19,8 @@ from ...metrics.concentration import TAU, allowed
 from .planes import amount, difference, factor
 from ...repro.figures import LABELS, line
 from ...repro.ledger import Measured, claim
+
+if TYPE_CHECKING: from matplotlib.axes import Axes
 
 # %% ../../../nbs/manifold_mixup/06_dimensions.ipynb #0af2c7a8
 def tidy(found: pd.DataFrame,  # the metrics "dimensions" and "hull" of each run, with method and seed
@@ -103,10 +107,10 @@ def ticks(k: int) -> list[int]:
     return [1, *range(k // 4, k + 1, max(1, k // 4))][-5:]
 
 # %% ../../../nbs/manifold_mixup/06_dimensions.ipynb #cf8f52d4
-def draw_spectra(ax, rows: pd.DataFrame,  # from `tidy`, of one width
-                 d: int,                  # classes
-                 top: float,              # of the axis
-                 ):
+def draw_spectra(ax: "Axes", rows: pd.DataFrame,  # from `tidy`, of one width
+                 d: int,                          # classes
+                 top: float,                      # of the axis
+                 ) -> None:
     "How far a class spreads along its own directions."
     k, free = rows["dim(H)"].iloc[0], allowed(d, rows["dim(H)"].iloc[0])
     if free is not None and free < k: ax.axvspan(free + .5, k + .5, color="0.9", lw=0, zorder=0)
@@ -120,7 +124,7 @@ def draw_spectra(ax, rows: pd.DataFrame,  # from `tidy`, of one width
     if free is not None: ax.text(k + .3, .9 * top, "not allowed", fontsize=6.5, color="0.4", ha="right", va="top")
 
 # %% ../../../nbs/manifold_mixup/06_dimensions.ipynb #f8887ae7
-def draw_dimensions(ax, rows: pd.DataFrame, d: int):
+def draw_dimensions(ax: "Axes", rows: pd.DataFrame, d: int) -> None:
     "How many directions lie above the threshold, beside how many are allowed."
     dims = list(dict.fromkeys(rows["dim(H)"]))
     for model, mine in rows.groupby("model", sort=False):

@@ -7,14 +7,19 @@ __all__ = ['INK', 'landing', 'ranges', 'reached', 'off_shade', 'both_ways', 'she
            'draw_ways']
 
 # %% ../../../nbs/manifold_mixup/04_drawings.ipynb #a1df0fd5
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ...data.factors import FACTORS, TASKS, render
+from ...data.factors import FACTORS, FactorSet, TASKS, render
+from ...data.images import ImageSet
 from ...methods.factor_mixup import mix_factors
 from ...methods.vicinal import Mix, draw_mix
 from ...repro.charts import tile
+
+if TYPE_CHECKING: from matplotlib.figure import FigureBase
 
 # %% ../../../nbs/manifold_mixup/04_drawings.ipynb #33c64511
 def landing(task: str,      # "a", "b" or "c"
@@ -34,10 +39,10 @@ def ranges(task: str) -> dict[str, str]:
             for k, (low, high) in enumerate(getattr(TASKS[task], split))}
 
 # %% ../../../nbs/manifold_mixup/04_drawings.ipynb #9691dc2a
-def reached(task: str,            # "a", "b" or "c"
-            train,                # its training drawings
+def reached(task: str,         # "a", "b" or "c"
+            train: FactorSet,  # its training drawings
             rng: torch.Generator,
-            n: int = 20_000,      # mixtures
+            n: int = 20_000,   # mixtures
             ) -> dict:
     "Where mixed factors land among the test's angles."
     part = torch.randint(len(train), (n,), generator=rng)
@@ -54,7 +59,7 @@ def off_shade(images: Tensor) -> float:
     "Share of pixels that are none of the three shades of a drawing."
     return (images[..., None] - torch.tensor([0., INK, 1.])).abs().amin(-1).gt(.05).float().mean().item()
 
-def both_ways(s, at, mix) -> tuple[Tensor, Tensor]:  # each (N, 1, H, W)
+def both_ways(s: FactorSet, at: Tensor | list[int], mix: Mix) -> tuple[Tensor, Tensor]:  # each (N, 1, H, W)
     "Some drawings of a set, mixed in pixels and in their factors."
     return mix(s.floats(at)), render(mix_factors(s.x[at], mix))
 
@@ -66,25 +71,25 @@ def sheet(images: Tensor,  # (N, 1, H, W)
     rows = F.pad(images, (0, 3, 0, 3), value=.7).unflatten(0, (-1, columns))
     return torch.cat([torch.cat(list(row), 2) for row in rows], 1)[:, :-3, :-3]
 
-def few(s, each: int) -> Tensor:  # (classes * each, 1, H, W)
+def few(s: ImageSet, each: int) -> Tensor:  # (classes * each, 1, H, W)
     "The first images of both classes, class by class."
     return s.floats(torch.cat([(s.y == k).nonzero()[:each, 0] for k in range(s.k)]))
 
-def facing(task: str, s) -> list[int]:
+def facing(task: str, s: FactorSet) -> list[int]:
     "Two training drawings of other labels, turned to opposite sides; where length is no label, both with a long bar."
     angle, long = s.x[:, FACTORS.index("angle")], s.x[:, FACTORS.index("length")] > 60
     fits = long | (TASKS[task].label == "length")
     return [int(((s.y == k) & (angle.sign() == sign) & fits).nonzero()[0]) for k, sign in ((0, -1), (1, 1))]
 
 # %% ../../../nbs/manifold_mixup/04_drawings.ipynb #45bc06d1
-def draw_kinds(fig, kinds: dict,  # a title -> images of one task (24 or more, 1, H, W)
-               ):
+def draw_kinds(fig: "FigureBase", kinds: dict,  # a title -> images of one task (24 or more, 1, H, W)
+               ) -> None:
     "Drawings and their mixtures, side by side."
     axes = fig.subplots(1, len(kinds), squeeze=False)[0]
     for ax, (title, images) in zip(axes, kinds.items()): tile(ax, sheet(images[:24], 6), title)
 
-def draw_tasks(fig, sets: dict,  # (task, split) -> a set of drawings
-               ):
+def draw_tasks(fig: "FigureBase", sets: dict,  # (task, split) -> a set of drawings
+               ) -> None:
     "Training and test drawings of each task, with the angles."
     tasks = dict.fromkeys(task for task, _ in sets)
     for column, task in zip(fig.subplots(2, len(tasks), squeeze=False).T, tasks):
@@ -93,8 +98,8 @@ def draw_tasks(fig, sets: dict,  # (task, split) -> a set of drawings
             tile(ax, sheet(few(sets[task, split], 6), 6), f"task {task.upper()}, {split}: {turns}")
 
 # %% ../../../nbs/manifold_mixup/04_drawings.ipynb #544b21c8
-def draw_ways(fig, sets: dict,   # task -> its training drawings
-              steps: int = 9):
+def draw_ways(fig: "FigureBase", sets: dict,  # task -> its training drawings
+              steps: int = 9) -> None:
     "From one training drawing to another, in pixels and in factors."
     for rows, (task, s) in zip(fig.subplots(2 * len(sets), steps).reshape(len(sets), 2, steps), sets.items()):
         two = facing(task, s)

@@ -8,6 +8,7 @@ __all__ = ['erratum', 'SIZES', 'SPLIT', 'PSEUDO_LABEL', 'PANELS', 'LOSSES', 'nea
            'behind', 'competitive', 'free_directions', 'flat_dimension', 'depth_of_wide_resnet', 'errata']
 
 # %% ../../../nbs/manifold_mixup/02_errata.ipynb #3ec9f3ff
+from collections.abc import Callable
 from functools import partial
 
 from ...extras import need
@@ -16,6 +17,7 @@ need("pandas")
 import pandas as pd
 import torch
 from scipy import stats
+from torch import Tensor
 
 from ...metrics.mixed_loss import simplex
 from ...repro.erratum import Erratum, Finding
@@ -128,8 +130,8 @@ def competitive(table: pd.DataFrame,  # table 2
 # %% ../../../nbs/manifold_mixup/02_errata.ipynb #cb2d6bbc
 SIZES = [(d, k) for d in (2, 3, 10) for k in (d, d + 3)]  # classes, dimensions
 
-def free_directions(how: str,  # the bias, in words
-                    A,         # (classes, dimensions) -> the map of Theorem 1
+def free_directions(how: str,                         # the bias, in words
+                    A: Callable[[int, int], Tensor],  # (classes, dimensions) -> the map of Theorem 1
                     ) -> Finding:
     "In how many dimensions a class may move."
     null = {(d, k): k - int(torch.linalg.matrix_rank(A(d, k))) for d, k in SIZES}

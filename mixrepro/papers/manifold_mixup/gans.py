@@ -7,7 +7,8 @@ __all__ = ['BASE', 'PRINTED', 'KINDS', 'LOOKS', 'ALPHAS', 'NOT_RUN', 'printed', 
            'summed_up', 'baseline', 'whiskers', 'against_alpha', 'sheet', 'samples', 'pictures']
 
 # %% ../../../nbs/manifold_mixup/08_gans.ipynb #edc29186
-from typing import NamedTuple
+from collections.abc import Callable, Iterable
+from typing import NamedTuple, TYPE_CHECKING
 
 from ...extras import need
 
@@ -21,6 +22,8 @@ from ...metrics.inception_score import Jury, inception_score, moments, scores
 from ...repro.figures import COLOURS
 from ...repro.ledger import Measured
 from ...training.store import open_net
+
+if TYPE_CHECKING: from matplotlib.axes import Axes
 
 # %% ../../../nbs/manifold_mixup/08_gans.ipynb #f274a729
 BASE, PRINTED = "baseline", ", alpha 0.5"
@@ -36,7 +39,7 @@ def parts(row: str,  # "h1,h2, alpha 0.5"
     return layers, float(alpha or "nan")
 
 # %% ../../../nbs/manifold_mixup/08_gans.ipynb #e05cee7f
-def real_images(dataset: str, judges: Jury, device="cpu") -> dict[str, float]:  # "is", "fid"
+def real_images(dataset: str, judges: Jury, device: torch.device | str = "cpu") -> dict[str, float]:  # "is", "fid"
     "Scores of real images."
     train, test = (load(dataset, split).to(device) for split in ("train", "test"))
     def batches(d): return (d.floats(i) for i in torch.arange(len(d), device=device).split(500))
@@ -55,7 +58,7 @@ class Kind(NamedTuple):
 
 KINDS = {"is": Kind("inception score", "Inception score", True), "fid": Kind("fid", "FID", False)}
 
-def scored(table,                # as `Study.table`
+def scored(table: Callable,      # as `Study.table`
            rows: pd.DataFrame,   # method, dataset, seed, "is" and "fid"
            paper: pd.DataFrame,  # figure 9
            reasons: dict,        # as for `table`
@@ -83,13 +86,13 @@ def summed_up(key: str,             # a key of KINDS
 LOOKS = {"pixel": ("blue", "o", "-"), "h1": ("orange", "s", "--"), "h1,h2": ("purple", "^", "-."),
          "h1,h2,pixel": ("green", "D", (0, (5, 1, 1, 1, 1, 1)))}  # colour, marker, line
 
-def baseline(ax, values) -> None:
+def baseline(ax: "Axes", values: Iterable[float]) -> None:
     "The baseline as a line and a band."
     base = Measured(values)
     ax.axhline(base.mean, color="k", ls=":", lw=1.2, label=BASE, zorder=1)
     if base.n > 1: ax.axhspan(base.mean - base.sd, base.mean + base.sd, color="0.9", lw=0, zorder=0)
 
-def whiskers(ax, at: dict, layers: str, shift: float) -> None:  # at: alpha -> its Measured; shift: a factor
+def whiskers(ax: "Axes", at: dict, layers: str, shift: float) -> None:  # at: alpha -> its Measured; shift: a factor
     "The means of one list of layers, their standard deviations and the seeds."
     name, marker, style = LOOKS[layers]
     x, cells, colour = [a * shift for a in at], list(at.values()), COLOURS[name]
@@ -102,7 +105,7 @@ def whiskers(ax, at: dict, layers: str, shift: float) -> None:  # at: alpha -> i
 ALPHAS = (.1, .2, .5, 1.)  # of figure 9
 NOT_RUN = dict(rotation=90, ha="center", va="center", fontsize=6.5, color="0.55")
 
-def against_alpha(ax,                  # a matplotlib axis
+def against_alpha(ax: "Axes",          # a matplotlib axis
                   rows: pd.DataFrame,  # layers, alpha, and the value
                   value: str,          # a column
                   ) -> None:
@@ -126,7 +129,7 @@ def sheet(rows: list[Tensor],  # of images (n, C, H, W), in [0, 1]
     def row(images): return torch.cat(list(torch.nn.functional.pad(images, (1, 2, 1, 2), value=1.)), 2)
     return torch.cat([row(images) for images in rows], 1)
 
-def samples(ax, rows: dict) -> None:  # name -> images (n, C, H, W), in [0, 1]
+def samples(ax: "Axes", rows: dict) -> None:  # name -> images (n, C, H, W), in [0, 1]
     "Rows of images with their names."
     strip = sheet(list(rows.values()))
     high = strip.shape[1] / len(rows)
@@ -136,7 +139,7 @@ def samples(ax, rows: dict) -> None:  # name -> images (n, C, H, W), in [0, 1]
 
 # %% ../../../nbs/manifold_mixup/08_gans.ipynb #953223c1
 def pictures(cells: list, runs: list,  # those of the GANs
-             device="cpu",
+             device: torch.device | str = "cpu",
              n: int = 16,              # images of each
              ) -> dict:                # a list of layers -> images (n, C, H, W)
     "Samples of the first seed, with each list of layers at the largest alpha, all from the same noise."

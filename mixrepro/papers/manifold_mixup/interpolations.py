@@ -6,15 +6,19 @@
 __all__ = ['PLACES', 'unfolded', 'entropy', 'two_ends', 'between', 'decoded', 'rms', 'bend', 'bends', 'third_class', 'counted']
 
 # %% ../../../nbs/manifold_mixup/05_interpolations.ipynb #90f025cb
+from collections.abc import Callable
+
 import numpy as np
 import torch
 from torch import Tensor
 
+from ...data.images import ImageSet
 from ...guards import check_logits
 from ...metrics.accuracy import evaluating
 from ...metrics.concentration import paired_ratio
 from ...metrics.interpolation import different_pairs, to_nearest
 from ...networks.decoder import state
+from ...networks.staged import Net
 
 # %% ../../../nbs/manifold_mixup/05_interpolations.ipynb #ffc76fa1
 PLACES = {"0": "visible", "1": "hidden 1", "2": "hidden 2"}  # a stage -> where that is
@@ -34,9 +38,9 @@ def entropy(lam: np.ndarray,  # coefficients in [0, 1]
     return -(shares * np.log(shares, where=shares > 0, out=np.zeros_like(shares))).sum(0)
 
 # %% ../../../nbs/manifold_mixup/05_interpolations.ipynb #8c509013
-def two_ends(test,       # an image set
-             n: int,     # pairs
-             seed: int,  # of the pairs
+def two_ends(test: ImageSet,  # an image set
+             n: int,          # pairs
+             seed: int,       # of the pairs
              ) -> tuple[Tensor, Tensor, Tensor]:  # labels (n, 2), images (n, C, H, W), their partners
     "Pairs of test images of different classes."
     pairs = different_pairs(test.y.cpu(), n, torch.Generator().manual_seed(seed)).to(test.x.device)
@@ -49,9 +53,9 @@ def between(a: Tensor, b: Tensor,  # (n, ...)
 
 # %% ../../../nbs/manifold_mixup/05_interpolations.ipynb #d2c575cf
 @torch.no_grad()
-def decoded(classifier, decoder, x: Tensor, other: Tensor,
-            stage: int,    # whose states are mixed
-            ) -> Tensor:   # (11, n, C, H, W)
+def decoded(classifier: Net, decoder: Callable[[Tensor], Tensor], x: Tensor, other: Tensor,
+            stage: int,   # whose states are mixed
+            ) -> Tensor:  # (11, n, C, H, W)
     "What a decoder sees in the states between two batches of images."
     a, b = (state(classifier, images, stage) for images in (x, other))
     return torch.stack([decoder(h) for h in between(a, b)])
@@ -72,10 +76,10 @@ def bends(made: Tensor, x: Tensor, other: Tensor,
 
 # %% ../../../nbs/manifold_mixup/05_interpolations.ipynb #f4c542c8
 @torch.no_grad()
-def third_class(classifier, x: Tensor, other: Tensor,
-                y: Tensor,    # labels of both, (n, 2)
-                stage: int,   # whose states are mixed
-                ) -> float:   # a share
+def third_class(classifier: Net, x: Tensor, other: Tensor,
+                y: Tensor,   # labels of both, (n, 2)
+                stage: int,  # whose states are mixed
+                ) -> float:  # a share
     "How often the state half way belongs to neither class."
     def half(h): return ((h[:len(x)] + h[len(x):]) / 2).repeat(2, *[1] * (h.dim() - 1))
     with evaluating(classifier): logits = classifier(torch.cat([x, other]), at=stage, through=half)[:len(x)]
@@ -83,8 +87,8 @@ def third_class(classifier, x: Tensor, other: Tensor,
     return (logits.argmax(1)[:, None] != y).all(1).double().mean().item()
 
 # %% ../../../nbs/manifold_mixup/05_interpolations.ipynb #0f6b81fa
-def counted(classifier, made: Tensor, x: Tensor, other: Tensor, y: Tensor,
-            train,       # the image set that is searched for the nearest
+def counted(classifier: Net, made: Tensor, x: Tensor, other: Tensor, y: Tensor,
+            train: ImageSet,  # the image set that is searched for the nearest
             stage: int,
             ) -> dict[str, float]:
     "What figure 4 counts for one classifier and its decoder."

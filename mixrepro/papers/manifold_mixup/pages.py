@@ -7,9 +7,13 @@ __all__ = ['BY', 'UNITS', 'OVER_INPUT', 'by_loss', 'once', 'placed', 'both_losse
            'chosen', 'choosing', 'over_input', 'penalties', 'with_epochs', 'draw_semi', 'spread', 'gained', 'compact']
 
 # %% ../../../nbs/manifold_mixup/09_pages.ipynb #e1f8787e
+from collections.abc import Callable
+from typing import Any
+
 from ...extras import need
 
 need("pandas")
+import numpy as np
 import pandas as pd
 
 from .settings import WAYS
@@ -43,7 +47,7 @@ def placed(rows: pd.DataFrame,  # from `by_loss`, of one way and one quantity
 # %% ../../../nbs/manifold_mixup/09_pages.ipynb #5efd4b62
 UNITS = {"error": dict(unit="%", decimals=2), "nll": dict(unit="nats", decimals=4)}
 
-def both_losses(table,                # as `Study.table`
+def both_losses(table: Callable,      # as `Study.table`
                 rows: pd.DataFrame,   # from `by_loss`
                 paper: pd.DataFrame,  # table 1
                 ) -> dict:            # (way, quantity, the row that gains are over) -> a page
@@ -72,11 +76,11 @@ def first_good(epochs: pd.DataFrame,  # method, seed, epoch, nll: of the epochs 
     return good.assign(value=100 * good.epoch / epochs.epoch.max())[["method", "seed", "value"]]
 
 # %% ../../../nbs/manifold_mixup/09_pages.ipynb #9d3625f9
-def by_attack(table,               # as `Study.table`
+def by_attack(table: Callable,     # as `Study.table`
               rows: pd.DataFrame,  # as `Study.measure` gives them; the metric is the attack
               attacks: dict,       # name -> the paper's numbers that stand beside it
               base: str,           # the row that gains are over
-              **more,              # as for `table`
+              **more: Any,         # as for `table`
               ) -> dict:           # name -> a page
     "A table for each attack, in percent."
     return {a: table(rows, {c: (c, a) for c in rows.column.unique()}, printed, baseline=base, scale=100, **more)
@@ -141,9 +145,9 @@ def with_epochs(data: pd.DataFrame,   # from the ledger's tables, with `way`
     return data.merge(means.rename(columns=names), how="left")
 
 # %% ../../../nbs/manifold_mixup/09_pages.ipynb #bbe88103
-def draw_semi(axes,                  # a row for each data set, a column for each way
+def draw_semi(axes: np.ndarray,      # a row for each data set, a column for each way
               epochs: pd.DataFrame,  # from `Study.histories`
-              labels: dict):
+              labels: dict) -> None:
     "Test error over the epochs; a line where the weight of the unlabelled images has reached its end."
     epochs = epochs.assign(error=100 - 100 * epochs.accuracy)
     for ax, (column, mine) in zip(axes.T.flat, epochs.groupby("column", sort=False)):

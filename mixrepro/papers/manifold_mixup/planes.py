@@ -8,6 +8,8 @@ __all__ = ['BANDS', 'TWO', 'DEPTHS', 'GREYS', 'POINTS', 'COLUMNS', 'QUANTITIES',
            'judged', 'amount', 'sentence', 'against', 'alike', 'beside']
 
 # %% ../../../nbs/manifold_mixup/01_planes.ipynb #c2a49791
+from typing import TYPE_CHECKING
+
 from ...extras import need
 
 need("pandas", "matplotlib")
@@ -17,13 +19,17 @@ import pandas as pd
 import torch
 from matplotlib.colors import to_rgb
 from matplotlib.patches import Patch
-from torch import Tensor
+from torch import Tensor, nn
 
-from ...data.spirals import as_images, as_points, plane
+from ...data.images import ImageSet
+from ...data.spirals import PointSet, as_images, as_points, plane
 from ...guards import check_logits
 from ...metrics.concentration import from_states, hidden_plane, paired_ratio, states
 from ...repro.figures import COLOURS, LABELS
 from ...repro.ledger import Measured, Verdict, claim
+
+if TYPE_CHECKING: from matplotlib.axes import Axes
+if TYPE_CHECKING: from matplotlib.figure import FigureBase
 
 # %% ../../../nbs/manifold_mixup/01_planes.ipynb #b8b5ddd2
 BANDS = (0, .1, .3, .5, .7, .9, 1)  # of the second class's probability
@@ -32,10 +38,10 @@ DEPTHS = (0, .3, .5, .7, .9, 1)  # of the largest probability
 GREYS = ("#8C8C8C", "#B0B0B0", "#D0D0D0", "#E6E6E6", "#FFFFFF")
 POINTS = ((COLOURS["blue"], "o"), (COLOURS["vermilion"], "^"))
 
-def shade(ax,              # a matplotlib axis
+def shade(ax: "Axes",      # a matplotlib axis
           grid: Tensor,    # places, row by row upwards, (side * side, 2)
           logits: Tensor,  # what is said there, (side * side, K)
-          ):
+          ) -> None:
     "Colour a plane by what the network says at each place; a line where the largest class changes."
     check_logits(logits)
     side, p, z = round(len(grid) ** .5), logits.softmax(1).cpu().numpy(), logits.cpu().numpy()
@@ -52,10 +58,10 @@ def shade(ax,              # a matplotlib axis
     ax.set(xticks=[], yticks=[], xlim=(u[0, 0], u[0, -1]), ylim=(v[0, 0], v[-1, 0]))
 
 # %% ../../../nbs/manifold_mixup/01_planes.ipynb #ec5b83cb
-def shade_key(fig,       # a matplotlib figure
-              k: int,    # classes
+def shade_key(fig: "FigureBase",  # a matplotlib figure
+              k: int,             # classes
               second: str = "",  # of two, the class whose probability is shaded
-              ):
+              ) -> None:
     "A key of the shades."
     bands, tones = (BANDS, TWO) if k == 2 else (DEPTHS, GREYS)
     names = [f"{low:g} to {high:g}" for low, high in zip(bands, bands[1:])]
@@ -71,10 +77,10 @@ def tones_of(names: tuple[str, ...]) -> np.ndarray:  # (K, 4)
     place = np.array([int(name) for name in names]) / 9 if digits else np.linspace(0, 1, len(names))
     return plt.get_cmap("turbo")(.05 + .9 * place) * np.array([.75, .75, .75, 1])
 
-def scatter_classes(ax, at: Tensor,  # places (N, 2)
-                    y: Tensor,       # labels, int64 (N,)
+def scatter_classes(ax: "Axes", at: Tensor,  # places (N, 2)
+                    y: Tensor,               # labels, int64 (N,)
                     names: tuple[str, ...],  # of the classes; of more than two the first sign is the marker
-                    ):
+                    ) -> None:
     "The data in a plane, one marker and colour for each class."
     tones = tones_of(names)
     for c, name in enumerate(names):
@@ -83,11 +89,11 @@ def scatter_classes(ax, at: Tensor,  # places (N, 2)
         ax.plot(*at[y == c].cpu().T, marker=marker, color=colour, ls="none", **white)
 
 # %% ../../../nbs/manifold_mixup/01_planes.ipynb #bff7c5f8
-def draw_input(ax, net,        # a network of points
-               data,           # a PointSet
-               n: int = 300,   # of its points that are shown
+def draw_input(ax: "Axes", net: nn.Module,  # a network of points
+               data: PointSet,              # a PointSet
+               n: int = 300,                # of its points that are shown
                side: int = 160,  # places along each side of the plane
-               ):
+               ) -> None:
     "The decision boundary and the confidence in the plane of the inputs."
     grid = hidden_plane(as_points(torch.tensor([[0., 0.], [1., 1.]])[..., None, None]), side).to(data.x.device)
     shade(ax, grid, from_states(net, states(net, as_images(grid))))
@@ -96,12 +102,12 @@ def draw_input(ax, net,        # a network of points
     ax.set_aspect("equal")
 
 # %% ../../../nbs/manifold_mixup/01_planes.ipynb #5c3da0ec
-def draw_hidden(ax, net,           # its stage 1 is a plane
-                data,              # an image set
-                n: int = 300,      # of its images whose states are shown
+def draw_hidden(ax: "Axes", net: nn.Module,  # its stage 1 is a plane
+                data: ImageSet,              # an image set
+                n: int = 300,                # of its images whose states are shown
                 anywhere: int = 0,  # uniformly sampled inputs whose states are shown in black
                 side: int = 160,
-                ):
+                ) -> None:
     "The data's hidden states, and what the rest of the network says at each place."
     few = data.subset(min(n, len(data)))
     h = states(net, few.floats())

@@ -12,6 +12,7 @@ __all__ = ['PREACT', 'SMALL', 'THREE', 'WAYS', 'LOSS', 'BY_WORDS', 'TABLE1', 'SE
 
 # %% ../../../nbs/manifold_mixup/00_settings.ipynb #5c1a4846
 from dataclasses import dataclass, replace
+from typing import Any
 
 from ...repro.artefact import FIGURE, Cell, catalogue, no_runs, shows
 from ...repro.scale import Scale, Settings, setting, shortened
@@ -42,13 +43,13 @@ class Supervised(Settings):
 # %% ../../../nbs/manifold_mixup/00_settings.ipynb #4081ff69
 def run(s: Supervised,
         scale: Scale,
-        method: str,             # a name in METHODS
+        method: str,      # a name in METHODS
         seed: int,
         dataset: str = "cifar10",         # the paper's
         network: str = "preactresnet18",  # the paper's
-        epochs: int = 0,         # the paper's; 0: those of the settings
-        longer: int = 1,         # times so many
-        **changes,               # other fields of the run
+        epochs: int = 0,  # the paper's; 0: those of the settings
+        longer: int = 1,  # times so many
+        **changes: Any,   # other fields of the run
         ) -> Spec:
     "A supervised run."
     n = shortened(epochs or s.epochs, s.share)
@@ -241,7 +242,7 @@ class Spirals(Settings):
     lr: float = setting(1e-3, "default", "the paper is silent")
 
 # %% ../../../nbs/manifold_mixup/00_settings.ipynb #db3712bb
-def bottleneck(s: Spirals, cell: tuple, seed: int, dataset: str = "spirals", **changes) -> Spec:
+def bottleneck(s: Spirals, cell: tuple, seed: int, dataset: str = "spirals", **changes: Any) -> Spec:
     "A run of the nine layers with a bottleneck."
     method, own = cell
     common = dict(batch=s.batch, lr=s.lr, schedule="cosine", augment="none")

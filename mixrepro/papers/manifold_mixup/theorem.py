@@ -7,6 +7,8 @@ __all__ = ['examples', 'descend', 'constructed', 'linear_cases', 'places', 'mixt
            'draw_bent']
 
 # %% ../../../nbs/manifold_mixup/03_theorem.ipynb #18d4cf89
+from typing import TYPE_CHECKING
+
 from ...extras import need
 
 need("pandas", "matplotlib")
@@ -17,6 +19,8 @@ import torch
 from sklearn.neighbors import KNeighborsRegressor
 
 from ...metrics.mixed_loss import linear_floor, mixed_loss, simplex
+
+if TYPE_CHECKING: from matplotlib.axes import Axes
 
 # %% ../../../nbs/manifold_mixup/03_theorem.ipynb #71110643
 def examples(d: int) -> torch.Tensor:  # float64 (2 d, d)
@@ -94,8 +98,8 @@ def tones(classes: tuple[int, ...]) -> dict:  # number of classes -> colour
     "A colour for each number of classes."
     return dict(zip(classes, plt.get_cmap("cividis")(np.linspace(0, .78, len(classes)))))
 
-def draw_linear(ax, linear: pd.DataFrame,  # from `linear_cases`
-                ):
+def draw_linear(ax: "Axes", linear: pd.DataFrame,  # from `linear_cases`
+                ) -> None:
     "What a linear map reaches, by hidden dimensions."
     classes = tuple(linear.d.unique())
     for (d, cells), marker, tone in zip(linear.groupby("d"), "osD^", tones(classes).values()):
@@ -108,9 +112,9 @@ def draw_linear(ax, linear: pd.DataFrame,  # from `linear_cases`
     ax.legend(frameon=False)
 
 # %% ../../../nbs/manifold_mixup/03_theorem.ipynb #6d8bca5a
-def draw_bent(ax, bent: pd.DataFrame,  # from `bent_cases`
-              floor: float,            # of a linear map in two dimensions
-              ):
+def draw_bent(ax: "Axes", bent: pd.DataFrame,  # from `bent_cases`
+              floor: float,                    # of a linear map in two dimensions
+              ) -> None:
     "What a function that may bend makes of more and more mixtures."
     for (k, cells), style in zip(bent.groupby("dim(H)"), (":", "-", "--")):
         look = dict(color="0.2", ms=4, label=f"dim($\\mathcal{{H}}$) = {k}")

@@ -9,7 +9,9 @@ __all__ = ['centred', 'labelled', 'assumptions', 'gradient', 'radii', 'worst', '
            'draw_bounds', 'draw_mean']
 
 # %% ../../../nbs/noisymix/03c_bound.ipynb #985fc9d6
+from collections.abc import Callable
 from dataclasses import replace
+from typing import Any, TYPE_CHECKING
 
 from ...extras import need
 
@@ -23,12 +25,14 @@ from .stability import stability_loss, theorem2
 from .theorems import (BENDS, KINKS, TONES, Case, along, directions, h_loss, listed,
     logit, mixture_moments, network, nfm_tilted, probabilities)
 
+if TYPE_CHECKING: from matplotlib.axes import Axes
+
 # %% ../../../nbs/noisymix/03c_bound.ipynb #c6db8ebd
 def centred(rng: torch.Generator,
             pairs: int = 4,     # of a point and its negative
             d: int = 2,
             even: bool = True,  # all of one norm, sqrt(d)
-            **constants,        # other fields of the case
+            **constants: Any,   # other fields of the case
             ) -> Case:
     "Examples and second views with mean 0; labels are all 0 until a network gives them."
     x, away = torch.randn(2, pairs, d, generator=rng, dtype=torch.float64)
@@ -37,11 +41,12 @@ def centred(rng: torch.Generator,
     return Case(both(x), torch.zeros(2 * pairs, dtype=torch.float64), both(x + away), **constants)
 
 # %% ../../../nbs/noisymix/03c_bound.ipynb #3f77ecaa
-def labelled(c: Case, p) -> Case:
+def labelled(c: Case, p: Callable[[Tensor], Tensor]) -> Case:
     "The case with the labels that p gives, so that theta lies in Theta."
     return replace(c, y=(p(c.x) >= 0).double())
 
-def assumptions(p, c: Case) -> dict:  # what it is -> how far it is from holding, 0 where it holds
+def assumptions(p: Callable[[Tensor], Tensor], c: Case,
+                ) -> dict:  # what it is -> how far it is from holding, 0 where it holds
     "How far the assumptions of theorem 3 are from holding."
     out, slope, bend = along(p, c.x, c.x)
     return {"p = ∇p·x": (out - slope).abs().max().item(), "no curvature": bend.abs().max().item(),
@@ -49,18 +54,18 @@ def assumptions(p, c: Case) -> dict:  # what it is -> how far it is from holding
             "outside Θ": (c.y * out + (c.y - 1) * out < 0).double().mean().item()}
 
 # %% ../../../nbs/noisymix/03c_bound.ipynb #6bf80d17
-def gradient(p, x: Tensor) -> Tensor:  # (..., d)
+def gradient(p: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:  # (..., d)
     "The gradient of a logit at each point."
     return torch.autograd.grad(p(x := x.detach().requires_grad_()).sum(), x)[0]
 
-def radii(p, c: Case, eps: float) -> Tensor:  # (n,)
+def radii(p: Callable[[Tensor], Tensor], c: Case, eps: float) -> Tensor:  # (n,)
     "Radii of the adversary's balls (NoisyMix paper, eq. 45)."
     g, least = gradient(p, c.x), c.x.norm(dim=1).min()
     cosine = torch.nn.functional.cosine_similarity(g, c.x, dim=1)
     return eps * mixture_moments(c.alpha, c.beta)[0] * least * cosine.abs()
 
 # %% ../../../nbs/noisymix/03c_bound.ipynb #78769010
-def worst(p, c: Case,
+def worst(p: Callable[[Tensor], Tensor], c: Case,
           radius: Tensor,   # (n,)
           steps: int = 40,  # each .85 times as long as the one before
           sides: int = 16,  # from which each ball is entered
@@ -78,7 +83,7 @@ def worst(p, c: Case,
     return torch.maximum(found, h_loss(p(at), c.y)).detach()
 
 # %% ../../../nbs/noisymix/03c_bound.ipynb #26bee10c
-def regulariser(p, c: Case) -> float:
+def regulariser(p: Callable[[Tensor], Tensor], c: Case) -> float:
     "The mean of h'' (eps_reg)^2 / 2 (NoisyMix paper, eqs. 47 and 48)."
     m1, _ = mixture_moments(c.alpha, c.beta)
     lines = [(m1**2, c.x[None]), *directions(c, c.x, 0.)[1:]]
@@ -86,13 +91,13 @@ def regulariser(p, c: Case) -> float:
     out = p(c.x)
     return (torch.sigmoid(out) * torch.sigmoid(-out) * squared).mean().item() / 2
 
-def adversarial_side(p, c: Case, eps: float) -> float:
+def adversarial_side(p: Callable[[Tensor], Tensor], c: Case, eps: float) -> float:
     "The right side of theorem 3 for gamma = 0."
     return worst(p, c, radii(p, c, eps)).mean().item() + eps**2 * regulariser(p, c)
 
 # %% ../../../nbs/noisymix/03c_bound.ipynb #b0d1ae60
 def nfm_gaps(seed: int, powers: tuple,  # eps = 2^-power
-             **constants,               # of the case
+             **constants: Any,          # of the case
              ) -> pd.DataFrame:         # network, norms, eps, gap, over eps^2
     "Left minus right side of theorem 3 for gamma = 0."
     rows = []
@@ -109,7 +114,7 @@ def nfm_gaps(seed: int, powers: tuple,  # eps = 2^-power
 
 # %% ../../../nbs/noisymix/03c_bound.ipynb #c539aad6
 def without(seed: int, eps: float,  # small
-            **constants,            # of the case
+            **constants: Any,       # of the case
             ) -> dict:              # what is given up -> the gap over eps
     "Left minus right side over eps, with one assumption of theorem 3 given up."
     new = torch.Generator().manual_seed(seed)
@@ -124,7 +129,7 @@ def without(seed: int, eps: float,  # small
     return {name: (nfm_tilted(q, d, eps) - adversarial_side(q, d, eps)) / eps for name, (q, d) in cases.items()}
 
 # %% ../../../nbs/noisymix/03c_bound.ipynb #8ae39715
-def summed(P, z: Tensor,             # probabilities (..., d) -> (..., K), and points
+def summed(P: Callable[[Tensor], Tensor], z: Tensor,  # probabilities (..., d) -> (..., K), and points
            ) -> tuple[Tensor, Tensor]:
     "The sums over classes of p^k and of grad p^k^T z."
     value, slope, _ = along(P, z, z)
@@ -142,9 +147,10 @@ def sums_of_classes(seed: int, classes: tuple = (2, 3, 10)) -> tuple[float, floa
     return left[(left - 1).abs().argmax()].item(), right[right.abs().argmax()].item()
 
 # %% ../../../nbs/noisymix/03c_bound.ipynb #4c72dbcc
-def binary(p): return lambda z: torch.sigmoid(torch.stack([p(z), -p(z)], -1))
+def binary(p: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    return lambda z: torch.sigmoid(torch.stack([p(z), -p(z)], -1))
 
-def elasticity(p, c: Case) -> float:
+def elasticity(p: Callable[[Tensor], Tensor], c: Case) -> float:
     "-S_1 / (E[1 - lambda] JS): 1 in the printed step from eq. 40 to eq. 46."
     stable, s1, _ = theorem2(binary(p), c)
     return -s1 / (mixture_moments(c.alpha, c.beta)[0] * stable)
@@ -152,7 +158,7 @@ def elasticity(p, c: Case) -> float:
 # %% ../../../nbs/noisymix/03c_bound.ipynb #8f845d01
 def elasticities(seed: int, draws: int,  # of network and points
                  scales: tuple,          # factors of the logits
-                 **constants) -> pd.DataFrame:  # network, draw, scale, elasticity
+                 **constants: Any) -> pd.DataFrame:  # network, draw, scale, elasticity
     "The elasticity of the divergence, over sizes of the logits."
     rows = []
     for kind in ("linear", "ReLU"):
@@ -166,7 +172,8 @@ def elasticities(seed: int, draws: int,  # of network and points
     return pd.DataFrame(rows)
 
 # %% ../../../nbs/noisymix/03c_bound.ipynb #b424c795
-def both_gaps(p, c: Case, eps: float, gamma: float) -> tuple[float, float]:  # corrected, printed
+def both_gaps(p: Callable[[Tensor], Tensor], c: Case, eps: float, gamma: float,
+              ) -> tuple[float, float]:  # corrected, printed
     "Left minus right side of theorem 3, with S_1 and as printed."
     stable, s1, s2 = theorem2(binary(p), c)
     left = nfm_tilted(p, c, eps) + gamma * stability_loss(binary(p), c, eps)
@@ -175,10 +182,10 @@ def both_gaps(p, c: Case, eps: float, gamma: float) -> tuple[float, float]:  # c
     return left - rest - gamma * eps * s1, left - rest - gamma * eps * printed
 
 # %% ../../../nbs/noisymix/03c_bound.ipynb #897f7131
-def bounds(seed: int, powers: tuple,    # eps = 2^-power
-           gamma: float,                # weight of the stability loss
-           sizes: tuple = (.3, 3.),     # mean |logit|
-           **constants) -> pd.DataFrame:  # logits, bound, eps, gap, over eps^2
+def bounds(seed: int, powers: tuple,  # eps = 2^-power
+           gamma: float,              # weight of the stability loss
+           sizes: tuple = (.3, 3.),   # mean |logit|
+           **constants: Any) -> pd.DataFrame:  # logits, bound, eps, gap, over eps^2
     "Theorem 3 with small and with large logits, corrected and printed."
     new, rows = torch.Generator().manual_seed(seed), []
     f = logit(network("ReLU", 1, new, bias=0.))
@@ -243,8 +250,8 @@ def told_mean(off: pd.Series) -> str:  # from `off_centre`
             f"standard error {error:.1f}; an image is {image:.0f} from the mean.")
 
 # %% ../../../nbs/noisymix/03c_bound.ipynb #6eeec080
-def draw_nfm(ax, gaps: pd.DataFrame,  # from `nfm_gaps`
-             ):
+def draw_nfm(ax: "Axes", gaps: pd.DataFrame,  # from `nfm_gaps`
+             ) -> None:
     "The gap over eps^2 where gamma is 0."
     for (kind, norms), part in gaps.groupby(["network", "norms"], sort=False):
         look = dict(linestyle="-" if norms == "equal" else "--", color=TONES[kind], ms=3, lw=1.1)
@@ -254,8 +261,8 @@ def draw_nfm(ax, gaps: pd.DataFrame,  # from `nfm_gaps`
            title=r"the mixed loss: a bound ($\gamma = 0$)")
 
 # %% ../../../nbs/noisymix/03c_bound.ipynb #cb01b259
-def draw_elasticity(ax, every: pd.DataFrame,  # from `elasticities`
-                    ):
+def draw_elasticity(ax: "Axes", every: pd.DataFrame,  # from `elasticities`
+                    ) -> None:
     "What the printed step takes for 1: medians, and the middle 90% of the draws."
     for kind, part in every.groupby("network", sort=False):
         low, middle, high = (part.groupby("scale").elasticity.quantile(q) for q in (.05, .5, .95))
@@ -267,8 +274,8 @@ def draw_elasticity(ax, every: pd.DataFrame,  # from `elasticities`
            title="the stability loss: what is taken for 1")
 
 # %% ../../../nbs/noisymix/03c_bound.ipynb #88e5a5a6
-def draw_bounds(ax, both: pd.DataFrame,  # from `bounds`
-                ):
+def draw_bounds(ax: "Axes", both: pd.DataFrame,  # from `bounds`
+                ) -> None:
     "The gap over eps^2 with the stability loss: below 0 there is no bound."
     ax.set_xscale("log", base=2); ax.set_yscale("symlog", linthresh=1)  # first: margins are of the scale
     for (size, bound), part in both.groupby(["logits", "bound"], sort=False):
@@ -278,8 +285,8 @@ def draw_bounds(ax, both: pd.DataFrame,  # from `bounds`
     ax.set(xlabel=r"$\varepsilon$", ylabel=r"(left − right side) / $\varepsilon^2$", title="both losses together")
 
 # %% ../../../nbs/noisymix/03c_bound.ipynb #7c27b440
-def draw_mean(ax, means: Tensor,  # from `augmix_means`
-              ):
+def draw_mean(ax: "Axes", means: Tensor,  # from `augmix_means`
+              ) -> None:
     "The mean second view of centred images, grey levels."
     shown = means.mean(0).mean(0)
     far = shown.abs().max().item()

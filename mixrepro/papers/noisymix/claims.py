@@ -14,7 +14,7 @@ from ...extras import need
 need("pandas")
 import pandas as pd
 
-from ...repro.claim import Asked, Claim, Effect, Over, exact, mean_of, number, unpaired
+from ...repro.claim import Asked, Claim, Effect, Over, Tables, exact, mean_of, number, unpaired
 
 _says = partial(Claim, "noisymix")
 
@@ -24,7 +24,7 @@ OTHERS = ("mixup", "manifold-mixup", "cutmix", "puzzlemix", "nfm", "augmix")
 CLEANER = ("erm", "mixup", "manifold-mixup", "cutmix", "nfm", "augmix", NM)
 EVERY = ("erm", "adversarial", "stylized", "autoaugment", "mixup", "manifold-mixup", "cutmix", "puzzlemix", "augmix")
 
-def wider(methods: tuple, sign: int, tables) -> list:  # of `Effect`
+def wider(methods: tuple, sign: int, tables: Tables) -> list:  # of `Effect`
     "The wide network of table 3 over the narrow one of table 2, under corruptions."
     def at(id, m, c):
         data = tables[id]
@@ -39,7 +39,7 @@ def wider(methods: tuple, sign: int, tables) -> list:  # of `Effect`
         return unpaired(f"{m}, {c}", *ours, sign, paper=printed)
     return [effect(*p) for p in pairs if p[2] is not None and p[3] is not None]
 
-def slope(id: str, what: str, tables) -> list:  # of `Effect`
+def slope(id: str, what: str, tables: Tables) -> list:  # of `Effect`
     "How much faster than eps^2 a remainder falls, for each network."
     data = tables[id].dropna(subset="slope")
     data = data[data.what == what].drop_duplicates("network")
@@ -142,12 +142,12 @@ NM_PARTS = (
 )
 
 # %% ../../../nbs/noisymix/09_claims.ipynb #8dbca1ea
-def as_dear(method: str, base: str, columns: tuple, margin: float, tables) -> list:  # of `Effect`
+def as_dear(method: str, base: str, columns: tuple, margin: float, tables: Tables) -> list:  # of `Effect`
     "How much more a step of one scheme takes than of another, where it can be counted."
     data = tables["x-cost"].set_index("method")
     return [exact(f"{c}: {method} over {base}", data[c][method] / data[c][base] - 1, margin=margin) for c in columns]
 
-def as_long(method: str, margin: float, tables) -> list:  # of `Effect`
+def as_long(method: str, margin: float, tables: Tables) -> list:  # of `Effect`
     "How much longer a step takes than AugMix's, by the clock; blocks of measurements stand for seeds."
     r = tables["x-cost"].set_index("method").loc[method]
     of = "time, a step, AugMix = 1"

@@ -7,6 +7,7 @@ __all__ = ['SHORT', 'Picture', 'photograph', 'pictures', 'described', 'short', '
 
 # %% ../../../nbs/noisymix/01_gallery.ipynb #3cf290d0
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from ...extras import need
 
@@ -19,7 +20,10 @@ from sklearn.datasets import load_sample_image
 from torch import Tensor
 
 from ...data.corruptions import CATEGORIES, CORRUPTIONS, corrupt
+from ...data.images import ImageSet
 from ...repro.charts import tile
+
+if TYPE_CHECKING: from matplotlib.figure import FigureBase
 
 # %% ../../../nbs/noisymix/01_gallery.ipynb #45bbf00e
 @dataclass(frozen=True)
@@ -34,8 +38,8 @@ def photograph(side: int) -> Tensor:  # uint8 (1, 3, side, side)
     square = Image.fromarray(load_sample_image("flower.jpg")[:427, 150:577]).resize((side, side), Image.LANCZOS)
     return torch.from_numpy(np.array(square)).permute(2, 0, 1)[None]
 
-def pictures(test,         # an image set
-             label: str,   # its name to show
+def pictures(test: ImageSet,  # an image set
+             label: str,      # its name to show
              ) -> list[Picture]:
     "For the upper left, the lower left and the right."
     if test.name == "cifar10":
@@ -61,14 +65,14 @@ def short(kind: str) -> str:
     "A corruption as it stands in a figure."
     return SHORT.get(kind, kind.replace("_", " ")) or "clean"
 
-def strongest(figure, p: Picture, seed: int):
+def strongest(figure: "FigureBase", p: Picture, seed: int) -> None:
     "The clean image and all kinds at severity 5, four in a row."
     kinds = ("", *CORRUPTIONS)
     images = [corrupt(p.image, k, 5, seed, table=p.table)[0] if k else p.image[0] for k in kinds]
     figure.suptitle(f"{p.name}, severity 5", fontsize=8)
     for ax, kind, image in zip(figure.subplots(4, 4).flat, kinds, images): tile(ax, image, short(kind))
 
-def severities(figure, p: Picture, seed: int):
+def severities(figure: "FigureBase", p: Picture, seed: int) -> None:
     "A row for each kind, a column for each severity."
     figure.suptitle(f"{p.name}, severities 1 to 5", fontsize=8)
     for axes, kind in zip(figure.subplots(len(CORRUPTIONS), 5), CORRUPTIONS):

@@ -7,6 +7,8 @@ __all__ = ['QUIET_FILMS', 'AGAINST', 'CLAIMS', 'without_noise', 'mean_films', 'o
            'apart', 'named_right', 'crosses']
 
 # %% ../../../nbs/noisymix/07_imagenet.ipynb #31076a6e
+from typing import TYPE_CHECKING
+
 from ...extras import need
 
 need("pandas")
@@ -17,6 +19,8 @@ from ...data.corruptions import CATEGORIES, CORRUPTIONS
 from ...metrics.flips import AS_PRINTED, Baseline, flip_rates, mean_flips
 from ...repro.estimates import Measured as Seeds
 from ...repro.figures import line
+
+if TYPE_CHECKING: from matplotlib.axes import Axes
 
 # %% ../../../nbs/noisymix/07_imagenet.ipynb #b7a0a075
 def without_noise(cells: dict[str, list],  # {corruption: five values, or five arrays (N,)}
@@ -99,17 +103,17 @@ def apart(means: pd.DataFrame,  # from `row_means`
     return good + (f", not {said}." if said else ".")
 
 # %% ../../../nbs/noisymix/07_imagenet.ipynb #ebbe8293
-def named_right(ax, points: dict):  # name -> (x, y)
+def named_right(ax: "Axes", points: dict) -> None:  # name -> (x, y)
     "Names in a column on the right, in the order of their points, each with a thin line to its own."
     for k, (name, at) in enumerate(sorted(points.items(), key=lambda p: p[1][1])):
         ax.annotate(name, at, (1.03, (k + .5) / len(points)), textcoords="axes fraction", fontsize=6.5, va="center",
                     arrowprops=dict(arrowstyle="-", lw=.4, color="0.6", shrinkA=0, shrinkB=2))
 
-def crosses(ax,                  # a matplotlib axis
+def crosses(ax: "Axes",          # a matplotlib axis
             rows: pd.DataFrame,  # method, metric, seed, value (a share); two metrics
             x: str, y: str,      # the metrics
             labels: dict,        # id -> name to show
-            ):
+            ) -> None:
     "One point for each method with its interval over seeds in both directions, percent; names beside them."
     by = rows.pivot_table(index="method", columns=["metric", "seed"], values="value", sort=False) * 100
     points = {m: [Seeds(by.loc[m, metric]) for metric in (x, y)] for m in by.index}

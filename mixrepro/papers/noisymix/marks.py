@@ -10,7 +10,7 @@ __all__ = ['ROWS', 'IN_TABLE_3', 'PAIR', 'MOST', 'OPEN', 'settings', 'by_row', '
 # %% ../../../nbs/noisymix/02_marks.ipynb #a06a8ad6
 import math
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import combinations
 
@@ -50,7 +50,7 @@ class Constraint:
     rows: tuple[str, ...]     # of which it speaks
     allows: Callable          # of their settings, one argument each -> bool
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for row in self.rows: pick("row", row, ROWS)
 
 def is_setting(row: str, method: str, parts: tuple[str, ...], where: str) -> Constraint:
@@ -111,7 +111,7 @@ def counted(constraints: list[Constraint],  # each on a single row
 # %% ../../../nbs/noisymix/02_marks.ipynb #16833567
 MOST = 100_000  # assignments that are listed
 
-def filled_in(order: list, constraints: list[Constraint], done: dict):
+def filled_in(order: list, constraints: list[Constraint], done: dict) -> Iterator[dict]:
     "Every way to fill the rows that are left, one after the other."
     if len(done) == len(order): yield dict(done); return
     row, allowed = order[len(done)]

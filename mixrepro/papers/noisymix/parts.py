@@ -6,6 +6,7 @@
 __all__ = ['PARTS', 'SECOND_VIEW', 'subsets', 'setting_name', 'left_out', 'meaningful']
 
 # %% ../../../nbs/noisymix/01b_parts.ipynb #bc782bee
+from collections.abc import Iterable
 from itertools import chain, combinations
 
 from ...core import pick
@@ -14,7 +15,7 @@ from ...core import pick
 PARTS = ("augmentation", "mixing", "noise", "jsd")
 SECOND_VIEW = {"augmentation": ("augmentation",), "noise": ("augmentation", "noise"), "copy": ()}  # one of these is on
 
-def subsets(parts) -> list[frozenset]:
+def subsets(parts: Iterable[str]) -> list[frozenset]:
     "All subsets, the smaller first."
     parts = tuple(parts)
     return [frozenset(c) for c in chain.from_iterable(combinations(parts, n) for n in range(len(parts) + 1))]

@@ -15,6 +15,7 @@ from ...core import plain, spelled
 from ...data.band import SPREAD
 from ...methods.at import AT, IMAGENET_EPS
 from ...methods.autoaugment import AutoAugmented
+from ...methods.base import Method
 from ...methods.cutmix import CutMix
 from ...methods.erm import ERM
 from ...methods.manifold_mixup import ManifoldMixup
@@ -78,7 +79,7 @@ class Wide(Images):
 # %% ../../../nbs/noisymix/00_settings.ipynb #a213c179
 def run(s: Images,
         at: Scale,
-        scheme,                    # a method
+        scheme: Method,            # a method
         seed: int,
         dataset: str = "cifar10",  # the paper's
         ) -> Spec:
@@ -129,7 +130,7 @@ class Ablation(Wide):
     "Table 4: all settings of the four parts."
     seeds: int = setting(5, "paper", "section 4.1: five seeds", smoke=0, embedded=3, gpu=0)
 
-def with_parts(on: frozenset):  # a method
+def with_parts(on: frozenset) -> Method:
     "The scheme with some of the four parts."
     views = AugMixViews(gamma=12. if "jsd" in on else 0.) if "augmentation" in on else Views()
     if not on & {"mixing", "noise"}: return ERM(views=views)

@@ -8,7 +8,9 @@ __all__ = ['weights', 'js', 'stability_loss', 'lemma2', 'proposition1', 'third_o
            'draw_third']
 
 # %% ../../../nbs/noisymix/03b_stability.ipynb #bb458485
+from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Any, TYPE_CHECKING
 
 from ...extras import need
 
@@ -21,28 +23,30 @@ from mixrepro.papers.noisymix.theorems import (BENDS, KINKS, TONES, Case, along,
     draw_case, expected, fitted_slope, identity, line_of, listed, mixture_moments, mixture_rule, neighbours, network,
     probabilities, remainders)
 
+if TYPE_CHECKING: from matplotlib.axes import Axes
+
 # %% ../../../nbs/noisymix/03b_stability.ipynb #76576e41
-def weights(pi, views: int, like: Tensor) -> Tensor:
+def weights(pi: Sequence[float] | Tensor | None, views: int, like: Tensor) -> Tensor:
     "pi as a column over the views; None: equal weights."
     pi = torch.full((views,), 1 / views, dtype=like.dtype) if pi is None else torch.as_tensor(pi, dtype=like.dtype)
     if len(pi) != views or abs(pi.sum() - 1) > 1e-9:
         raise ValueError(f"pi needs a weight for each of {views} views, with sum 1, got {pi.tolist()}")
     return pi.view(-1, *[1] * (like.ndim - 1))
 
-def js(*p: Tensor,   # distributions of the views, each (..., K)
-       pi=None,      # weights of the views; None: equal
-       ) -> Tensor:  # (...)
+def js(*p: Tensor,                                  # distributions of the views, each (..., K)
+       pi: Sequence[float] | Tensor | None = None,  # weights of the views; None: equal
+       ) -> Tensor:                                 # (...)
     "Jensen-Shannon divergence (NoisyMix paper, section 3.1)."
     p = torch.stack(torch.broadcast_tensors(*p))
     pi = weights(pi, len(p), p)
     return (pi * p * (p / (pi * p).sum(0)).log()).sum((0, -1))
 
 # %% ../../../nbs/noisymix/03b_stability.ipynb #f66e238c
-def stability_loss(p,                   # (..., d) -> probabilities (..., K)
+def stability_loss(p: Callable[[Tensor], Tensor],  # (..., d) -> probabilities (..., K)
                    c: Case,
                    eps: float = 1.,
                    nodes: int = 16,
-                   rule=mixture_rule,   # of lambda: eq. 23; with `beta_rule`: eq. 20
+                   rule: Callable = mixture_rule,  # of lambda: eq. 23; with `beta_rule`: eq. 20
                    shared: bool = True,  # one noise for both views, as in the text; False: one for each, as in the code
                    ) -> float:
     "The stability loss over all pairs (NoisyMix paper, eqs. 20 and 23)."
@@ -66,9 +70,9 @@ def lemma2(c: Case, seed: int,      # of the networks
     return pd.DataFrame(rows)
 
 # %% ../../../nbs/noisymix/03b_stability.ipynb #050f20ad
-def proposition1(p: Tensor, first: Tensor, second: Tensor,  # values and derivatives of each view, (M + 1, ..., K)
-                 pi=None,                                   # weights of the views; None: equal
-                 ) -> tuple[Tensor, Tensor, Tensor]:        # coefficients of 1, eps and eps^2, each (...)
+def proposition1(p: Tensor, first: Tensor, second: Tensor,    # values and derivatives of each view, (M + 1, ..., K)
+                 pi: Sequence[float] | Tensor | None = None,  # weights of the views; None: equal
+                 ) -> tuple[Tensor, Tensor, Tensor]:          # coefficients of 1, eps and eps^2, each (...)
     "The divergence of views that move (NoisyMix paper, eq. 26)."
     pi = weights(pi, len(p), p)
     mean, toward = (pi * p).sum(0), (pi * first).sum(0)
@@ -93,9 +97,9 @@ def third_order(c: Case, seed: int,
     return rows.assign(**{f"over eps^{k}": rows.remainder / rows.eps**k for k in (2, 3)})
 
 # %% ../../../nbs/noisymix/03b_stability.ipynb #8ab19a50
-def one_term(p: Tensor, first: Tensor, second: Tensor, pi,  # as in `proposition1`
-             last: Tensor = None,  # the sum inside the last part, (..., K); None: with each view's own direction
-             ) -> Tensor:          # (M + 1, ..., K)
+def one_term(p: Tensor, first: Tensor, second: Tensor, pi: Sequence[float] | Tensor | None,  # as in `proposition1`
+             last: Tensor | None = None,  # the sum inside the last part, (..., K); None: with each view's own direction
+             ) -> Tensor:                 # (M + 1, ..., K)
     "The second derivative of A_l^k at 0 (NoisyMix paper, eq. 36)."
     pi = weights(pi, len(p), p)
     mean, toward, bend = ((pi * a).sum(0) for a in (p, first, second))
@@ -104,7 +108,7 @@ def one_term(p: Tensor, first: Tensor, second: Tensor, pi,  # as in `proposition
             + p * (last / mean)**2)
 
 # %% ../../../nbs/noisymix/03b_stability.ipynb #d7f9c7be
-def bends(f) -> Tensor:  # as f(t)
+def bends(f: Callable[[Tensor], Tensor]) -> Tensor:  # as f(t)
     "The second derivative at 0 of each component of f(t), by automatic differentiation."
     t = torch.zeros((), dtype=torch.float64, requires_grad=True)
     out = f(t)
@@ -129,7 +133,7 @@ def form37(p: Tensor, slope: Tensor, bend: Tensor,  # of one view, (..., K)
     "v^T q^k(x, y) v (NoisyMix paper, eq. 37)."
     return bend * (2 * p / (p + q)).log() + slope**2 * q / (p * (p + q))
 
-def second_term(p, c: Case, v: Tensor, w: Tensor,  # directions of both views, (n, m, d)
+def second_term(p: Callable[[Tensor], Tensor], c: Case, v: Tensor, w: Tensor,  # directions of both views, (n, m, d)
                 cross: bool = True,                # whether the views move along these together
                 ) -> float:
     "One line of S_2, S_2^add or S_2^mult without its factor (NoisyMix paper, eqs. 41 to 43)."
@@ -138,13 +142,13 @@ def second_term(p, c: Case, v: Tensor, w: Tensor,  # directions of both views, (
     return together.sum(-1).mean().item() / 4
 
 # %% ../../../nbs/noisymix/03b_stability.ipynb #e91192fc
-def first_term(p, c: Case, moment: float,  # E[1 - lambda]
+def first_term(p: Callable[[Tensor], Tensor], c: Case, moment: float,  # E[1 - lambda]
                ) -> float:
     "S_1 (NoisyMix paper, eq. 40)."
     (a, da, _), (b, db, _) = (along(p, x, x.mean(0) - x) for x in (c.x, c.ax))
     return moment / 2 * (da * (2 * a / (a + b)).log() + db * (2 * b / (a + b)).log()).sum(-1).mean().item()
 
-def theorem2(p, c: Case, moments=mixture_moments,
+def theorem2(p: Callable[[Tensor], Tensor], c: Case, moments: Callable = mixture_moments,
              shared: bool = True,  # whether both views have one noise
              ) -> tuple[float, float, float]:  # L~std, S_1 and S~_2
     "The coefficients of 1, eps and eps^2 in the stability loss (NoisyMix paper, theorem 2)."
@@ -174,7 +178,7 @@ def theorem2_lines(c: Case, seed: int,
     return pd.concat(parts, ignore_index=True)
 
 # %% ../../../nbs/noisymix/03b_stability.ipynb #213792df
-def relu_slope2(seed: int, powers: tuple, **more) -> float:  # as for `draw_case`
+def relu_slope2(seed: int, powers: tuple, **more: Any) -> float:  # as for `draw_case`
     "The slope of theorem 2's remainder of one ReLU network on one draw of points."
     new = partial(torch.Generator().manual_seed, seed)
     c = draw_case(new(), **more)
@@ -201,8 +205,8 @@ def told2(apart: pd.Series,  # of lemma 2: the largest gap by eps and network
             f"Eq. 36 is off by {min(printed):.2f} or more as printed, by {corrected:.0e} with δz_l for δz_j."]
 
 # %% ../../../nbs/noisymix/03b_stability.ipynb #53166637
-def draw_lemma2(ax, gaps: pd.DataFrame,  # from `lemma2`
-                ):
+def draw_lemma2(ax: "Axes", gaps: pd.DataFrame,  # from `lemma2`
+                ) -> None:
     "How far eqs. 20 and 23 are apart, by nodes of the quadratures."
     whole = gaps.eps == 1
     for kind, part in gaps[whole].groupby("network", sort=False):
@@ -213,8 +217,8 @@ def draw_lemma2(ax, gaps: pd.DataFrame,  # from `lemma2`
            title="Lemma 2: two sides")
 
 # %% ../../../nbs/noisymix/03b_stability.ipynb #b635ef28
-def draw_third(ax, left: pd.DataFrame,  # from `third_order`
-               ):
+def draw_third(ax: "Axes", left: pd.DataFrame,  # from `third_order`
+               ) -> None:
     "The remainder over eps^2, which vanishes, and over eps^3, which does not."
     for (views, part), look in zip(left.groupby("what", sort=False), ("-", "--")):
         for power, tone in ((2, "0.55"), (3, TONES["smooth"])):

@@ -9,6 +9,7 @@ __all__ = ['CONTRASTS', 'QUIET', 'SNOW', 'by_kind', 'flip_columns', 'with_quiet'
 
 # %% ../../../nbs/noisymix/05_tables.ipynb #7ef40721
 import math
+from typing import Any, TYPE_CHECKING
 
 from ...extras import need
 
@@ -28,6 +29,9 @@ from ...repro.columns import leaders, led_alike, side_by_side
 from ...repro.estimates import Measured, Published, welch
 from ...repro.figures import line
 from ...training.store import Run
+
+if TYPE_CHECKING: from matplotlib.axes import Axes
+if TYPE_CHECKING: from matplotlib.figure import FigureBase
 
 # %% ../../../nbs/noisymix/05_tables.ipynb #d4f9818d
 CONTRASTS = (*(("noisymix", m) for m in ("augmix", "nfm", "puzzlemix")), ("noisymix-code", "noisymix"))
@@ -99,7 +103,7 @@ def learned(runs: list[Run],  # trained
     return means.replace(labels).rename(columns={"value": "training images right (%)"})
 
 # %% ../../../nbs/noisymix/05_tables.ipynb #f94edfba
-def clean_and_corrupted(study,  # of table 2 or 3
+def clean_and_corrupted(study: Any,  # of table 2 or 3
                         ) -> tuple:  # its table; means by category (%), a row for each data set and scheme
     "Both accuracies beside the paper's, and where the corrupted one comes from."
     clean = study.measure("clean", lambda found: {"clean accuracy": found["accuracy"]})
@@ -112,7 +116,7 @@ def clean_and_corrupted(study,  # of table 2 or 3
     return table, means.rename(index=study.labels)
 
 # %% ../../../nbs/noisymix/05_tables.ipynb #58db9314
-def fifteen(study,         # of one of tables 7 to 10
+def fifteen(study: Any,    # of one of tables 7 to 10
             dataset: str,  # the paper's, as its cells name it
             ) -> tuple:    # the table of the ledger; the paper's columns and ours; the scheme that leads each
     "A table of fifteen corruptions, side by side."
@@ -120,7 +124,8 @@ def fifteen(study,         # of one of tables 7 to 10
     table = study.table(found, {kind: (dataset, kind) for kind in study.reported().column.unique()}, scale=100)
     return table, *side_by_side(table.data, study.labels), leaders(table.data, study.labels)
 
-def fifteen_parts(study, table, paper: pd.DataFrame, ours: pd.DataFrame, first: pd.DataFrame) -> tuple[list, list]:
+def fifteen_parts(study: Any, table: Any, paper: pd.DataFrame, ours: pd.DataFrame,
+                  first: pd.DataFrame) -> tuple[list, list]:
     "What is published of it: parts, and the answer."
     answer = [*study.counted(table),
               f"The scheme that leads is the paper's in {led_alike(first)} of {len(first)} columns."]
@@ -128,9 +133,9 @@ def fifteen_parts(study, table, paper: pd.DataFrame, ours: pd.DataFrame, first: 
             "## The scheme that leads", study.grid(first.reset_index())], answer
 
 # %% ../../../nbs/noisymix/05_tables.ipynb #10f8cf04
-def dotted(ax,               # a matplotlib axis
+def dotted(ax: "Axes",  # a matplotlib axis
            rows: pd.DataFrame,  # of one quantity: method, seed, value (a share)
-           ):
+           ) -> None:
     "A dot for each method with its interval over seeds; small ones are the seeds, the line is ERM."
     for place, (method, mine) in enumerate(rows.groupby("method", sort=False)):
         m, look = Measured(100 * mine.value), {k: v for k, v in line(method).items() if k in ("color", "marker")}
@@ -139,11 +144,11 @@ def dotted(ax,               # a matplotlib axis
         ax.errorbar([m.mean], [place], xerr=reach, capsize=2, ls="", **look)
         if method == "erm": ax.axvline(m.mean, color="0.8", lw=.8, zorder=0)
 
-def panels(fig,                 # a matplotlib figure
+def panels(fig: "FigureBase",   # a matplotlib figure
            rows: pd.DataFrame,  # method, metric, seed, value (a share)
            labels: dict,        # id -> name to show
            unit: str = "accuracy (%)",
-           ):
+           ) -> None:
     "Every quantity of `rows` in a panel, the methods below each other."
     groups, methods = rows.groupby("metric", sort=False), rows.method.unique()
     axes = fig.subplots(1, len(groups), sharey=True, squeeze=False)[0]

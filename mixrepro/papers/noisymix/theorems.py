@@ -10,8 +10,10 @@ __all__ = ['BENDS', 'NAMED', 'TONES', 'KINKS', 'positive', 'mixture_moments', 'b
            'under', 'draw_identity', 'draw_remainders']
 
 # %% ../../../nbs/noisymix/03_theorems.ipynb #151be223
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any, TYPE_CHECKING
 
 from ...extras import need
 
@@ -24,8 +26,10 @@ from torch import Tensor
 
 from ...core import pick
 
+if TYPE_CHECKING: from matplotlib.axes import Axes
+
 # %% ../../../nbs/noisymix/03_theorems.ipynb #388bace6
-def positive(alpha: float, beta: float):
+def positive(alpha: float, beta: float) -> None:
     if min(alpha, beta) <= 0: raise ValueError(f"alpha and beta of a Beta must be above 0, got {alpha} and {beta}")
 
 def mixture_moments(alpha: float, beta: float,  # above 0
@@ -78,7 +82,7 @@ class Case:
     sigma_mult: float = .2    # level of the multiplicative noise; NFM's
     mean: float = 0.          # of the additive noise; the theorems need 0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.x.ndim != 2 or self.x.shape != self.ax.shape or self.y.shape != self.x.shape[:1]:
             raise ValueError("a case needs n examples (n, d), n labels and n second views, got "
                              f"{tuple(self.x.shape)}, {tuple(self.y.shape)} and {tuple(self.ax.shape)}")
@@ -91,7 +95,7 @@ def draw_case(rng: torch.Generator,
               n: int = 6,
               d: int = 2,
               apart: float = 1.,  # standard deviation of a second view around its example
-              **constants,        # other fields of the case
+              **constants: Any,   # other fields of the case
               ) -> Case:
     "Normal examples with random labels."
     x, away = torch.randn(2, n, d, generator=rng, dtype=torch.float64)
@@ -101,13 +105,13 @@ def draw_case(rng: torch.Generator,
 # %% ../../../nbs/noisymix/03_theorems.ipynb #2c164ab3
 BENDS = {"linear": None, "ReLU": torch.relu, "smooth": torch.tanh}
 
-def network(kind: str,             # a name in BENDS
-            k: int,                # outputs
+def network(kind: str,         # a name in BENDS
+            k: int,            # outputs
             rng: torch.Generator,
-            d: int = 2,            # inputs
-            width: int = 8,        # of the hidden layer
-            bias: float = 1.,      # size of the biases; 0: none
-            ):
+            d: int = 2,        # inputs
+            width: int = 8,    # of the hidden layer
+            bias: float = 1.,  # size of the biases; 0: none
+            ) -> Callable[[Tensor], Tensor]:
     "A linear map, or one hidden layer, with normal weights: (..., d) -> (..., k)."
     bend = pick("kind of network", kind, BENDS)
     def normal(*shape): return torch.randn(shape, generator=rng, dtype=torch.float64)
@@ -117,8 +121,8 @@ def network(kind: str,             # a name in BENDS
     U, c, W, b = normal(d, width), bias * normal(width), normal(width, k) / width**.5, bias * normal(k)
     return lambda z: bend(z @ U + c) @ W + b
 
-def logit(f): return lambda z: f(z)[..., 0]
-def probabilities(f): return lambda z: f(z).softmax(-1)
+def logit(f: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]: return lambda z: f(z)[..., 0]
+def probabilities(f: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]: return lambda z: f(z).softmax(-1)
 
 # %% ../../../nbs/noisymix/03_theorems.ipynb #47a1225a
 def neighbours(c: Case,
@@ -142,7 +146,7 @@ def h_loss(out: Tensor, y: Tensor) -> Tensor:
     "l = h(p) - y p, with h(z) = log(1 + e^z) (NoisyMix paper, appendix B.1)."
     return torch.logaddexp(out, torch.zeros_like(out)) - y * out
 
-def nfm_mixed(p,                  # (..., d) -> logits (...)
+def nfm_mixed(p: Callable[[Tensor], Tensor],  # (..., d) -> logits (...)
               c: Case,
               eps: float = 1.,
               nodes: int = 24,
@@ -152,14 +156,15 @@ def nfm_mixed(p,                  # (..., d) -> logits (...)
     y = c.y[:, None, None] + eps * (1 - lam) * (c.y[None, :, None] - c.y[:, None, None])
     return expected(h_loss(p(neighbours(c, c.x, lam, eps)), y[..., None]), weight)
 
-def nfm_tilted(p, c: Case, eps: float = 1., nodes: int = 24, rule=mixture_rule) -> float:
+def nfm_tilted(p: Callable[[Tensor], Tensor], c: Case, eps: float = 1., nodes: int = 24,
+               rule: Callable = mixture_rule) -> float:
     "The NFM loss with labels as they are (eq. 7); with `beta_rule`, lambda as lemma 1's last line has it."
     lam, weight = rule(c.alpha, c.beta, nodes)
     return expected(h_loss(p(neighbours(c, c.x, lam, eps)), c.y[:, None, None, None]), weight)
 
 # %% ../../../nbs/noisymix/03_theorems.ipynb #56324b12
-def identity(sides,            # two functions (nodes) -> number
-             nodes: tuple,     # of the quadratures
+def identity(sides: Sequence[Callable[[int], float]],  # two functions (nodes) -> number
+             nodes: tuple,                             # of the quadratures
              ) -> list[float]:
     "How far the two sides are apart, by nodes."
     left, right = sides
@@ -180,9 +185,9 @@ def lemma1(c: Case,
     return pd.DataFrame(rows)
 
 # %% ../../../nbs/noisymix/03_theorems.ipynb #e035138a
-def along(p,              # (..., d) -> (...) or (..., K)
-          x: Tensor,      # where, (..., d)
-          v: Tensor,      # directions, broadcast against x
+def along(p: Callable[[Tensor], Tensor],  # (..., d) -> (...) or (..., K)
+          x: Tensor,                      # where, (..., d)
+          v: Tensor,                      # directions, broadcast against x
           ) -> tuple[Tensor, Tensor, Tensor]:
     "p, grad p^T v and v^T hess p v at x, by automatic differentiation."
     t = torch.zeros(torch.broadcast_shapes(x.shape, v.shape)[:-1] + (1,), dtype=x.dtype, requires_grad=True)
@@ -204,9 +209,9 @@ def directions(c: Case, x: Tensor,  # examples or second views, (n, d)
             (c.sigma_mult**2, mult * x[:, None])]
 
 # %% ../../../nbs/noisymix/03_theorems.ipynb #681d3a3d
-def theorem1(p, c: Case,
-             printed: bool = False,    # eq. 12 as it is printed
-             moments=mixture_moments,  # of 1 - lambda
+def theorem1(p: Callable[[Tensor], Tensor], c: Case,
+             printed: bool = False,                # eq. 12 as it is printed
+             moments: Callable = mixture_moments,  # of 1 - lambda
              ) -> tuple[float, float, float]:  # L_std, R_1, and R_2 and R_3 with their noise
     "The coefficients of 1, eps and eps^2 in the NFM loss (NoisyMix paper, theorem 1)."
     (m1, m2), out = moments(c.alpha, c.beta), p(c.x)
@@ -220,10 +225,10 @@ def theorem1(p, c: Case,
     return h_loss(out, c.y).mean().item(), m1 * (wrong * toward).mean().item(), second.item()
 
 # %% ../../../nbs/noisymix/03_theorems.ipynb #4b33bedf
-def remainders(loss,                  # eps -> a number
-               coefficients: tuple,   # of 1, eps and eps^2
-               powers: tuple,         # eps = 2^-power
-               ) -> pd.DataFrame:     # eps, loss, expansion, remainder
+def remainders(loss: Callable[[float], float],  # eps -> a number
+               coefficients: tuple,             # of 1, eps and eps^2
+               powers: tuple,                   # eps = 2^-power
+               ) -> pd.DataFrame:               # eps, loss, expansion, remainder
     "A loss beside its expansion."
     eps = 2. ** -np.array(powers)
     full, short = np.array([loss(e) for e in eps]), np.polynomial.polynomial.polyval(eps, coefficients)
@@ -239,7 +244,7 @@ def fitted_slope(rows: pd.DataFrame,  # as `remainders` gives them
 
 # %% ../../../nbs/noisymix/03_theorems.ipynb #dcc15c72
 def on_a_kink(x: Tensor,  # the example, (d,)
-              rng: torch.Generator, width: int = 8):
+              rng: torch.Generator, width: int = 8) -> Callable[[Tensor], Tensor]:
     "A ReLU network, one of whose kinks passes through an example."
     U, W = torch.randn(width, len(x) + 1, generator=rng, dtype=torch.float64).split([len(x), 1], 1)
     c = torch.randn(width, generator=rng, dtype=torch.float64)
@@ -270,15 +275,15 @@ def theorem1_lines(c: Case, seed: int,
     return pd.concat(parts, ignore_index=True)
 
 # %% ../../../nbs/noisymix/03_theorems.ipynb #93af349a
-def relu_slope1(seed: int, powers: tuple, **more) -> float:  # as for `draw_case`
+def relu_slope1(seed: int, powers: tuple, **more: Any) -> float:  # as for `draw_case`
     "The slope of theorem 1's remainder of one ReLU network on one draw of points."
     new = partial(torch.Generator().manual_seed, seed)
     c = draw_case(new(), **more)
     p = logit(network("ReLU", 1, new(), c.x.shape[1]))
     return fitted_slope(remainders(lambda e: nfm_tilted(p, c, e), theorem1(p, c), powers))
 
-def of_seeds(slope_of,       # (seed) -> slope
-             seeds: int,     # 0, 1, ...
+def of_seeds(slope_of: Callable[[int], float],  # (seed) -> slope
+             seeds: int,                        # 0, 1, ...
              near: float = .2) -> str:
     "On how many draws the remainder of a ReLU network is of third order."
     slopes = np.array([slope_of(seed) for seed in range(seeds)])
@@ -308,12 +313,12 @@ def told1(apart: pd.Series,  # of lemma 1: the largest gap by rule of lambda and
 TONES = {"linear": "#193BB0", "ReLU": "#D48209", "smooth": "#A71F01"}  # blue, orange, vermilion of the house
 KINKS = {"linear": "o", "ReLU": "s", "smooth": "D"}
 
-def under(ax, columns: int = 1):
+def under(ax: "Axes", columns: int = 1) -> None:
     "The legend, below its panel."
     ax.legend(loc="upper center", bbox_to_anchor=(.45, -.24), ncols=columns, borderaxespad=0)
 
-def draw_identity(ax, rows: pd.DataFrame,  # network, lambda, nodes, gap
-                  title: str):
+def draw_identity(ax: "Axes", rows: pd.DataFrame,  # network, lambda, nodes, gap
+                  title: str) -> None:
     "How far the two sides of a lemma are apart, by nodes of the quadratures."
     for kind, part in rows[rows["lambda"] == "the mixture"].groupby("network", sort=False):
         ax.plot(part.nodes, part.gap.clip(lower=1e-17), KINKS[kind] + "-", color=TONES[kind], ms=3.5, label=kind)
@@ -323,8 +328,8 @@ def draw_identity(ax, rows: pd.DataFrame,  # network, lambda, nodes, gap
     ax.set(yscale="log", xlabel="nodes of each quadrature", ylabel="|left − right side|", title=title)
 
 # %% ../../../nbs/noisymix/03_theorems.ipynb #31f1e25b
-def draw_remainders(ax, lines: pd.DataFrame,  # as `theorem1_lines`
-                    title: str, styles: tuple = ("-", "--", ":", "-.")):
+def draw_remainders(ax: "Axes", lines: pd.DataFrame,  # as `theorem1_lines`
+                    title: str, styles: tuple = ("-", "--", ":", "-.")) -> None:
     "Remainders against eps, with their slopes."
     whats = list(dict.fromkeys(lines.what))
     for (what, kind), part in lines.groupby(["what", "network"], sort=False):

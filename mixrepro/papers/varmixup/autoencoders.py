@@ -9,6 +9,7 @@ __all__ = ['worded', 'seen_by', 'told', 'error', 'coded', 'reached', 'informativ
 # %% ../../../nbs/varmixup/04_autoencoders.ipynb #83a9d05d
 import warnings
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 from ...extras import need
 
@@ -17,9 +18,10 @@ import numpy as np
 import pandas as pd
 import torch
 from scipy import stats
-from torch import Tensor
+from torch import Tensor, nn
 
 from ...data.datasets import load
+from ...data.images import ImageSet
 from ...metrics.neighbours import nearest, vote
 from ...repro.figures import LABELS, line
 from ...repro.ledger import LEVEL, Measured, signed
@@ -27,6 +29,8 @@ from ...repro.scale import said
 from ...training.loop import train_run
 from ...training.spec import Spec
 from ...training.store import Run, Store, history, network_of, open_net
+
+if TYPE_CHECKING: from matplotlib.axes import Axes
 
 # %% ../../../nbs/varmixup/04_autoencoders.ipynb #ac0d7af7
 def worded(spec: Spec,  # of an autoencoder's run
@@ -58,15 +62,16 @@ def error(run: Run) -> float:  # of an autoencoder, complete
     return 255 * [row["mse"] for row in history(run) if "mse" in row][-1] ** .5
 
 @torch.no_grad()
-def coded(vae, data, batch: int = 500) -> Tensor:  # an image set -> codes, float (N, d), on the CPU
+def coded(vae: nn.Module, data: ImageSet, batch: int = 500,
+          ) -> Tensor:  # an image set -> codes, float (N, d), on the CPU
     "Codes of a set of images."
     parts = torch.arange(len(data), device=data.x.device).split(batch)
     return torch.cat([vae.encode(data.floats(i)).float().cpu() for i in parts])
 
 # %% ../../../nbs/varmixup/04_autoencoders.ipynb #64590d03
-def reached(cells: Iterable,      # of an artefact whose runs are there
+def reached(cells: Iterable,             # of an artefact whose runs are there
             labels: dict = LABELS,
-            store: Store = None,  # the project's own unless given
+            store: Store | None = None,  # the project's own unless given
             ) -> str:
     "How far the autoencoders of an artefact, those of the first seed, are from the test images."
     trained = {row: train_run(spec, store) for row, spec in sorted(seen_by(cells).items())}
@@ -74,8 +79,8 @@ def reached(cells: Iterable,      # of an artefact whose runs are there
     return f"Their error on test images, root mean square in grey levels of 255: {', '.join(each)}." if each else ""
 
 # %% ../../../nbs/varmixup/04_autoencoders.ipynb #bf204e21
-def informative(vae, train, test,  # image sets
-                k: int = 5,        # neighbours
+def informative(vae: nn.Module, train: ImageSet, test: ImageSet,  # image sets
+                k: int = 5,                                       # neighbours
                 ) -> dict[str, float]:
     "Spread of the codes, and how well they tell the classes of test images."
     from sklearn.linear_model import LogisticRegression
@@ -125,10 +130,10 @@ def met(found: tuple,  # from `meeting`
     return words + (" (one seed, no interval)" if low != low else f" (95% interval: {end(low)} to {end(high)})")
 
 # %% ../../../nbs/varmixup/04_autoencoders.ipynb #533835ab
-def along(rows: pd.DataFrame,  # from `Study.rows`: method "row:autoencoder", or a method alone
-          cells: Iterable,     # of the artefact
-          store=None,          # of its runs
-          ) -> pd.DataFrame:   # the same with columns row, autoencoder ("" for none), error
+def along(rows: pd.DataFrame,          # from `Study.rows`: method "row:autoencoder", or a method alone
+          cells: Iterable,             # of the artefact
+          store: Store | None = None,  # of its runs
+          ) -> pd.DataFrame:           # the same with columns row, autoencoder ("" for none), error
     "Measurements with the autoencoder that they saw through."
     parts = rows.method.str.split(":", n=1, expand=True).reindex(columns=[0, 1])
     vaes = {(c.row, c.spec.seed): c.spec.needs["vae"] for c in cells if c.spec.needs}
@@ -155,10 +160,10 @@ def gaps(curve: pd.DataFrame, row: str, base: str) -> tuple[np.ndarray, np.ndarr
     return at.error.to_numpy(), of.sub(one, axis=0).dropna().to_numpy()
 
 # %% ../../../nbs/varmixup/04_autoencoders.ipynb #ef1c6fea
-def drawn(ax,                   # a matplotlib axis
+def drawn(ax: "Axes",           # a matplotlib axis
           curve: pd.DataFrame,  # of one quantity, from `along`
           rows: dict,           # row -> its name to show
-          ):
+          ) -> None:
     "Accuracies against the error of the autoencoder; a level for what has none."
     looks = {"varmixup": line("varmixup"), "varmixup-half": line("varmixup") | dict(linestyle="--", mfc="white"),
              "erm-r": line("erm") | dict(linestyle="--", mfc="white")}
@@ -173,7 +178,7 @@ def drawn(ax,                   # a matplotlib axis
 
 # %% ../../../nbs/varmixup/04_autoencoders.ipynb #c99dbdaf
 def quantities(run: Run,  # of an autoencoder, complete
-               train, test,  # image sets
+               train: ImageSet, test: ImageSet,  # image sets
                ) -> dict[str, float]:
     "What the codes of an autoencoder are worth, by the names that the figure shows."
     of = informative(open_net(run), train, test)

@@ -16,7 +16,7 @@ need("pandas")
 import pandas as pd
 from scipy import stats
 
-from ...repro.claim import Asked, Claim, Effect, Over, exact, unpaired
+from ...repro.claim import Asked, Claim, Effect, Over, Tables, exact, unpaired
 from ...repro.estimates import Published
 
 _says = partial(Claim, "varmixup")
@@ -31,7 +31,7 @@ def of_group(data: pd.DataFrame, mean: str, sd: str, n: str, factor: float = 1.)
     r = data.iloc[0]
     return Published(factor * float(r[mean]), (factor * float(r[sd]),), int(r[n]))
 
-def nonlinear(method: str, factor: float, tables) -> list:  # of `Effect`
+def nonlinear(method: str, factor: float, tables: Tables) -> list:  # of `Effect`
     "How much less the loss departs from linear than Mixup's, at every radius."
     data = tables["vm-fig3"]
     def at(m, radius, f): return of_group(data[(data.method == m) & (data["radius (1/255)"] == radius)],
@@ -41,7 +41,7 @@ def nonlinear(method: str, factor: float, tables) -> list:  # of `Effect`
             for r in radii if {"mixup", method} <= set(data.method)]
 
 # %% ../../../nbs/varmixup/05_claims.ipynb #974dd1c1
-def off_manifold_helps(tables) -> list:  # of `Effect`
+def off_manifold_helps(tables: Tables) -> list:  # of `Effect`
     "The rank correlation of the FID of the mixtures with corrupted accuracy, by Fisher's z."
     data = tables["vm-offmanifold"].dropna(subset=["FID", "corrupted"])
     if len(data) < 5: return [Effect("rank correlation")]
@@ -51,14 +51,14 @@ def off_manifold_helps(tables) -> list:  # of `Effect`
     return [Effect("rank correlation", ours=rho, low=math.tanh(z - half), high=math.tanh(z + half), p=float(p),
                    n=len(data), over="settings", unit="")]
 
-def dearer(method: str, others: tuple, tables) -> list:  # of `Effect`
+def dearer(method: str, others: tuple, tables: Tables) -> list:  # of `Effect`
     "How much more the whole training of others costs, counted; the paper's hours beside."
     data = tables["x-cost"].set_index("method")
     cost, hours = data["FLOPs, a run, paper's network"], data["paper (hours)"]
     return [exact(f"FLOPs of {o} over {method}", cost[o] / cost[method] - 1, hours[o] / hours[method] - 1)
             for o in others if {o, method} <= set(data.index)]
 
-def by_divergence(tables) -> list:  # of `Effect`
+def by_divergence(tables: Tables) -> list:  # of `Effect`
     "VarMixup on an MMD-VAE over VarMixup on a KL-VAE."
     data = tables["vm-kl"]
     data = data[data.metric == "corrupted (%)"]

@@ -17,7 +17,7 @@ from ...extras import need
 need("pandas")
 import pandas as pd
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ...core import pick
@@ -44,7 +44,7 @@ class Signed:
     form: str           # a name in FORMS
     gamma: float = 1.   # weight of the MMD, above 0
 
-    def loss(self, net, x: Tensor, y: Tensor, rng: torch.Generator) -> Tensor:
+    def loss(self, net: nn.Module, x: Tensor, y: Tensor, rng: torch.Generator) -> Tensor:
         divergence, likelihood = pick("form", self.form, FORMS)
         z = net.posterior(x, rng)
         prior = torch.randn(z.shape, generator=rng, device=z.device)
@@ -52,9 +52,9 @@ class Signed:
 
 # %% ../../../nbs/varmixup/01_errata.ipynb #6e5941b9
 @torch.no_grad()
-def quality(vae,            # an autoencoder with `encode` and `decode`
-            x: Tensor,      # points, (N, d)
-            prior: Tensor,  # draws from the prior, (M, latent)
+def quality(vae: nn.Module,  # an autoencoder with `encode` and `decode`
+            x: Tensor,       # points, (N, d)
+            prior: Tensor,   # draws from the prior, (M, latent)
             ) -> tuple[float, float]:  # mean squared error of the reconstructions; MMD of the codes from the prior
     "The two things that training is to make small."
     return F.mse_loss(vae(x), x).item(), mmd(vae.encode(x), prior).item()
@@ -93,10 +93,10 @@ def sign_of_the_objective(seed: int = 0,  # of everything random
 # %% ../../../nbs/varmixup/01_errata.ipynb #e42b64f7
 GAMMAS = (.1, 1., 10.)  # the paper is silent; 1 in the code of Zhao et al.
 
-def under_adversaries(vae,            # an autoencoder, trained
-                      x: Tensor,      # points, (N, d)
-                      prior: Tensor,  # draws from the prior, (M, latent)
-                      gamma: float,   # weight of the MMD
+def under_adversaries(vae: nn.Module,  # an autoencoder, trained
+                      x: Tensor,       # points, (N, d)
+                      prior: Tensor,   # draws from the prior, (M, latent)
+                      gamma: float,    # weight of the MMD
                       ) -> tuple[float, float, float]:  # J at the points, under the printed one, under the right one
     "What two adversaries do to the loss that is minimised (eq. 10)."
     def terms(at): return gamma * mmd(vae.encode(at), prior), F.mse_loss(vae(at), at)

@@ -15,12 +15,14 @@ from ...extras import need
 need("pandas")
 import pandas as pd
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ...data.datasets import load
+from ...data.images import ImageSet
 from ...methods.varmixup import decode_mix
 from ...methods.vicinal import Mix, draw_mix
-from ...metrics.distances import compare, describe, near_frechet, weighted_mmd2
+from ...metrics.distances import Described, compare, describe, near_frechet, weighted_mmd2
+from ...metrics.features import Extractor
 from ...metrics.influence import influence
 from ...repro.estimates import Images
 from ...repro.ledger import checked, claim, gained
@@ -28,14 +30,14 @@ from ...repro.scale import said
 
 # %% ../../../nbs/varmixup/02_samples.ipynb #8917ef00
 def pixels(x: Tensor, mix: Mix) -> Tensor: return mix(x)
-def reconstructions(vae, x: Tensor, mix: Mix) -> Tensor: return mix(vae(x))
-def codes(vae, x: Tensor, mix: Mix) -> Tensor: return decode_mix(vae, vae.encode(x), mix)
-def unmixed(vae, x: Tensor, mix: Mix) -> Tensor: return vae(x)
+def reconstructions(vae: nn.Module, x: Tensor, mix: Mix) -> Tensor: return mix(vae(x))
+def codes(vae: nn.Module, x: Tensor, mix: Mix) -> Tensor: return decode_mix(vae, vae.encode(x), mix)
+def unmixed(vae: nn.Module, x: Tensor, mix: Mix) -> Tensor: return vae(x)
 
 WAYS = {"mixup-r": reconstructions, "erm-r": unmixed}  # all others with an autoencoder mix codes
 
 def way(method: str,  # "mixup", or one that sees through an autoencoder
-        vae=None) -> Callable:  # (images (B, C, H, W) in [0, 1], mix) -> images (B, C, H, W)
+        vae: nn.Module | None = None) -> Callable:  # (images (B, C, H, W) in [0, 1], mix) -> images (B, C, H, W)
     "How a method makes its images."
     return pixels if vae is None else partial(WAYS.get(method, codes), vae)
 
@@ -46,7 +48,7 @@ def ways_of(vaes: dict,  # "varmixup", and "adv-varmixup" where there is one -> 
                                                                                   for m, v in vaes.items()}
 
 # %% ../../../nbs/varmixup/02_samples.ipynb #3fac2b5a
-def batches(data, size: int = 500) -> Iterator[Tensor]:
+def batches(data: ImageSet, size: int = 500) -> Iterator[Tensor]:
     "The images of a set."
     return (data.floats(i) for i in torch.arange(len(data), device=data.x.device).split(size))
 
@@ -54,7 +56,7 @@ def draws(n: int,       # images there are
           number: int,  # of the set
           most: int = 0,  # images that are mixed; 0: all
           size: int = 500,  # of a batch
-          device="cpu",
+          device: torch.device | str = "cpu",
           ) -> Iterator[tuple[Tensor, Mix]]:  # places of images, int64 (B,), and what mixes them
     "Which images are mixed with which, and how: the same for every method."
     rng = torch.Generator().manual_seed(number)
@@ -63,20 +65,20 @@ def draws(n: int,       # images there are
         yield index.to(device), Mix(mix.lam.to(device), mix.partner.to(device))
 
 # %% ../../../nbs/varmixup/02_samples.ipynb #849dc125
-def mixed(train,           # an image set
-          make: Callable,  # from `way`
-          number: int,     # of the set
-          most: int = 0,   # images that are mixed; 0: all
+def mixed(train: ImageSet,  # an image set
+          make: Callable,   # from `way`
+          number: int,      # of the set
+          most: int = 0,    # images that are mixed; 0: all
           ) -> Iterator[Tensor]:
     "Batches of mixed images."
     for index, mix in draws(len(train), number, most, device=train.x.device):
         with torch.no_grad(): yield make(train.floats(index), mix)
 
 # %% ../../../nbs/varmixup/02_samples.ipynb #7c5cf84b
-def apart(real,                     # from `describe`
+def apart(real: Described,        # from `describe`
           images: Iterable[Tensor],  # batches
-          number: int,              # of the set; KID's subsets are drawn by it
-          ) -> dict[str, float]:    # FID, KID
+          number: int,            # of the set; KID's subsets are drawn by it
+          ) -> dict[str, float]:  # FID, KID
     "How far a set of images is from one that was described."
     rng = torch.Generator().manual_seed(number)
     other = describe(images, real.extractor, rng)
@@ -85,11 +87,11 @@ def apart(real,                     # from `describe`
 
 # %% ../../../nbs/varmixup/02_samples.ipynb #0922f935
 def distances(dataset: str,
-              extractor,       # Inception, or what stands in for it
+              extractor: Extractor,  # Inception, or what stands in for it
               ways: list[dict],  # method -> from `way`; one dict for each seed of the autoencoders, taken in turn
-              sets: int,       # of mixed images, numbered from 0
+              sets: int,             # of mixed images, numbered from 0
               device: str = "cpu",
-              most: int = 0,   # images of a set; 0: as many as there are
+              most: int = 0,         # images of a set; 0: as many as there are
               ) -> tuple[pd.DataFrame, dict]:  # method, dataset, metric, seed (the set's number), value; the floor
     "FID and KID of each method's mixtures to the training images, and of the test images."
     train, test = (load(dataset, split).to(device) for split in ("train", "test"))
@@ -116,7 +118,8 @@ def added(real: Tensor,   # features of the images, float64 (N, d)
 PAIRED = 4000  # training images up to which this is asked: all their pairs are held at once
 
 def with_images(found: pd.DataFrame,  # from `distances`
-                dataset: str, extractor, ways: list[dict], device: str = "cpu", most: int = 0,  # as it was given
+                # as it was given
+                dataset: str, extractor: Extractor, ways: list[dict], device: str = "cpu", most: int = 0,
                 ) -> pd.DataFrame:    # and a column images; None where they are more than PAIRED
     "The distances with what each training image adds."
     train = load(dataset, "train").to(device)
@@ -156,9 +159,9 @@ def sureness(bins: dict,  # count, confidence, accuracy, from `pooled`
 
 # %% ../../../nbs/varmixup/02_samples.ipynb #f0d0a227
 @torch.no_grad()
-def ways(vae,        # of points, with one latent number
-         pair: Tensor,   # two points (2, 2)
-         lams: Tensor,   # shares of the first (n,)
+def ways(vae: nn.Module,  # of points, with one latent number
+         pair: Tensor,  # two points (2, 2)
+         lams: Tensor,  # shares of the first (n,)
          ) -> tuple[Tensor, Tensor, Tensor]:  # codes (n,), mixed points (n, 2), decoded points (n, 2)
     "The ways from the second point to the first."
     codes, mixes = vae.encode(pair), [Mix(lam, torch.tensor([1, 0])) for lam in lams]

@@ -11,6 +11,7 @@ __all__ = ['EPOCHS', 'ALIKE', 'FEW', 'GOOD_VAE', 'VAES', 'DATASETS', 'CIFARS', '
 
 # %% ../../../nbs/varmixup/00_settings.ipynb #eb299326
 from dataclasses import dataclass, replace
+from typing import Any
 
 from ...core import pick
 from ...methods.catalogue import METHODS
@@ -70,7 +71,7 @@ def run(s: Grid,
         method: str,   # a name in EPOCHS; any other has ERM's
         dataset: str,  # the paper's, or one of ours
         seed: int,
-        **args,        # hyper-parameters that differ from the method's own
+        **args: Any,   # hyper-parameters that differ from the method's own
         ) -> Spec:
     "A run of the paper."
     kind = pick("method", method, METHODS)
@@ -193,7 +194,7 @@ class Curve(Grid):
         smoke=AUTOENCODERS[:2], embedded=AUTOENCODERS[:3], overnight=("own", *AUTOENCODERS[3:]))
     seeds: int = setting(0, "default", "runs of a cell; 0: as many as the scale says", embedded=5, overnight=2)
 
-def through(s: Grid, name: str, **more) -> dict:  # fields of a VAE's run
+def through(s: Grid, name: str, **more: Any) -> dict:  # fields of a VAE's run
     "The VAE of a name: the settings' own, or that one with other layers."
     layers = {} if name == "own" else dict(zip(("latent", "width", "depth"), map(int, name.split("-"))))
     args = s.vae.get("network_args", {}) | layers | more
