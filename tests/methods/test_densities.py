@@ -144,7 +144,7 @@ def test_a_singular_covariance_is_said_and_a_constant_column_refused():
     (dict(x=torch.tensor([[0., 1], [torch.nan, 0], [1, 1]])), ValueError, "1 of 3 rows of the examples hold NaN"), (dict(ridge=-1.), ValueError, "ridge must be"),
     (dict(x=torch.rand(3, 1, 2, 2)), ValueError, r"must be \(N, d\), N at least 1, got \(3, 1, 2, 2\): flatten"), (dict(x=torch.rand(0, 2)), ValueError, "N at least 1"),
     (dict(y=torch.tensor([0., 1, 1])), TypeError, "labels must be int64"), (dict(ridge=float("nan")), ValueError, "ridge must be at least 0"),
-    (dict(x=1e200 * torch.ones(3, 2).double()), ValueError, r"up to 1.0e\+200 have no covariance in float64: scale them")])
+    (dict(x=1e200 * torch.rand(3, 2).double()), ValueError, "have no variance in float64: scale them")])
 def test_what_no_density_can_be_fitted_to(change, error, message):
     args = dict(x=torch.rand(3, 2), y=torch.tensor([0, 1, 1]), k=2) | change
     for fit in FITS.values():
