@@ -188,7 +188,7 @@ def test_weights_of_which_no_mean_can_be_taken(name):
 
 def test_bins_are_counted_in_whole_numbers():
     for bins in (0, 2.5, True, math.nan):
-        with pytest.raises(ValueError, match="bins must be a whole number"): C.ece(NET(X).detach(), Y, bins)
+        with pytest.raises(ValueError, match="bins must be 1 or more, a whole number"): C.ece(NET(X).detach(), Y, bins)
     with pytest.raises(ValueError, match="whole number"): R.rms_error(NET(X).detach(), Y, 1.5)
 
 

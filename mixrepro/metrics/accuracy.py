@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..data.images import ImageSet
-from ..guards import check_logits, check_pair, check_tensor
+from ..guards import check_logits, check_pair
 from ..networks.staged import Net, in_mode
 
 # %% ../../nbs/metrics/60_accuracy.ipynb #003c6162

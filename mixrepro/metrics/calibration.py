@@ -56,7 +56,7 @@ def bin_of(sure: Tensor,  # confidences, float64 (N,)
            ) -> Tensor:   # 0..M-1, int64 (N,)
     "The bin that a confidence falls in."
     if not isinstance(bins, Integral) or isinstance(bins, bool) or bins < 1:
-        raise ValueError(f"bins must be a whole number, 1 or more, got {bins}")
+        raise ValueError(f"bins must be 1 or more, a whole number, got {bins}")
     check_sure(sure)
     return torch.bucketize(sure, torch.linspace(0, 1, bins + 1, dtype=torch.float64, device=sure.device)[1:-1])
 

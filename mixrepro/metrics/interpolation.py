@@ -10,7 +10,6 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from ..data.images import ImageSet
 from ..guards import check_logits, check_rows

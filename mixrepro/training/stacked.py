@@ -294,5 +294,7 @@ def stack_accuracy(net: Stacked, x: Tensor, y: Tensor) -> Tensor:  # (G, m, d), 
     "The share of examples that each network gets right."
     logits = net(x)
     if not y.numel(): raise ValueError("there are no examples to be right about: expected one at least")
-    check_labels(y.flatten(), k=logits.shape[-1]); check_logits(logits)
-    return (logits.argmax(-1) == y[:, None]).double().mean(-1)
+    check_labels(y.flatten(), k=logits.shape[-1], look=not y.is_cuda)
+    if not logits.is_cuda: check_logits(logits)
+    share = (logits.argmax(-1) == y[:, None]).double().mean(-1)
+    return share.masked_fill(~logits.amax(-1).isfinite().all(-1), math.nan)
