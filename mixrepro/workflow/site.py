@@ -150,7 +150,6 @@ STYLE = """.md-grid { max-width: 72rem; }
 .md-typeset td a, .md-typeset td code { overflow-wrap: break-word; word-break: normal; }
 @media screen and (max-width: 44.9em) {
   .md-typeset table:not([class]) th, .md-typeset table:not([class]) td { padding: .6em; }
-  .md-typeset table:not([class]) td { min-width: 4.2rem; }
 }
 """
 EXTENSIONS = ["tables", "md_in_html", "sane_lists", {"toc": {"permalink": True}}, "pymdownx.superfences",
