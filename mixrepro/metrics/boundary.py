@@ -24,10 +24,11 @@ def check_classes(x: Tensor, y: Tensor, k: int | None = None) -> None:  # as for
 def signed_step(net: Callable,  # (G, M, m, d) -> logits (G, M, m, K)
                 x: Tensor,      # points, each network's own, (G, M, m, d)
                 y: Tensor,      # their classes, int64 (G, M, m)
-                eps: float,     # change of every number
+                eps: float | Tensor,  # change of every number; of each group its own, (G, 1, 1, 1)
                 ) -> Tensor:    # (G, M, m, d)
     "The fast gradient sign method (GenLabel note, robust accuracy)."
-    check_budget(eps, eps, 1)
+    if not isinstance(eps, Tensor): check_budget(eps, eps, 1)
+    elif not x.is_cuda: check_budget(eps.min(), eps.max(), 1)
     check_classes(x, y)
     def pull(logits):
         flat = logits.flatten(0, 2)

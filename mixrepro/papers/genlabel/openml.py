@@ -61,9 +61,6 @@ class Protocol(Choices):
     def __post_init__(self):
         for name in ("rates", "ratios"):
             if not getattr(self, name): raise ValueError(f"{name} must hold one number at least, got none")
-        late = self.network == "fc" and "genlabel-gm" in self.methods and not self.scratch
-        if late and self.warm >= self.epochs:
-            raise ValueError(f"warm must be below epochs, of which it is a part, got {self.warm} and {self.epochs}")
 
     def sizes(self, d: int, k: int) -> tuple[int, ...]:
         return (d, k) if self.network == "logistic" else (d, self.width, self.width, k)
@@ -140,6 +137,8 @@ def fit_latent(p: Protocol, x: Tensor, y: Tensor, k: int,
                rates: Tensor,   # (1, R) or (G, R)
                folds: list[int]) -> Stacked:  # R x T networks a group
     "Networks on mixtures; densities are of a network's features (GenLabel note, algorithm 2; its code)."
+    if p.warm >= p.epochs and not p.scratch:
+        raise ValueError(f"warm must be below epochs, of which it is a part, got {p.warm} and {p.epochs}")
     warm, rngs = fit_clean(p, x, y, k, rates, folds, p.warm), generators(p, folds, device=x.device)
     (G, R), T, sizes = warm.flat.shape[:2], gamma.shape[-1], warm.sizes
     firsts = untrained(sizes, rngs, R * T, p.relu).flat
