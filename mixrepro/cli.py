@@ -606,8 +606,8 @@ def doctor() -> None:
 @app.command()
 def bench(what: Annotated[str, typer.Argument(help="corruptions | augmix | puzzlemix | noisymix | decoding | gpu"
                                               )] = "corruptions",
-          n: Annotated[int, typer.Option(help="of corruptions: images")] = 10_000,
-          size: Annotated[int, typer.Option(help="of corruptions: pixels a side")] = 32,
+          n: Annotated[int, typer.Option(min=1, help="of corruptions: images")] = 10_000,
+          size: Annotated[int, typer.Option(min=8, help="of corruptions: pixels a side")] = 32,
           severity: Annotated[int, typer.Option(help="of corruptions: 1 to 5; 0: all five")] = 0,
           part: Annotated[list[str], typer.Option(help="of gpu: tests, epochs or cells; all in this order "
                                                        "unless given")] = [],

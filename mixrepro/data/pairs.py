@@ -8,12 +8,11 @@ __all__ = ['as_bytes', 'image_set']
 # %% ../../nbs/data/01k_pairs.ipynb #d2b26ca7
 from collections.abc import Sequence
 
-import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
-from .images import ImageSet
+from .images import ImageSet, pixels_of
 
 # %% ../../nbs/data/01k_pairs.ipynb #7acb0f57
 def as_bytes(image: Image.Image | Tensor,  # Pillow's, or a tensor (C, H, W), uint8 or float in [0, 1]
@@ -21,8 +20,9 @@ def as_bytes(image: Image.Image | Tensor,  # Pillow's, or a tensor (C, H, W), ui
              ) -> Tensor:  # uint8 (C, H, W)
     "One image of a data set as bytes."
     if isinstance(image, Image.Image):
-        pixels = torch.from_numpy(np.array(image if image.mode in ("L", "RGB") else image.convert("RGB")))
-        return pixels.permute(2, 0, 1) if pixels.dim() == 3 else pixels[None]
+        pixels, why = pixels_of(image)
+        if why: raise ValueError(f"example {place} {why}")
+        return torch.tensor(pixels[..., :1] if image.mode == "L" else pixels).permute(2, 0, 1)
     if not isinstance(image, Tensor) or image.dim() != 3:
         raise TypeError(f"example {place} is no image: expected a tensor (C, H, W) or a picture of Pillow's, "
                         f"got {tuple(image.shape) if isinstance(image, Tensor) else type(image).__name__}")
