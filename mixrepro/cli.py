@@ -45,7 +45,8 @@ from typer.core import TyperCommand
 import mixrepro
 from .core import pick
 from .extras import Lazy, need
-from .files import clone, explained, home, in_a_line, sha256, worded, write_atomic, write_if_changed
+from .files import (ADVICE, clone, explained, home, in_a_line, sha256, worded, write_atomic,
+                            write_if_changed)
 from .papers.index import PAPERS, entries, entry_of
 from .repro.entry import PROFILES, profile_of, state
 
@@ -760,6 +761,9 @@ def refused(e: Exception) -> tuple[str | None, int]:  # the sentence, None for a
                         e.format_message().strip().rstrip("."))
         return why and f"{why}: see '{command} --help'", 2
     if isinstance(e.__cause__, EOFError) and type(e).__name__ == "Abort": e = e.__cause__  # Typer's, for any file's end
+    if isinstance(e, OSError) and e.filename and str(e).startswith("[Errno"):  # nobody has said yet what was wanted
+        advice = ADVICE.get(e.errno)
+        return f"{os.fsdecode(e.filename)} cannot be used: {e.strerror.lower()}{f'; {advice}' if advice else ''}", 1
     if isinstance(e, (ValueError, TypeError, OSError, RuntimeError)) and str(e).strip():
         return in_a_line(str(e), 10_000), getattr(e, "code", 1)
     return placed(e), 1

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from mixrepro import fingerprint, outside
-from mixrepro.methods.catalogue import PARTS, method
+from mixrepro.methods.catalogue import PARTS, method, run_fields
 from mixrepro.methods.mixup import Mixup
 from mixrepro.networks.zoo import NETWORKS, build, telling
 from mixrepro.training import made
@@ -97,6 +97,9 @@ def test_a_part_as_an_object_is_the_part_by_its_name(mine):
     even = importlib.import_module("brought_parts").Even(first=.7)
     assert Spec(**SPEC | dict(method_args=dict(labels=even))) == Spec(**SPEC) and even.name == EVEN
     assert method("mixup", labels=dict(name=EVEN, first=.7)) == Mixup(labels=even)
+    forget()
+    fresh = importlib.import_module("brought_parts").Even(first=.7)  # of a class that no run has named yet
+    assert name_of(Spec(**SPEC | run_fields(Mixup(labels=fresh)))) == name_of(Spec(**SPEC))
     assert name_of(Spec(**SPEC | dict(method_args={}))) != name_of(Spec(**SPEC))
 
 

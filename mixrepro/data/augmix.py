@@ -24,6 +24,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..core import pick
+from ..guards import check_tensor
 
 # %% ../../nbs/data/02c_augmix.ipynb #a9bcc3d6
 def posterized(u: Tensor,     # images, uint8 (N, C, H, W)
@@ -257,6 +258,7 @@ def laid_over(x: Tensor,       # images, float (N, C, H, W) in [0, 1]
 # %% ../../nbs/data/02c_augmix.ipynb #60a0d2bd
 def check_grey_levels(x: Tensor) -> None:  # images, float
     "Refuse what is no image in [0, 1], give or take rounding; on a GPU it would make every batch wait for the host."
+    if len(x) and not x.numel(): raise ValueError(f"images have no pixels, shape {tuple(x.shape)}")
     if x.is_cuda or not x.numel(): return
     low, high = (v.item() for v in x.float().aminmax())
     if not -1 / 510 <= low <= high <= 1 + 1 / 510:
@@ -270,6 +272,7 @@ def augmix(x: Tensor,             # images, float (N, C, H, W) in [0, 1], of 1 o
            ops: str = "basic",    # a key of OPERATIONS
            ) -> Tensor:           # same shape and dtype
     "Augment and mix each image by a draw of its own (Hendrycks et al., 2020; NoisyMix paper, eq. 1)."
+    check_tensor(x, "images")
     if not x.is_floating_point(): raise TypeError(f"images must be float in [0, 1], got {x.dtype}: divide by 255")
     if x.dim() != 4 or x.shape[1] not in (1, 3):
         raise ValueError(f"images must have shape (N, 1 or 3, H, W), got {tuple(x.shape)}")

@@ -20,7 +20,7 @@ from torch.nn import functional as F
 
 from ..core import Choices, choice
 from ..data.images import ImageSet
-from ..guards import check_labels, check_logits, check_pair
+from ..guards import check_labels, check_logits, check_pair, check_tensor
 from .vicinal import LOSSES, one_hot
 from ..networks.staged import Net
 
@@ -107,6 +107,7 @@ HAS = {"autoencoder": ("posterior", "decode"), "decoder": ("norm",)}
 def check_batch(method: "Method", net: Net, x: Tensor, y: Tensor) -> None:
     "Refuse a batch, or a network, that a method has no use for."
     own, name = getattr(net, "module", net), method.name or type(method).__name__
+    check_tensor(x, "images")
     if isinstance(own, nn.Module) and not all(hasattr(own, a) for a in HAS.get(method.trains, ())):
         raise TypeError(f"{name} trains a network of the kind {method.trains!r}, such as those of "
                         f"mixrepro.networks.zoo, got {type(own).__name__}")
@@ -116,7 +117,9 @@ def check_batch(method: "Method", net: Net, x: Tensor, y: Tensor) -> None:
     weights = next((p.dtype for p in own.parameters()), x.dtype) if isinstance(own, nn.Module) else x.dtype
     if x.dtype == torch.float64 != weights:
         raise TypeError(f"images are float64, but the network's weights {weights}: convert with x.float()")
-    if method.trains == "classifier" and not method.unlabelled: check_labels(y, len(x), look=not y.is_cuda)
+    if method.trains != "classifier" or method.unlabelled: return
+    check_tensor(y, "labels")
+    check_labels(y, len(x), look=not y.is_cuda)
 
 # %% ../../nbs/methods/20b_base.ipynb #f59b412c
 def explain(method: "Method", net: Net, x: Tensor, y: Tensor, e: Exception) -> None:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ..core import choice
+from ..guards import check_image_batch
 from .mixing import Mixing
 from .vicinal import SCOPES, Mix, draw_lambda, taken
 from ..networks.staged import Net
@@ -77,4 +78,5 @@ class CutMix(Mixing):
     per: str = choice("batch", "code", "Yun et al.: one box for the batch; 'example' draws one each", allowed=SCOPES)
 
     def draw(self, net: Net, x: Tensor, y: Tensor, rng: torch.Generator) -> CutDraw:
+        check_image_batch(x, "CutMix")
         return draw_boxes(len(x), x.shape[2:], self.alpha, self.prob, rng, self.per)

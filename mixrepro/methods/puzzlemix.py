@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..core import choice
-from ..guards import check_rows
+from ..guards import check_image_batch, check_rows
 from .attacks import log_target, slope, tilt
 from .manifold_mixup import draw_stage
 from .mixing import Mixing
@@ -125,7 +125,7 @@ class PuzzleMix(Mixing):
         if not self.blocks: raise ValueError("blocks must name one number at least: of blocks a side, such as 8")
 
     def draw(self, net: Net, x: Tensor, y: Tensor, rng: torch.Generator) -> PuzzleDraw:
-        check_blocks(x, self.blocks)
+        check_image_batch(x, "PuzzleMix"); check_blocks(x, self.blocks)
         lam = draw_lambda(() if self.per == "batch" else (len(x),), self.alpha, rng)
         partner = torch.randperm(len(x), generator=rng, device=rng.device)
         n, (s, clean) = draw_stage(self.blocks, rng), look(net, x, y, self.clean, self.criterion)

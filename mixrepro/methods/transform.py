@@ -84,7 +84,8 @@ class BatchTransform:
                  net: Net | None = None,  # the network in training, for what looks at it: PuzzleMix, AT
                  ) -> None:
         transformable(method, net)
-        if k < 2: raise ValueError(f"k must be the number of classes, 2 or more, got {k}")
+        if not isinstance(k, int) or k < 2:
+            raise ValueError(f"k must be the number of classes, 2 or more, got {k}")
         self.method, self.k, self.net, self.stream = method, k, net, Stream(rng)
 
     def __call__(self,

@@ -37,7 +37,7 @@ LOOKED_UP = {"mixrepro.methods.catalogue:METHODS": METHODS, "mixrepro.methods.ca
           "mixrepro.data.whitening:WHITENINGS": WHITENINGS}
 BESIDE = frozenset(f"mixrepro.{module}:{name}" for module, names in {
     "core": "Choices choice given pick", "data.images": "data_root remedy",
-    "data.datasets": "SHIPPED found_set stats_of",
+    "data.datasets": "SHIPPED found_set stats_of", "methods.catalogue": "found_method",
     "data.folder": "Added MOVED NAMES PLACE SHARE _of added by_content changed_pictures changed_since command_for "
                    "digest_of_files kept_images recorded",
     "networks.zoo": "asked kind_of networks_of", "training.spec": "Spec",

@@ -64,8 +64,9 @@ def note(base: Path,            # the project's folder
          runs: Iterable[Run],   # that were read
          ) -> Path:
     "Write down what a figure has read and written."
-    said = dict(files={str(f.relative_to(base)): sha256(f) for f in sorted(files)},
-                runs={str(r): [str(r.folder), content_of_run(r.folder)] for r in runs})
+    def inside(folder): return str(folder.relative_to(base) if folder.is_relative_to(base) else folder)
+    said = dict(files={inside(f): sha256(f) for f in sorted(files)},
+                runs={str(r): [inside(r.folder), content_of_run(r.folder)] for r in runs})
     return write_if_changed(base / NOTED / f"{name}.json", json.dumps(said, indent=1, sort_keys=True))
 
 # %% ../../nbs/workflow/91a_drawn.ipynb #a3e63fab
@@ -76,7 +77,7 @@ def altered_since(base: Path, name: str) -> str:  # empty where nothing is, or n
     try:
         said = json.loads(path.read_text())
         files = [(base / f, f, was) for f, was in said["files"].items()]
-        runs = [(run, Path(folder), was) for run, (folder, was) in said["runs"].items()]
+        runs = [(run, base / folder, was) for run, (folder, was) in said["runs"].items()]
     except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return f"{path.relative_to(base)} was changed"
     for at, f, was in files:

@@ -36,15 +36,14 @@ def status(base: Path,                 # the project's folder
     "Of each paper the artefacts that are ready and in a gallery, and its claims by what became of them."
     path = base/"figures"/profile/"across/x-claims.csv"
     claims = ledger_of(path) if path.is_file() else pd.DataFrame(columns=COLUMNS)
-    rows = ["| paper | artefacts | ready | in the gallery | claims | hold | do not hold | undecided | not run |",
-            "|" + "---|"*9]
+    rows = ["| paper | ready | in the gallery | claims | hold | do not hold | undecided | not run |", "|" + "---|"*8]
     for paper, name in PAPERS.items():
         all_ = [a for a in ARTEFACTS.values() if a.paper == paper]
         ready = [a for a in all_ if state(a, base) == "ready"]
         shown = [a for a in all_ if all(f.is_file() for f in a.files(base/"figures"/profile))]
         of = claims[claims.paper == paper].verdict
         said = [len(of), *((of == v).sum() for v in VERDICTS[:3]), of.isin(VERDICTS[3:]).sum()] if len(of) else [""]*5
-        rows.append("| " + " | ".join(map(str, [name, len(all_), len(ready), len(shown), *said])) + " |")
+        rows.append("| " + " | ".join(map(str, [name, f"{len(ready)} of {len(all_)}", len(shown), *said])) + " |")
     return "\n".join(rows)
 
 # %% ../../nbs/workflow/97_front.ipynb #cc5af449

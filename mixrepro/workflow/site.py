@@ -150,7 +150,6 @@ STYLE = """.md-grid { max-width: 72rem; }
 .md-typeset td a, .md-typeset td code { overflow-wrap: break-word; word-break: normal; }
 @media screen and (max-width: 44.9em) {
   .md-typeset table:not([class]) th, .md-typeset table:not([class]) td { padding: .6em; }
-  .md-typeset table:not([class]) td { min-width: 4.2rem; }
 }
 """
 EXTENSIONS = ["tables", "md_in_html", "sane_lists", {"toc": {"permalink": True}}, "pymdownx.superfences",
@@ -181,7 +180,8 @@ def mathjax(to: Path) -> None:  # the folder that it goes to
 
 # %% ../../nbs/workflow/96_site.ipynb #c8be7f06
 TEX = ((r"\\\[[\s\S]*?\\\]", ""),  # a displayed equation
-       (r"\\(math\w+|text\w*|operatorname|left|right|big|Big|q?quad|[,;:! ])", ""), (r"\\([a-zA-Z]+) ?", r"\1 "), (r"[{}]|\\", ""))
+       (r"\\(math\w+|text\w*|operatorname|left|right|big|Big|q?quad|[,;:! ])", ""),
+       (r"\\([a-zA-Z]+) ?", r"\1 "), (r"[{}]|\\", ""))
 
 def without_tex(text: str) -> str:
     "A text with its equations as letters and signs."
