@@ -446,6 +446,7 @@ def outputs(ids: Annotated[list[str], typer.Argument(help="artefacts; all that a
     "Write the figures and answers of the last reproduction into the notebooks."
     from mixrepro.workflow.outputs import carry_all
     base = clone()
+    for id in ids or []: entry_of(id)  # refuses an unknown one
     changed, left = carry_all(ids or workflow.ready(base), base, profile_of(profile))
     for id, why in left.items(): print(f"{id} left as it is: {why}")
     print(f"{len(changed)} notebook{'s' * (len(changed) != 1)} written")

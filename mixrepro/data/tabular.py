@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['NUMBER', 'GROUPED', 'GAPS', 'ENCODERS', 'COLLECTIONS', 'NOTES', 'FRI', 'EMBEDDED', 'FOLDER', 'INDEXES', 'NOMINAL',
-           'PAUSES', 'SPELLED', 'SEED', 'NOTE', 'DEAD', 'Table', 'check_size', 'to_numbers', 'check_rows', 'to_labels',
-           'friedman', 'check_records', 'tabular', 'verify_openml', 'fetch_openml']
+           'PAUSES', 'SPELLED', 'SEED', 'NOTE', 'DEAD', 'Table', 'check_spread', 'to_numbers', 'check_not_empty',
+           'to_labels', 'friedman', 'check_records', 'tabular', 'verify_openml', 'fetch_openml']
 
 # %% ../../nbs/data/08_tabular.ipynb #6488a665
 import csv
@@ -144,11 +144,12 @@ def _distinct(names: list[str]) -> list[str]:
     return free
 
 # %% ../../nbs/data/08_tabular.ipynb #aa7583f1
-def check_size(x: np.ndarray, names: Sequence[str]) -> None:
+def check_spread(x: np.ndarray, names: Sequence[str]) -> None:
     "Refuse columns that have no mean, no deviation, or a value beyond single precision."
     for k in np.flatnonzero(~(np.abs(x) < np.finfo(np.float32).max).all(0))[:1]:
-        raise ValueError(f"the column {names[k].split('__', 1)[1]!r} cannot be standardised, because its values are too "
-                         "large or lie too far apart: divide it, or take its logarithm")
+        name = names[k].split("__", 1)[1]
+        raise ValueError(f"the column {name!r} cannot be standardised, because its values are too large or lie too far "
+                         "apart: divide it, or take its logarithm")
 
 # a row for each example; columns of numbers are quantities, others categories
 def to_numbers(frame: "pd.DataFrame",
@@ -174,7 +175,7 @@ def to_numbers(frame: "pd.DataFrame",
     raw = columns.transform(frame).astype(float)
     over = raw[train] if pick("scale", scale, ("train", "all")) == "train" else raw
     x = np.where(np.ptp(over, axis=0) == 0, 0, StandardScaler().fit(over).transform(raw))
-    check_size(x, columns.get_feature_names_out())
+    check_spread(x, columns.get_feature_names_out())
     return x[train], x[test], _distinct([c.split("__", 1)[1] for c in columns.get_feature_names_out()])
 
 # %% ../../nbs/data/08_tabular.ipynb #15ad5b39
@@ -196,7 +197,7 @@ def _quantity(target: "pd.Series") -> np.ndarray | None:
         raise ValueError(f"the target is {target.iloc[i]} in {_row(target, i)}: write a finite number or leave it out")
     return value if (value % 1 != 0).any() else None
 
-def check_rows(target: "pd.Series") -> None:
+def check_not_empty(target: "pd.Series") -> None:
     "Refuse a table without rows."
     if not len(target): raise ValueError("the table has no rows: expected some of each class")
 
@@ -204,7 +205,7 @@ def to_labels(target: "pd.Series",  # what to predict, as text or numbers; none 
               ) -> tuple[np.ndarray, tuple[str, ...], bool]:  # int64 (n,), the classes, whether it was cut at its mean
     "Labels 0..k-1; a numeric target with fractions becomes P below its mean and N otherwise (OpenML's rule)."
     import pandas as pd
-    check_rows(target)
+    check_not_empty(target)
     value = _quantity(target)
     if value is not None: target = pd.Series(np.where(value < value.mean(), "P", "N"))
     classes, y = np.unique(target.astype(str).to_numpy(dtype=str), return_inverse=True)

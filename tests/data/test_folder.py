@@ -121,7 +121,7 @@ def spoil(at, how):
     ("transparent", "rose/3.png has transparent pixels"),
     ("other classes", "train and test of .*flowers have different classes: 'lily' is in test only"),
     ("called otherwise", "flowers holds TEST, training: call the folder to train on train"),
-    ("webp", "some.webp is a picture, but .*: no picture is left out, so convert it or move it away"),
+    ("webp", "some.webp is no kind of picture that is read .*: no picture is left out, so convert it or move it away"),
     ("loop", "rose/up is a link to a folder that it lies in: remove it"),
     ("link", "rose/x.png is no file but a link that leads nowhere"),
     ("two lines", r"3\\n.png' in .*flowers has a line end in its name"),
