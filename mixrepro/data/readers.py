@@ -41,7 +41,8 @@ def check_arrays(table: dict, key: str) -> None:
     try: x, y = np.asarray(table["data"]), np.asarray(table[key])
     except ValueError as e: raise ValueError(f"holds rows of different lengths ({e})") from e
     if x.dtype.kind not in "iu" or y.dtype.kind not in "iu" or y.ndim != 1:
-        raise ValueError(f"holds images of {x.dtype} and labels {y.shape} of {y.dtype}, expected bytes and integers (n,)")
+        raise ValueError(f"holds images of {x.dtype} and labels {y.shape} of {y.dtype}, "
+                         "expected bytes and integers (n,)")
 
 class _ArraysOnly(pickle.Unpickler):
     "An unpickler that can rebuild NumPy arrays and nothing else."
