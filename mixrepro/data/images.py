@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SPLITS', 'PICTURES', 'balanced', 'ImageSet', 'integer_labels', 'typed', 'data_root', 'remedy', 'read_array',
-           'is_picture', 'folders', 'pictures', 'pixels_of', 'read_picture']
+           'is_picture', 'folders', 'pictures', 'rgb_of', 'read_picture']
 
 # %% ../../nbs/data/01b_images.ipynb #cb7e67ec
 import os
@@ -174,7 +174,7 @@ def pictures(folder: str | Path) -> Iterator[os.DirEntry]:
             raise ValueError(f"{e.path} is no file {what}: remove it, or bring back what it stands for")
 
 # %% ../../nbs/data/01b_images.ipynb #8bf612b6
-def pixels_of(image: Image.Image) -> tuple[np.ndarray | None, str]:  # uint8 (H, W, 3) or None, and what is wrong
+def rgb_of(image: Image.Image) -> tuple[np.ndarray | None, str]:  # uint8 (H, W, 3) or None, and what is wrong
     "The values of a picture of any mode."
     see_through = image.has_transparency_data
     if image.mode in ("I", "F") or image.mode.startswith("I;") and not image.mode.startswith("I;16"):
@@ -198,7 +198,7 @@ def read_picture(path: Path,               # of an image file
         with Image.open(path) as image:
             (w, h), pixels = image.size, None  # its header alone has been read: a size that is claimed takes no memory
             why = f"has {w} x {h} pixels, expected {side} x {side}" if side and (w, h) != (side, side) else ""
-            if not why: image.load(); pixels, why = pixels_of(image)
+            if not why: image.load(); pixels, why = rgb_of(image)
     except FileNotFoundError: raise
     except Exception as e:  # Pillow's decoders raise whatever the bytes lead to
         raise ValueError(f"{path} is not a whole image ({str(e) or type(e).__name__})") from e

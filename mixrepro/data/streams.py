@@ -8,6 +8,7 @@ __all__ = ['GOLDEN', 'ROUNDS', 'mix_', 'image_keys', 'fold', 'bits', 'uniform', 
 
 # %% ../../nbs/data/03_streams.ipynb #017c8539
 import hashlib
+import operator
 import math
 from functools import lru_cache
 
@@ -42,7 +43,7 @@ def image_keys(seed: int,      # any integer
         raise ValueError(f"index must be integers of shape (N,), got {index.dtype} {tuple(index.shape)}")
     if not index.is_cuda and len(index) and (index.min() < 0 or index.max() >= 2**31):
         raise ValueError("index must lie in [0, 2**31): give positions in the data set")
-    digest = hashlib.blake2b(f"{int(seed)}/{name}".encode(), digest_size=8).digest()
+    digest = hashlib.blake2b(f"{operator.index(seed)}/{name}".encode(), digest_size=8).digest()
     one, two = (_signed(int.from_bytes(digest[k:k + 4], "little")) for k in (0, 4))
     i = index.to(torch.int32)
     return torch.stack([mix_(i ^ one), mix_(mix_(i + two) ^ one)])

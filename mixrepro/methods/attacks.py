@@ -20,7 +20,7 @@ from torch.nn import functional as F
 
 from ..core import pick
 from ..guards import check_gradient, check_pair, check_shares
-from .vicinal import log_odds, one_hot
+from .vicinal import log_odds, one_hot, soft_ce
 from ..networks.staged import Net, in_mode
 
 # %% ../../nbs/methods/30_attacks.ipynb #a563f8a5
@@ -170,7 +170,10 @@ def cross_entropy(net: Net,   # images -> logits (B, K)
                   ) -> Tensor:  # nats, (B,)
     "Cross-entropy of each image against its label."
     logits = net(x)
-    (check_shares(y, logits, not y.is_cuda) if y.is_floating_point() else check_pair(logits, y, look=not y.is_cuda))
+    if y.is_floating_point():
+        check_shares(y, logits, look=not y.is_cuda)
+        return soft_ce(logits, y, "none")
+    check_pair(logits, y, look=not y.is_cuda)
     return F.cross_entropy(logits, y, reduction="none")
 
 # %% ../../nbs/methods/30_attacks.ipynb #171886ef

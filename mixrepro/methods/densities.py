@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['LEAST', 'LOG_2PI', 'SHAPES', 'DENSITIES', 'check_examples', 'class_moments', 'tell', 'borrowed', 'check_ridge',
-           'whitening', 'Density', 'Whitened', 'Gaussian', 'Spherical', 'log_spherical', 'fit_gaussian', 'KDE',
-           'fit_kde', 'posteriors', 'classify', 'absorbed', 'check_running', 'Remembered', 'RunningGaussian']
+           'whitening', 'Density', 'check_width', 'Whitened', 'Gaussian', 'Spherical', 'log_spherical', 'fit_gaussian',
+           'KDE', 'fit_kde', 'posteriors', 'classify', 'absorbed', 'check_running', 'Remembered', 'RunningGaussian']
 
 # %% ../../nbs/methods/44_densities.ipynb #a4f775d0
 import math
@@ -68,6 +68,8 @@ def borrowed(n: Tensor, mean: Tensor, cov: Tensor) -> Tensor:  # (K, d, d)
 def check_ridge(ridge: float, total: Tensor) -> None:  # variances of all examples, (d,)
     "Refuse a negative ridge, and none where a column is constant."
     if not 0 <= ridge < float("inf"): raise ValueError(f"ridge must be at least 0 and finite, got {ridge}")
+    if not total.isfinite().all():
+        raise ValueError("examples of that size have no variance in float64: scale them to below 1e150")
     if not ridge and (flat := (total <= 0).nonzero()[:, 0].tolist()):
         raise ValueError(f"columns {flat[:8]} are constant: leave them out, or give a ridge above 0")
 
@@ -76,7 +78,7 @@ def whitening(cov: Tensor,    # (K, d, d)
               ) -> tuple[Tensor, Tensor]:  # W with W cov W' = I, (K, d, d); log-determinants (K,)
     "Whitening matrices of covariances, and their log-determinants."
     values, vectors = torch.linalg.eigh(cov)
-    tell(values[:, 0] < LEAST * values[:, -1], "a singular covariance, so its smallest variances are raised")
+    tell(values[:, 0] <= LEAST * values[:, -1], "a singular covariance, so its smallest variances are raised")
     values = values.clamp_min(0) + ridge
     values = torch.maximum(values, LEAST * values[:, -1:]).clamp_min(torch.finfo(values.dtype).tiny)
     return vectors.mT / values.sqrt()[:, :, None], values.log().sum(1)
@@ -91,6 +93,11 @@ class Density(nn.Module):
         self.register_buffer("log_prior", (n / n.sum()).log())  # log P(y = c)
         self.register_buffer("absent", torch.where(n > 0, 0., -torch.inf))
 
+def check_width(z: Tensor, d: int):
+    "Refuse points of another space."
+    if z.dim() == 2 and z.shape[1] == d: return
+    raise ValueError(f"these densities are of points with {d} columns, got {tuple(z.shape)}: expected (B, {d})")
+
 class Whitened(Density):
     "Densities of points in each class's own whitened coordinates."
     def __init__(self, n: Tensor, mean: Tensor, cov: Tensor,  # (K,), (K, d), (K, d, d), float64
@@ -104,6 +111,7 @@ class Whitened(Density):
         self.register_buffer("shift", -(W @ (mean - centre)[:, :, None]).flatten())
 
     def white(self, z: Tensor) -> Tensor:  # (B, d) -> W_c (z - mean_c), (B, K, d), by one product of matrices
+        check_width(z, len(self.centre))
         made = torch.addmm(self.shift, z.double() - self.centre, self.W.flatten(0, 1).T)
         return made.view(len(z), *self.W.shape[:2])
 
@@ -130,6 +138,7 @@ class Spherical(Density):
 
 def log_spherical(z: Tensor, mean: Tensor, variance: Tensor) -> Tensor:  # (B, d), (K, d), (K,) -> (B, K)
     "Logarithms of N(mean, variance I), float64."
+    check_width(z, mean.shape[1])
     z, centre = z.double(), mean.mean(0)
     away = torch.cdist(z - centre, mean - centre).square()
     return -.5 * (away / variance + z.shape[1] * (variance.log() + LOG_2PI))

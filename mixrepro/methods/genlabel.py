@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from ..core import choice
+from ..guards import check_rows
 from ..data.images import ImageSet
 from .adv_mmd_vae import unrecorded
 from .base import altered
@@ -74,6 +75,9 @@ class ByDensity(Labels):
     @torch.no_grad()
     def __call__(self, y: Tensor, place: Place) -> Tensor:
         gen, gamma = generative_label(self.log_p(y, place), self.top).to(y.dtype), self.weight()
+        if gen.shape[1] != y.shape[1]:
+            raise ValueError(f"densities of {gen.shape[1]} classes cannot label examples of {y.shape[1]}: "
+                             "prepare the method on the training set that it is used with")
         return gamma * gen + (1 - gamma) * place.mix(y)
 
 # %% ../../nbs/methods/45_genlabel.ipynb #02ce91a9
@@ -188,6 +192,7 @@ class NoIntrusion(Mixup):
     def prepare(self, train: ImageSet, rng: torch.Generator, augment: Callable | None = None,
                 **nets: nn.Module) -> Self:
         points = torch.cat([train.floats(i).flatten(1) for i in in_batches(train)]).double()
+        check_rows(points, "the examples", "leave them out, or fill in what is missing")
         made = super().prepare(train, rng, augment, **nets)
         return made.ready(centre=points.mean(0), points=points - points.mean(0), labels=train.y)
 

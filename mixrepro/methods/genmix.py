@@ -177,6 +177,8 @@ def genmix(find: Callable[[Tensor, int, float], Candidates], k: int, n_aug: int,
            device: torch.device | str = "cpu") -> Made:
     "Algorithm 4 (GenMix note) for each lambda; a pair that lacks points is told in a warning."
     if n_aug < 1 or not eps > 0: raise ValueError(f"n_aug must be at least 1 and eps above 0, got {n_aug} and {eps}")
+    if not lams: raise ValueError("lams must hold one share at least, got none: a mixture of classes needs it")
+    for lam in lams: logit(lam)  # which refuses what is no share of a mixture
     pairs, every = ordered_pairs(k, device), []
     for lam in lams: every.append(in_rounds(find, pairs, n_aug, lam, eps, rounds))
     def beside(part, lam): return torch.full((len(part[0]),), lam, dtype=torch.float64, device=device)

@@ -20,7 +20,7 @@ from ..data.images import ImageSet
 from .base import Method, altered
 from .manifold_mixup import ManifoldMixup, as_stages, check_stages
 from .mixing import Place
-from .vicinal import one_hot
+from .vicinal import one_hot, soft_ce
 from ..networks.staged import Net
 
 # %% ../../nbs/methods/29_semi_supervised.ipynb #197f5c1e
@@ -77,7 +77,7 @@ class FewLabels(Method):
     def loss(self, net: nn.Module, x: Tensor, y: Tensor, rng: torch.Generator, index: Tensor | None = None) -> Tensor:
         xl, yl = self.few(len(x), rng)
         logits = net(xl)
-        return F.cross_entropy(logits, one_hot(yl, logits)) + self.penalty(net)
+        return soft_ce(logits, one_hot(yl, logits)) + self.penalty(net)
 
 # %% ../../nbs/methods/29_semi_supervised.ipynb #4d540b8e
 @dataclass(frozen=True, kw_only=True)
@@ -117,7 +117,7 @@ class SSLManifoldMixup(MixesBoth):
     def supervised(self, net: Net, n: int, rng: torch.Generator) -> Tensor:
         "Lines 3 to 5 of algorithm 1."
         x, y = self.few(n, rng)
-        return F.cross_entropy(*self.mixed(net, x, F.one_hot(y, self.made.labelled.k).float(), self.alpha, rng))
+        return soft_ce(*self.mixed(net, x, F.one_hot(y, self.made.labelled.k).float(), self.alpha, rng))
 
     def unsupervised(self, net: Net, u: Tensor, rng: torch.Generator) -> Tensor:
         "Lines 6 to 9 of algorithm 1."

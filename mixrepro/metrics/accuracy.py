@@ -53,9 +53,9 @@ def checked_logits(logits: Tensor,  # float (N, K)
             y: Tensor,       # labels, int64 (N,)
             ) -> tuple[Tensor, Tensor]:  # logits in float64, labels on the same device
     "Logits and labels that a metric can be computed from."
-    check_tensor(logits, "logits")
+    check_pair(logits, y)
     if not logits.numel(): raise ValueError("there are no predictions to measure: expected one row at least")
-    check_pair(logits, y); check_logits(logits)
+    check_logits(logits)
     return logits.double(), y.to(logits.device)
 
 # %% ../../nbs/metrics/60_accuracy.ipynb #ddeeb9b7

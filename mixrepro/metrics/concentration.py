@@ -69,6 +69,8 @@ def unsure(logits: Tensor,          # (N, K)
            ) -> tuple[float, float]:  # a share in [0, 1], and nats
     "The share of low confidence and the mean entropy."
     if not 0 < threshold <= 1: raise ValueError(f"the threshold is a probability above 0, got {threshold}")
+    if logits.dim() != 2 or not logits.numel():
+        raise ValueError(f"expected logits (N, K), one row at least, got {tuple(logits.shape)}")
     check_logits(logits)
     logp = logits.double().log_softmax(1)
     p = logp.exp()
@@ -116,6 +118,7 @@ def in_hull(h: Tensor,             # hidden states, float (N, ...)
             ) -> Tensor:           # float (n, ...)
     "Random convex combinations of states; weights uniform on the simplex."
     if not 1 <= of <= len(h): raise ValueError(f"a place lies between 1 to {len(h)} states, got of={of}")
+    check_rows(h, "hidden states")
     which = torch.randint(len(h), (n, of), generator=rng, device=h.device)
     w = -torch.rand(n, of, generator=rng, device=h.device, dtype=torch.float64).clamp(min=1e-300).log()
     return torch.einsum("no,no...->n...", (w / w.sum(1, keepdim=True)).to(h.dtype), h[which])
@@ -145,6 +148,7 @@ def paired_ratio(ours: list[float],  # above 0, one for each seed
     if len(ours) != len(base) or not len(ours):
         raise ValueError("ratios are taken seed by seed: one value each is needed on both sides, "
                          f"got {len(ours)} and {len(base)}")
+    if not 0 < level < 1: raise ValueError(f"the level of an interval must be in (0, 1), got {level}")
     a, b = torch.tensor(ours, dtype=torch.float64), torch.tensor(base, dtype=torch.float64)
     if not (torch.isfinite(a).all() and torch.isfinite(b).all() and a.min() > 0 and b.min() > 0):
         raise ValueError(f"a ratio needs finite values above 0, got {ours} and {base}")
@@ -180,7 +184,7 @@ def dimension(h: Tensor,         # hidden states, float (N, D)
               tau: float = TAU,  # threshold, a share of `gap`
               ) -> float:        # mean over the classes, 0 to D
     "In how many directions a class spreads."
-    if not tau > 0: raise ValueError(f"tau must be above 0, got {tau}")
+    if not 0 < tau < math.inf: raise ValueError(f"tau must be above 0 and finite, got {tau}")
     return (class_spectra(h, y) > tau * gap(h, y)).double().sum(1).mean().item()
 
 def allowed(d: int,    # classes

@@ -48,6 +48,7 @@ def deformed(nets: Sequence[Net],   # networks on the device of the images
              arrays: bool = False,  # with "arrays": "right", bool (rows, N)
              ) -> list[dict]:       # {"accuracy": {row: a share}, "fill", "centre", "seed"} for each network
     "Accuracy of networks under each deformation (Manifold Mixup paper, table 5)."
+    for row in rows: pick("deformation", row, DEFORMATIONS)
     outside, hits = fill_of(fill, test.name), [{row: [] for row in rows} for _ in nets]
     for row in rows:
         rng = torch.Generator(test.x.device).manual_seed(seed)

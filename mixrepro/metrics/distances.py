@@ -167,6 +167,9 @@ def weighted_mmd2(a: Tensor,   # features of one set, float64 (N, d)
                   wb: Tensor,  # weights, float64 (M,), 0 or more
                   ) -> Tensor:  # float64 ()
     "Squared MMD of features with weights, without the pairs of a row with itself."
+    if min(len(a), len(b)) < 2:
+        raise ValueError(f"a distance needs 2 samples of each set at least, got {len(a)} and {len(b)}")
+    for rows in (a, b): feature_rows(rows, a.shape[-1])
     def kernel(x, y): return (x @ y.T / x.shape[1] + 1) ** 3
     def within(x, w): return w @ kernel(x, x).fill_diagonal_(0.) @ w / (w.sum() ** 2 - w.square().sum())
     return within(a, wa) + within(b, wb) - 2 * (wa @ kernel(a, b) @ wb) / (wa.sum() * wb.sum())

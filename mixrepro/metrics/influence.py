@@ -11,6 +11,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from ..guards import check_rows
+
 # %% ../../nbs/metrics/61d_influence.ipynb #1518482f
 def influence(statistic: Callable,  # weights, float64 (N,) -> a number, float64 (); only their ratios count
               n: int,               # images, 2 or more
@@ -22,6 +24,7 @@ def influence(statistic: Callable,  # weights, float64 (N,) -> a number, float64
         w = torch.ones(n, dtype=torch.float64, device=device, requires_grad=True)
         value = statistic(w)
         slope, = torch.autograd.grad(value, w)
+    check_rows(torch.cat([value.detach().view(1), slope])[None], "the statistic and its slopes", "check the statistic")
     if not slope.sum().abs() <= 1e-9 * slope.abs().sum() + 1e-12:
         raise ValueError("the statistic is another one when all weights are doubled: divide by their sum")
     return (value + n * slope).detach()

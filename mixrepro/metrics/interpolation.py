@@ -14,9 +14,9 @@ from torch.nn import functional as F
 
 from ..data.images import ImageSet
 from ..guards import check_logits, check_rows
-from ..methods.vicinal import one_hot
+from ..methods.vicinal import one_hot, soft_ce
 from .accuracy import evaluating
-from ..networks.staged import Net
+from ..networks.staged import Net, check_stage
 
 # %% ../../nbs/metrics/72_interpolation.ipynb #b4591b6c
 def draw_pairs(n: int,                # examples
@@ -76,7 +76,7 @@ def interpolated(net: Net,                        # a network in stages
             check_logits(logits)
             of, other = one_hot(test.y[i], logits[0]), one_hot(test.y[j], logits[0])
             target, top = torch.lerp(other, of, lam[:, None, None]), logits.argmax(2)
-            loss = F.cross_entropy(logits.flatten(0, 1), target.flatten(0, 1), reduction="none")
+            loss = soft_ce(logits.flatten(0, 1), target.flatten(0, 1), "none")
             sums[0] += loss.view(len(lams), -1).double().sum(1)
             sums[1] += ((top != test.y[i]) & (top != test.y[j])).double().sum(1)
     both = (sums + sums.flip(1)) / 2 / len(pairs[0])  # a pair counts in both orders
@@ -104,6 +104,7 @@ def interpolation(nets: Sequence[Net],             # networks in stages
                   # {"lam", "stages": {"0": {"nll", "third"}, ...}, "pairs", "seed"} for each network
                   ) -> list[dict]:
     "The curves of figure 2 for each network."
+    for net in nets: check_stage(tuple(stages), along, len(net.stages))  # before the first curve
     pairs = draw_pairs(len(test), torch.Generator().manual_seed(seed))
     return [dict(lam=list(lams), stages={str(k): interpolated(net, test, pairs, k, lams) for k in stages},
                  pairs=len(pairs[0]), seed=seed) for net in nets]

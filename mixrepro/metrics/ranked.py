@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..data.corruptions import CORRUPTIONS
 from ..guards import check_rows
-from .calibration import confidence
+from .calibration import check_sure, check_weights, confidence
 
 # %% ../../nbs/metrics/61c_ranked.ipynb #1e00e403
 def check_size(size: object) -> None:  # of a bin
@@ -37,8 +37,9 @@ def rms_gaps(sure: Tensor,      # confidences, float64 (N,)
              # predictions (M,) and accuracy less confidence (M,), the surest bin last
              ) -> tuple[Tensor, Tensor]:
     "The gap of each bin of neighbours."
+    check_sure(sure, right)
     order, sizes = sure.argsort(stable=True), neighbour_bins(len(sure), size)
-    parts = (right - sure)[order].split(sizes)
+    parts = (right.to(sure.dtype) - sure)[order].split(sizes)
     return torch.tensor(sizes, dtype=torch.float64, device=sure.device), torch.stack([p.mean() for p in parts])
 
 # %% ../../nbs/metrics/61c_ranked.ipynb #0c8eaeea
@@ -70,6 +71,7 @@ def response_accuracy(sure: Tensor,   # confidences, float64 (N,)
                       right: Tensor,  # 1 where right, 0 elsewhere, float64 (N,)
                       ) -> Tensor:    # float64 (N,)
     "Accuracy among the k predictions of largest confidence, for k = 1, ..., N; ties in the order given."
+    check_sure(sure, right, ranked=True)
     order = sure.argsort(descending=True, stable=True)
     return right[order].cumsum(0) / torch.arange(1, len(sure) + 1, dtype=torch.float64, device=sure.device)
 
@@ -88,10 +90,11 @@ def weighted_rms(w: Tensor,      # weights, float64 (N,), 0 or more
                  drop_last_bin: bool = True,  # the surest bin, as the reference code
                  ) -> Tensor:    # float64 (), in [0, 1]
     "The RMS calibration error of images with weights."
+    check_sure(sure, right); check_weights(w, len(sure))
     order, sizes = sure.argsort(stable=True), torch.tensor(neighbour_bins(len(sure), size))
     member = torch.arange(len(sizes)).repeat_interleave(sizes).to(w.device)
     none = torch.zeros(len(sizes), dtype=w.dtype, device=w.device)
-    gap, held = (none.index_add(0, member, v[order]) for v in (w * (right - sure), w))
+    gap, held = (none.index_add(0, member, v[order]) for v in (w * (right.to(sure.dtype) - sure), w))
     squares = gap.square() / held.clamp(min=1e-300) / w.sum()
     return squares[:-1 if drop_last_bin else None].sum().sqrt()
 
@@ -101,6 +104,7 @@ def weighted_aurra(w: Tensor,      # weights, float64 (N,), above 0
                    right: Tensor,  # 1 where right, 0 elsewhere, float64 (N,)
                    ) -> Tensor:    # float64 (), in [0, 1]
     "The area under the response rate accuracy curve of images with weights."
+    check_sure(sure, right, ranked=True); check_weights(w, len(sure))
     order = sure.argsort(descending=True, stable=True)
     held = w[order]
     return (held * (held * right[order]).cumsum(0) / held.cumsum(0)).sum() / w.sum()

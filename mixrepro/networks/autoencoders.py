@@ -80,7 +80,9 @@ class Coder(nn.Module):
                 x: Tensor,  # images, float (B, C, H, W) in [0, 1]
                 ) -> tuple[Tensor, Tensor | None]:  # mean (B, latent); log-variance likewise, None if deterministic
         "Mean and log-variance of the code given the image."
-        check_images(x, self.shape, True, next(self.parameters()).dtype)
+        check_images(x, self.shape, True, weights := next(self.parameters()).dtype)
+        if x.dtype != weights and not torch.is_autocast_enabled(x.device.type):
+            raise TypeError(f"images are {x.dtype}, but the network's weights {weights}: convert with x.to({weights})")
         return self.encoder(x).chunk(2, 1) if self.choices.posterior == "gaussian" else (self.encoder(x), None)
 
     def encode(self, x: Tensor) -> Tensor:  # images (B, C, H, W) -> codes (B, latent)

@@ -67,6 +67,8 @@ ALLOWED["metric"] = {
     "metrics.accuracy.predict": NETWORK + ": the logits of all images go to the host",
     "metrics.robustness._measured": "once for each cell of 75: its labels go to the host",
     "guards.check_labels": DIVERGED, "guards.check_logits": DIVERGED, "guards.check_rows": DIVERGED,
+    "guards.check_gradient": DIVERGED, "metrics.calibration.check_sure": DIVERGED,
+    "metrics.calibration.check_weights": DIVERGED,
     "metrics.features.extract": DIVERGED, "metrics.linearity.linearity_errors": DIVERGED,
     "metrics.accuracy.shares": NETWORK + ": which images are counted goes to the host",
     "metrics.attacked.attacked": PER_BATCH,

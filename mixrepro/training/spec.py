@@ -106,6 +106,7 @@ class Spec(Optimisation):
         settled = {k: plain(getattr(made, k)) for k in self.method_args}
         object.__setattr__(self, "method_args", settled)
         object.__setattr__(self, "network_args", asked(self.network, self.network_args))
+        object.__setattr__(self, "milestones", tuple(sorted(self.milestones)))  # the rate asks how many are past
         for check in (check_split, check_together): check(self)
         for name, other in self.needs.items():  # a hyper-parameter that holds the fields of another run
             if name in settled: settled[name] = {k: getattr(other, k) for k in settled[name]}

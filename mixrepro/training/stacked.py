@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..core import pick
+from ..guards import check_labels, check_logits
 from ..methods.densities import Gaussian
 from ..methods.labels import LogisticLabels
 from ..methods.vicinal import Mix, draw_lambda
@@ -291,4 +292,7 @@ def untrained(sizes: tuple[int, ...],
 
 def stack_accuracy(net: Stacked, x: Tensor, y: Tensor) -> Tensor:  # (G, m, d), (G, m) -> float64 (G, M)
     "The share of examples that each network gets right."
-    return (net(x).argmax(-1) == y[:, None]).double().mean(-1)
+    logits = net(x)
+    if not y.numel(): raise ValueError("there are no examples to be right about: expected one at least")
+    check_labels(y.flatten(), k=logits.shape[-1]); check_logits(logits)
+    return (logits.argmax(-1) == y[:, None]).double().mean(-1)

@@ -9,7 +9,7 @@ __all__ = ['TEMPERED', 'assigned', 'check_injected', 'cells_run', 'alike', 'Trai
 # %% ../../nbs/workflow/91_study.ipynb #2133123d
 import ast
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from typing import Any, TYPE_CHECKING
 
@@ -31,7 +31,7 @@ from ..papers.catalogue import find
 from ..repro import ledger
 from ..repro.artefact import Cell, cells, papers_cells
 from ..repro.estimates import LEVEL, Images
-from ..repro.departures import Departures, departures, stood_for
+from ..repro.departures import Departures, departures, stood_for, worded
 from ..repro.figures import LABELS, save, use_style
 from ..repro.scale import banner, scale
 from ..repro.verdicts import holm
@@ -291,6 +291,20 @@ class Study(Tempered):
         seeds = [f"{self.seeds} seed{'s' * (self.seeds > 1)}."] * bool(self.cells)
         corrupted = [f"Corruptions of {self.labels.get(d, d)}: {words}." for d, words in self.corrupted.items()]
         return [*seeds, *self.departures.sentences(self.labels), *corrupted, *caveats()]
+
+    def full_scale(self,
+                   only: tuple = (),  # names of settings that matter; (): all
+                   seeds: int = 0,    # draws, where no cell has them
+                   ) -> str:
+        "Whether the settings, and how many seeds there are, are those of the profile `paper`, in a sentence."
+        full, ours = self.settings.at("paper"), self.settings
+        found = {f.name: (getattr(full, f.name), getattr(ours, f.name)) for f in fields(ours)}
+        found["seeds"] = (full.seeds, seeds or ours.seeds)
+        if self.cells: found["seeds"] = (full.seeds or scale("paper").seeds, self.seeds)
+        said = [f"{name} {worded(name, b, self.labels)} in place of {worded(name, a, self.labels)}"
+                for name, (a, b) in found.items() if a != b and (not only or name in only)]
+        if not said: return "Every setting is that of the profile `paper`: the full scale."
+        return f"Not the full scale (the profile `paper`): {'; '.join(said)}."
 
     def decided(self, pages: list) -> list[str]:
         "How many comparisons of what is published are decided, plainly and after Holm's correction."

@@ -91,7 +91,7 @@ def test_a_picture_has_its_values_in_every_mode(tmp_path, name, image, want):
 @given(v=st.integers(0, 65535))
 def test_sixteen_bits_are_rounded_to_eight(v):
     image = Image.fromarray(np.array([[v]], np.uint16))
-    assert I.pixels_of(image)[0].tolist() == [[[round(v / 257)] * 3]]
+    assert I.rgb_of(image)[0].tolist() == [[[round(v / 257)] * 3]]
 
 
 @pytest.mark.parametrize("name, image, sentence", [

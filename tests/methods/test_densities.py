@@ -143,11 +143,28 @@ def test_a_singular_covariance_is_said_and_a_constant_column_refused():
     (dict(k=1), ValueError, "a posterior needs two classes or more, got k = 1"), (dict(y=torch.tensor([0, 1, 2])), ValueError, "0..1, got 0..2"),
     (dict(x=torch.tensor([[0., 1], [torch.nan, 0], [1, 1]])), ValueError, "1 of 3 rows of the examples hold NaN"), (dict(ridge=-1.), ValueError, "ridge must be"),
     (dict(x=torch.rand(3, 1, 2, 2)), ValueError, r"must be \(N, d\), N at least 1, got \(3, 1, 2, 2\): flatten"), (dict(x=torch.rand(0, 2)), ValueError, "N at least 1"),
-    (dict(y=torch.tensor([0., 1, 1])), TypeError, "labels must be int64"), (dict(ridge=float("nan")), ValueError, "ridge must be at least 0")])
+    (dict(y=torch.tensor([0., 1, 1])), TypeError, "labels must be int64"), (dict(ridge=float("nan")), ValueError, "ridge must be at least 0"),
+    (dict(x=1e200 * torch.rand(3, 2).double()), ValueError, "have no variance in float64: scale them")])
 def test_what_no_density_can_be_fitted_to(change, error, message):
     args = dict(x=torch.rand(3, 2), y=torch.tensor([0, 1, 1]), k=2) | change
     for fit in FITS.values():
         with pytest.raises(error, match=message): fit(**args)
+
+
+def test_points_of_another_space_are_refused():
+    x, y = both(*clouds(10, 2, 2, 0))
+    for fit in FITS.values():
+        for bad in (x[:, :1], x[0], torch.cat([x, x], 1)):
+            with pytest.raises(ValueError, match=r"densities are of points with 2 columns, got .*: expected \(B, 2\)"): fit(x, y, 2)(bad)
+
+
+def test_examples_that_are_all_equal_are_said():
+    for fit in FITS.values():
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always")
+            log_p = fit(torch.ones(6, 3), torch.arange(6) % 2, 2)(torch.ones(2, 3))
+        assert torch.allclose(D.posteriors(log_p), torch.tensor(.5).double())
+        if fit is not FITS["spherical"]: assert any("singular covariance" in str(w.message) for w in said)
 
 
 def test_a_density_is_a_module():

@@ -211,6 +211,17 @@ def test_far_from_the_origin_the_same_is_left_out():
     assert 0 < made[0].float().mean() < 1
 
 
+def test_what_was_prepared_on_other_classes_or_cannot_be_is_refused():
+    few = replace(TRAIN, y=TRAIN.y.clamp(max=2), classes=TRAIN.classes[:3])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        made = Mixup(labels=G.GenLabels(density="gm-spherical")).prepare(few, seeded())
+    with pytest.raises(ValueError, match="densities of 3 classes cannot label examples of 10: prepare"): made.loss(NET, X, Y, seeded())
+    points = load("shape-v", "train").subset(20)
+    with pytest.raises(ValueError, match="1 of 20 rows of the examples hold NaN"):
+        G.NoIntrusion().prepare(replace(points, x=points.x.index_fill(0, torch.tensor([4]), torch.nan)), seeded())
+
+
 def test_where_all_intrude_nothing_is_learned():
     m = G.NoIntrusion().prepare(replace(TRAIN, y=torch.full_like(TRAIN.y, 9)), seeded())
     loss = m.loss(NET, X[Y < 9], Y[Y < 9], seeded())

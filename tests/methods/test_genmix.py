@@ -1,6 +1,7 @@
 "GenMix: roots against SciPy, both conditions on every point, counts, the GAN's inversion against a grid, runs in the store."
 
 import warnings
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -104,6 +105,12 @@ def test_counts_add_up_and_a_pair_without_points_is_told():
     assert said["tried"] == 4 * 6 * 20 and said["moved far"] == 0
 
 
+@pytest.mark.parametrize("lams, said", [((), "lams must hold one share at least"), ((0.,), r"lambda must be in \(0, 1\), got 0.0"), ((.5, 1.), "got 1.0"), ((-.1,), "got -0.1"), ((float("nan"),), "got nan")])
+def test_a_grid_of_shares_outside_is_refused_before_anything_is_looked_for(lams, said):
+    def find(*_): raise AssertionError("nothing is to be looked for")
+    with pytest.raises(ValueError, match=said): G.genmix(find, 2, 3, lams, .05, 1)
+
+
 @given(st.lists(st.lists(st.booleans(), min_size=5, max_size=5), min_size=1, max_size=4), st.integers(0, 6), st.integers(0, 3))
 @settings(max_examples=40, deadline=None)
 def test_no_pair_gets_more_than_its_share(rows, most, had):
@@ -175,6 +182,12 @@ def test_what_does_not_settle_is_left_out_and_told():
     with pytest.warns(UserWarning, match="2 of 2 pairs of classes have fewer than 5 made points .0 and 1 at lambda = 0.5: 0; 1 and 0"):
         made = G.genmix(find, 2, 5, (.5,), .05, 2)
     assert len(made) == 0 and made.report()["found nothing"] == made.report()["tried"] == 40
+
+
+def test_a_gan_is_asked_about_no_nan():
+    train = load("shape-v", "train").subset(20)
+    with pytest.raises(ValueError, match="1 of 20 rows of the examples hold NaN"):
+        A.GenMixGAN().prepare(replace(train, x=train.x.index_fill(0, torch.tensor([3]), torch.nan)), seeded(), gan=PointGAN(train.shape, 2))
 
 
 def test_without_points_it_is_plain_training():

@@ -23,6 +23,7 @@ from torch import Tensor
 
 from ...core import Choices, choice, spelled
 from ...data.images import data_root
+from ...guards import check_labels
 from ...data.tabular import EMBEDDED, FOLDER, NOTE, SEED, Table, _find, tabular
 from ...methods.densities import DENSITIES, classify, fit_gaussian
 from ...metrics.boundary import boundary_attack, signed_step
@@ -56,6 +57,13 @@ class Protocol(Choices):
     steps: int = choice(0, "default", "of the decision-based attack; 0: no attacks", allowed="[0, inf)")
     methods: tuple[str, ...] = choice(("erm", "mixup", "no-intrusion", "genlabel-gm"), "paper", "rows of a table",
                                       allowed=lambda: METHODS)
+
+    def __post_init__(self):
+        for name in ("rates", "ratios"):
+            if not getattr(self, name): raise ValueError(f"{name} must hold one number at least, got none")
+        late = self.network == "fc" and "genlabel-gm" in self.methods and not self.scratch
+        if late and self.warm >= self.epochs:
+            raise ValueError(f"warm must be below epochs, of which it is a part, got {self.warm} and {self.epochs}")
 
     def sizes(self, d: int, k: int) -> tuple[int, ...]:
         return (d, k) if self.network == "logistic" else (d, self.width, self.width, k)
@@ -269,10 +277,11 @@ def generative(x: Tensor, y: Tensor, k: int, x_new: Tensor, y_new: Tensor) -> fl
 # %% ../../../nbs/genlabel/03_openml.ipynb #b3c43297
 def on_tables(p: Protocol, tables: list[Table]) -> dict:  # one, or one for each trial; of one shape
     "What every method reaches: method -> accuracy, rate, ratio and more, each a number for each trial."
+    check_tables(p, tables)
     one, k = tables[0], max(t.k for t in tables)
-    check_tables(tables)
     x, y, x_new, y_new = (torch.stack([getattr(t, a) for t in tables])
                           for a in ("x_train", "y_train", "x_test", "y_test"))
+    x, x_new = x.float(), x_new.float()
     def each(a): return a.repeat_interleave(p.trials // len(a), 0)
     with told_once(one.name):
         chosen = choose(p, [scored(p, x, y, k, folds) for folds in blocks_of_folds(p, x.shape[1])])
@@ -285,12 +294,19 @@ def on_tables(p: Protocol, tables: list[Table]) -> dict:  # one, or one for each
     about = dict(id=one.id, name=one.name, n=len(one.y_train), m=len(one.y_test), d=one.d, k=k)
     return about | dict(removed=share, methods=found)
 
-def check_tables(tables: list[Table]) -> None:
-    "Refuse what no classifier can be chosen on."
+def check_tables(p: Protocol, tables: list[Table]) -> None:
+    "Refuse what no classifier can be chosen or tested on."
+    if not tables or p.trials % len(tables):
+        raise ValueError(f"expected one table, or one for each of {p.trials} trials, got {len(tables)}")
+    shapes = {(*t.x_train.shape, *t.x_test.shape) for t in tables}
+    if len(shapes) > 1: raise ValueError(f"all splits of {tables[0].name} must have one shape, got {sorted(shapes)}")
     for t in tables:
         if t.k < 2: raise ValueError(f"{t.name} has one class: expected two or more, leave the table out")
-        if bad := [f for f, ok in zip(t.features, t.x_train.isfinite().all(0).tolist()) if not ok]:
-            raise ValueError(f"{t.name} has NaN or infinity in the column {bad[0]!r}: fill in what is missing")
+        if not len(t.x_test): raise ValueError(f"{t.name} has no rows to test on: split off some")
+        for x, y in ((t.x_train, t.y_train), (t.x_test, t.y_test)):
+            if bad := [f for f, ok in zip(t.features, x.isfinite().all(0).tolist()) if not ok]:
+                raise ValueError(f"{t.name} has NaN or infinity in the column {bad[0]!r}: fill in what is missing")
+            check_labels(y, len(x), t.k)
 
 # %% ../../../nbs/genlabel/03_openml.ipynb #aae6841e
 def arrays(name: int | str, seed: int, root: str | Path | None = None,

@@ -152,9 +152,33 @@ def test_a_class_of_one_example_and_a_constant_column_warn_once(iris):
 
 @pytest.mark.parametrize("change, said", [(dict(rates=(0.,)), "each of rates must be above 0"), (dict(ratios=(2.,)), r"each of ratios must be in \[0, 1\]"),
                                           (dict(alpha=0), "alpha must be above 0"), (dict(network="mlp"), "unknown network 'mlp'"),
-                                          (dict(methods=("mixpu",)), "did you mean 'mixup'"), (dict(folds=1), "folds must be at least 2")])
+                                          (dict(methods=("mixpu",)), "did you mean 'mixup'"), (dict(folds=1), "folds must be at least 2"),
+                                          (dict(rates=()), "rates must hold one number at least"), (dict(ratios=()), "ratios must hold one number at least"),
+                                          (dict(network="fc", warm=100), "warm must be below epochs, of which it is a part, got 100 and 100")])
 def test_a_protocol_that_cannot_be_is_refused(change, said):
     with pytest.raises(ValueError, match=said): Protocol(**change)
+
+
+@pytest.mark.parametrize("change, said", [
+    (lambda t: [], "one for each of 2 trials, got 0"), (lambda t: [t] * 3, "one for each of 2 trials, got 3"),
+    (lambda t: [t, replace(t, x_train=t.x_train[1:], y_train=t.y_train[1:])], "all splits of iris must have one shape"),
+    (lambda t: [replace(t, x_test=t.x_test.index_fill(0, torch.tensor([1]), torch.inf))], "iris has NaN or infinity in the column 'sepal length"),
+    (lambda t: [replace(t, x_test=t.x_test[:0], y_test=t.y_test[:0])], "iris has no rows to test on"),
+    (lambda t: [replace(t, y_train=t.y_train + 1)], "class numbers 0..2, got 1..3"),
+    (lambda t: [replace(t, x_train=t.x_train[:5], y_train=t.y_train[:5])], "3 folds need 6 training rows or more, got 5")])
+def test_tables_that_cannot_be_are_refused(iris, change, said):
+    with pytest.raises(ValueError, match=said): on_tables(replace(P, methods=("erm",)), change(iris))
+
+
+def test_condition_numbers_many_columns_and_float64(iris):
+    "What is hard for densities is found all the same; a table in float64 is the one in float32."
+    ask, wide = replace(P, folds=2, rates=(.01,), ratios=(.5,), methods=("erm", "genlabel-gm")), torch.randn(150, 500, generator=torch.Generator().manual_seed(0))
+    scaled = replace(iris, x_train=iris.x_train * torch.tensor([1e4, 1., 1., 1.]), x_test=iris.x_test * torch.tensor([1e4, 1., 1., 1.]))
+    assert on_tables(ask, [scaled])["methods"]["gm"]["accuracy"][0] > .9
+    assert on_tables(ask, [replace(iris, x_train=iris.x_train.double(), x_test=iris.x_test.double())]) == on_tables(ask, [iris])
+    with pytest.warns(UserWarning, match="singular covariance"):
+        found = on_tables(ask, [replace(iris, x_train=wide[:len(iris.y_train)], x_test=wide[len(iris.y_train):], features=tuple(map(str, range(500))))])
+    assert all(0 <= a <= 1 for m in found["methods"].values() for a in m["accuracy"])
 
 
 def test_a_result_is_computed_once_and_named_by_what_decides_it(tmp_path, monkeypatch):
