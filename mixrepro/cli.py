@@ -446,6 +446,7 @@ def outputs(ids: Annotated[list[str], typer.Argument(help="artefacts; all that a
     "Write the figures and answers of the last reproduction into the notebooks."
     from mixrepro.workflow.outputs import carry_all
     base = clone()
+    for id in ids or []: entry_of(id)  # refuses an unknown one
     changed, left = carry_all(ids or workflow.ready(base), base, profile_of(profile))
     for id, why in left.items(): print(f"{id} left as it is: {why}")
     print(f"{len(changed)} notebook{'s' * (len(changed) != 1)} written")
@@ -607,8 +608,8 @@ def doctor() -> None:
 @app.command()
 def bench(what: Annotated[str, typer.Argument(help="corruptions | augmix | puzzlemix | noisymix | decoding | gpu"
                                               )] = "corruptions",
-          n: Annotated[int, typer.Option(help="of corruptions: images")] = 10_000,
-          size: Annotated[int, typer.Option(help="of corruptions: pixels a side")] = 32,
+          n: Annotated[int, typer.Option(min=1, help="of corruptions: images")] = 10_000,
+          size: Annotated[int, typer.Option(min=8, help="of corruptions: pixels a side")] = 32,
           severity: Annotated[int, typer.Option(help="of corruptions: 1 to 5; 0: all five")] = 0,
           part: Annotated[list[str], typer.Option(help="of gpu: tests, epochs or cells; all in this order "
                                                        "unless given")] = [],

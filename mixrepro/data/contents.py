@@ -41,12 +41,13 @@ def files_of(name: str,                       # one of `DATASETS`
 
 # %% ../../nbs/data/01i_contents.ipynb #288097c3
 @cache
-def _digest(path: Path, size: int, date: int) -> str: return sha256(path)
+def _digest(path: Path, size: int, *dates: int) -> str: return sha256(path)
 
 def content_of(name: str,                       # one of `DATASETS`
                root: str | Path | None = None,  # the data root; None: as for `load`
                ) -> str:                        # empty where it has no files, or none is there
     "A digest of the files of a data set."
     if name not in SHIPPED and (own := added(name, root)): return own.digest[:16]
-    there = [(f.name, _digest(f, f.stat().st_size, f.stat().st_mtime_ns)) for f in files_of(name, root) if f.is_file()]
+    stats = [(f, f.stat()) for f in files_of(name, root) if f.is_file()]
+    there = [(f.name, _digest(f, s.st_size, s.st_mtime_ns, s.st_ctime_ns)) for f, s in stats]
     return sha256(repr(there).encode())[:16] if there else ""

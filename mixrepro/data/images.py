@@ -162,10 +162,16 @@ def folders(at: Path) -> list[Path]:
     return sorted(Path(e.path) for e in os.scandir(at) if e.is_dir() and not e.name.startswith("."))
 
 def pictures(folder: str | Path) -> Iterator[os.DirEntry]:
-    "All pictures below a folder."
+    "All pictures below a folder; a link that leads nowhere, or back to where it lies, is refused."
     for e in os.scandir(folder):
-        if e.is_dir() and not e.name.startswith("."): yield from pictures(e.path)
-        elif is_picture(e.name) and e.is_file(): yield e
+        if e.name.startswith("."): continue
+        if e.is_symlink() and Path(folder).resolve().is_relative_to(os.path.realpath(e.path)):
+            raise ValueError(f"{e.path} is a link to a folder that it lies in: remove it")
+        if os.path.isdir(e.path): yield from pictures(e.path)
+        elif is_picture(e.name) and os.path.isfile(e.path): yield e
+        elif is_picture(e.name):
+            what = "but a link that leads nowhere" if e.is_symlink() else "and no folder"
+            raise ValueError(f"{e.path} is no file {what}: remove it, or bring back what it stands for")
 
 # %% ../../nbs/data/01b_images.ipynb #8bf612b6
 def rgb_of(image: Image.Image) -> tuple[np.ndarray | None, str]:  # uint8 (H, W, 3) or None, and what is wrong

@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['CIFAR10', 'CIFAR100', 'CIFAR10_CLASSES', 'CIFAR100_CLASSES', 'SVHN', 'MNIST_FOLDERS', 'MNIST', 'read_binary',
-           'read_pickle', 'Layout', 'published', 'read_mat', 'read_idx', 'mnist', 'mnist_0to4', 'mnist_7_9']
+           'check_arrays', 'read_pickle', 'Layout', 'published', 'read_mat', 'read_idx', 'mnist', 'mnist_0to4',
+           'mnist_7_9']
 
 # %% ../../nbs/data/01d_readers.ipynb #5e213e59
 import gzip
@@ -35,6 +36,14 @@ def read_binary(data: bytes,   # the whole file
     return table[:, labels:].reshape(rows, 3, 32, 32), table[:, labels - 1].long()
 
 # %% ../../nbs/data/01d_readers.ipynb #70693483
+def check_arrays(table: dict, key: str) -> None:
+    "Refuse images and labels that are no integers: a fraction would be cut off."
+    try: x, y = np.asarray(table["data"]), np.asarray(table[key])
+    except ValueError as e: raise ValueError(f"holds rows of different lengths ({e})") from e
+    if x.dtype.kind not in "iu" or y.dtype.kind not in "iu" or y.ndim != 1:
+        raise ValueError(f"holds images of {x.dtype} and labels {y.shape} of {y.dtype}, "
+                         "expected bytes and integers (n,)")
+
 class _ArraysOnly(pickle.Unpickler):
     "An unpickler that can rebuild NumPy arrays and nothing else."
     allowed = {"_reconstruct", "ndarray", "dtype", "_frombuffer", "encode"}
@@ -55,6 +64,7 @@ def read_pickle(data: bytes,  # the whole file
     except Exception as e: raise ValueError(f"is not a whole CIFAR pickle ({e or type(e).__name__})") from e
     if not isinstance(table, dict) or not {"data", key} <= table.keys():
         raise ValueError(f"is a pickle without 'data' and {key!r}")
+    check_arrays(table, key)
     x, y = torch.tensor(table["data"]), torch.tensor(table[key])
     if x.shape != (rows, 3072) or x.dtype != torch.uint8 or len(y) != rows:
         raise ValueError(f"holds images {tuple(x.shape)} of {x.dtype} and {len(y)} labels, "

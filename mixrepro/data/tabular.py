@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['NUMBER', 'GROUPED', 'GAPS', 'ENCODERS', 'COLLECTIONS', 'NOTES', 'FRI', 'EMBEDDED', 'FOLDER', 'INDEXES', 'NOMINAL',
-           'PAUSES', 'SPELLED', 'SEED', 'NOTE', 'DEAD', 'Table', 'to_numbers', 'to_labels', 'friedman', 'tabular',
-           'verify_openml', 'fetch_openml']
+           'PAUSES', 'SPELLED', 'SEED', 'NOTE', 'DEAD', 'Table', 'check_spread', 'to_numbers', 'check_not_empty',
+           'to_labels', 'friedman', 'check_records', 'tabular', 'verify_openml', 'fetch_openml']
 
 # %% ../../nbs/data/08_tabular.ipynb #6488a665
 import csv
@@ -144,6 +144,13 @@ def _distinct(names: list[str]) -> list[str]:
     return free
 
 # %% ../../nbs/data/08_tabular.ipynb #aa7583f1
+def check_spread(x: np.ndarray, names: Sequence[str]) -> None:
+    "Refuse columns that have no mean, no deviation, or a value beyond single precision."
+    for k in np.flatnonzero(~(np.abs(x) < np.finfo(np.float32).max).all(0))[:1]:
+        name = names[k].split("__", 1)[1]
+        raise ValueError(f"the column {name!r} cannot be standardised, because its values are too large or lie too far "
+                         "apart: divide it, or take its logarithm")
+
 # a row for each example; columns of numbers are quantities, others categories
 def to_numbers(frame: "pd.DataFrame",
                train: np.ndarray,          # positions of the training rows
@@ -168,6 +175,7 @@ def to_numbers(frame: "pd.DataFrame",
     raw = columns.transform(frame).astype(float)
     over = raw[train] if pick("scale", scale, ("train", "all")) == "train" else raw
     x = np.where(np.ptp(over, axis=0) == 0, 0, StandardScaler().fit(over).transform(raw))
+    check_spread(x, columns.get_feature_names_out())
     return x[train], x[test], _distinct([c.split("__", 1)[1] for c in columns.get_feature_names_out()])
 
 # %% ../../nbs/data/08_tabular.ipynb #15ad5b39
@@ -189,10 +197,15 @@ def _quantity(target: "pd.Series") -> np.ndarray | None:
         raise ValueError(f"the target is {target.iloc[i]} in {_row(target, i)}: write a finite number or leave it out")
     return value if (value % 1 != 0).any() else None
 
+def check_not_empty(target: "pd.Series") -> None:
+    "Refuse a table without rows."
+    if not len(target): raise ValueError("the table has no rows: expected some of each class")
+
 def to_labels(target: "pd.Series",  # what to predict, as text or numbers; none missing
               ) -> tuple[np.ndarray, tuple[str, ...], bool]:  # int64 (n,), the classes, whether it was cut at its mean
     "Labels 0..k-1; a numeric target with fractions becomes P below its mean and N otherwise (OpenML's rule)."
     import pandas as pd
+    check_not_empty(target)
     value = _quantity(target)
     if value is not None: target = pd.Series(np.where(value < value.mean(), "P", "N"))
     classes, y = np.unique(target.astype(str).to_numpy(dtype=str), return_inverse=True)
@@ -285,6 +298,19 @@ def _read(source: str | Path, file: str) -> bytes:
     return _ask(f"{str(source).rstrip('/')}/{quote(file)}")
 
 # %% ../../nbs/data/08_tabular.ipynb #b91376d9
+def check_records(rows: object, index: str) -> None:
+    "Refuse an index that is no list of tables."
+    def whole(r):
+        if not isinstance(r, dict) or not str(r.get("id") or r.get("openml_id")).isdecimal(): return False
+        kinds = r.get("columns", [])
+        known = isinstance(kinds, list) and all(isinstance(k, (str, list)) for k in kinds)
+        return (isinstance(r.get("file"), str) and isinstance(r.get("name"), str) and known
+                and isinstance(r.get("nominal", []), list) and (not kinds or isinstance(r.get("missing"), str)))
+    odd = [k for k, r in enumerate(rows) if not whole(r)] if isinstance(rows, list) else ["all"]
+    for k in odd[:1]:
+        raise ValueError(f"{index} is not a list of tables, each with id, name and file (see entry {k}): put it right, "
+                         "or delete it and fetch again")
+
 def _records(source: str | Path) -> dict[int, dict]:
     "Id -> what the index of a folder or address says of a table; without an index, what the file names say."
     for name in INDEXES:
@@ -292,6 +318,7 @@ def _records(source: str | Path) -> dict[int, dict]:
         except (FileNotFoundError, NotADirectoryError): continue
         except ValueError as e:
             raise ValueError(f"{source}/{name} is not a whole JSON file ({e}): delete it and fetch again") from e
+        check_records(rows, f"{source}/{name}")
         return {int(r.get("id") or r["openml_id"]): r for r in rows}
     names = [p.stem.split("_", 1) for p in sorted(Path(source).glob("*_*.csv"))] if Path(source).is_dir() else []
     return {int(i): dict(id=int(i), name=n, file=f"{i}_{n}.csv", sha256="") for i, n in names if i.isdigit()}

@@ -38,9 +38,10 @@ def decode(paths: list[Path],  # image files
 def fingerprint(paths: list[Path],  # files
                 base: Path,         # the folder that their names begin below
                 ) -> str:           # 64 hexadecimal digits
-    "A digest of name, size and date of some files."
+    "A digest of name, size and dates of some files; the date of the last change of any kind cannot be set back."
     stats = ((p.relative_to(base).as_posix(), p.stat()) for p in paths)
-    return hashlib.sha256("\n".join(f"{name} {s.st_size} {s.st_mtime_ns}" for name, s in stats).encode()).hexdigest()
+    lines = "\n".join(f"{name} {s.st_size} {s.st_mtime_ns} {s.st_ctime_ns}" for name, s in stats)
+    return hashlib.sha256(os.fsencode(lines)).hexdigest()
 
 # %% ../../nbs/data/01e_tiny_imagenet.ipynb #153043da
 def _write_kept(path: Path, key: str, x: Tensor) -> None:

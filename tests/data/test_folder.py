@@ -1,5 +1,6 @@
 "Folders of pictures against torchvision, splits as properties, every refusal, and a run that notices another picture."
 import json
+import os
 import shutil
 from dataclasses import replace
 
@@ -100,6 +101,11 @@ def spoil(at, how):
         shutil.copytree(at.parent / "part", at / "train"), (at.parent / "part").rename(at / "test")
         (at / "test/rose").rename(at / "test/lily")
     if how == "called otherwise": (at / "rose").rename(at / "training"), (at / "aster").rename(at / "TEST"), shutil.rmtree(at / "tulip")
+    if how == "webp": Image.new("RGB", (12, 9)).save(at / "rose/some.webp")
+    if how == "loop": (at / "rose/up").symlink_to("..")
+    if how == "link": (at / "rose/x.png").symlink_to("gone.png")
+    if how == "two lines": (at / "rose/3.png").rename(at / "rose/3\n.png")
+    if how == "bytes": (at / "rose/3.png").rename(os.fsdecode(os.fsencode(at / "rose") + b"/\xff.png"))
     if how == "no test":
         at.rename(at.parent / "part"), at.mkdir(), (at.parent / "part").rename(at / "train")
 
@@ -115,6 +121,11 @@ def spoil(at, how):
     ("transparent", "rose/3.png has transparent pixels"),
     ("other classes", "train and test of .*flowers have different classes: 'lily' is in test only"),
     ("called otherwise", "flowers holds TEST, training: call the folder to train on train"),
+    ("webp", "some.webp is no kind of picture that is read .*: no picture is left out, so convert it or move it away"),
+    ("loop", "rose/up is a link to a folder that it lies in: remove it"),
+    ("link", "rose/x.png is no file but a link that leads nowhere"),
+    ("two lines", r"3\\n.png' in .*flowers has a line end in its name"),
+    ("bytes", "in .*flowers has a line end in its name, or a byte that is not UTF-8: rename it"),
     ("no test", "flowers holds train, but neither test nor val")])
 def test_what_is_wrong_is_one_sentence_and_leaves_no_name(sets, how, sentence):
     at = sets / "flowers"
@@ -187,6 +198,28 @@ def test_pictures_are_decoded_once_and_read_again_only_where_a_date_differs(sets
     (sets / "data/own/flowers-test.npz").write_bytes(b"half a fi")
     monkeypatch.undo(), monkeypatch.setenv("MIXREPRO_DATA", str(sets / "data"))
     assert torch.equal(load("flowers", "test").x, first.x)
+
+
+def test_another_picture_of_the_same_size_and_date_is_noticed(sets):
+    add("flowers", sets / "flowers")
+    one, two = sets / "flowers/rose/3.png", sets / "flowers/rose/4.png"
+    was, longest = one.stat(), max(len(p.read_bytes()) for p in (one, two))
+    one.write_bytes(two.read_bytes().ljust(longest, b"\0")[:was.st_size].ljust(was.st_size, b"\0"))
+    os.utime(one, ns=(was.st_atime_ns, was.st_mtime_ns))
+    assert one.stat().st_size == was.st_size and one.stat().st_mtime_ns == was.st_mtime_ns
+    with pytest.raises(ValueError, match="rose/3.png has changed"): load("flowers", "train")
+
+
+@pytest.mark.parametrize("name", ["x\u2028y\x85\x0c.png", "x\ry.png", " x .png", "é %s {0} 'q\".png"])
+def test_an_odd_name_comes_back(sets, name):
+    (sets / "flowers/rose/3.png").rename(sets / "flowers/rose" / name)
+    add("flowers", sets / "flowers")
+    assert len(load("flowers", "train")) + len(load("flowers", "test")) == 30 and not F.faults_of("flowers")
+
+
+def test_an_empty_path_is_not_the_current_folder(sets, monkeypatch):
+    monkeypatch.chdir(sets / "flowers")
+    with pytest.raises(ValueError, match="the path of the folder is empty"): ImageSet.from_folder("")
 
 
 def test_one_picture_in_both_splits_is_counted(sets):
