@@ -39,12 +39,13 @@ class Here(Engine):
             manager.cell_complete(cell, index)
 
 
-def drawn(id: str) -> int:
+def drawn(asked: str) -> int:  # an artefact's id, or with the number of its seeds: mm-fig1=1
     "Execute one notebook in a fork; its exit status."
+    id, _, seeds = asked.partition("=")
     if (child := os.fork()): return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     try:
         notebook = find(id).notebook
-        papermill.execute_notebook(notebook, f"runs/.workflow/notebooks/smoke-{id}.ipynb", dict(profile="smoke"), engine_name="here", progress_bar=False)
+        papermill.execute_notebook(notebook, f"runs/.workflow/notebooks/smoke-{id}.ipynb", dict(profile="smoke") | ({"seeds": int(seeds)} if seeds else {}), engine_name="here", progress_bar=False)
     except BaseException:
         print(f"{id}:\n{traceback.format_exc()[-3000:]}", file=sys.stderr, flush=True)
         os._exit(1)

@@ -15,12 +15,20 @@ from mixrepro.training.spec import name_of
 
 DRAWN = [a for a in ARTEFACTS.values() if state(a, ROOT) == "ready" and a.id not in BY_THE_ENGINE]
 
+# Two seeds cost twice one: what is dear is drawn with a single one, which is another case to get right.
+ONCE = {"vm-transfer", "vm-autoencoders", "vm-kl", "mm-corollary1", "mm-table4", "mm-fig6", "mm-fig7", "x-matrix", "x-combine",
+        "nm-table1", "nm-table5", "nm-table6", "nm-table11", "nm-table12", "nm-fig1", "nm-fig6"}
+
+
+def seeds_of(id: str) -> int:  # 0: as many as the scale says
+    return int(id in ONCE)
+
 
 @pytest.fixture(scope="module")
 def drawn(tmp_path_factory) -> tuple[Path, subprocess.CompletedProcess]:
     project = make_project(tmp_path_factory.mktemp("drawn") / "project")
     env = {k: v for k, v in os.environ.items() if k != "MIXREPRO_HOME"}
-    return project, subprocess.run([sys.executable, Path(__file__).with_name("draw.py"), *(a.id for a in DRAWN)], cwd=project, env=env,
+    return project, subprocess.run([sys.executable, Path(__file__).with_name("draw.py"), *(f"{a.id}=1" if seeds_of(a.id) else a.id for a in DRAWN)], cwd=project, env=env,
                                    text=True, capture_output=True, timeout=1800)
 
 
@@ -29,7 +37,7 @@ def test_every_notebook_comes_to_its_end_and_writes_what_it_names(drawn):
     assert done.returncode == 0, done.stderr[-8000:]
     for a in DRAWN:
         for f in a.files(project / "figures/smoke"): assert f.stat().st_size > (1000 if f.suffix == ".svg" else 0), f
-        for c in cells(a, "smoke"): assert (project / "runs" / c.spec.dataset / name_of(c.spec) / "done.json").is_file()
+        for c in cells(a, "smoke", seeds_of(a.id)): assert (project / "runs" / c.spec.dataset / name_of(c.spec) / "done.json").is_file()
 
 
 def test_every_page_says_that_it_is_a_check_and_none_holds_a_verdict(drawn): check_pages(drawn[0], DRAWN)

@@ -58,7 +58,7 @@ class Protocol(Choices):
     methods: tuple[str, ...] = choice(("erm", "mixup", "no-intrusion", "genlabel-gm"), "paper", "rows of a table",
                                       allowed=lambda: METHODS)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name in ("rates", "ratios"):
             if not getattr(self, name): raise ValueError(f"{name} must hold one number at least, got none")
 
