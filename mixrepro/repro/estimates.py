@@ -102,6 +102,11 @@ class Published:
         mean = None if pd.isna(row["mean"]) else float(row["mean"])
         return cls(mean, spread, 0 if pd.isna(row["n"]) else int(row["n"]))
 
+    @classmethod
+    def measured(cls, mean: float, sd: float, n: float) -> "Published":
+        "From a table of ours; one seed has no deviation."
+        return cls(float(mean), () if pd.isna(sd) else (float(sd),), int(n))
+
     @property
     def sd(self) -> float | None:
         if len(self.spread) == 2 and self.n > 1: return (self.spread[1] - self.spread[0]) / d2(self.n)

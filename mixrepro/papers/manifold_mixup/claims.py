@@ -27,7 +27,7 @@ def half_way(places: tuple, tables: Tables, margin: float | None = None) -> list
     data = data[data["lambda"] == .5]
     def at(m, place):
         r = data[(data.method == m) & (data.place == place)].iloc[0]
-        return Published(float(r.nll), (float(r.sd),), int(r.seeds))
+        return Published.measured(r.nll, r.sd, r.seeds)
     return [unpaired(f"manifold-mixup under mixup, {p}", at("mixup", p), at(MM, p), 1, unit="nats", margin=margin)
             for p in places if p in set(data.place) and {MM, "mixup"} <= set(data.method)]
 

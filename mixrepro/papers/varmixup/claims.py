@@ -29,7 +29,7 @@ VM, ADV, REST = ("vm-table1", "varmixup"), ("vm-table1", "adv-varmixup"), ("at",
 def of_group(data: pd.DataFrame, mean: str, sd: str, n: str, factor: float = 1.) -> Published:
     "A row's mean and deviation, times a factor."
     r = data.iloc[0]
-    return Published(factor * float(r[mean]), (factor * float(r[sd]),), int(r[n]))
+    return Published.measured(factor * r[mean], factor * r[sd], r[n])
 
 def nonlinear(method: str, factor: float, tables: Tables) -> list:  # of `Effect`
     "How much less the loss departs from linear than Mixup's, at every radius."
