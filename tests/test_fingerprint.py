@@ -60,7 +60,7 @@ def test_names_are_whose_python_says(module):
 EDITS = [("alpha + 1., dtype", "8 * alpha + 1., dtype", ["methods.vicinal.draw_lambda"]), ("if per == \"batch\" else (n,)", "if per == \"example\" else (n,)", ["methods.vicinal.draw_mix"]),
          ("lerp(copied(rows, self.partner), rows, lam)", "lerp(rows, copied(rows, self.partner), lam)", ["methods.vicinal.Mix"]), ("\"Draw partners and", "\"Partners and", []), ("# examples in the batch", "# rows", []),
          ("    shapes = torch.full", "\n\n    # two of them\n    shapes = torch.full", []), ("alpha must be above 0 and finite", "alpha is above 0 or refused", []),
-         ("from torch.nn import functional as F", "from torch import fft as F", ["methods.vicinal.bce_softmax", "methods.vicinal.LOSSES", "methods.vicinal.one_hot"])]
+         ("from torch.nn import functional as F", "from torch import fft as F", ["methods.vicinal.bce_softmax", "methods.vicinal.one_hot", "methods.vicinal.soft_ce"])]
 
 
 @pytest.mark.parametrize("old, new, names", EDITS, ids=range(len(EDITS)))

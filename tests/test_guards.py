@@ -23,7 +23,7 @@ Y = TEST.y
 
 class Says(torch.nn.Module):
     "A network in one stage whose logits, features and states have one entry of every row replaced."
-    shape = (1, 32, 32)
+    shape, stages = (1, 32, 32), (None,)
 
     def __init__(self, bad=None):
         super().__init__()

@@ -113,7 +113,7 @@ def test_networks_are_compared_on_the_same_pairs_and_left_as_they_were(net, test
     one, two = interpolation([net, net], test.subset(20), lams=(0., .5, 1.))
     assert one == two and net.training and json.loads(json.dumps(one)) == one
     net.eval()
-    with pytest.raises(ValueError, match=r"has stages 0 \(the input\) to 3, got at=4"): interpolation([net], test.subset(20), stages=(4,))
+    with pytest.raises(ValueError, match=r"has stages 0 \(the input\) to 3, got at=\(4,\)"): interpolation([net], test.subset(20), stages=(4,))
     with pytest.raises(ValueError, match="must be symmetric about one half"): interpolation([net], test.subset(20), lams=(0., .2, 1.))
 
 

@@ -11,6 +11,9 @@ __all__ = ['erratum', 'POWERS', 'slope_of', 'first_order', 'second_order', 'off_
 # %% ../../../nbs/noisymix/04_errata.ipynb #6b32d4a3
 from functools import partial
 
+from ...extras import need
+
+need("pandas")
 import pandas as pd
 import torch
 
