@@ -269,6 +269,11 @@ def test_codes_far_from_the_origin_have_the_same_distance(kernel):
     for off in (100., 1e3, 1e4): assert mmd(q + off, p + off, kernel).item() == pytest.approx(near, rel=2e-3)
     s = (q.pow(2).sum(1)[:, None] + p.pow(2).sum(1) - 2 * q @ p.T).clamp_min(0)
     assert torch.equal(kernel_matrix(q, p, kernel), KERNELS[kernel](s, 16))
+    def slope(k):
+        z = q.clone().requires_grad_()
+        ((KERNELS[kernel]((z.pow(2).sum(1)[:, None] + p.pow(2).sum(1) - 2 * z @ p.T).clamp_min(0), 16) if k is None else k(z, p, kernel)).mean() + z.square().mean()).backward()
+        return z.grad
+    assert torch.equal(slope(kernel_matrix), slope(None))
 
 
 # ---- pictures and specs ----------------------------------------------------------------------------------------------

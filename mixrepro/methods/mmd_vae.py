@@ -30,8 +30,8 @@ def kernel_matrix(a: Tensor,             # codes, float (N, d)
     "Kernel between all pairs of codes."
     if a.dim() != 2 or b.dim() != 2 or a.shape[1] != b.shape[1]:
         raise ValueError(f"the kernel compares codes (N, d) and (M, d), got {tuple(a.shape)} and {tuple(b.shape)}")
-    far = 64 * ((a.detach().mean(0) + b.detach().mean(0)) / 128).round()  # 0 near the origin, and nothing changes there
-    a, b = a - far, b - far
+    far = 64 * ((a.detach().mean(0) + b.detach().mean(0)) / 128).round()  # 0 near the origin
+    if far.is_cuda or far.any(): a, b = a - far, b - far  # a GPU would wait for the answer; sums keep their order else
     s = (a.pow(2).sum(1)[:, None] + b.pow(2).sum(1) - 2 * a @ b.T).clamp_min(0)
     return pick("kernel", kernel, KERNELS)(s, a.shape[1])
 
