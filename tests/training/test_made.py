@@ -140,7 +140,7 @@ def test_whatever_runs_is_in_the_fingerprint(tmp_path):
         finally: sys.setprofile(None)
         return {k for k in seen if "<" not in k}
     beside = {b.removeprefix("mixrepro.") for b in made.BESIDE} | {"networks.zoo:arguments", "networks.zoo:builder_of", "data.datasets:tested_on", "data.images:typed", "training.loop:commit"}
-    keeping = ("core:", "files:", "guards:", "outside:", "fingerprint:", "data.contents:", "data.sources:", "metrics.catalogue:", *(f"training.{m}:" for m in ("made", "store", "standing", "spec", "allotted")))
+    keeping = ("core:", "files:", "guards:", "outside:", "fingerprint:", "data.contents:", "data.sources:", "metrics.catalogue:", *(f"training.{m}:" for m in ("made", "store", "standing", "spec", "allotted", "progress")))
     def missed(seen, parts): return {k for k in seen - parts.keys() - beside if not k.startswith(keeping) and not k.partition(":")[2].lstrip("_").startswith(("check", "need"))}
     store, few = Store(tmp_path), dict(epochs=1, augment="crop", batch=20)
     for spec in (SPEC, Spec("digits", "cutout", "mlp", n_train=40, **few), Spec("photo-digits-16", "manifold-mixup", "small-cnn", n_train=40, **few),

@@ -5,23 +5,23 @@ from types import SimpleNamespace
 import pytest
 
 from mixrepro.training.store import Store
-from mixrepro.workflow import study
+from mixrepro.workflow import injected, study
 
 OURS = "profile: str = 'smoke'  # scale\nseeds: int = 0  # runs of a cell"
 
 
-@pytest.mark.parametrize("injected, said", [
+@pytest.mark.parametrize("cell, said", [
     ('# Parameters\nprofle = "embedded"\n', "unknown parameter of this notebook 'profle': did you mean 'profile'? Known: profile, seeds"),
     ('# Parameters\nprofile = "smoke"\nlabels = {"a": 1}\n', "unknown parameter of this notebook 'labels'")])
-def test_a_parameter_that_papermill_hands_in_and_nobody_knows(injected, said, monkeypatch, tmp_path):
-    monkeypatch.setattr(study, "get_ipython", lambda: SimpleNamespace(user_ns=dict(In=["", OURS, injected, "import json\nx = json.dumps(1)"])))
+def test_a_parameter_that_papermill_hands_in_and_nobody_knows(cell, said, monkeypatch, tmp_path):
+    monkeypatch.setattr(injected, "get_ipython", lambda: SimpleNamespace(user_ns=dict(In=["", OURS, cell, "import json\nx = json.dumps(1)"])))
     with pytest.raises(ValueError) as e: study.Study("vm-table1", "smoke", 1, Store(tmp_path / "runs"))
     assert str(e.value).startswith(said)
 
 
 def test_parameters_that_are_known(monkeypatch, tmp_path):
     cells = ["", OURS, '# Parameters\nprofile = "smoke"\nseeds = 1\n', "labels = {}"]
-    monkeypatch.setattr(study, "get_ipython", lambda: SimpleNamespace(user_ns=dict(In=cells)))
+    monkeypatch.setattr(injected, "get_ipython", lambda: SimpleNamespace(user_ns=dict(In=cells)))
     assert study.Study("vm-table1", "smoke", 1, Store(tmp_path / "runs")).seeds == 1
 
 
