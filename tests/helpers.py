@@ -91,3 +91,19 @@ def write_c(folder, kind="fog", n=10_000, k=10, size=32, made=False):
     x.flush()
     np.save(folder / "labels.npy", np.tile(np.arange(n) % k, 5).astype(np.uint8))
     if made: (folder / "made.json").write_text(json.dumps(dict(made="here", same={}, files={kind: ""})))
+
+
+def forget(begin: str):  # how the names of the user's modules begin
+    "Modules from outside as they are in a new process: not imported, not found by name, not read."
+    import importlib
+
+    from mixrepro import fingerprint, outside
+    from mixrepro.methods.catalogue import METHODS, PARTS
+    from mixrepro.networks.zoo import NETWORKS, telling
+    from mixrepro.training import made
+    for name in [n for n in sys.modules if n.startswith(begin)]: del sys.modules[name]
+    for name in [*fingerprint.OUTSIDE]: fingerprint.CODE.texts.pop(name), fingerprint.CODE.modules.pop(name, None)
+    for where in [w for w in fingerprint.CODE.known if w.startswith(begin)]: del fingerprint.CODE.known[where]
+    for found in (fingerprint.OUTSIDE, METHODS.found, NETWORKS.found, PARTS.found): found.clear()
+    for cached in (made.reached_by, outside.entered, outside.brought_in, telling): cached.cache_clear()
+    importlib.invalidate_caches()

@@ -6,10 +6,11 @@ from dataclasses import replace
 import pytest
 import torch
 
-from mixrepro import fingerprint, outside
-from mixrepro.methods.catalogue import PARTS, method, run_fields
+from helpers import forget
+from mixrepro import outside
+from mixrepro.methods.catalogue import method, run_fields
 from mixrepro.methods.mixup import Mixup
-from mixrepro.networks.zoo import NETWORKS, build, telling
+from mixrepro.networks.zoo import build
 from mixrepro.training import made
 from mixrepro.training.loop import train_run
 from mixrepro.training.spec import Spec, canonical, from_json, name_of, to_json
@@ -48,26 +49,15 @@ SPEC = dict(dataset="digits-few", method="mixup", network=NET, epochs=2, n_train
             method_args=dict(labels=dict(name=EVEN, first=.7)))
 
 
-def forget():
-    "As in a new process."
-    for name in [n for n in sys.modules if n.startswith("brought_")]: del sys.modules[name]
-    for name in [*fingerprint.OUTSIDE]:
-        fingerprint.CODE.texts.pop(name), fingerprint.CODE.modules.pop(name, None)
-    for where in [w for w in fingerprint.CODE.known if w.startswith("brought_")]: del fingerprint.CODE.known[where]
-    fingerprint.OUTSIDE.clear(), NETWORKS.found.clear(), PARTS.found.clear()
-    made.reached_by.cache_clear(), outside.entered.cache_clear(), outside.brought_in.cache_clear(), telling.cache_clear()
-    importlib.invalidate_caches()
-
-
 @pytest.fixture
 def mine(tmp_path, monkeypatch):
     "A folder on Python's path with the user's two modules."
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setattr(sys, "dont_write_bytecode", True)  # files change within the second that a stamp has
     (tmp_path / "brought_nets.py").write_text(NETS), (tmp_path / "brought_parts.py").write_text(PART)
-    forget()
+    forget("brought_")
     yield tmp_path
-    forget()
+    forget("brought_")
 
 
 def test_a_run_of_both_is_named_trained_read_and_the_same_again(mine):
@@ -97,7 +87,7 @@ def test_a_part_as_an_object_is_the_part_by_its_name(mine):
     even = importlib.import_module("brought_parts").Even(first=.7)
     assert Spec(**SPEC | dict(method_args=dict(labels=even))) == Spec(**SPEC) and even.name == EVEN
     assert method("mixup", labels=dict(name=EVEN, first=.7)) == Mixup(labels=even)
-    forget()
+    forget("brought_")
     fresh = importlib.import_module("brought_parts").Even(first=.7)  # of a class that no run has named yet
     assert name_of(Spec(**SPEC | run_fields(Mixup(labels=fresh)))) == name_of(Spec(**SPEC))
     assert name_of(Spec(**SPEC | dict(method_args={}))) != name_of(Spec(**SPEC))
@@ -115,7 +105,7 @@ def test_a_change_of_their_code_is_noticed_by_the_next_process(mine, file, old, 
     text = (mine / file).read_text()
     assert old in text
     (mine / file).write_text(text.replace(old, new))
-    forget()
+    forget("brought_")
     assert other(store.run(Spec(**SPEC))) == told
 
 

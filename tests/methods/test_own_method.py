@@ -7,12 +7,13 @@ from dataclasses import replace
 import pytest
 import torch
 
+from helpers import forget
 from mixrepro import fingerprint, outside
 from mixrepro.methods.catalogue import METHODS, method
 from mixrepro.methods.mixup import Mixup
 from mixrepro.training import made
 from mixrepro.training.loop import train_run
-from mixrepro.training.spec import Spec, canonical, from_json, name_of, to_json
+from mixrepro.training.spec import Spec, canonical, from_json, name_of
 from mixrepro.training.standing import other
 from mixrepro.training.store import Store
 from mixrepro.workflow.study import Study
@@ -42,26 +43,15 @@ OWN = "hard_mixup:HardMixup"
 SPEC = dict(dataset="digits-few", method=OWN, network="tiny-cnn", epochs=1, n_train=64)
 
 
-def forget():
-    "As in a new process."
-    for name in [n for n in sys.modules if n.startswith("hard_")]: del sys.modules[name]
-    for name in [*fingerprint.OUTSIDE]:
-        fingerprint.CODE.texts.pop(name), fingerprint.CODE.modules.pop(name, None)
-    for where in [w for w in fingerprint.CODE.known if w.startswith("hard_")]: del fingerprint.CODE.known[where]
-    fingerprint.OUTSIDE.clear(), METHODS.found.clear()
-    made.reached_by.cache_clear(), outside.entered.cache_clear(), outside.brought_in.cache_clear()
-    importlib.invalidate_caches()
-
-
 @pytest.fixture
 def mine(tmp_path, monkeypatch):
     "A folder on Python's path with the user's two modules."
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setattr(sys, "dont_write_bytecode", True)  # files change within the second that a stamp has
     (tmp_path / "hard_mixup.py").write_text(HARD), (tmp_path / "hard_share.py").write_text(SHARE)
-    forget()
+    forget("hard_")
     yield tmp_path
-    forget()
+    forget("hard_")
 
 
 def test_it_is_twenty_lines(): assert len(HARD.splitlines()) + len(SHARE.splitlines()) - 2 <= 20
@@ -106,7 +96,7 @@ def test_a_change_of_its_code_is_noticed_by_the_next_process(mine, monkeypatch, 
     text = (mine / file).read_text()
     assert old in text
     (mine / file).write_text(text.replace(old, new))
-    forget()
+    forget("hard_")
     again = Spec(**SPEC)
     assert name_of(again) == name and other(store.run(again)) == told
 
@@ -148,7 +138,7 @@ def test_a_module_that_was_edited_after_its_import_is_refused(mine):
     (mine / "hard_mixup.py").write_text(HARD.replace("self.alpha, rng", "2 * self.alpha, rng"))
     with pytest.raises(ValueError, match="hard_mixup.py has changed since it was imported: start Python again"):
         Spec(**SPEC)
-    forget()
+    forget("hard_")
     Spec(**SPEC)
     (mine / "hard_mixup.py").write_text(HARD)
     importlib.reload(sys.modules["hard_mixup"])
