@@ -70,6 +70,7 @@ def tidy(found: list[dict]) -> pd.DataFrame:
     rows = pd.concat(parts, ignore_index=True).drop_duplicates(["table", "method", "seed"])
     return rows.assign(**{q: 100 * rows[q] for q in SHARES if q in rows})
 
+# %% ../../../nbs/genlabel/03b_tables.ipynb #886e693d
 def differences(rows: pd.DataFrame,  # from `tidy`
                 method: str, baseline: str,
                 of: str = "accuracy") -> pd.DataFrame:  # a row for each table, in the order of the differences
@@ -95,6 +96,7 @@ def counted(d: pd.DataFrame) -> dict:  # from `differences`
                 mean=gain.mean(), low=gain.mean() - half, high=gain.mean() + half, median=float(np.median(gain)), p=p,
                 up=up, down=down, sign=sign_test(up, up + down))
 
+# %% ../../../nbs/genlabel/03b_tables.ipynb #15530876
 def sign_test(k: int, n: int) -> float:
     "The chance that a coin is as far from one half as k of n, two-sided."
     return float(stats.binomtest(k, n).pvalue) if n else math.nan
@@ -186,6 +188,7 @@ def coin(id: str) -> str:  # an artefact whose note prints a count
     n, k = printed["data sets"], printed["data sets that gain"]
     return f"The note counts {k} gains in {n} sets; a coin is as far from one half with p = {sign_test(k, n):.2g}."
 
+# %% ../../../nbs/genlabel/03b_tables.ipynb #d9749e19
 def tried_words(tried: pd.DataFrame) -> list[str]:  # from `splits_tried`
     "How many splits were tried, and whether the note's numbers were met."
     if not len(tried): return []
@@ -201,10 +204,9 @@ def tidy_together(rows: dict) -> pd.DataFrame:  # kind -> from `tidy`
     "The rows of several experiments below each other."
     return pd.concat([r.assign(network=kind) for kind, r in rows.items()], ignore_index=True)
 
-# %% ../../../nbs/genlabel/03b_tables.ipynb #5c1df4a6
+# %% ../../../nbs/genlabel/03b_tables.ipynb #31d7a10c
 FEATURES = 20  # code of GenLabel: tables with more columns are not run
 
-# %% ../../../nbs/genlabel/03b_tables.ipynb #31d7a10c
 def which_tables(rows: pd.DataFrame, out: dict, found: list[dict]) -> list[str]:  # from `tidy` and `results`
     "Sentences."
     one = rows.drop_duplicates("table")
@@ -250,6 +252,7 @@ def by_split(x: np.ndarray, y: np.ndarray, split: Any) -> dict[str, tuple[float,
             right.append([100 * (g.argmax(1) == b[test]).double().mean().item() for g in guesses])
     return {name: (np.mean(r), np.std(r)) for name, r in zip(("with shares", "without"), zip(*right))}
 
+# %% ../../../nbs/genlabel/03b_tables.ipynb #4972e9a6
 def splits_tried(names: list, root: str | Path | None = None,
                  ) -> pd.DataFrame:  # table, split, shares, mean, sd and what the note prints
     "The generative classifier on every split, and whether the note's mean and deviation are met."
@@ -281,6 +284,7 @@ def draw_ordered(ax: "Axes", d: pd.DataFrame, title: str, ink: str = "vermilion"
     ax.set(xlabel=f"{len(d)} sets, in order; bars: 95% intervals{f', {cut} cut' * bool(cut)}", title=title,
            ylabel="difference (points)", ylim=(-most, most), xlim=(-1, len(d)), xticks=[])
 
+# %% ../../../nbs/genlabel/03b_tables.ipynb #cf95b60d
 def draw_histogram(ax: "Axes", by: dict, title: str) -> None:  # what it is called -> from `differences`
     "How the differences are spread."
     most = max(max(d.gain.abs().max() for d in by.values()), 1.)
