@@ -99,7 +99,8 @@ DATA_LABELS = {"cifar10": "CIFAR-10", "cifar10-c": "CIFAR-10-C", "cifar100": "CI
                "photo-digits-16-x8": "photo-digits (16 px, eight backgrounds each)",
                "photo-digits-64": "photo-digits (64 px)", "imagenet-stylized": "ImageNet with stylised ImageNet",
                "photo-digits-64-stylized": "photo-digits (64 px) with painted copies",
-               **{f"imagenet-{k}{which}": f"ImageNet-{k.upper()}{which}" for k in "crp" for which in ("", " without noise")},
+               **{f"imagenet-{k}{which}": f"ImageNet-{k.upper()}{which}"
+                  for k in "crp" for which in ("", " without noise")},
                **{f"photo-digits-16-{k}": f"photo-digits (16 px, {k[0]} to {k[-1]})" for k in ("0to4", "5to9")}}
 LABELS = {id: look["label"] for id, look in LOOK.items()} | DATA_LABELS  # names to show, for tables as for figures
 NETWORK_LABELS = {"small-cnn": "small CNN", "tiny-cnn": "tiny CNN"}
