@@ -93,7 +93,7 @@ class Density(nn.Module):
         self.register_buffer("log_prior", (n / n.sum()).log())  # log P(y = c)
         self.register_buffer("absent", torch.where(n > 0, 0., -torch.inf))
 
-def check_width(z: Tensor, d: int) -> None:
+def check_width(z: Tensor, d: int) -> None:  # points (B, d)
     "Refuse points of another space."
     if z.dim() == 2 and z.shape[1] == d: return
     raise ValueError(f"these densities are of points with {d} columns, got {tuple(z.shape)}: expected (B, {d})")

@@ -107,6 +107,7 @@ def across(x: Tensor,     # (B, n, n)
     "The difference of neighbours."
     return torch.stack([x.roll(-1, 1) - x, x.roll(-1, 2) - x]).mul_(there)
 
+# %% ../../nbs/methods/40_puzzle_mask.ipynb #0eee961e
 def relaxed(u: Tensor,     # cost of each label in each block, convex in the label, (B, n, n, L)
             w: Tensor,     # of borders, 0 or more, (2, B, n, n)
             passes: int,   # steps

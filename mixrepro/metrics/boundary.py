@@ -74,7 +74,7 @@ def proposals(x: Tensor, at: Tensor, around: Tensor, toward: Tensor,  # sizes of
     sphere = x + (eta - back) / (1 + around**2).sqrt()
     return sphere, torch.lerp(sphere, x, toward)
 
-def adapted(size: Tensor, rate: Tensor, low: float, high: float) -> Tensor:
+def adapted(size: Tensor, rate: Tensor, low: float, high: float) -> Tensor:  # each (G, M, m, 1); rate in [0, 1]
     "A step that is made longer where it succeeds often, and shorter where it seldom does."
     return size * torch.where(rate > high, 1.5, torch.where(rate < low, 1 / 1.5, 1.))
 

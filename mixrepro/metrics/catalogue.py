@@ -56,7 +56,7 @@ def logits(nets: Sequence[Net], test: ImageSet) -> list[dict]:
     "What each network says of each image of the test set as it is."
     return [dict(images=len(test), arrays=dict(logits=predict(net, test))) for net in nets]
 
-def clean(out: Tensor, y: Tensor) -> dict:
+def clean(out: Tensor, y: Tensor) -> dict:  # logits (N, K), labels int64 (N,)
     "Accuracy (fraction) and NLL (nats) on the test set as it is."
     return dict(accuracy=accuracy(out, y), nll=nll(out, y))
 

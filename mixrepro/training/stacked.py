@@ -208,7 +208,7 @@ class Labelling:
     removal: bool = False     # leave out mixtures that lie next to another class
     def __post_init__(self) -> None: pick("label of mixtures", self.kind, LABELS)
 
-def logistic_share(lam: Tensor) -> Tensor:
+def logistic_share(lam: Tensor) -> Tensor:  # shares in [0, 1], (...) -> (...)
     "The share of an example in a logistic label (code of GenLabel)."
     return torch.sigmoid(2 * (lam - .5) / LogisticLabels().s)
 

@@ -253,6 +253,7 @@ def keep_arrays(run: Run, name: str, arrays: dict,  # arrays: name -> tensor
     plain = {k: v.detach().cpu().contiguous() for k, v in arrays.items()}
     write_atomic(run.folder / "metrics" / f"{name}.safetensors", sealed_arrays(plain, about(run, name, code=code)))
 
+# %% ../../nbs/training/51_store.ipynb #fe70a7c6
 def read_arrays(path: Path) -> tuple[dict, dict] | None:  # arrays, and whose they are
     "The arrays in a file and what is noted with them; a corrupt file is set aside."
     try:

@@ -121,7 +121,9 @@ def network(kind: str,         # a name in BENDS
     U, c, W, b = normal(d, width), bias * normal(width), normal(width, k) / width**.5, bias * normal(k)
     return lambda z: bend(z @ U + c) @ W + b
 
+# (..., d) -> (..., K); gives (...)
 def logit(f: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]: return lambda z: f(z)[..., 0]
+# (..., d) -> (..., K); gives the same, rows sum to 1
 def probabilities(f: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]: return lambda z: f(z).softmax(-1)
 
 # %% ../../../nbs/noisymix/03_theorems.ipynb #47a1225a
