@@ -95,6 +95,7 @@ def pair_constants(law: Law, y: Tensor) -> tuple[Tensor, Tensor]:  # A and B of 
     each = [of_class(law, c) for c in (0, 1)]
     return tuple(torch.tensor([e[k] for e in each], dtype=y.dtype)[y.long()] for k in "AB")
 
+# %% ../../../nbs/genlabel/01b_losses.ipynb #f89d9c5a
 def linear_losses(x: Tensor, y: Tensor, law: Law, phi: Tensor, norm: float = 10.) -> pd.DataFrame:
     "All losses of theorem 1 at theta = norm (cos phi, sin phi)."
     theta = norm * torch.stack([phi.cos(), phi.sin()])

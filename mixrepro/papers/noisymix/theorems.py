@@ -253,6 +253,7 @@ def on_a_kink(x: Tensor,  # the example, (d,)
     c[0] = 0.
     return lambda z: (torch.relu((z - x) @ U.T + c) @ W)[..., 0]
 
+# %% ../../../nbs/noisymix/03_theorems.ipynb #6d33cb71
 def line_of(what: str, network: str, expected: float, rows: pd.DataFrame) -> pd.DataFrame:
     "Remainders with their names and slopes."
     return rows.assign(what=what, network=network, expected=expected, slope=fitted_slope(rows))
