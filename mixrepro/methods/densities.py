@@ -98,6 +98,7 @@ def check_width(z: Tensor, d: int) -> None:  # points (B, d)
     if z.dim() == 2 and z.shape[1] == d: return
     raise ValueError(f"these densities are of points with {d} columns, got {tuple(z.shape)}: expected (B, {d})")
 
+# %% ../../nbs/methods/44_densities.ipynb #7cc56a17
 class Whitened(Density):
     "Densities of points in each class's own whitened coordinates."
     def __init__(self, n: Tensor, mean: Tensor, cov: Tensor,  # (K,), (K, d), (K, d, d), float64

@@ -21,6 +21,7 @@ def check_classes(x: Tensor, y: Tensor, k: int | None = None) -> None:  # as for
         raise ValueError(f"an attack needs a class for each point {tuple(x.shape[:-1])}, got {tuple(y.shape)}")
     check_labels(y.flatten(), k=k, look=not y.is_cuda)
 
+# %% ../../nbs/metrics/79_boundary.ipynb #b48de3c1
 def signed_step(net: Callable,  # (G, M, m, d) -> logits (G, M, m, K)
                 x: Tensor,      # points, each network's own, (G, M, m, d)
                 y: Tensor,      # their classes, int64 (G, M, m)

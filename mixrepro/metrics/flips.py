@@ -120,6 +120,7 @@ def check_images(n: object) -> None:
     if not (isinstance(n, int) and n >= 0):
         raise ValueError(f"images must be a number of films, or 0 for all of them, got {n}")
 
+# %% ../../nbs/metrics/76_flips.ipynb #0058f763
 def flips(nets: list,                          # networks, on the device of the images
           test: ImageSet,                      # the clean test set
           kinds: tuple[str, ...] = FILMED,     # perturbations

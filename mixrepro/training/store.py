@@ -222,6 +222,7 @@ def read_metric(path: Path) -> tuple | None:  # the value, and whose it is: {} w
     if found is None or found != d.get("sha256"): return distrust(path, "its checksum does not match")
     return d["value"], d.get("made") or {}
 
+# %% ../../nbs/training/51_store.ipynb #b9216d5c
 def holds(run: Run, name: str, path: Path,
           made: dict,       # of `about`, as it was kept
           code: str = "",   # the fingerprint that it must have; empty: any
