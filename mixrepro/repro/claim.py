@@ -23,8 +23,8 @@ from scipy import stats
 
 from ..core import pick
 from .decided import p_of
-from .estimates import (LEVEL, Estimate, Measured, Published, no_spread, over_seeds, plus, seeds_to_decide,
-                                      welch)
+from .estimates import (LEVEL, Estimate, Measured, Published, no_spread, over_seeds, plus,
+                                      seeds_to_decide, welch)
 from .scale import said
 from .verdicts import holm
 
