@@ -256,6 +256,7 @@ def put_an_end(process: Popen,  # of Snakemake, the first of its group
 # %% ../nbs/workflow/93_cli.ipynb #233a2a9f
 def handed(todo: dict, base: Path, args: list[str]) -> bool:  # whether there is news to report
     "Have Snakemake do what there is to do; a failure is one sentence."
+    workflow.check_files(todo, base)
     workflow.forget(todo, base)
     stamps = [a["stamp"] for a in todo["artefacts"].values()]
     before = times([*stamps, *(f for a in todo["artefacts"].values() for f in a["outputs"])], base)

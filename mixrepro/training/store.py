@@ -257,10 +257,12 @@ def read_arrays(path: Path) -> tuple[dict, dict] | None:  # arrays, and whose th
     "The arrays in a file and what is noted with them; a corrupt file is set aside."
     try:
         with safetensors.safe_open(path, "pt") as f:
-            arrays, told = {k: f.get_tensor(k) for k in f.keys()}, f.metadata() or {}
-        made = json.loads(told.get("made", "{}"))
+            told = f.metadata() or {}
+            arrays = {k: f.get_tensor(k) for k in f.keys()} if "sha256" in told else {}
+        if not isinstance(made := json.loads(told.get("made", "{}")), dict): raise ValueError
     except (FileNotFoundError, NotADirectoryError): return None
-    except (safetensors.SafetensorError, ValueError): return distrust(path, "it is no safetensors file")
+    except (safetensors.SafetensorError, ValueError, RecursionError):
+        return distrust(path, "it is no safetensors file")
     noted = {k: told[k] for k in ("made",) if k in told}
     if sha256(safetensors.torch.save(arrays, metadata=noted or None)) != told.get("sha256"):
         return distrust(path, "its checksum does not match")

@@ -173,6 +173,7 @@ def first_best(scores: np.ndarray) -> tuple[int, ...]:
     "The place of the largest number, the first of equal ones."
     return tuple(int(i) for i in np.unravel_index(np.argmax(scores.round(12)), scores.shape))
 
+# %% ../../../nbs/genlabel/03_openml.ipynb #1f6979a3
 def blocks_of_folds(p: Protocol, n: int) -> list[list[int]]:
     "Folds that are trained at once: those of one size, where networks are small; a large one fills the cache alone."
     if p.network == "fc" and p.width > 64: return [[f] for f in range(p.folds)]
@@ -214,6 +215,7 @@ def choose(p: Protocol, scores: list[dict]) -> dict[str, Chosen]:  # from `score
         found[m] = Chosen([p.rates[r] for r, _ in at], [ratios[g] for _, g in at], [float(one.max()) for one in mean])
     return found
 
+# %% ../../../nbs/genlabel/03_openml.ipynb #e6533e20
 def refit(p: Protocol, x: Tensor, y: Tensor, k: int, chosen: dict[str, Chosen]) -> dict[str, Stacked]:
     "The networks of every method, one for each trial, trained on all training rows."
     def column(ms, name): return x.new_tensor([getattr(chosen[m], name) for m in ms]).T  # (trials, methods)
@@ -238,12 +240,14 @@ def told_once(of: str) -> Iterator[None]:
     for message, n in Counter(str(w.message) for w in said).items():
         warnings.warn(f"{of}: {message} ({n} fits)" if n > 1 else f"{of}: {message}", stacklevel=4)
 
+# %% ../../../nbs/genlabel/03_openml.ipynb #a66f9834
 def removed(p: Protocol, x: Tensor, y: Tensor, k: int, epochs: int = 10) -> float:
     "The share of mixtures that lie next to another class than their parents'."
     of = mixed_groups(replace(p, epochs=epochs), x, y, k, generators(p, [p.folds], device=x.device), epochs)
     stay = [near_parents(of, of.mixing(e)(of.each(of.x)), e).double().mean() for e in range(epochs)]
     return 1 - torch.stack(stay).mean().item()
 
+# %% ../../../nbs/genlabel/03_openml.ipynb #53dde75c
 def attacked(p: Protocol, nets: list[Stacked], x: Tensor, y: Tensor, examples: Tensor) -> dict:  # -> (trials, M)
     "The share of test rows that every network gets right under either attack."
     net = replace(nets[0], flat=torch.cat([n.flat for n in nets], 1))
@@ -293,6 +297,7 @@ def on_tables(p: Protocol, tables: list[Table]) -> dict:  # one, or one for each
     about = dict(id=one.id, name=one.name, n=len(one.y_train), m=len(one.y_test), d=one.d, k=k)
     return about | dict(removed=share, methods=found)
 
+# %% ../../../nbs/genlabel/03_openml.ipynb #e3fa59d8
 def check_tables(p: Protocol, tables: list[Table]) -> None:
     "Refuse what no classifier can be chosen or tested on."
     if not tables or p.trials % len(tables):

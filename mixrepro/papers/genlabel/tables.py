@@ -6,8 +6,8 @@
 __all__ = ['DEEP', 'SHARES', 'ON_PAR', 'ROWS', 'NAMES', 'FEATURES', 'SPLITS', 'FOLDS', 'FEW', 'at_hand', 'results', 'tidy',
            'differences', 'counted', 'sign_test', 'note_counts', 'manufactured', 'note_gain', 'mean_sd', 'beside_note',
            'summary', 'worded', 'over_sets', 'coin', 'tried_words', 'tidy_together', 'which_tables', 'all_rows',
-           'five_seeds', 'by_split', 'splits_tried', 'cut_at', 'draw_ordered', 'draw_named', 'draw_differences',
-           'how_drawn', 'draw_histogram']
+           'five_seeds', 'by_split', 'splits_tried', 'cut_at', 'draw_ordered', 'draw_histogram', 'draw_named',
+           'draw_differences', 'how_drawn']
 
 # %% ../../../nbs/genlabel/03b_tables.ipynb #caa33611
 import math
@@ -71,6 +71,7 @@ def tidy(found: list[dict]) -> pd.DataFrame:
     rows = pd.concat(parts, ignore_index=True).drop_duplicates(["table", "method", "seed"])
     return rows.assign(**{q: 100 * rows[q] for q in SHARES if q in rows})
 
+# %% ../../../nbs/genlabel/03b_tables.ipynb #886e693d
 def differences(rows: pd.DataFrame,  # from `tidy`
                 method: str, baseline: str,
                 of: str = "accuracy") -> pd.DataFrame:  # a row for each table, in the order of the differences
@@ -96,6 +97,7 @@ def counted(d: pd.DataFrame) -> dict:  # from `differences`
                 mean=gain.mean(), low=gain.mean() - half, high=gain.mean() + half, median=float(np.median(gain)), p=p,
                 up=up, down=down, sign=sign_test(up, up + down))
 
+# %% ../../../nbs/genlabel/03b_tables.ipynb #15530876
 def sign_test(k: int, n: int) -> float:
     "The chance that a coin is as far from one half as k of n, two-sided."
     return float(stats.binomtest(k, n).pvalue) if n else math.nan
@@ -187,6 +189,7 @@ def coin(id: str) -> str:  # an artefact whose note prints a count
     n, k = printed["data sets"], printed["data sets that gain"]
     return f"The note counts {k} gains in {n} sets; a coin is as far from one half with p = {sign_test(k, n):.2g}."
 
+# %% ../../../nbs/genlabel/03b_tables.ipynb #d9749e19
 def tried_words(tried: pd.DataFrame) -> list[str]:  # from `splits_tried`
     "How many splits were tried, and whether the note's numbers were met."
     if not len(tried): return []
@@ -202,10 +205,9 @@ def tidy_together(rows: dict) -> pd.DataFrame:  # kind -> from `tidy`
     "The rows of several experiments below each other."
     return pd.concat([r.assign(network=kind) for kind, r in rows.items()], ignore_index=True)
 
-# %% ../../../nbs/genlabel/03b_tables.ipynb #5c1df4a6
+# %% ../../../nbs/genlabel/03b_tables.ipynb #31d7a10c
 FEATURES = 20  # code of GenLabel: tables with more columns are not run
 
-# %% ../../../nbs/genlabel/03b_tables.ipynb #31d7a10c
 def which_tables(rows: pd.DataFrame, out: dict, found: list[dict]) -> list[str]:  # from `tidy` and `results`
     "Sentences."
     one = rows.drop_duplicates("table")
@@ -251,6 +253,7 @@ def by_split(x: np.ndarray, y: np.ndarray, split: Any) -> dict[str, tuple[float,
             right.append([100 * (g.argmax(1) == b[test]).double().mean().item() for g in guesses])
     return {name: (np.mean(r), np.std(r)) for name, r in zip(("with shares", "without"), zip(*right))}
 
+# %% ../../../nbs/genlabel/03b_tables.ipynb #4972e9a6
 def splits_tried(names: list, root: str | Path | None = None,
                  ) -> pd.DataFrame:  # table, split, shares, mean, sd and what the note prints
     "The generative classifier on every split, and whether the note's mean and deviation are met."
@@ -287,6 +290,20 @@ def draw_ordered(ax: "Axes", d: pd.DataFrame, title: str, ink: str = "vermilion"
     ax.set(xlabel=f"{len(d)} sets, in order; bars: 95% intervals{f', {cut} cut' * bool(cut)}", title=title,
            ylabel="difference (points)", ylim=(-most, most), xlim=(-1, len(d)), xticks=[])
 
+# %% ../../../nbs/genlabel/03b_tables.ipynb #cf95b60d
+def draw_histogram(ax: "Axes", by: dict, title: str) -> None:  # what it is called -> from `differences`
+    "How the differences are spread."
+    most = max(max(d.gain.abs().max() for d in by.values()), 1.)
+    edges = np.linspace(-most, most, 22)
+    for (name, d), ink in zip(by.items(), ("blue", "orange")):
+        mean = plus(d.gain.mean())
+        ax.stairs(np.histogram(d.gain, edges)[0], edges, color=COLOURS[ink], label=f"{name}: mean {mean}")
+    ax.axvline(0, color="0.5", lw=.6)
+    ax.set(xlabel="difference (points)", ylabel="sets", title=title, ylim=(0, 1.35 * ax.get_ylim()[1]))
+    ax.legend(loc="upper left")
+    ax.yaxis.get_major_locator().set_params(integer=True)
+
+# %% ../../../nbs/genlabel/03b_tables.ipynb #3ef8ff8e
 def draw_named(ax: "Axes", d: pd.DataFrame, title: str, ink: str = "vermilion", named: bool = True) -> None:
     "A row for each set, the first above; marks as for `draw_ordered`."
     place, clear = np.arange(len(d)), (d.low > 0) | (d.high < 0)
@@ -297,6 +314,7 @@ def draw_named(ax: "Axes", d: pd.DataFrame, title: str, ink: str = "vermilion", 
     ax.set(xlabel="difference (points)", title=title, yticks=place, ylim=(len(d) - .4, -.6))
     ax.set_yticklabels(d.table if named else [])
 
+# %% ../../../nbs/genlabel/03b_tables.ipynb #1926b226
 def draw_differences(axes: Iterable, by: dict,  # title -> from `differences`
                      inks: dict = {},           # title -> its colour, where it is another
                      what: str = "difference (points)") -> None:
@@ -314,20 +332,9 @@ def draw_differences(axes: Iterable, by: dict,  # title -> from `differences`
     low, high = (end(ax.get_xlim()[side] for ax in axes) for side, end in enumerate((min, max)))
     for ax in axes if few else (): ax.set_xlim(low, high)
 
+# %% ../../../nbs/genlabel/03b_tables.ipynb #d9e5c114
 def how_drawn(*every: pd.DataFrame) -> str:  # from `differences`
     "What the marks of these pictures are, in a sentence or two."
     trials = max(int(d.trials.max()) for d in every)
     return (f"Dots: means over {trials} trials; bars: their 95% t-intervals, coloured where they exclude 0; "
             f"grey band: on par, within {ON_PAR} points.")
-
-def draw_histogram(ax: "Axes", by: dict, title: str) -> None:  # what it is called -> from `differences`
-    "How the differences are spread."
-    most = max(max(d.gain.abs().max() for d in by.values()), 1.)
-    edges = np.linspace(-most, most, 22)
-    for (name, d), ink in zip(by.items(), ("blue", "orange")):
-        mean = plus(d.gain.mean())
-        ax.stairs(np.histogram(d.gain, edges)[0], edges, color=COLOURS[ink], label=f"{name}: mean {mean}")
-    ax.axvline(0, color="0.5", lw=.6)
-    ax.set(xlabel="difference (points)", ylabel="sets", title=title, ylim=(0, 1.35 * ax.get_ylim()[1]))
-    ax.legend(loc="upper left")
-    ax.yaxis.get_major_locator().set_params(integer=True)

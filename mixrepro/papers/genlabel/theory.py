@@ -85,6 +85,7 @@ def own_label(law: Law, lam: Tensor, y: int) -> Tensor:
     "The weight of a parent of class y when its share is lambda and the other parent is of the other class."
     return law.label(lam) if y else 1 - law.label(1 - lam)
 
+# %% ../../../nbs/genlabel/01_theory.ipynb #48132965
 rule = functools.lru_cache(beta_rule)  # a thousand nodes cost a tenth of a second
 
 def constants(weight: Callable[[Tensor], Tensor],  # (lambda) -> v
@@ -107,6 +108,7 @@ def weights(law: Law, y: Tensor, lam: Tensor,
     other = torch.where(y[:, None] == 1, 2 * own_label(law, lam, 1), 2 * own_label(law, lam, 0))
     return torch.where((y[:, None] == y)[:, :, None], within(lam), other[:, None])
 
+# %% ../../../nbs/genlabel/01_theory.ipynb #51ef63f8
 def shrunk_loss(f: Callable[[Tensor], Tensor],  # (..., d) -> (...)
                 x: Tensor, y: Tensor,  # examples (n, d), labels 0 or 1 (n,)
                 v: Tensor, lam: Tensor, w: Tensor,  # from `weights`; nodes and weights of lambda
@@ -168,6 +170,7 @@ def draw_constants(ax: "Axes", found: pd.DataFrame,  # c as index -> G, A, B
            ylabel="value of a constant", title="constants of class 1 (dotted: Mixup)")
     ax.minorticks_off(); ax.legend()
 
+# %% ../../../nbs/genlabel/01_theory.ipynb #98bb344a
 LINES1 = {("derived", 1.): "o-", ("derived", .5): "s-", ("printed", 1.): "x--", ("printed", .5): "v--"}
 
 def draw_lemma1(ax: "Axes", lines: pd.DataFrame) -> None:  # from `lemma1_lines`, of one network
