@@ -134,7 +134,7 @@ def list_(as_json: Annotated[bool, typer.Option("--json", help="a list of object
     if not any((base / "runs").glob("*/*/done.json")): return  # what follows waits for PyTorch
     store = stores.Store(base / "runs")
     runs = [store.run(c.spec) for a in catalogue.ARTEFACTS.values() for c in artefact.cells(a, profile)]
-    for line in standing.lines_on({run.id: run for run in runs}.values()): print(line)
+    for line in standing.lines_on({run.folder: run for run in runs}.values()): print(line)
 
 # %% ../nbs/workflow/93_cli.ipynb #53319b8e
 def announce(todo: dict, base: Path) -> None:
