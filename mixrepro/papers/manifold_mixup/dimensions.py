@@ -134,5 +134,5 @@ def draw_dimensions(ax: "Axes", rows: pd.DataFrame, d: int) -> None:
     look = dict(color="0.35", ls="-", marker="_", lw=1, label="dim($\\mathcal{H}$) $-\\;d + 1$")
     ax.plot(above, [allowed(d, k) for k in above], **look)
     ax.set(xlabel="dim($\\mathcal{H}$)", ylabel="directions", title="above the threshold", xticks=dims,
-           ylim=(-.5, None))
+           ylim=(-.5, 1.4 * ax.get_ylim()[1]))
     ax.legend(loc="upper left")
