@@ -68,7 +68,7 @@ def proposals(x: Tensor, at: Tensor, around: Tensor, toward: Tensor,  # sizes of
               rng: torch.Generator) -> tuple[Tensor, Tensor]:  # on the sphere, and nearer, (G, M, m, d) each
     "Two points to try (Brendel et al., 2018, algorithm 1)."
     back = x - at
-    r = back.norm(dim=-1, keepdim=True).clamp_min(torch.finfo(x.dtype).tiny)
+    r = back.norm(dim=-1, keepdim=True).clamp_min(torch.finfo(x.dtype).tiny ** .5)  # at 0 its square must not be 0
     eta = torch.randn(x.shape, generator=rng, device=rng.device, dtype=x.dtype)
     eta = eta - (eta * back).sum(-1, keepdim=True) / r**2 * back
     eta = eta * (around * r / eta.norm(dim=-1, keepdim=True).clamp_min(torch.finfo(x.dtype).tiny))
