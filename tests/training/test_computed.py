@@ -9,7 +9,7 @@ import time
 import pytest
 
 from mixrepro.training.computed import Computation, computed
-from mixrepro.training.store import Store, kept
+from mixrepro.training.store import Store, keep, kept
 
 def test_two_that_ask_at_once_share_one_computation(tmp_path, capsys):
     calls, answers, store = [], [], Store(tmp_path)
@@ -44,6 +44,15 @@ def test_a_changed_file_is_set_aside(tmp_path, spoil, capsys):
     file.write_text(spoil(file.read_text()))
     assert computed("t", {}, lambda: 6, store) == 6 and "was set aside" in capsys.readouterr().err
     assert json.loads(file.read_text())["value"]["value"] == 6
+
+
+@pytest.mark.parametrize("other", [dict(settings=dict(n=2), value=7), dict(settings=dict(n=1)), [7], 7])
+def test_a_value_of_other_settings_is_set_aside_though_its_sum_fits(tmp_path, other, capsys):
+    store = Store(tmp_path)
+    computed("t", dict(n=1), lambda: 5, store)
+    at, = map(Computation, (tmp_path / "computed").iterdir())
+    keep(at, "value", other, at.read()[1]["code"])
+    assert computed("t", dict(n=1), lambda: 6, store) == 6 and "value.json is corrupt (it is of other settings): it was set aside" in capsys.readouterr().err
 
 
 def test_a_false_value_is_a_value(tmp_path):

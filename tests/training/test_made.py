@@ -256,6 +256,14 @@ def test_a_damaged_done_json_is_set_aside(text, run, capsys):
     assert run.folder.is_dir(), "its other files stay"
 
 
+@pytest.mark.parametrize("made", [3, [1], "x", dict(code=["a"]), dict(needs=[1]), dict(needs=dict(vae=1)), dict(code="", data=None)], ids=str)
+def test_a_run_that_says_nothing_of_what_made_it_is_set_aside_though_it_is_sealed(made, run, capsys):
+    said = json.loads((run.folder / "done.json").read_text()) | dict(made=made)
+    said.pop("sealed")
+    (run.folder / "done.json").write_text(json.dumps(said | dict(sealed=store_module.sha256(json.dumps(said, sort_keys=True).encode()))))
+    assert lines_on([run]) == [] and not run.done and "done.json is corrupt (it is not what was written)" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("payload", [b"", b"no archive", b"PK\x03\x04" + bytes(50)])
 def test_a_sealed_checkpoint_that_cannot_be_read_is_set_aside(payload, run, capsys):
     (run.folder / "checkpoint.pt").write_bytes(store_module.seal(payload))
