@@ -34,7 +34,7 @@ def positive(alpha: float, beta: float) -> None:
 
 def check_finite(alpha: float, beta: float) -> None:
     "Refuse what is no number, or none that quadrature knows."
-    if not (1e-6 <= min(alpha, beta) and max(alpha, beta) < np.inf):
+    if not all(1e-6 <= v < np.inf for v in (alpha, beta)):
         raise ValueError(f"alpha and beta of a Beta must be finite, and 1e-6 at least, got {alpha} and {beta}")
 
 def mixture_moments(alpha: float, beta: float,  # above 0
