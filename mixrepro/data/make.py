@@ -288,7 +288,7 @@ def _own(path: Path, labels: str | Path | None) -> np.ndarray | None:
     if labels and not Path(labels).is_file():
         raise FileNotFoundError(f"no labels at {labels}: give the path of a .npy with one integer for each image")
     labels = Path(labels) if labels else path.with_name("labels.npy")
-    try: return read_array(labels, mapped=False) if labels.is_file() else None
+    try: return read_array(labels) if labels.is_file() else None
     except ValueError as e: raise ValueError(f"{e}: save the labels alone with numpy.save") from e
 
 # %% ../../nbs/data/07_make.ipynb #bf47b5c6

@@ -201,6 +201,7 @@ def check_not_empty(target: "pd.Series") -> None:
     "Refuse a table without rows."
     if not len(target): raise ValueError("the table has no rows: expected some of each class")
 
+# %% ../../nbs/data/08_tabular.ipynb #d2e64601
 def to_labels(target: "pd.Series",  # what to predict, as text or numbers; none missing
               ) -> tuple[np.ndarray, tuple[str, ...], bool]:  # int64 (n,), the classes, whether it was cut at its mean
     "Labels 0..k-1; a numeric target with fractions becomes P below its mean and N otherwise (OpenML's rule)."
@@ -425,6 +426,7 @@ def _by_look(names, columns, lines, record: dict) -> list["pd.Series"]:
         return text if last else text.astype(float if numbers else "category")
     return [look(k, column) for k, column in enumerate(columns)]
 
+# %% ../../nbs/data/08_tabular.ipynb #e747ca4e
 def _parse(data: bytes,         # a CSV file, the target last
            record: dict = {},   # what the index says of it
            ) -> tuple["pd.DataFrame", "pd.Series"]:

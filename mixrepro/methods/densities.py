@@ -101,12 +101,13 @@ class Density(nn.Module):
         self.register_buffer("log_prior", (n / n.sum()).log())  # log P(y = c)
         self.register_buffer("absent", torch.where(n > 0, 0., -torch.inf))
 
-def check_width(z: Tensor, d: int) -> None:
+def check_width(z: Tensor, d: int) -> None:  # points (B, d)
     "Refuse points of another space."
     check_real(z, "points")
     if z.dim() == 2 and z.shape[1] == d: return
     raise ValueError(f"these densities are of points with {d} columns, got {tuple(z.shape)}: expected (B, {d})")
 
+# %% ../../nbs/methods/44_densities.ipynb #7cc56a17
 class Whitened(Density):
     "Densities of points in each class's own whitened coordinates."
     def __init__(self, n: Tensor, mean: Tensor, cov: Tensor,  # (K,), (K, d), (K, d, d), float64

@@ -205,6 +205,7 @@ def genmix(find: Callable[[Tensor, int, float], Candidates], k: int, n_aug: int,
     return made
 
 # %% ../../nbs/methods/47_genmix.ipynb #5ef1ee88
+# pairs int64 (P, 2), counts (lambdas, P)
 def tell_missing(pairs: Tensor, lams: tuple, found: Tensor, n_aug: int) -> None:
     "Warn of pairs that have fewer points than were asked for."
     lacks = [(i, j, lam, n) for lam, row in zip(lams, found.tolist())

@@ -232,6 +232,7 @@ def compare(real: Described,       # one set
                 features=real.extractor.title,
                 standin=real.extractor.standin, dim=real.extractor.dim, subsets=subsets, size=size)
 
+# %% ../../nbs/metrics/65_distances.ipynb #c22656fc
 def distances(real: Iterable[Tensor],  # batches of images, as for `describe`
               fake: Iterable[Tensor],  # batches of images
               extractor: Extractor,    # what sees them

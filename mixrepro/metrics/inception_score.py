@@ -129,6 +129,7 @@ def code_of_samples(run: Run) -> Reached:
     names = frozenset(texts_in([run.spec.network, run.spec.network_args, run.spec.dataset]))
     return reached_by((scores, moments, sampled, open_net), names)
 
+# %% ../../nbs/metrics/71_inception_score.ipynb #93370185
 def generator_scores(runs: list[Run],            # complete; GANs on one data set
                      judges: Jury,
                      n: int = 50_000,            # images from each

@@ -1,6 +1,7 @@
 """The image set: class-balanced parts, whatever indexes it, another device."""
 import io
 import pickle
+import resource
 import struct
 import zlib
 from dataclasses import replace
@@ -134,11 +135,20 @@ def npz(): np.savez(file := io.BytesIO(), a=np.zeros(3)); return file.getvalue()
 def npy(a, **more): np.save(file := io.BytesIO(), a, **more); return file.getvalue()
 
 
-BAD_ARRAYS = [(b"", "is not a whole .npy file"), (npz(), "holds several arrays, expected one"), (npz()[:-9], "is not a whole .npy file"), (b"<html>", "is not a whole .npy file"),
+def head(shape="(10,)", descr="'|u1'", more=b"", version=1):
+    "What stands before the numbers, as a hostile writer has it."
+    text = f"{{'descr': {descr}, 'fortran_order': False, 'shape': {shape}, }}".encode() + more + b"\n"
+    return b"\x93NUMPY" + bytes([version, 0]) + len(text).to_bytes(2 if version == 1 else 4, "little") + text
+
+
+CLAIMS = {"terabytes": head(f"({10 ** 12},)"), "more than an integer holds": head(f"({10 ** 30},)"), "fewer than none": head("(-10,)") + bytes(10), "no numbers": head("(10.,)") + bytes(10),
+          "too many axes": head(f"({'1, ' * 70})") + bytes(10), "texts of gigabytes": head("(1,)", "'<U500000000'"), "a head of gigabytes": b"\x93NUMPY\2\0" + b"\xff" * 4, "a long head": head(more=b" " * 20_000) + bytes(10),
+          "a deep head": head("(" * 3000), "a version that is none": head(version=9), "the magic word alone": b"\x93NUMPY"}
+BAD_ARRAYS = [*((data, "is not a whole .npy file") for data in CLAIMS.values()), (b"", "is not a whole .npy file"), (npz(), "holds several arrays, expected one"), (npz()[:-9], "is not a whole .npy file"), (b"<html>", "is not a whole .npy file"),
               (npy(np.arange(99))[:-9], "is not a whole .npy file"), (pickle.dumps([1]), "is not a whole .npy file"), (npy(np.array([{}]), allow_pickle=True), "is not a whole .npy file")]
 
 
-@pytest.mark.parametrize("data, sentence", BAD_ARRAYS)
+@pytest.mark.parametrize("data, sentence", BAD_ARRAYS, ids=[*CLAIMS, *map(str, range(len(BAD_ARRAYS) - len(CLAIMS)))])
 def test_one_sentence_wherever_an_array_is_read(tmp_path, data, sentence):
     (tmp_path / "labels.npy").write_bytes(data)
     (tmp_path / "own.npy").write_bytes(npy(np.zeros((5, 16, 16, 3), np.uint8)))
@@ -152,6 +162,30 @@ def test_one_sentence_wherever_an_array_is_read(tmp_path, data, sentence):
         assert read_c(folder, "fog", 1).x.shape == (2, 8, 8, 3)
         (folder / name).write_bytes(data)
         with pytest.raises(ValueError, match=f"{name} {sentence}"): read_c(folder, "fog", 1)
+
+
+def test_a_head_of_gigabytes_is_not_read(tmp_path):
+    "A file with holes has all the bytes that its head claims, and takes none on the disk."
+    with open(tmp_path / "labels.npy", "wb") as f: f.write(b"\x93NUMPY\2\0" + (1 << 31).to_bytes(4, "little")); f.truncate(3 << 30)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(ValueError, match="its head has 2,147,483,648 bytes, expected 10,000 at most"): read_array(tmp_path / "labels.npy")
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100 << 10
+
+
+def test_bytes_in_another_order_and_fortrans(tmp_path):
+    x, y = np.arange(10 * 8 * 8 * 3).reshape(10, 8, 8, 3).astype(np.uint8), np.tile(np.arange(2), 5)
+    np.save(tmp_path / "fog.npy", np.asfortranarray(x)); np.save(tmp_path / "labels.npy", y)
+    assert np.array_equal(read_c(tmp_path, "fog", 2).x, x[2:4])
+    np.save(tmp_path / "own.npy", np.asfortranarray(x))
+    made = make(tmp_path / "own.npy", folder=tmp_path / "f", kinds="contrast", labels=tmp_path / "labels.npy")
+    np.save(tmp_path / "own.npy", x)
+    again = make(tmp_path / "own.npy", folder=tmp_path / "c", kinds="contrast", labels=tmp_path / "labels.npy")
+    assert (made / "contrast.npy").read_bytes() == (again / "contrast.npy").read_bytes()
+    np.save(tmp_path / "labels.npy", y.astype(">i8"))
+    with pytest.raises(ValueError, match="labels.npy holds >i8 in a byte order that is not this processor's: save it again as int64"): read_c(tmp_path, "fog", 1)
+    assert make(tmp_path / "own.npy", folder=tmp_path / "c", kinds="contrast", labels=tmp_path / "labels.npy") == again, "they become int64"
+    np.save(tmp_path / "labels.npy", y.astype("u8") + (1 << 63))
+    with pytest.raises(ValueError, match="it does not fit into int64"): make(tmp_path / "own.npy", folder=tmp_path / "u", kinds="contrast", labels=tmp_path / "labels.npy")
 
 
 # ---- paths as they are typed ----------------------------------------------------------------------------------------

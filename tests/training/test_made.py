@@ -1,6 +1,7 @@
 """A run, a metric, a split and a data set of other content are noticed and named; what decides nothing is not; nothing that was copied passes for another's."""
 
 import json
+import resource
 import shutil
 import sys
 from dataclasses import replace
@@ -259,3 +260,32 @@ def test_a_damaged_done_json_is_set_aside(text, run, capsys):
 def test_a_sealed_checkpoint_that_cannot_be_read_is_set_aside(payload, run, capsys):
     (run.folder / "checkpoint.pt").write_bytes(store_module.seal(payload))
     assert store_module.load_checkpoint(run) is None and "checkpoint.pt is corrupt (PyTorch cannot read it" in capsys.readouterr().err
+
+
+def claiming(made="{}", **tensor) -> bytes:
+    "A safetensors file with the head of a hostile writer."
+    head = json.dumps(dict(__metadata__=dict(made=made, sha256="0" * 64), a=dict(dtype="F32", shape=[3], data_offsets=[0, 12]) | tensor)).encode()
+    return len(head).to_bytes(8, "little") + head + bytes(12)
+
+
+HEADS = {"terabytes": claiming(shape=[10 ** 12], data_offsets=[0, 4 * 10 ** 12]), "more than there is": claiming(shape=[10 ** 12]), "more than an integer holds": claiming(shape=[2 ** 62, 2 ** 62]),
+         "a head of terabytes": (1 << 40).to_bytes(8, "little"), "objects": claiming(dtype="O"), "numbers of four bits": claiming(dtype="F4", shape=[24]), "other numbers": claiming(dtype="I32"), "fewer than none": claiming(shape=[-3]),
+         "cut": claiming()[:-1], "an owner nested deeply": claiming("[" * 100_000), "an owner that is a number": claiming("3"), "an owner that is a list": claiming("[]"), "an owner that is no JSON": claiming("{")}
+
+
+@pytest.mark.parametrize("what", HEADS)
+def test_the_head_of_stored_arrays_is_not_believed(what, run, capsys):
+    (path := run.folder / "metrics/logits.safetensors").parent.mkdir(exist_ok=True)
+    path.write_bytes(HEADS[what])
+    assert kept_arrays(run, "logits") is None and not path.exists() and capsys.readouterr().err.count("logits.safetensors is corrupt (it") == 1
+
+
+def test_stored_arrays_that_nobody_sealed_are_not_read(run, capsys):
+    "Five gigabytes of holes."
+    size = 5 << 30
+    head = json.dumps(dict(a=dict(dtype="U8", shape=[size], data_offsets=[0, size]))).encode()
+    (path := run.folder / "metrics/logits.safetensors").parent.mkdir(exist_ok=True)
+    with open(path, "wb") as f: f.write(len(head).to_bytes(8, "little") + head); f.truncate(8 + len(head) + size)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    assert kept_arrays(run, "logits") is None and "its checksum does not match" in capsys.readouterr().err
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200 << 10

@@ -14,7 +14,7 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from conftest import SMOKE, make_project, mixrepro, quick, sentence
+from conftest import SMOKE, make_project, mixrepro, mixrepro_here, quick, sentence
 from mixrepro import cli
 from mixrepro.workflow import jobs as workflow
 
@@ -267,6 +267,26 @@ def test_a_store_that_cannot_be_written_says_so(tmp_path, name):
     if name.endswith("lock"): (tmp_path / name).mkdir()
     else: (tmp_path / name).write_text("")
     with pytest.raises(OSError, match="cannot write to .*runs .*: free or change the folder, or set MIXREPRO_HOME"): workflow.only_one(tmp_path)
+
+
+@pytest.mark.parametrize("kind", workflow.KINDS_OF_WORK)
+def test_what_stands_in_the_place_of_a_folder_of_the_engine_is_named(tmp_path, kind):
+    "It passed for a notebook that was killed, or was noticed only by the next thing that was to be drawn."
+    (at := tmp_path / workflow.WORK / kind).parent.mkdir(parents=True)
+    for put in (lambda: at.write_text(""), lambda: at.symlink_to("nowhere")):
+        put()
+        with pytest.raises(OSError, match=f"cannot write to {at}, which is no folder: move it away"): workflow.only_one(tmp_path)
+        at.unlink()
+        workflow.only_one(tmp_path).release()
+
+
+def test_neither_is_a_folder_in_the_place_of_a_log_taken_for_a_killed_notebook(project):
+    for place, what in (("notebooks", "no folder"), ("logs/smoke-mm-theorem1.log", "a folder"), ("notebooks/smoke-mm-theorem1.ipynb", "a folder")):
+        (at := project / workflow.WORK / place).parent.mkdir(parents=True, exist_ok=True)
+        at.mkdir() if what == "a folder" else at.write_text("")
+        done = mixrepro_here("reproduce", "mm-theorem1", *SMOKE, cwd=project)
+        assert re.fullmatch(f"mixrepro: cannot write (to )?{at}, which is {what}: move it away", sentence(done))
+        at.rmdir() if what == "a folder" else at.unlink()
 
 
 def test_a_log_on_a_full_disk(tmp_path, monkeypatch):
