@@ -6,7 +6,7 @@
 __all__ = ['LEAST', 'LOG_2PI', 'SHAPES', 'DENSITIES', 'check_real', 'check_examples', 'class_moments', 'tell', 'borrowed',
            'check_ridge', 'whitening', 'Density', 'check_width', 'Whitened', 'Gaussian', 'Spherical', 'log_spherical',
            'fit_gaussian', 'KDE', 'fit_kde', 'posteriors', 'check_likely', 'classify', 'absorbed', 'check_running',
-           'check_batch', 'check_begun', 'Remembered', 'RunningGaussian']
+           'check_features', 'check_begun', 'Remembered', 'RunningGaussian']
 
 # %% ../../nbs/methods/44_densities.ipynb #a4f775d0
 import math
@@ -248,7 +248,7 @@ def check_running(k: int, memory: float, floor: float) -> None:
     if not 0 <= memory < 1: raise ValueError(f"memory must be in [0, 1), got {memory}")
     if not 0 < floor < math.inf: raise ValueError(f"floor must be above 0 and finite, got {floor}")
 
-def check_batch(z: Tensor,     # features
+def check_features(z: Tensor,     # features
                 hot: Tensor,   # labels as vectors
                 k: int,        # classes
                 d: int | None, # numbers of a feature so far; None: this is the first batch
@@ -288,7 +288,7 @@ class RunningGaussian(Remembered):
 
     @torch.no_grad()
     def see(self, z: Tensor, hot: Tensor) -> None:  # features of a batch (B, d), its labels as vectors (B, K)
-        check_batch(z, hot, len(self.seen), None if self.mean is None else self.mean.shape[1])
+        check_features(z, hot, len(self.seen), None if self.mean is None else self.mean.shape[1])
         z, hot = z.double(), hot.double()
         self.seen = self.seen + (hot.sum(0) > 0)
         if self.mean is None: self.mean = z.new_zeros(hot.shape[1], z.shape[1])

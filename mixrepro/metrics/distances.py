@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['feature_rows', 'Moments', 'root', 'frechet', 'root_slopes', 'weighted_moments', 'near_frechet', 'Reservoir',
-           'kernel_sums', 'mmd2', 'check_whole', 'kid', 'check_mass', 'weighted_mmd2', 'Described', 'describe',
+           'kernel_sums', 'mmd2', 'check_parts_of', 'kid', 'check_mass', 'weighted_mmd2', 'Described', 'describe',
            'compare', 'distances']
 
 # %% ../../nbs/metrics/65_distances.ipynb #2414455b
@@ -148,10 +148,11 @@ def mmd2(x: Tensor,   # features, float (n, d), n at least 2
     return (sum(within) - 2 * kernel_sums(x, y)[0] / (len(x) * len(y))).item()
 
 # %% ../../nbs/metrics/65_distances.ipynb #63cdc276
-def check_whole(**numbers: object) -> None:
+def check_parts_of(**numbers: object) -> None:
     "Refuse parts of a whole."
     for name, n in numbers.items():
-        if not isinstance(n, Integral) or isinstance(n, bool): raise ValueError(f"{name} must be a whole number, got {n!r}")
+        if not isinstance(n, Integral) or isinstance(n, bool):
+            raise ValueError(f"{name} must be a whole number, got {n!r}")
 
 def kid(a: Tensor,             # features of one set, float (N, d)
         b: Tensor,             # features of the other, float (M, d)
@@ -160,7 +161,7 @@ def kid(a: Tensor,             # features of one set, float (N, d)
         size: int = 1000,      # rows of each set in a subset, drawn without replacement
         ) -> tuple[float, float]:  # mean over the subsets; their standard deviation, divisor `subsets`
     "Kernel distance (Bińkowski et al., 2018): KID for Inception's features."
-    check_whole(subsets=subsets, size=size)
+    check_parts_of(subsets=subsets, size=size)
     if subsets < 1: raise ValueError(f"subsets must be 1 or more, got {subsets}")
     if not 2 <= size <= min(len(a), len(b)):
         raise ValueError(f"a subset of {size} cannot be drawn from {len(a)} and {len(b)} samples: "
@@ -174,7 +175,8 @@ def kid(a: Tensor,             # features of one set, float (N, d)
 def check_mass(w: Tensor, n: int) -> None:
     "Refuse weights that leave no pair."
     check_weights(w, n)
-    if (w > 0).sum() < 2: raise ValueError(f"two weights above 0 are needed for a pair, got {int((w > 0).sum())} of {n}")
+    if (few := (w > 0).sum()) < 2:
+        raise ValueError(f"two weights above 0 are needed for a pair, got {few} of {n}")
 
 def weighted_mmd2(a: Tensor,   # features of one set, float64 (N, d)
                   b: Tensor,   # of the other, float64 (M, d)

@@ -21,7 +21,7 @@ from ..data.datasets import load
 from ..files import sha256
 from ..fingerprint import Reached
 from ..guards import check_rows, check_tensor
-from .distances import Moments, check_whole, frechet
+from .distances import Moments, check_parts_of, frechet
 from .features import Extractor, find_inception, inception, learned
 from ..training.loop import auto_device
 from ..training.made import again, reached_by, texts_in, write_table
@@ -31,7 +31,7 @@ from ..training.store import Run, keep, kept, open_net
 # %% ../../nbs/metrics/71_inception_score.ipynb #a7045f44
 def check_scored(p: object, splits: object) -> None:
     "Refuse what holds no scores, and parts of a split."
-    check_whole(splits=splits); check_tensor(p, "class probabilities")
+    check_parts_of(splits=splits); check_tensor(p, "class probabilities")
     if not p.numel(): raise ValueError("there are no class probabilities to score: expected (N, K), one row at least")
 
 def inception_score(p: Tensor,          # class probabilities, float (N, K), rows that sum to 1

@@ -517,3 +517,21 @@ def test_drawing_a_split_leaves_global_randomness_alone():
     torch_state, numpy_state = torch.get_rng_state(), np.random.get_state()[1].copy()
     a, b = tabular("friedman2-500", seed=1), tabular("friedman2-500", seed=1)
     assert torch.equal(a.x_train, b.x_train) and torch.equal(torch.get_rng_state(), torch_state) and (np.random.get_state()[1] == numpy_state).all()
+
+
+@pytest.mark.parametrize("bad, message", [(dict(split=5), "split must be the share of the test part"), (dict(split=0.), "above 0 and below 1"),
+                                          (dict(split=1.), "above 0 and below 1"), (dict(split=float("nan")), "above 0 and below 1"),
+                                          (dict(seed=-1), "seed must be a whole number"), (dict(seed=2.5), "seed must be a whole number")])
+def test_a_split_that_cannot_be_is_refused(bad, message):
+    with pytest.raises(ValueError, match=message): tabular("iris", **bad)
+
+
+@pytest.mark.parametrize("encode", T.ENCODERS)
+def test_test_rows_change_nothing_that_is_learnt_from(encode):
+    "Other numbers, gaps and categories in the test rows: the training rows are the same to the last bit."
+    rng, n, train = np.random.default_rng(0), 60, np.arange(40)
+    table = pd.DataFrame({"a": rng.normal(size=n), "b": rng.choice(list("xyz"), n), "c": np.where(rng.random(n) < .2, np.nan, rng.normal(size=n))})
+    other = table.copy()
+    other.loc[40:, ["a", "b", "c"]] = [1e6, "new", np.nan]
+    (x, _, names), (z, tested, again) = (to_numbers(t, train, np.arange(40, n), encode, "train") for t in (table, other))
+    assert np.array_equal(x, z) and names == again and np.isfinite(tested).all()

@@ -130,3 +130,11 @@ def test_bad_input():
     with pytest.raises(ValueError, match="above 0, got -1 and 1"): T.mixture_rule(-1, 1, 4)
     with pytest.raises(ValueError, match="in 1 to 4 dimensions, got 0"): T.noise_rule(0)
     with pytest.raises(TypeError, match="AugMix takes images as uint8"): B.augmix_means(torch.rand(2, 1, 8, 8), 1, 0)
+
+
+def test_an_exact_expansion_has_no_slope_and_a_law_has_numbers():
+    from mixrepro.papers.noisymix import theorems as T
+    with pytest.raises(ValueError, match="remainders that are finite and not 0"): T.fitted_slope(T.remainders(lambda e: 1., (1.,), range(1, 8)))
+    for make in (T.mixture_moments, T.beta_moments, lambda a, b: T.beta_rule(a, b, 4)):
+        for bad in (float("nan"), float("inf")):
+            with pytest.raises(ValueError, match="must be finite"): make(1., bad)
