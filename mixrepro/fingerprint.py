@@ -401,6 +401,7 @@ def reach(code: Code,
         for t in d.reads & tables.keys(): todo += entries(t, tables[t], spoken | d.texts, parts)
     return Reached(dict(sorted(parts.items())))
 
+# %% ../nbs/04_fingerprint.ipynb #9ec50054
 def entries(where: str,    # of the table
             table: dict,
             spoken: set,   # names, some of which are in the table

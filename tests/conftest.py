@@ -146,7 +146,8 @@ def sentence(done: subprocess.CompletedProcess) -> str:
 
 VERDICTS = re.compile(r"same direction|opposite direction|undecided|is contradicted|\bholds\b|no difference resolved|masked gradient|"
                       r"ahead of|is found for|are resolved for|is the smaller one|by the 95% interval")
-NO_VERDICTS = {"withheld", "baseline", "not run", "stand-in", "other schedule", "not in the paper", "the paper gives a figure only"}
+NO_VERDICTS = {"withheld", "baseline", "not run", "stand-in", "other schedule", "not in the paper", "no number in the paper",
+               "the paper gives a figure only"}
 
 
 def check_pages(project: Path, artefacts) -> None:

@@ -30,11 +30,11 @@ def bars(ax: Axes,      # a matplotlib axis
          labels: dict = LABELS,
          ) -> None:
     "A bar for each method."
-    seen = dict(capsize=3, ecolor="0.3", error_kw=dict(path_effects=[withStroke(linewidth=2.5, foreground="white")]))
+    seen = dict(capsize=3, ecolor="0.15", error_kw=dict(path_effects=[withStroke(linewidth=2.5, foreground="white")]))
     for place, (method, mine) in enumerate(values.items()):
         mine = pd.Series(mine)
         ax.bar(place, mine.mean(), yerr=mine.std(), width=.7, **seen, **looks.get(method) or bar(method))
-        ax.plot([place] * len(mine), mine, "o", color="white", mec="0.2", ms=3, mew=.6)
+        ax.plot([place - .22] * len(mine), mine, "o", color="white", mec="0.2", ms=3, mew=.6)  # beside the whiskers
     ax.set(xticks=range(len(values)), xticklabels=[labels.get(m, m) for m in values])
 
 # %% ../../nbs/repro/83c_charts.ipynb #5f442785

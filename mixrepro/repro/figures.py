@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['COLUMN', 'PAGE', 'STYLE', 'COLOURS', 'MARKERS', 'LINES', 'HATCHES', 'LOOKS', 'LOOK', 'DATA_LABELS', 'LABELS',
-           'PLACES', 'DIGITS', 'NAMED', 'NOT_RUN', 'SHOWN_HERE', 'HEAD', 'use_style', 'read_looks', 'line', 'bar',
-           'compact', 'round_number', 'rounded', 'named_by_content', 'picture', 'save', 'folded', 'told', 'led_here',
-           'pictures_of', 'entry', 'contents', 'gallery']
+           'NETWORK_LABELS', 'PLACES', 'DIGITS', 'NAMED', 'NOT_RUN', 'SHOWN_HERE', 'HEAD', 'use_style', 'read_looks',
+           'named', 'line', 'bar', 'compact', 'round_number', 'rounded', 'named_by_content', 'picture', 'save',
+           'folded', 'told', 'led_here', 'pictures_of', 'entry', 'contents', 'gallery']
 
 # %% ../../nbs/repro/83_figures.ipynb #f0344b15
 import io
@@ -99,8 +99,18 @@ DATA_LABELS = {"cifar10": "CIFAR-10", "cifar10-c": "CIFAR-10-C", "cifar100": "CI
                "photo-digits-16-x8": "photo-digits (16 px, eight backgrounds each)",
                "photo-digits-64": "photo-digits (64 px)", "imagenet-stylized": "ImageNet with stylised ImageNet",
                "photo-digits-64-stylized": "photo-digits (64 px) with painted copies",
+               **{f"imagenet-{k}{which}": f"ImageNet-{k.upper()}{which}"
+                  for k in "crp" for which in ("", " without noise")},
                **{f"photo-digits-16-{k}": f"photo-digits (16 px, {k[0]} to {k[-1]})" for k in ("0to4", "5to9")}}
 LABELS = {id: look["label"] for id, look in LOOK.items()} | DATA_LABELS  # names to show, for tables as for figures
+NETWORK_LABELS = {"small-cnn": "small CNN", "tiny-cnn": "tiny CNN"}
+
+def named(text: str,  # "features of a small-cnn trained on digits by erm"
+          *ids: str,  # of methods, data sets, networks that stand in it
+          ) -> str:   # "features of a small CNN trained on digits by ERM"
+    "A text with names to show in the place of ids."
+    for id in ids: text = re.sub(rf"(?<![\w-]){re.escape(id)}(?![\w-])", (LABELS | NETWORK_LABELS).get(id, id), text)
+    return text
 
 # %% ../../nbs/repro/83_figures.ipynb #2b0a4d28
 def line(method: str,  # a key of LOOK

@@ -58,7 +58,7 @@ BY_VALUE = ("vm-table1", "mm-lowdata", "nm-table2", "mm-table1", "mm-fig2", "mm-
             "mm-table5", "vm-fig2", "vm-fig3", "vm-fig4", "vm-fig5", "vm-autoencoders", "vm-offmanifold")
 SCALES = {s.name: s for s in (
     Scale("smoke", 2, {"cifar10": "digits-few", "imagenet": "photo-digits-64"}, together=30, verdicts=False),
-    Scale("embedded", 10, {"cifar10": "photo-digits-16", "imagenet": "photo-digits-64"}, together=20,
+    Scale("embedded", 10, {"cifar10": "photo-digits-16", "imagenet": "photo-digits-64"}, together=40,
           recipe=OVERFITS | dict(n_train=400, augment="crop2", looks=15)),
     Scale("overnight", 5, {"cifar10": "cifar10"}, precision=fast_precision(), halves=True, together=5, damaged=2000,
           only=BY_VALUE,

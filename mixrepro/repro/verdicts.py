@@ -45,7 +45,9 @@ def within(e: Estimate,            # with an interval
            ) -> bool:
     "Whether two one-sided tests show that an effect lies within a margin."
     if margin is None: return False
-    if margin <= 0: raise ValueError(f"a margin must be above 0, got {margin}: leave it at None for no margin")
+    if not 0 < margin < math.inf:
+        raise ValueError(f"a margin must be above 0, got {margin}: leave it at None for no margin")
+    if not e.seeds or no_spread(*e.interval): return False  # nothing is judged by it
     se = math.sqrt(e.variance)
     return bool(max(stats.t.sf((margin + side * e.effect) / se, e.df) for side in (1, -1)) < 1 - LEVEL)
 
@@ -126,6 +128,8 @@ def holm(ps: Iterable[float | None],
     "P-values corrected for being many, by Holm."
     from statsmodels.stats.multitest import multipletests  # a second to import, and only tables need it
     ps = list(ps)
+    if odd := [p for p in ps if p is not None and (p < 0 or p > 1)]:
+        raise ValueError(f"p-values must lie in [0, 1], got {odd[0]}")
     there = [i for i, p in enumerate(ps) if p is not None and p == p]
     found = multipletests([ps[i] for i in there], method="holm")[1].tolist() if there else []
     return [dict(zip(there, found)).get(i) for i in range(len(ps))]

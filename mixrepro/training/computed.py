@@ -40,6 +40,7 @@ def since_then(at: Computation, code: Reached,
     why = changes(at.folder.parents[1], found[1]["code"], code)
     return (why, found[1].get("seconds")) if why else None
 
+# %% ../../nbs/training/51c_computed.ipynb #9a1854d7
 def check_settings(at: Computation, text: str) -> None:  # text: of the settings, as JSON
     "Set a value aside that is none, or that of other settings; a sum that fits says nothing of them."
     def plain(settings): return json.dumps(settings, sort_keys=True)
@@ -48,6 +49,7 @@ def check_settings(at: Computation, text: str) -> None:  # text: of the settings
     if "value" not in value or plain(value.get("settings")) != plain(json.loads(text)):
         distrust(at.folder / "metrics" / "value.json", "it is of other settings")
 
+# %% ../../nbs/training/51c_computed.ipynb #2332b8ea
 def computed(name: str,                   # of the value's folder, beside a hash of the settings
              settings: dict,              # what decides the value, plain JSON
              compute: Callable,           # () -> a plain JSON value

@@ -23,6 +23,7 @@ import tempfile
 from collections.abc import Callable
 from functools import lru_cache
 from importlib.resources import files
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -120,9 +121,9 @@ def groups(specs: list[Spec],
     "Runs in groups; a group's id changes when any of its runs does."
     filled, open_ = [], {}
     for cell in side_by_side(specs):
-        kind = (cell[0].dataset, depth(cell[0]))
-        if kind not in open_ or len(open_[kind]) + len(cell) > together: open_[kind] = []; filled.append(open_[kind])
-        open_[kind] += cell
+        at = depth(cell[0])
+        if at not in open_ or len(open_[at]) + len(cell) > together: open_[at] = []; filled.append(open_[at])
+        open_[at] += cell
     def named(g):
         return (f"{g[0].dataset}-{g[0].method}-"
                 f"{hashlib.sha256(' '.join(sorted(map(name_of, g))).encode()).hexdigest()[:10]}")
@@ -195,8 +196,8 @@ def jobs(ids: list[str],            # artefacts; empty: every ready one
         if gone := lacking(find(i), profile):
             raise ValueError(f"the scale {profile!r} has nothing for {i}, which reads {' and '.join(gone)}: "
                              "'mixrepro data list' shows what is at hand and how to get the rest")
-        if i not in meant(profile, base):
-            raise ValueError(f"the scale {profile!r} is not meant for {i}: it is for {', '.join(meant(profile, base))}")
+        if scale(profile).only and i not in (others := meant(profile, base)):
+            raise ValueError(f"the scale {profile!r} is not meant for {i}: it is for {', '.join(others)}")
     every = ids or meant(profile, base)
     values = {i: check_parameters(base / find(i).notebook, dict(given, profile=profile)) for i in every}
     plans = {i: [c.spec for c in cells(find(i), profile, v.get("seeds", 0))] for i, v in values.items()}
@@ -231,8 +232,9 @@ def first(todo: dict) -> str:
 
 def title(specs: list[Spec]) -> str:
     "A group in words."
-    s, methods = specs[0], list(dict.fromkeys(s.method for s in specs))
-    if len({s.seed for s in specs}) < len(specs): return f"{', '.join(methods)} on {s.dataset} ({len(specs)} runs)"
+    def words(names): return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
+    s, (methods, datasets) = specs[0], (list(dict.fromkeys(map(attrgetter(a), specs))) for a in ("method", "dataset"))
+    if len({s.seed for s in specs}) < len(specs): return f"{words(methods)} on {words(datasets)} ({len(specs)} runs)"
     return f"{s.method} on {s.dataset} ({s.network}, {s.epochs} epochs, {len(specs)} seed{'s' * (len(specs) > 1)})"
 
 # %% ../../nbs/workflow/92_jobs.ipynb #ccf4e89d
@@ -288,6 +290,7 @@ def check_fetched(todo: dict, base: Path) -> str:  # of data sets without which 
     if all(wanted.values()): raise FileNotFoundError(said)
     return said
 
+# %% ../../nbs/workflow/92_jobs.ipynb #eb2b0c8c
 def check_gpu(todo: dict, base: Path) -> None:
     "Refuse to train on a processor what takes days there."
     if todo["gpu"] or not scale(todo["profile"]).gpu: return

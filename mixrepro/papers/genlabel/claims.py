@@ -32,6 +32,7 @@ def by_set(data: pd.DataFrame, method: str, against: str, value: str) -> pd.Seri
     if not {method, against} <= set(wide): return pd.Series(dtype=float)
     return (wide[method] - wide[against]).groupby("table").mean().dropna()
 
+# %% ../../../nbs/genlabel/06_claims.ipynb #4c7e7a1a
 def more_sets(id: str, method: str, against: str, tables: Tables) -> list:  # of `Effect`
     "The share of sets that gain, of those that gain or lose; the note's count beside."
     d, (k, n) = by_set(tables[id], method, against, "accuracy"), BY_FREQUENCY[id]
@@ -58,6 +59,7 @@ def OPENML(method: str, against: str) -> Asked:
         return [share(f"{method} over {against}, sets", up, up + down, higher / (higher + lower))]
     return Asked("gl-openml-accuracy", f"higher / (higher + lower) > 1/2: {method} over {against}", ask)
 
+# %% ../../../nbs/genlabel/06_claims.ipynb #4c8d162a
 def wider_margin(against: str, tables: Tables) -> list:  # of `Effect`
     "GenLabel's median margin over another's, at the same seeds, for each toy."
     data = tables["gl-toy"]

@@ -39,7 +39,7 @@ def draw_points(rng: torch.Generator,
     return x, y.double()
 
 # %% ../../../nbs/genlabel/01b_losses.ipynb #66170e72
-def mean_h(a: Tensor, b: Tensor) -> Tensor:
+def mean_h(a: Tensor, b: Tensor) -> Tensor:  # scores, any shape -> nats, (...)
     "The mean of h over the segment between two scores, with lambda uniform."
     F = lambda u: torch.as_tensor(-spence(1 + np.exp(u.numpy())))
     near = (gap := a - b).abs() < 1e-2
@@ -58,7 +58,7 @@ def label_moments(x: Tensor, y: Tensor, law: Law, nodes: int = 1024) -> tuple[Te
     y_gen = torch.sigmoid(law.d * np.log(law.c) + law.sigma1**2 / 2 * (far(q) - law.c**2 * far(p)))
     return y_gen @ (w * lam), y_gen @ (w * (1 - lam))
 
-def linear_moments(y: Tensor) -> tuple[Tensor, Tensor]:
+def linear_moments(y: Tensor) -> tuple[Tensor, Tensor]:  # labels (n,) -> (n, n) each
     "The same of Mixup's label."
     return y[:, None] / 3 + y / 6, y[:, None] / 6 + y / 3
 
@@ -89,11 +89,13 @@ def radius_of(x: Tensor, gradients: Tensor,  # (n, d); of f at each point, (n, P
     cosine = torch.nn.functional.cosine_similarity(gradients, x[:, None], -1).abs().amin(0)
     return cosine * x.norm(dim=1).min() * A[:, None]
 
+# %% ../../../nbs/genlabel/01b_losses.ipynb #4e864512
 def pair_constants(law: Law, y: Tensor) -> tuple[Tensor, Tensor]:  # A and B of each point, (n,)
     "Those of lemma 1."
     each = [of_class(law, c) for c in (0, 1)]
     return tuple(torch.tensor([e[k] for e in each], dtype=y.dtype)[y.long()] for k in "AB")
 
+# %% ../../../nbs/genlabel/01b_losses.ipynb #f89d9c5a
 def linear_losses(x: Tensor, y: Tensor, law: Law, phi: Tensor, norm: float = 10.) -> pd.DataFrame:
     "All losses of theorem 1 at theta = norm (cos phi, sin phi)."
     theta = norm * torch.stack([phi.cos(), phi.sin()])
@@ -123,6 +125,7 @@ def minima(rows: pd.DataFrame) -> pd.DataFrame:  # draw -> degrees at which each
     at = {n: rows.loc[rows.groupby("draw")[n].idxmin()].set_index("draw").phi for n in names}
     return pd.DataFrame(at) * 180 / np.pi
 
+# %% ../../../nbs/genlabel/01b_losses.ipynb #6299fdf9
 def over_draws(losses: Callable[[torch.Generator], pd.DataFrame],  # (generator) -> rows of one draw
                draws: int, seed: int) -> pd.DataFrame:
     "The losses of many draws of points."
@@ -155,6 +158,7 @@ def relu_network(x: Tensor, rng: torch.Generator, width: int = 16) -> Callable[[
         return hidden(z @ turn.mT) @ out
     return turned
 
+# %% ../../../nbs/genlabel/01b_losses.ipynb #6907f9fe
 def relu_losses(x: Tensor, y: Tensor, law: Law, phi: Tensor, rng: torch.Generator,
                 width: int = 16, nodes: int = 96) -> pd.DataFrame:  # a row for each angle
     "All losses of theorem 2 of one network."
@@ -172,6 +176,8 @@ def true_label(z: Tensor, law: Law) -> Tensor:  # (..., d) -> (...); independent
     far = (z + one).square().sum(-1) - law.c**2 * (z - one).square().sum(-1)
     return torch.sigmoid(law.d * np.log(law.c) + law.sigma1**2 / 2 * far)
 
+# %% ../../../nbs/genlabel/01b_losses.ipynb #9c5f91eb
+# points (n, d), labels and constants (n,)
 def second_order(f: Callable[[Tensor], Tensor], x: Tensor, y: Tensor, A: Tensor, B: Tensor) -> float:
     "L_std + R_1 + R_2; a ReLU network has no second derivative."
     return sum(terms(f, x, y, 1., A[:, None], B[:, None]))

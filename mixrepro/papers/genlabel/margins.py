@@ -141,7 +141,7 @@ def against_linear(rows: pd.DataFrame, s2: float) -> dict[str, Measured]:  # clo
     return {name: Measured(of(g).tolist()) for name, g in rows.groupby("clouds", sort=False)}
 
 # %% ../../../nbs/genlabel/04b_margins.ipynb #4ce52f82
-INKS = dict(zip(CLOUDS, ("purple", "black", "green")))
+INKS = dict(zip(CLOUDS, ("purple", "brown", "green")))
 
 def draw_lines(ax: "Axes", x: np.ndarray, y: np.ndarray, lines: dict,
                ) -> None:  # name -> (slope and offset, how it is drawn)

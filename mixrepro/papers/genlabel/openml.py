@@ -96,6 +96,7 @@ def generators(p: Protocol, folds: list[int], shift: int = 0,
     "One for each fold and trial."
     return [torch.Generator(device).manual_seed(1000 * s + f + shift) for f in folds for s in range(p.trials)]
 
+# (D, n, d), (D, n), rates (1, R) or (G, R)
 def fit_clean(p: Protocol, x: Tensor, y: Tensor, k: int, rates: Tensor, folds: list[int], epochs: int = 0) -> Stacked:
     "Networks that see no mixtures."
     rngs = generators(p, folds, device=x.device)
@@ -104,6 +105,7 @@ def fit_clean(p: Protocol, x: Tensor, y: Tensor, k: int, rates: Tensor, folds: l
     return train(net, clean_view(Examples(x, y, k, draws), p.batch), rates, epochs or p.epochs, p.batch, p.weight_decay)
 
 # %% ../../../nbs/genlabel/03_openml.ipynb #4818cdee
+# as of `fit_clean`
 def fit_adaptive(p: Protocol, x: Tensor, y: Tensor, k: int, rates: Tensor, folds: list[int]) -> Stacked:
     "AdaMixup's classifiers."
     if p.network == "fc": raise ValueError("AdaMixup is a baseline of logistic regression: leave it out of `methods`")
@@ -114,7 +116,7 @@ def fit_adaptive(p: Protocol, x: Tensor, y: Tensor, k: int, rates: Tensor, folds
 ALONE = {"erm": fit_clean, "adamixup": fit_adaptive}  # methods without a labelling of mixtures
 
 # %% ../../../nbs/genlabel/03_openml.ipynb #31306abf
-def mixed_groups(p: Protocol, x: Tensor, y: Tensor, k: int, rngs: list, epochs: int) -> Examples:
+def mixed_groups(p: Protocol, x: Tensor, y: Tensor, k: int, rngs: list, epochs: int) -> Examples:  # (D, n, d), (D, n)
     return Examples(x, y, k, together([draw_epochs(x.shape[1], epochs, p.batch, p.alpha, rng) for rng in rngs]))
 
 def fit_mixed(p: Protocol, x: Tensor, y: Tensor, k: int,     # (D, n, d), (D, n)
@@ -157,6 +159,7 @@ def fit_latent(p: Protocol, x: Tensor, y: Tensor, k: int,
     return latent_networks(p, net, warm, view, rates.expand(G, -1))
 
 # %% ../../../nbs/genlabel/03_openml.ipynb #0c159a61
+# rates (G, R)
 def latent_networks(p: Protocol, net: Stacked, warm: Stacked, view: Callable, rates: Tensor) -> Stacked:
     "Train new networks, or new last layers; a last layer gets its features back."
     (G, R), P = rates.shape, net.flat.shape[2]
@@ -173,6 +176,7 @@ def first_best(scores: np.ndarray) -> tuple[int, ...]:
     "The place of the largest number, the first of equal ones."
     return tuple(int(i) for i in np.unravel_index(np.argmax(scores.round(12)), scores.shape))
 
+# %% ../../../nbs/genlabel/03_openml.ipynb #1f6979a3
 def blocks_of_folds(p: Protocol, n: int) -> list[list[int]]:
     "Folds that are trained at once: those of one size, where networks are small; a large one fills the cache alone."
     if p.network == "fc" and p.width > 64: return [[f] for f in range(p.folds)]
@@ -214,6 +218,7 @@ def choose(p: Protocol, scores: list[dict]) -> dict[str, Chosen]:  # from `score
         found[m] = Chosen([p.rates[r] for r, _ in at], [ratios[g] for _, g in at], [float(one.max()) for one in mean])
     return found
 
+# %% ../../../nbs/genlabel/03_openml.ipynb #e6533e20
 def refit(p: Protocol, x: Tensor, y: Tensor, k: int, chosen: dict[str, Chosen]) -> dict[str, Stacked]:
     "The networks of every method, one for each trial, trained on all training rows."
     def column(ms, name): return x.new_tensor([getattr(chosen[m], name) for m in ms]).T  # (trials, methods)
@@ -238,12 +243,14 @@ def told_once(of: str) -> Iterator[None]:
     for message, n in Counter(str(w.message) for w in said).items():
         warnings.warn(f"{of}: {message} ({n} fits)" if n > 1 else f"{of}: {message}", stacklevel=4)
 
-def removed(p: Protocol, x: Tensor, y: Tensor, k: int, epochs: int = 10) -> float:
+# %% ../../../nbs/genlabel/03_openml.ipynb #a66f9834
+def removed(p: Protocol, x: Tensor, y: Tensor, k: int, epochs: int = 10) -> float:  # (D, n, d), (D, n) -> in [0, 1]
     "The share of mixtures that lie next to another class than their parents'."
     of = mixed_groups(replace(p, epochs=epochs), x, y, k, generators(p, [p.folds], device=x.device), epochs)
     stay = [near_parents(of, of.mixing(e)(of.each(of.x)), e).double().mean() for e in range(epochs)]
     return 1 - torch.stack(stay).mean().item()
 
+# %% ../../../nbs/genlabel/03_openml.ipynb #53dde75c
 def attacked(p: Protocol, nets: list[Stacked], x: Tensor, y: Tensor, examples: Tensor) -> dict:  # -> (trials, M)
     "The share of test rows that every network gets right under either attack."
     net = replace(nets[0], flat=torch.cat([n.flat for n in nets], 1))
@@ -293,6 +300,7 @@ def on_tables(p: Protocol, tables: list[Table]) -> dict:  # one, or one for each
     about = dict(id=one.id, name=one.name, n=len(one.y_train), m=len(one.y_test), d=one.d, k=k)
     return about | dict(removed=share, methods=found)
 
+# %% ../../../nbs/genlabel/03_openml.ipynb #e3fa59d8
 def check_tables(p: Protocol, tables: list[Table]) -> None:
     "Refuse what no classifier can be chosen or tested on."
     if not tables or p.trials % len(tables):

@@ -81,10 +81,11 @@ class Law:
         return torch.sigmoid(self.d * np.log(self.c) - out)
 
 # %% ../../../nbs/genlabel/01_theory.ipynb #547a11fa
-def own_label(law: Law, lam: Tensor, y: int) -> Tensor:
+def own_label(law: Law, lam: Tensor, y: int) -> Tensor:  # shares in [0, 1], (...) -> (...)
     "The weight of a parent of class y when its share is lambda and the other parent is of the other class."
     return law.label(lam) if y else 1 - law.label(1 - lam)
 
+# %% ../../../nbs/genlabel/01_theory.ipynb #48132965
 rule = functools.lru_cache(beta_rule)  # a thousand nodes cost a tenth of a second
 
 def constants(weight: Callable[[Tensor], Tensor],  # (lambda) -> v
@@ -107,6 +108,7 @@ def weights(law: Law, y: Tensor, lam: Tensor,
     other = torch.where(y[:, None] == 1, 2 * own_label(law, lam, 1), 2 * own_label(law, lam, 0))
     return torch.where((y[:, None] == y)[:, :, None], within(lam), other[:, None])
 
+# %% ../../../nbs/genlabel/01_theory.ipynb #51ef63f8
 def shrunk_loss(f: Callable[[Tensor], Tensor],  # (..., d) -> (...)
                 x: Tensor, y: Tensor,  # examples (n, d), labels 0 or 1 (n,)
                 v: Tensor, lam: Tensor, w: Tensor,  # from `weights`; nodes and weights of lambda
@@ -127,7 +129,7 @@ def terms(f: Callable[[Tensor], Tensor], x: Tensor, y: Tensor,
     return tuple(t.mean().item() for t in orders)
 
 def expansion(f: Callable[[Tensor], Tensor], x: Tensor, y: Tensor, v: Tensor, lam: Tensor,
-              w: Tensor) -> tuple[float, float, float]:
+              w: Tensor) -> tuple[float, float, float]:  # (n, d), (n,), (n, n, L), (L,), (L,)
     "The coefficients of 1, eps and eps^2 of the shrunk loss."
     return terms(f, x, y, *((v * (1 - lam)**k) @ w for k in range(3)))
 
@@ -168,6 +170,7 @@ def draw_constants(ax: "Axes", found: pd.DataFrame,  # c as index -> G, A, B
            ylabel="value of a constant", title="constants of class 1 (dotted: Mixup)")
     ax.minorticks_off(); ax.legend()
 
+# %% ../../../nbs/genlabel/01_theory.ipynb #98bb344a
 LINES1 = {("derived", 1.): "o-", ("derived", .5): "s-", ("printed", 1.): "x--", ("printed", .5): "v--"}
 
 def draw_lemma1(ax: "Axes", lines: pd.DataFrame) -> None:  # from `lemma1_lines`, of one network

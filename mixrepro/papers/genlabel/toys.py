@@ -47,6 +47,7 @@ def mixed_points(train: PointSet,
     x = torch.lerp(train.x[j], train.x[i], lam.view(-1, 1, 1, 1))
     return x, torch.where(lam >= .5, train.y[i], train.y[j])
 
+# %% ../../../nbs/genlabel/04_toys.ipynb #f11205ab
 def nearest_class(train: PointSet, x: Tensor) -> Tensor:  # images (N, 2, 1, 1) -> int64 (N,)
     "The class of the nearest training point."
     from scipy.spatial import KDTree

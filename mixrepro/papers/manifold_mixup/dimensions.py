@@ -133,5 +133,6 @@ def draw_dimensions(ax: "Axes", rows: pd.DataFrame, d: int) -> None:
     above = [k for k in dims if allowed(d, k) is not None]
     look = dict(color="0.35", ls="-", marker="_", lw=1, label="dim($\\mathcal{H}$) $-\\;d + 1$")
     ax.plot(above, [allowed(d, k) for k in above], **look)
-    ax.set(xlabel="dim($\\mathcal{H}$)", title="directions above the threshold", xticks=dims, ylim=(-.5, None))
+    ax.set(xlabel="dim($\\mathcal{H}$)", ylabel="directions", title="above the threshold", xticks=dims,
+           ylim=(-.5, 1.4 * ax.get_ylim()[1]))
     ax.legend(loc="upper left")

@@ -1,0 +1,60 @@
+"What cannot be, and what has no spread, at the doors of the statistics; degrees of freedom and p-values against SciPy."
+import math
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from mixrepro.repro import claim
+from mixrepro.repro.claim import Effect, estimated, unpaired
+from mixrepro.repro.estimates import Estimate, Measured, Published, crossed, over_seeds, welch
+from mixrepro.repro.verdicts import gain_verdict, within
+
+
+@pytest.mark.parametrize("value", [0., .5, -.5, 100.])
+@pytest.mark.parametrize("margin", [None, 1., 1e-3])
+def test_equal_differences_decide_no_claim(value, margin):
+    "Two seeds that happen to give one difference say nothing of a third: a claim must not hold where a verdict is undecided."
+    e = over_seeds(Measured([value] * 2))
+    assert gain_verdict(1., e, margin).word == "undecided (no spread)"
+    assert claim.tested(estimated("a over b", e, margin=margin)) == ("undecided", None)
+
+
+def test_p_values_of_separate_samples_are_scipys():
+    rng = np.random.default_rng(0)
+    for _ in range(50):
+        mean, n, sd = rng.normal(size=2), rng.integers(2, 7, 2), rng.lognormal(sigma=1.5, size=2)
+        a, b = (Published(m, (s,), int(k)) for m, s, k in zip(mean, sd, n))
+        theirs = stats.ttest_ind_from_stats(mean[0], sd[0], n[0], mean[1], sd[1], n[1], equal_var=False).pvalue
+        assert unpaired("a over b", a, b, 1).p == pytest.approx(theirs, rel=1e-9)
+
+
+def test_alikeness_uses_the_degrees_of_freedom_of_the_interval():
+    "Two one-sided tests at the estimate's own degrees, not at those of as many seeds: crossed, Welch, pooled."
+    rng = np.random.default_rng(1)
+    for _ in range(50):
+        e = crossed(rng.normal(0, .1, (3, 1)) + rng.normal(0, 2., 200) + rng.normal(0, .3, (3, 200)))
+        for margin in (.1, .2, .3, .5):
+            word = claim.tested(estimated("a over b", e, margin=margin))[0]
+            assert (word == "holds") == within(e, margin)
+    kept = Effect("a over b", ours=0., low=-1., high=1., n=3, over="seeds and test images", margin=.8)
+    assert claim.tested(kept)[0] == "undecided", "an interval without its degrees of freedom is taken at its widest"
+
+
+@pytest.mark.parametrize("d", [np.full((2, 5), .3), [[0, 1], [1, 0]], np.zeros((3, 4))], ids=["equal", "crosswise", "zeros"])
+def test_differences_that_leave_no_variance_are_undecided(d):
+    assert gain_verdict(1., crossed(d)).word == "undecided (no spread)" and crossed(d).p is None
+
+
+@pytest.mark.parametrize("sd", [0., 1e-170, 1e-90, 1e-9, 1e80, 1e120])
+def test_welch_at_tiny_and_huge_spreads(sd):
+    a, b = Published(1., (sd,), 5), Published(0., (sd,), 3)
+    e = welch(a, b)
+    assert math.isfinite(e.df) and (sd in (0., 1e-170) or e.df == pytest.approx((1/5 + 1/3)**2 / (1/25/4 + 1/9/2)))
+
+
+@pytest.mark.parametrize("make", [lambda: crossed([1., 2.]), lambda: crossed([[1., math.nan], [0., 1.]]), lambda: Measured([1e200, 1.]),
+                                  lambda: Published(1., (-1.,), 3), lambda: within(Estimate(0., 3, (1., 2)), math.nan),
+                                  lambda: within(Estimate(0., 3, (1., 2)), math.inf)])
+def test_what_no_statistic_can_be_made_of_is_refused(make):
+    with pytest.raises(ValueError, match="crossed needs a row|must be finite|a spread must be|a margin must be"): make()
