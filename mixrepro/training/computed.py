@@ -40,6 +40,7 @@ def since_then(at: Computation, code: Reached,
     why = changes(at.folder.parents[1], found[1]["code"], code)
     return (why, found[1].get("seconds")) if why else None
 
+# %% ../../nbs/training/51c_computed.ipynb #9a1854d7
 def check_settings(at: Computation, text: str) -> None:  # text: of the settings, as JSON
     "Set a value aside that is none, or that of other settings; a sum that fits says nothing of them."
     def plain(settings): return json.dumps(settings, sort_keys=True)

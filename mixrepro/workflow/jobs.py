@@ -389,7 +389,7 @@ def check_folders(base: Path) -> None:
 
 def check_files(todo: dict, base: Path) -> None:
     "Refuse a folder in the place of a log, or of a notebook that is executed."
-    names = [*todo["groups"], *(f"{todo['profile']}-{i}" for i in todo["artefacts"])]
+    names = [*todo.get("groups", ()), *(f"{todo.get('profile')}-{i}" for i in todo["artefacts"])]
     for path in (base / WORK / place for n in names for place in (f"logs/{n}.log", f"notebooks/{n}.ipynb")):
         if path.is_dir(): raise OSError(f"cannot write {path}, which is a folder: move it away")
 
