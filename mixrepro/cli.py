@@ -134,7 +134,7 @@ def list_(as_json: Annotated[bool, typer.Option("--json", help="a list of object
     if not any((base / "runs").glob("*/*/done.json")): return  # what follows waits for PyTorch
     store = stores.Store(base / "runs")
     runs = [store.run(c.spec) for a in catalogue.ARTEFACTS.values() for c in artefact.cells(a, profile)]
-    for line in standing.lines_on({run.id: run for run in runs}.values()): print(line)
+    for line in standing.lines_on({run.folder: run for run in runs}.values()): print(line)
 
 # %% ../nbs/workflow/93_cli.ipynb #53319b8e
 def announce(todo: dict, base: Path) -> None:
@@ -597,6 +597,7 @@ def checks(base: Path) -> list[tuple[bool | None, str]]:
     except OSError as e: found.append((False, str(e)))
     return found
 
+# %% ../nbs/workflow/93_cli.ipynb #3bf15f3e
 @app.command()
 def doctor() -> None:
     "Check the installation, the store and the device."
@@ -708,6 +709,7 @@ def every_kind(films: bool) -> tuple[str, ...]:
     from mixrepro.data.perturbations import EXTRA_PERTURBATIONS, PERTURBATIONS
     return (*PERTURBATIONS, *EXTRA_PERTURBATIONS) if films else (*CORRUPTIONS, *EXTRA)
 
+# %% ../nbs/workflow/93_cli.ipynb #f5ff4b0e
 @data_app.command("make")
 def data_make(what: Annotated[str, typer.Argument(help="cifar10-c, cifar10-p, ... "
                                                        "or the path of a .npy with images (N, H, W, C)")],
@@ -770,6 +772,7 @@ def refused(e: Exception) -> tuple[str | None, int]:  # the sentence, None for a
         return in_a_line(str(e), 10_000), getattr(e, "code", 1)
     return placed(e), 1
 
+# %% ../nbs/workflow/93_cli.ipynb #dda06d02
 def main() -> None:
     "The entry point: every refusal is one sentence on the error stream."
     code, sentence = 0, ""

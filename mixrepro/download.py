@@ -391,6 +391,7 @@ def allowance(archive: Path) -> int:  # bytes
     "What an archive may unpack to: a hundred times its size, which no data set of pictures comes near, or 1 GiB."
     return max(1 << 30, 100 * archive.stat().st_size)
 
+# %% ../nbs/02_download.ipynb #afc069f9
 def write_members(archive: Path,  # .zip, .tar, .tar.gz, ...
                   temp: Path,     # an empty folder of our own
                   most: int | None = None,  # bytes of all members; None: `allowance`

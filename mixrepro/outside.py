@@ -60,6 +60,7 @@ def entered(group: str,  # of entry points; "": there is none
                              f"uninstall one, or name it as {e.value}")
     return found
 
+# %% ../nbs/06_outside.ipynb #c9263402
 @dataclass(frozen=True)
 class Outside:
     "Where names lead that the package does not hold."

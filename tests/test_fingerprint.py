@@ -88,3 +88,58 @@ def test_a_lambda_of_a_table_is_found_by_its_line():
 
 def test_many_changes_are_counted():
     assert sentence_of([]) == "nothing changed" and sentence_of([*"abcd"]) == "a, b, c and 1 more changed"
+
+
+ABOVE = """
+import functools, re
+from .b import SHARED, helper, Base
+from . import b as other
+from .b import *
+A = 3
+TABLE, LIST, HOOKS, ROWS = {"x": 1, "y": 2}, [], [], {}
+for k in range(3): LIST.append(k * 2)
+for k in "ab": ROWS[k] = 5
+PART = functools.partial(helper, k=1)
+RX = re.compile("a+")
+LAM = lambda v: v + 6
+NAMES = dict(one=helper)
+def register(f): HOOKS.append(f); return f
+@register
+def hooked(v): return v * 7
+TABLE.update(q=8)
+def setup(): TABLE["z"] = 9
+setup()
+class K(Base):
+    size = 4
+    @property
+    def half(self): return self.size / 10
+    def run(self, v):
+        def nested(w): return w * 11
+        return nested(v) + self.half
+K.late = 12
+if A > 2: FLAG = "big"
+else: FLAG = "small"
+HIDDEN = 33
+def f(v=13, *, w=14):
+    u: int = 15
+    return A, TABLE, LIST, ROWS, HOOKS, PART(v), RX, LAM(v), NAMES, K().run(v), FLAG, u, other.DEEP, SHARED, STAR, other.sub(), f"{A:.3f}", [i * 34 for i in range(35)], v[::2]
+@functools.lru_cache(maxsize=31)
+def by_name(): return globals()["HIDDEN"]
+"""
+BESIDE = "from .c import sub\nSHARED = 40\nDEEP = 41\nSTAR = 42\ndef helper(k=43): return k + 44\nclass Root:\n    colour = 45\nclass Base(Root):\n    def __init_subclass__(cls): cls.made = 47\n"
+KINDS = {"a constant": ("A = 3", "A = 4"), "an entry of a table": ('"x": 1', '"x": 9'), "a list filled by a loop": ("k * 2", "k * 3"), "how often it is filled": ("range(3)", "range(4)"), "a table filled by a loop": ("= 5\nPART", "= 6\nPART"),
+         "an argument of a partial": ("k=1)", "k=2)"), "a regular expression": ('"a+"', '"a*"'), "a lambda": ("v + 6", "v + 7"), "a registry line": ("one=helper", "one=register"), "a function that a decorator registers": ("v * 7", "v * 8"),
+         "the decorator": ("@register\n", ""), "an update": ("q=8", "q=9"), "a function that fills": ("= 9\nsetup", "= 8\nsetup"), "whether it is called": ("\nsetup()", ""), "a class attribute": ("size = 4", "size = 5"), "a property": ("/ 10", "/ 11"),
+         "a nested function": ("w * 11", "w * 12"), "an attribute set later": ("K.late = 12", "K.late = 13"), "a condition": ("if A > 2", "if A > 5"), "a default": ("v=13", "v=12"), "a default by name": ("w=14", "w=15"), "a variable with a type": ("u: int = 15", "u: int = 16"),
+         "a format": (".3f", ".4f"), "a comprehension": ("i * 34", "i * 35"), "a slice": ("[::2]", "[::3]"), "an argument of a decorator": ("maxsize=31", "maxsize=1"), "what is looked up among the globals": ("HIDDEN = 33", "HIDDEN = 34"), "where a name comes from": ("import SHARED, helper, Base", "import DEEP as SHARED, helper, Base"),
+         "of another module, a constant": ("SHARED = 40", "SHARED = 1"), "of a module by its name": ("DEEP = 41", "DEEP = 1"), "imported with a star": ("STAR = 42", "STAR = 1"), "a default elsewhere": ("k=43", "k=1"), "a function elsewhere": ("k + 44", "k + 1"), "an attribute that is inherited": ("colour = 45", "colour = 1"),
+         "what a base does to its subclasses": ("made = 47", "made = 1"), "what stands behind an import": ("from .c import sub", "def sub(): return 0")}
+
+
+@pytest.mark.parametrize("what", KINDS)
+def test_no_kind_of_edit_gets_through(what):
+    old, new = KINDS[what]
+    def of(above, beside): return reach(Code({"mixrepro.p": "", "mixrepro.p.a": above, "mixrepro.p.b": beside, "mixrepro.p.c": "def sub(): return 48"}), ["mixrepro.p.a:f", "mixrepro.p.a:by_name"])
+    assert (ABOVE + BESIDE).count(old) == 1
+    before, after = of(ABOVE, BESIDE), of(ABOVE.replace(old, new), BESIDE.replace(old, new))
+    assert before.name != after.name and differences(before.parts, after.parts), what

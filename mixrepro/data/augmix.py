@@ -95,7 +95,7 @@ def cut(level: Tensor, most: float) -> Tensor:  # float64, without its fraction
     "A level of 0 to 10 as a whole number of 0 to `most`; the sign stays."
     return (level * most / 10).trunc()
 
-def turning(t: Tensor, size: tuple) -> tuple:
+def turning(t: Tensor, size: tuple) -> tuple:  # degrees (B,), (H, W) -> a map of the plane for each image
     "About the middle, by whole degrees."
     t, (h, w) = torch.deg2rad(cut(t, 30)), size
     c, s = t.cos(), t.sin()
@@ -115,7 +115,7 @@ def greyed(u: Tensor) -> Tensor:  # uint8 (N, 1, H, W)
     r, g, b = u.int().unbind(1)
     return ((19595 * r + 38470 * g + 7471 * b + 32768) >> 16).to(torch.uint8)[:, None]
 
-def smoothed(u: Tensor) -> Tensor:
+def smoothed(u: Tensor) -> Tensor:  # bytes (B, C, H, W) -> the same
     "The mean of a pixel and its eight neighbours, itself five times; the rim stays."
     if min(u.shape[2:]) < 3: return u
     f = u.flatten(0, 1)[:, None].float()
@@ -187,7 +187,7 @@ def draw_chains(n: int,                # images
                   draw_shares(2, n, alpha, rng)[0] * draw_shares(width, n, alpha, rng))
 
 # %% ../../nbs/data/02c_augmix.ipynb #bb54414e
-def as_rows(u: Tensor) -> Tensor:
+def as_rows(u: Tensor) -> Tensor:  # (B, ...) -> (B, row)
     "An image a row, eight bytes at a time where they fit: a copy of rows is so much faster."
     flat = u.reshape(len(u), -1)
     return flat.view(torch.int64) if flat.shape[1] % 8 == 0 else flat
@@ -295,6 +295,7 @@ def pillow_operation(image: Image.Image, name: str, level: float, t: float) -> I
               ("translate", True): (1, 0, by, 0, 1, 0), ("translate", False): (1, 0, 0, 0, 1, by)}[kind, x]
     return image.transform(image.size, Image.Transform.AFFINE, matrix, Image.Resampling.BILINEAR)
 
+# %% ../../nbs/data/02c_augmix.ipynb #29204b4f
 def augmix_by_pillow(u: np.ndarray,  # images, uint8 (N, H, W, C), or (N, H, W)
                      chains: Chains, ops: str = "basic",
                      ) -> np.ndarray:  # in [0, 1], float32

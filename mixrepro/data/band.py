@@ -98,7 +98,7 @@ def draw_outline(ax: "Axes", vertices: Tensor = VERTICES, width: float = WIDTH, 
     ax.plot(*(scale * torch.cat([vertices, vertices[:1]])).T, color="0.3", lw=.8)
     ax.set(aspect="equal", xticks=[-2, 0, 2], yticks=[-2, 0, 2])
 
-def draw_points(ax: "Axes", p: Tensor, y: Tensor, size: float = 2.5) -> None:
+def draw_points(ax: "Axes", p: Tensor, y: Tensor, size: float = 2.5) -> None:  # points (N, 2), classes int64 (N,)
     "Points by class."
     for c, (colour, marker, name) in enumerate(INK):
         ax.plot(*p[y == c].T, marker, color=colour, ms=size, mew=0, label=name)

@@ -198,6 +198,7 @@ def _jpegs(folder: Path, classes: tuple[str, ...]) -> tuple[Tensor, Tensor]:
     number = {w: i for i, w in enumerate(dict.fromkeys(w for _, w in files))}
     return x, torch.tensor([number[w] for _, w in files], dtype=torch.int64)
 
+# %% ../../nbs/data/06c_corrupted.ipynb #feec5747
 def kind_faults(folder: Path,        # a kind of corruption of Tiny-ImageNet-C, all of it
                 deep: bool = False,  # open every picture
                 ) -> list[str]:      # sentences; [] if `load_c` reads it

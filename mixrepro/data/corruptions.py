@@ -158,15 +158,15 @@ def _impulse_law(amount: float) -> np.ndarray:
 def _noise_table(law, constant: float, device) -> Tensor:
     return alias_table(law(constant)).to(device)
 
-def gaussian_noise(x: Tensor, keys: Tensor, sigma: float) -> Tensor:
+def gaussian_noise(x: Tensor, keys: Tensor, sigma: float) -> Tensor:  # bytes (n, C, H, W); keys (2, n)
     "Each value plus N(0, sigma^2), white being 1."
     return draw(keys, _noise_table(_gaussian_law, sigma, x.device), x).to(torch.uint8)
 
-def shot_noise(x: Tensor, keys: Tensor, photons: float) -> Tensor:
+def shot_noise(x: Tensor, keys: Tensor, photons: float) -> Tensor:  # bytes (n, C, H, W); keys (2, n)
     "Poisson counts with `photons` expected at white."
     return draw(keys, _noise_table(_shot_law, photons, x.device), x).to(torch.uint8)
 
-def impulse_noise(x: Tensor, keys: Tensor, amount: float) -> Tensor:
+def impulse_noise(x: Tensor, keys: Tensor, amount: float) -> Tensor:  # bytes (n, C, H, W); keys (2, n)
     "A share of the values becomes black or white."
     return draw(keys, _noise_table(_impulse_law, amount, x.device), x).to(torch.uint8)
 
@@ -185,7 +185,7 @@ def _disk(radius: float, sigma: float) -> dict[float, list[tuple[int, int]]]:
     return taps
 
 # %% ../../nbs/data/04_corruptions.ipynb #9a75e956
-def defocus_blur(x: Tensor, keys: Tensor, radius: float, sigma: float) -> Tensor:
+def defocus_blur(x: Tensor, keys: Tensor, radius: float, sigma: float) -> Tensor:  # bytes (n, C, H, W); keys (2, n)
     "A disk kernel with a softened edge."
     (h, w), taps = x.shape[2:], _disk(radius, sigma)
     pad = max(max(at) for offsets in taps.values() for at in offsets)
@@ -272,7 +272,7 @@ def _smear(x: Tensor,       # float (n, C, H, W)
     return y
 
 # %% ../../nbs/data/04_corruptions.ipynb #3d78ff77
-def motion_blur(x: Tensor, keys: Tensor, radius: float, sigma: float) -> Tensor:
+def motion_blur(x: Tensor, keys: Tensor, radius: float, sigma: float) -> Tensor:  # bytes (n, C, H, W); keys (2, n)
     "A one-sided smear at an angle between -45 and 45 degrees."
     angle = uniform(keys, (1,))[:, 0].double() * 90 - 45
     return _bytes(_smear(x.float(), angle, radius, sigma), .5 / 257)
@@ -320,7 +320,7 @@ def _zoomed(x: Tensor, count: int, step: float) -> Tensor:
         total += big[:, :, at[0], at[1]]
     return total.div_(count + 1)
 
-def zoom_blur(x: Tensor, keys: Tensor, count: int, step: float) -> Tensor:
+def zoom_blur(x: Tensor, keys: Tensor, count: int, step: float) -> Tensor:  # bytes (n, C, H, W); keys (2, n)
     "The mean of the image and its enlargements."
     h, w = x.shape[2:]
     if h * w > SMALL: return _bytes(_zoomed(x, count, step), 1e-6)
@@ -341,7 +341,7 @@ def _grey(x: Tensor) -> Tensor:
 
 # %% ../../nbs/data/04_corruptions.ipynb #9a8ab03c
 def snow(x: Tensor, keys: Tensor, mean: float, sd: float, zoom: float, threshold: float,
-         radius: float, sigma: float, share: float) -> Tensor:
+         radius: float, sigma: float, share: float) -> Tensor:  # bytes (n, C, H, W); keys (2, n)
     "Smeared flakes over a whitened image."
     h, w = x.shape[2:]
     flakes = normal(fold(keys, 0), (1, h, w)).mul_(sd).add_(mean)
@@ -406,7 +406,7 @@ def _plasma(keys: Tensor, size: int, decay: float) -> Tensor:
     return p / p.amax((1, 2), keepdim=True)
 
 # %% ../../nbs/data/04_corruptions.ipynb #14a3dfa7
-def fog(x: Tensor, keys: Tensor, amount: float, decay: float) -> Tensor:
+def fog(x: Tensor, keys: Tensor, amount: float, decay: float) -> Tensor:  # bytes (n, C, H, W); keys (2, n)
     "A plasma fractal laid over the image, the brightest value kept."
     h, w = x.shape[2:]
     top, cloud = (x.amax((1, 2, 3), keepdim=True).float(),
@@ -422,7 +422,7 @@ def _brighter(amount: float, device) -> Tensor:
     y = np.where(level < v, raised * (1 - (v - level) / np.maximum(v, 1 / 255)), raised)
     return torch.from_numpy((y.clip(0, 1) * 255).astype(np.uint8).reshape(-1)).to(device)
 
-def brightness(x: Tensor, keys: Tensor, amount: float) -> Tensor:
+def brightness(x: Tensor, keys: Tensor, amount: float) -> Tensor:  # bytes (n, C, H, W); keys (2, n)
     "HSV value raised."
     at = (x.amax(1, keepdim=True).to(torch.int32) << 8) + x
     return _brighter(amount, x.device).index_select(0, at.view(-1)).view(x.shape)
@@ -476,6 +476,7 @@ def _smooth_side(n: int, sigma: float, device) -> Tensor:
     return torch.from_numpy(m).to(device)
 
 # %% ../../nbs/data/04_corruptions.ipynb #3b635190
+# bytes (n, C, H, W); keys (2, n)
 def elastic_transform(x: Tensor, keys: Tensor, alpha: float, sigma: float, affine: float) -> Tensor:
     "A random affine map, then a smooth random displacement; lengths are shares of the image side."
     (n, _, h, w), side = x.shape, min(x.shape[2:])  # noqa: F841
@@ -502,7 +503,7 @@ def _boxes(n: int, small: int, device) -> tuple[Tensor, Tensor, Tensor]:
     return tuple(torch.from_numpy(a).to(device)
                  for a in (member.astype(np.float32), member.sum(0).astype(np.float32), shown))
 
-def pixelate(x: Tensor, keys: Tensor, scale: float) -> Tensor:
+def pixelate(x: Tensor, keys: Tensor, scale: float) -> Tensor:  # bytes (n, C, H, W); keys (2, n)
     "Down and up with a box filter."
     y = x.float()
     for axis in (3, 2):
@@ -511,7 +512,7 @@ def pixelate(x: Tensor, keys: Tensor, scale: float) -> Tensor:
     return _bytes(y).contiguous()
 
 # %% ../../nbs/data/04_corruptions.ipynb #4bb89a43
-def jpeg_compression(x: Tensor, keys: Tensor, quality: int) -> Tensor:
+def jpeg_compression(x: Tensor, keys: Tensor, quality: int) -> Tensor:  # bytes (n, C, H, W); keys (2, n)
     "Through a JPEG file of the given quality."
     (h, w), mode, made = x.shape[2:], "L" if x.shape[1] == 1 else "RGB", []
     images = x.permute(0, 2, 3, 1).cpu().contiguous()
@@ -534,7 +535,7 @@ def speckle_noise(x: Tensor, keys: Tensor, sigma: float) -> Tensor:
     return draw(keys, _noise_table(_speckle_law, sigma, x.device), x).to(torch.uint8)
 
 # %% ../../nbs/data/04_corruptions.ipynb #deeae18c
-def gaussian_blur(x: Tensor, keys: Tensor, sigma: float) -> Tensor:
+def gaussian_blur(x: Tensor, keys: Tensor, sigma: float) -> Tensor:  # bytes (n, C, H, W); keys (2, n)
     "A Gaussian of sigma pixels, the edge pixel repeated beyond the border."
     return _bytes(_gaussian(x.float(), sigma), 1e-4)
 
@@ -548,7 +549,7 @@ def _hue(y: Tensor, value: Tensor, spread: Tensor) -> Tensor:
     sixths = torch.where(b == value, (r - g) / d + 4, torch.where(g == value, (b - r) / d + 2, (g - b) / d))
     return sixths.mul_(spread > 0).div_(6).remainder_(1).mul_(6)
 
-def saturate(x: Tensor, keys: Tensor, factor: float, added: float) -> Tensor:
+def saturate(x: Tensor, keys: Tensor, factor: float, added: float) -> Tensor:  # bytes (n, C, H, W); keys (2, n)
     "HSV saturation times a factor, plus a constant."
     if x.shape[1] == 1: return x.clone()
     y = x.double() / 255
@@ -564,7 +565,7 @@ def saturate(x: Tensor, keys: Tensor, factor: float, added: float) -> Tensor:
 WATER, MUD = (175, 238, 238), (63, 42, 20)  # pale turquoise and brown, bytes of red, green and blue
 
 def spatter(x: Tensor, keys: Tensor, mean: float, sd: float, sigma: float, threshold: float,
-            amount: float, mud: int) -> Tensor:
+            amount: float, mud: int) -> Tensor:  # bytes (n, C, H, W) and keys int32 (2, n) -> bytes (n, C, H, W)
     "Drops of water, or of mud."
     c, y = x.shape[1], x.float()
     colour = torch.tensor(MUD if mud else WATER, dtype=y.dtype, device=x.device).view(1, 3, 1, 1)
@@ -606,6 +607,7 @@ def _checked(x, severity: int, index: Tensor | None, table: str) -> Tensor:
         raise ValueError(f"index must name the position of each of the {len(x)} images, got shape {tuple(index.shape)}")
     return index
 
+# %% ../../nbs/data/04_corruptions.ipynb #247b9331
 def _textures(x: Tensor, kind: str, given, scale: float):
     "The textures of frost, handed in or read from a folder, after everything that can be wrong has been looked for."
     if kind != "frost": raise ValueError(f"only 'frost' takes textures, not {kind!r}: leave out frost=")

@@ -55,9 +55,11 @@ def about_centre(matrix: Tensor,         # A of each image, float64 (N, 2, 2)
     return c - matrix @ c
 
 # %% ../../nbs/data/06b_deformations.ipynb #b66a9f0f
+# radians (N,) -> (N, 2, 2)
 def rotation(t: Tensor) -> Tensor: return torch.stack([t.cos(), -t.sin(), t.sin(), t.cos()], -1).view(-1, 2, 2)
-def shearing(t: Tensor) -> Tensor:
+def shearing(t: Tensor) -> Tensor:  # radians (N,) -> (N, 2, 2)
     return torch.stack([torch.ones_like(t), -t.sin(), torch.zeros_like(t), t.cos()], -1).view(-1, 2, 2)
+# factors (N,) -> (N, 2, 2)
 def zoom(z: Tensor) -> Tensor: return z.view(-1, 1, 1) * torch.eye(2, dtype=z.dtype, device=z.device)
 
 # %% ../../nbs/data/06b_deformations.ipynb #ee8bb231

@@ -36,7 +36,7 @@ def slab(lo: float | Tensor, hi: float | Tensor,  # bounds of a x + b, broadcast
     ends = (lo - b) / a, (hi - b) / a
     return torch.minimum(*ends), torch.maximum(*ends)
 
-def both(p: tuple, q: tuple) -> tuple[Tensor, Tensor]:
+def both(p: tuple, q: tuple) -> tuple[Tensor, Tensor]:  # each (start, end) in pixels, (B, rows)
     "What two spans share; an empty span ends where it begins."
     start = torch.maximum(p[0], q[0])
     return start, torch.maximum(start, torch.minimum(p[1], q[1]))

@@ -33,7 +33,7 @@ def statistics(y: Tensor,      # damaged, uint8 (N, C, H, W)
     d = y.float() - x.float()
     return dict(mean=d.mean().item(), sd=d.std().item(), power=power(d))
 
-def byte_distance(a: Tensor, b: Tensor) -> float:
+def byte_distance(a: Tensor, b: Tensor) -> float:  # uint8 (N, C, H, W) each -> 0 to 255
     "Mean absolute difference of two batches of bytes, in grey levels."
     return (a.float() - b.float()).abs().mean().item()
 

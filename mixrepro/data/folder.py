@@ -79,6 +79,7 @@ def drawn_lots(paths: list[Path],  # pictures of a class
     def lot(p): return hashlib.sha256(f"{seed} {p.relative_to(folder).as_posix()}".encode()).digest()
     return set(sorted(paths, key=lot)[:min(max(1, round(share * len(paths))), len(paths) - 1)])
 
+# %% ../../nbs/data/01j_folder.ipynb #686c98d2
 def split_pictures(folder: Path,
                    share: float,  # tested on where no folder says which, in [0, 1); 0: the folder is not split
                    seed: int,     # another seed, other pictures
@@ -136,6 +137,7 @@ def checked_choices(size: int | str | None, share: float | str, seed: int | str)
     if size is not None: size = brought(size, int, "size", "[1, inf)", "in pixels")
     return size, brought(share, float, "share", "[0, 1)", "of each class"), brought(seed, int, "seed", "[0, inf)")
 
+# class -> paths; pictures uint8 (N, 3, H, W)
 def labelled(by_class: dict, x: Tensor, name: str, split: str) -> ImageSet:
     "Decoded pictures with their classes."
     each = torch.tensor([len(paths) for paths in by_class.values()])
@@ -153,6 +155,7 @@ def check_kinds(folder: Path) -> None:
             raise ValueError(f"{Path(at) / lost[0]} is no kind of picture that is read ({', '.join(PICTURES)}): "
                              "no picture is left out, so convert it or move it away")
 
+# %% ../../nbs/data/01j_folder.ipynb #b78a3d1a
 def folder_at(path: str | Path) -> Path:
     "A folder as a person types it; an empty text is not the current one."
     if not os.fspath(path): raise ValueError("the path of the folder is empty: name a folder, or . for this one")
@@ -246,6 +249,7 @@ def moments_of(x: Tensor,  # images, uint8 (N, C, H, W)
     return tuple(round(m, 4) for m in means), tuple(round(s, 4) or 1. for s in stds)
 
 # %% ../../nbs/data/01j_folder.ipynb #34b86592
+# uint8 (N, 3, H, W)
 def kept_images(a: Added, split: str, root: str | Path | None, make: Callable[[], Tensor]) -> Tensor:
     "The images of a split, from the file where they are kept, or made and kept."
     return cached(_of(f"{a.name}-{split}", root, "npz"), a.digest, make)
@@ -325,6 +329,7 @@ def changed_pictures(a: Added, parts: dict, root: str | Path | None) -> list[str
     wrong = [f"{folder / f} {why(f)}" for f in sorted(then.keys() | now.keys()) if then.get(f) != now.get(f)]
     return sorted(wrong, key=lambda w: w.endswith(MOVED))  # which is a consequence of the others
 
+# %% ../../nbs/data/01j_folder.ipynb #81fbda7e
 def changed_since(a: Added,
                   root: str | Path | None = None,  # as for `load`
                   deep: bool = False,              # read every picture, whatever its date
@@ -340,6 +345,7 @@ def changed_since(a: Added,
         with suppress(OSError): write_atomic(seen, stamp)  # where nothing can be written it is read each time
     return wrong
 
+# %% ../../nbs/data/01j_folder.ipynb #b49c49d8
 def read_added(split: str, root: Path, verify: bool = True, name: str = "") -> ImageSet:
     "A folder by its name, in memory, if it is what was added."
     a = added(name, root)

@@ -80,6 +80,7 @@ def loaded(files: Files,
     ahead = DataLoader(files, batch_sampler=batches, num_workers=workers, collate_fn=gathered_files)
     for batch in ahead: yield unspoilt(batch)
 
+# %% ../../nbs/data/01h_image_folder.ipynb #8d777e83
 class OnDisk:
     "Images in files, with what is asked of a uint8 tensor (N, 3, H, W) of images at rest."
     dtype = torch.uint8
@@ -165,6 +166,7 @@ def check_same_classes(classes: tuple[str, ...], val: Path) -> None:  # of a fol
         raise ValueError(f"{val} and {train} must have the same classes, but only one of them has {', '.join(odd[:3])}"
                          f"{f' and {len(odd) - 3:,} more' if len(odd) > 3 else ''}: add the folders or remove them")
 
+# %% ../../nbs/data/01h_image_folder.ipynb #3579f6d5
 def imagenet(split: str,            # "train" (1,281,167 images) or "test" (the 50,000 validation images)
              root: Path,            # holds imagenet/, or imagenet.json
              verify: bool = True,

@@ -81,11 +81,12 @@ def noise(x: Tensor, keys: Tensor, count: int, constant: float, law: Callable) -
 
 # %% ../../nbs/data/06_perturbations.ipynb #e8d5f0b8
 def motion_blur_film(x: Tensor, keys: Tensor, count: int, radius: float, sigma: float, first: float,
-                     step: float) -> Iterator[Tensor]:
+                     step: float) -> Iterator[Tensor]:  # bytes (n, C, H, W); keys (2, n)
     "A smear whose direction turns."
     y, one = x.float(), torch.ones(len(x), dtype=torch.float64, device=x.device)
     for i in range(count): yield _bytes(_smear(y, one * (first + step * i), radius, sigma), .5 / 257)
 
+# bytes (n, C, H, W); keys (2, n)
 def gaussian_blur_film(x: Tensor, keys: Tensor, count: int, first: float, step: float) -> Iterator[Tensor]:
     "A Gaussian that widens."
     # in single precision 3 bytes of 100 would be off
@@ -97,12 +98,14 @@ def _brightness_tables(count: int, first: float, step: float, device) -> Tensor:
     "Result for each frame and each (V, value), uint8 (count, 65536)."
     return torch.stack([_brighter(first + step * i, device) for i in range(count)])
 
+# bytes (n, C, H, W); keys (2, n)
 def brightness_film(x: Tensor, keys: Tensor, count: int, first: float, step: float) -> Iterator[Tensor]:
     "HSV value from darker to brighter."
     at = ((x.amax(1, keepdim=True).to(torch.int32) << 8) + x).view(-1)
     for table in _brightness_tables(count, first, step, x.device): yield table.index_select(0, at).view(x.shape)
 
 # %% ../../nbs/data/06_perturbations.ipynb #d46053d2
+# bytes (n, C, H, W); keys (2, n)
 def snow_film(x: Tensor, keys: Tensor, count: int, mean: float, sd: float, zoom: float, threshold: float,
               radius: float, sigma: float, share: float, first: float, step: float) -> Iterator[Tensor]:
     "The same flakes, smeared along a direction that turns."
@@ -166,11 +169,12 @@ def _affine_maps(linear, count: int, first: float, step: float, h: int, w: int, 
 
 # %% ../../nbs/data/06_perturbations.ipynb #9feb0337
 def affine(x: Tensor, keys: Tensor, count: int, first: float, step: float,
-           linear: Callable[..., Tensor]) -> Iterator[Tensor]:
+           linear: Callable[..., Tensor]) -> Iterator[Tensor]:  # bytes (n, C, H, W); keys (2, n)
     "A linear map about the centre that changes from frame to frame; black where nothing is known."
     yield from _moved(x, _affine_maps(linear, count, first, step, *x.shape[2:], x.device))
 
 # %% ../../nbs/data/06_perturbations.ipynb #ad32766c
+# bytes (n, C, H, W); keys (2, n)
 def zoom_blur_film(x: Tensor, keys: Tensor, count: int, growth: float) -> Iterator[Tensor]:
     "The running mean of the image and its enlargements."
     total = torch.zeros(x.shape, device=x.device)
@@ -178,6 +182,7 @@ def zoom_blur_film(x: Tensor, keys: Tensor, count: int, growth: float) -> Iterat
         yield total.add_(frame / 255).div(i + 1).mul_(255).to(torch.uint8)
 
 # %% ../../nbs/data/06_perturbations.ipynb #19834cbc
+# bytes (n, C, H, W); keys (2, n)
 def translate(x: Tensor, keys: Tensor, count: int, first: int, step: int) -> Iterator[Tensor]:
     "To the right, pixel after pixel, from left of the middle."
     reach, w = max(abs(first), abs(first + step * (count - 1))), x.shape[3]
@@ -207,6 +212,7 @@ def _tilt_maps(count: int, first: float, step: float, h: int, w: int, device) ->
         maps.append(_to(device, np.where(known, rows * w + columns, h * w), down, right))
     return tuple(maps)
 
+# bytes (n, C, H, W); keys (2, n)
 def tilt(x: Tensor, keys: Tensor, count: int, first: float, step: float) -> Iterator[Tensor]:
     "The image as a plane, turned about both axes in front of a camera."
     yield from _moved(x, _tilt_maps(count, first, step, *x.shape[2:], x.device), .5)
@@ -226,7 +232,7 @@ def _falling(liquid: Tensor,            # of the first frame, (n, h, w)
 
 # %% ../../nbs/data/06_perturbations.ipynb #4882c627
 def spatter_film(x: Tensor, keys: Tensor, count: int, mean: float, sd: float, sigma: float, threshold: float,
-                 fall: tuple[float, ...]) -> Iterator[Tensor]:
+                 fall: tuple[float, ...]) -> Iterator[Tensor]:  # bytes (n, C, H, W); keys (2, n)
     "Drops of water that run down the lens."
     liquid = _gaussian(normal(keys, (1, *x.shape[2:])).mul_(sd).add_(mean).double(), sigma)[:, 0]
     liquid.masked_fill_(liquid < threshold, 0)

@@ -115,6 +115,7 @@ SHAPE_SETS = {name: partial(shape_set, name=name) for name in SHAPES}
 # %% ../../nbs/data/05e_shapes.ipynb #1588e0cd
 INKS = (("#193BB0", "o"), ("#D48209", "^"), ("#7A9660", "s"))  # of the classes
 
+# points (N, 2), classes int64 (N,)
 def draw_classes(ax: "Axes", p: Tensor, y: Tensor, size: float = 2.5, **look: Any) -> None:
     "Points of the plane by class."
     for c, (colour, marker) in zip(range(int(y.max()) + 1), INKS):

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['NUMBER', 'GROUPED', 'GAPS', 'ENCODERS', 'COLLECTIONS', 'NOTES', 'FRI', 'EMBEDDED', 'FOLDER', 'INDEXES', 'NOMINAL',
            'PAUSES', 'SPELLED', 'SEED', 'NOTE', 'DEAD', 'Table', 'check_spread', 'to_numbers', 'check_not_empty',
-           'to_labels', 'friedman', 'check_records', 'tabular', 'verify_openml', 'fetch_openml']
+           'to_labels', 'friedman', 'check_records', 'check_parts', 'tabular', 'verify_openml', 'fetch_openml']
 
 # %% ../../nbs/data/08_tabular.ipynb #6488a665
 import csv
@@ -201,6 +201,7 @@ def check_not_empty(target: "pd.Series") -> None:
     "Refuse a table without rows."
     if not len(target): raise ValueError("the table has no rows: expected some of each class")
 
+# %% ../../nbs/data/08_tabular.ipynb #d2e64601
 def to_labels(target: "pd.Series",  # what to predict, as text or numbers; none missing
               ) -> tuple[np.ndarray, tuple[str, ...], bool]:  # int64 (n,), the classes, whether it was cut at its mean
     "Labels 0..k-1; a numeric target with fractions becomes P below its mean and N otherwise (OpenML's rule)."
@@ -425,6 +426,7 @@ def _by_look(names, columns, lines, record: dict) -> list["pd.Series"]:
         return text if last else text.astype(float if numbers else "category")
     return [look(k, column) for k, column in enumerate(columns)]
 
+# %% ../../nbs/data/08_tabular.ipynb #e747ca4e
 def _parse(data: bytes,         # a CSV file, the target last
            record: dict = {},   # what the index says of it
            ) -> tuple["pd.DataFrame", "pd.Series"]:
@@ -475,6 +477,13 @@ def _source(name_or_id: int | str, folder: Path) -> tuple["pd.DataFrame", "pd.Se
     return frame, target, dict(id=number, name=record["name"], standin="")
 
 # %% ../../nbs/data/08_tabular.ipynb #3b69f2e1
+def check_parts(split: object, seed: object) -> None:
+    "Refuse a share that leaves one part empty, a number of rows in its place, and what is no seed."
+    if not isinstance(split, float) or not 0 < split < 1:
+        raise ValueError(f"split must be the share of the test part, above 0 and below 1, got {split!r}")
+    if not isinstance(seed, (int, np.integer)) or not 0 <= seed < 2**32:
+        raise ValueError(f"seed must be a whole number from 0 to 2^32 - 1, got {seed!r}")
+
 def tabular(name_or_id: int | str,           # a number of OpenML, the name of such a table, or a name in EMBEDDED
             root: str | Path | None = None,  # the data root, which holds openml/; None: as for `load`
             seed: int = SEED,                # of the split
@@ -483,6 +492,7 @@ def tabular(name_or_id: int | str,           # a number of OpenML, the name of s
             scale: str = "train",            # rows that give mean and deviation: "train" or "all"
             ) -> Table:
     "A table, split at random and standardised (GenLabel, low-dimensional experiments)."
+    check_parts(split, seed)
     frame, target, about = _source(name_or_id, data_root(root) / FOLDER)
     y, classes, cut = to_labels(target)
     if cut: about["standin"] = f"{about['name']} (OpenML {about['id']}), whose numeric target is cut at its mean"

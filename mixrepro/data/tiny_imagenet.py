@@ -139,6 +139,7 @@ def _tiny_split(folder: Path, split: str, verify: bool) -> tuple[Tensor, Tensor,
     number = {w: i for i, w in enumerate(classes)}
     return x, torch.tensor([number[w] for _, w in files], dtype=torch.int64), tuple(classes.values())
 
+# %% ../../nbs/data/01e_tiny_imagenet.ipynb #d964ac57
 def tiny_imagenet(split: str,              # "train" (100,000 images) or "test" (the 10,000 validation images)
                   root: Path,              # holds tiny-imagenet-200/
                   verify: bool = True,     # check that every class is complete

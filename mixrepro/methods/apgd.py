@@ -68,7 +68,7 @@ def margin_loss(logits: Tensor, target: Tensor) -> Tensor:  # float64 (B,)
 CLIMBS = {"ce": (tilt, log_loss), "margin": (margin_pull, margin_loss)}  # the pull on logits, and what is compared
 
 # %% ../../nbs/methods/30b_apgd.ipynb #a24763f7
-def pick_rows(mask: Tensor, a: Tensor, b: Tensor) -> Tensor:
+def pick_rows(mask: Tensor, a: Tensor, b: Tensor) -> Tensor:  # bool (B,), (B, ...), (B, ...) -> (B, ...)
     "Rows of a where the mask says so, else of b."
     return torch.where(mask.view(-1, *[1] * (a.dim() - 1)), a, b)
 

@@ -77,6 +77,7 @@ class Piece(Frozen):
         now = {k: part.at(t) for k, part in parts_of(self).items()}
         return self if all(now[k] is part for k, part in parts_of(self).items()) else altered(self, **now)
 
+# %% ../../nbs/methods/20b_base.ipynb #4ad221b5
 @dataclass(frozen=True)
 class MethodPart(Piece):
     "One of the things that a method is made of."

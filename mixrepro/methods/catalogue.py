@@ -105,6 +105,7 @@ def checked_part(kind: Any, where: str) -> type:  # where: "module:Class"
 own_parts = Outside("part", "class", is_part, checked_part)
 PARTS = Parts(named_in(globals(), MethodPart), own_parts.find, own_parts.others)
 
+# %% ../../nbs/methods/49_catalogue.ipynb #73bd0d69
 def need_named(value: Any) -> None:
     "Have a part that was handed over as it is, and those in it, named so that a run finds them."
     if not isinstance(value, MethodPart): return

@@ -102,6 +102,7 @@ def distance_of(net: nn.Module, z: Tensor, y: Tensor, x: Tensor,
         d = (net.make(z := z.detach().requires_grad_(), y).flatten(1) - x).norm(dim=1)
         return d.detach(), torch.autograd.grad(d.sum(), z)[0]
 
+# latent codes (B, z), classes int64 (B,), points (B, d)
 @torch.no_grad()
 def settled_at(net: nn.Module, z: Tensor, y: Tensor, x: Tensor) -> Inverted:
     "Where descents have ended, and what is left."

@@ -84,6 +84,7 @@ def costs(s: Tensor,        # saliency of the first images' blocks, (B, n, n)
     u = m * first + (1 - m) * second + eta / n ** 2 * prior(lam, labels)
     return u, beta * (gamma * bond + inner(n, x.device))
 
+# %% ../../nbs/methods/40_puzzle_mask.ipynb #e4b37efe
 def energy(u: Tensor,  # cost of each label in each block, (B, n, n, L)
            w: Tensor,  # of borders, (2, B, n, n)
            k: Tensor,  # labels, int64 (B, n, n)
@@ -107,6 +108,7 @@ def across(x: Tensor,     # (B, n, n)
     "The difference of neighbours."
     return torch.stack([x.roll(-1, 1) - x, x.roll(-1, 2) - x]).mul_(there)
 
+# %% ../../nbs/methods/40_puzzle_mask.ipynb #0eee961e
 def relaxed(u: Tensor,     # cost of each label in each block, convex in the label, (B, n, n, L)
             w: Tensor,     # of borders, 0 or more, (2, B, n, n)
             passes: int,   # steps

@@ -158,6 +158,7 @@ def puzzle_works(n: int, batch: int, device: str) -> dict:
     return {"mask": lambda: least(u, w, PuzzleMix.passes), "moves": lambda: moves(shown, s),
             "by table": lambda: moves_by_table(shown, s)}
 
+# %% ../../nbs/methods/42_puzzlemix.ipynb #ef6429a9
 def puzzle_benchmark(batch: int = 64,      # images
                      rounds: int = 5,      # of which the median is taken
                      device: str = "cpu",  # where the images live

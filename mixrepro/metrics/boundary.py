@@ -21,6 +21,7 @@ def check_classes(x: Tensor, y: Tensor, k: int | None = None) -> None:  # as for
         raise ValueError(f"an attack needs a class for each point {tuple(x.shape[:-1])}, got {tuple(y.shape)}")
     check_labels(y.flatten(), k=k, look=not y.is_cuda)
 
+# %% ../../nbs/metrics/79_boundary.ipynb #b48de3c1
 def signed_step(net: Callable,  # (G, M, m, d) -> logits (G, M, m, K)
                 x: Tensor,      # points, each network's own, (G, M, m, d)
                 y: Tensor,      # their classes, int64 (G, M, m)
@@ -67,14 +68,14 @@ def proposals(x: Tensor, at: Tensor, around: Tensor, toward: Tensor,  # sizes of
               rng: torch.Generator) -> tuple[Tensor, Tensor]:  # on the sphere, and nearer, (G, M, m, d) each
     "Two points to try (Brendel et al., 2018, algorithm 1)."
     back = x - at
-    r = back.norm(dim=-1, keepdim=True).clamp_min(torch.finfo(x.dtype).tiny)
+    r = back.norm(dim=-1, keepdim=True).clamp_min(torch.finfo(x.dtype).tiny ** .5)  # at 0 its square must not be 0
     eta = torch.randn(x.shape, generator=rng, device=rng.device, dtype=x.dtype)
     eta = eta - (eta * back).sum(-1, keepdim=True) / r**2 * back
     eta = eta * (around * r / eta.norm(dim=-1, keepdim=True).clamp_min(torch.finfo(x.dtype).tiny))
     sphere = x + (eta - back) / (1 + around**2).sqrt()
     return sphere, torch.lerp(sphere, x, toward)
 
-def adapted(size: Tensor, rate: Tensor, low: float, high: float) -> Tensor:
+def adapted(size: Tensor, rate: Tensor, low: float, high: float) -> Tensor:  # each (G, M, m, 1); rate in [0, 1]
     "A step that is made longer where it succeeds often, and shorter where it seldom does."
     return size * torch.where(rate > high, 1.5, torch.where(rate < low, 1 / 1.5, 1.))
 

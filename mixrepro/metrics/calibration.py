@@ -51,6 +51,7 @@ def check_weights(w: Tensor,  # weights, float (N,)
         raise ValueError(f"{n} weights of 0 or more are needed, one of them above 0, got {tuple(w.shape)}, "
                          f"{w.detach().min():.3g} to {w.detach().max():.3g}")
 
+# %% ../../nbs/metrics/61_calibration.ipynb #68e78b38
 def bin_of(sure: Tensor,  # confidences, float64 (N,)
            bins: int,     # M, of equal width
            ) -> Tensor:   # 0..M-1, int64 (N,)

@@ -56,7 +56,7 @@ def logits(nets: Sequence[Net], test: ImageSet) -> list[dict]:
     "What each network says of each image of the test set as it is."
     return [dict(images=len(test), arrays=dict(logits=predict(net, test))) for net in nets]
 
-def clean(out: Tensor, y: Tensor) -> dict:
+def clean(out: Tensor, y: Tensor) -> dict:  # logits (N, K), labels int64 (N,)
     "Accuracy (fraction) and NLL (nats) on the test set as it is."
     return dict(accuracy=accuracy(out, y), nll=nll(out, y))
 
@@ -141,6 +141,7 @@ def images_met(key: str,        # a name in METRICS
     if key.startswith("flips"): return sum(frames(kind, table_for(max(test.shape[1:]))) for kind in FILMED) * n
     return {"deformed": len(DEFORMATIONS), "deformed-mean": len(FILLED)}.get(key, 0) * n
 
+# %% ../../nbs/metrics/69_catalogue.ipynb #0f12d134
 @contextmanager
 def telling_how_far(nets: list, what: str,
                     each: int,  # images that each network meets; 0: the first one that is through with its own tells

@@ -40,7 +40,7 @@ def from_states(net: nn.Module, h: Tensor, at: int = 1, batch: int = 4096) -> Te
     with evaluating(net): return torch.cat([net(blank, at=at, through=lambda _: part) for part in h.split(batch)])
 
 # %% ../../nbs/metrics/70_concentration.ipynb #580e5dac
-def check_states(h: Tensor, y: Tensor) -> None:
+def check_states(h: Tensor, y: Tensor) -> None:  # states (N, d), labels (N,)
     "Refuse states that are no numbers, and labels that are not theirs."
     if len(h) != len(y) or not len(y):
         raise ValueError(f"one label for each of 1 or more states is needed, got {len(h)} states and {len(y)} labels")
@@ -56,7 +56,7 @@ def scatter(h: Tensor,  # hidden states, float (N, ...)
     own = torch.stack([h[y == c].mean(0) for c in y.unique()])[y.unique(return_inverse=True)[1]]
     return (h - own).square().sum(1).mean().item(), (own - h.mean(0)).square().sum(1).mean().item()
 
-def scatter_ratio(h: Tensor, y: Tensor) -> float:
+def scatter_ratio(h: Tensor, y: Tensor) -> float:  # states (N, d), labels (N,) -> 0 to inf
     "tr S_W / tr S_B: 0 where every class is a point."
     within, between = scatter(h, y)
     return within / between if between else math.inf
@@ -175,7 +175,7 @@ def class_spectra(h: Tensor,  # hidden states, float (N, D)
 # %% ../../nbs/metrics/70_concentration.ipynb #502f19aa
 TAU = .1  # of the classes' own distance
 
-def gap(h: Tensor, y: Tensor) -> float:
+def gap(h: Tensor, y: Tensor) -> float:  # states (N, d), labels (N,); in units of the states
     "What parts the classes, per direction in which they can be parted."
     return math.sqrt(scatter(h, y)[1] / min(len(y.unique()) - 1, h.shape[1]))
 

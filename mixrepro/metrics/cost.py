@@ -224,6 +224,7 @@ class Bench:
                         self.device, needs)
         return [made(s) for s in self.specs]
 
+# %% ../../nbs/metrics/66_cost.ipynb #620d12be
 def cost(specs: Iterable[Spec],  # the runs to compare
          rounds: int = 20,       # timed steps of each
          **bench: Any,           # as for `Bench`

@@ -4,16 +4,19 @@
 
 # %% auto #0
 __all__ = ['feature_rows', 'Moments', 'root', 'frechet', 'root_slopes', 'weighted_moments', 'near_frechet', 'Reservoir',
-           'kernel_sums', 'mmd2', 'kid', 'weighted_mmd2', 'Described', 'describe', 'compare', 'distances']
+           'kernel_sums', 'mmd2', 'check_whole', 'kid', 'check_mass', 'weighted_mmd2', 'Described', 'describe',
+           'compare', 'distances']
 
 # %% ../../nbs/metrics/65_distances.ipynb #2414455b
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from numbers import Integral
 
 import torch
 from torch import Tensor
 
 from ..guards import check_rows
+from .calibration import check_weights
 from .features import Extractor
 
 # %% ../../nbs/metrics/65_distances.ipynb #4b7ef5ec
@@ -84,6 +87,7 @@ def weighted_moments(f: Tensor,  # features, float64 (N, d)
                      w: Tensor,  # weights, float64 (N,), 0 or more
                      ) -> tuple[Tensor, Tensor]:  # mean (d,); covariance (d, d), unbiased at equal weights
     "Mean and covariance of features with weights."
+    check_weights(w, len(f))
     share = w / w.sum()
     middle = share @ f
     return middle, (share[:, None] * (f - middle)).T @ (f - middle) * (len(f) / (len(f) - 1))
@@ -144,6 +148,11 @@ def mmd2(x: Tensor,   # features, float (n, d), n at least 2
     return (sum(within) - 2 * kernel_sums(x, y)[0] / (len(x) * len(y))).item()
 
 # %% ../../nbs/metrics/65_distances.ipynb #63cdc276
+def check_whole(**numbers: object) -> None:
+    "Refuse parts of a whole."
+    for name, n in numbers.items():
+        if not isinstance(n, Integral) or isinstance(n, bool): raise ValueError(f"{name} must be a whole number, got {n!r}")
+
 def kid(a: Tensor,             # features of one set, float (N, d)
         b: Tensor,             # features of the other, float (M, d)
         rng: torch.Generator,  # draws the subsets
@@ -151,6 +160,7 @@ def kid(a: Tensor,             # features of one set, float (N, d)
         size: int = 1000,      # rows of each set in a subset, drawn without replacement
         ) -> tuple[float, float]:  # mean over the subsets; their standard deviation, divisor `subsets`
     "Kernel distance (Bińkowski et al., 2018): KID for Inception's features."
+    check_whole(subsets=subsets, size=size)
     if subsets < 1: raise ValueError(f"subsets must be 1 or more, got {subsets}")
     if not 2 <= size <= min(len(a), len(b)):
         raise ValueError(f"a subset of {size} cannot be drawn from {len(a)} and {len(b)} samples: "
@@ -161,6 +171,11 @@ def kid(a: Tensor,             # features of one set, float (N, d)
     return values.mean().item(), values.std(correction=0).item()
 
 # %% ../../nbs/metrics/65_distances.ipynb #231d805e
+def check_mass(w: Tensor, n: int) -> None:
+    "Refuse weights that leave no pair."
+    check_weights(w, n)
+    if (w > 0).sum() < 2: raise ValueError(f"two weights above 0 are needed for a pair, got {int((w > 0).sum())} of {n}")
+
 def weighted_mmd2(a: Tensor,   # features of one set, float64 (N, d)
                   b: Tensor,   # of the other, float64 (M, d)
                   wa: Tensor,  # weights, float64 (N,), 0 or more
@@ -170,6 +185,7 @@ def weighted_mmd2(a: Tensor,   # features of one set, float64 (N, d)
     if min(len(a), len(b)) < 2:
         raise ValueError(f"a distance needs 2 samples of each set at least, got {len(a)} and {len(b)}")
     for rows in (a, b): feature_rows(rows, a.shape[-1])
+    check_mass(wa, len(a)); check_mass(wb, len(b))
     def kernel(x, y): return (x @ y.T / x.shape[1] + 1) ** 3
     def within(x, w): return w @ kernel(x, x).fill_diagonal_(0.) @ w / (w.sum() ** 2 - w.square().sum())
     return within(a, wa) + within(b, wb) - 2 * (wa @ kernel(a, b) @ wb) / (wa.sum() * wb.sum())
@@ -214,6 +230,7 @@ def compare(real: Described,       # one set
                 features=real.extractor.title,
                 standin=real.extractor.standin, dim=real.extractor.dim, subsets=subsets, size=size)
 
+# %% ../../nbs/metrics/65_distances.ipynb #c22656fc
 def distances(real: Iterable[Tensor],  # batches of images, as for `describe`
               fake: Iterable[Tensor],  # batches of images
               extractor: Extractor,    # what sees them

@@ -73,6 +73,7 @@ def stored_films(test: ImageSet, kind: str, folder: str | Path) -> np.ndarray:
     return x
 
 # %% ../../nbs/metrics/76_flips.ipynb #7d7b5d9d
+# indices int64 (n,) -> bytes (n, C, H, W), pixels
 def stills(test: ImageSet, i: Tensor) -> tuple[Tensor, int | None]:
     "The images that films begin with, and the side of what is kept: a file shows what moves in from outside."
     if hasattr(test.x, "decoded"): return test.x.but(side=test.x.short)[i].decoded(), test.x.side
@@ -119,6 +120,7 @@ def check_images(n: object) -> None:
     if not (isinstance(n, int) and n >= 0):
         raise ValueError(f"images must be a number of films, or 0 for all of them, got {n}")
 
+# %% ../../nbs/metrics/76_flips.ipynb #0058f763
 def flips(nets: list,                          # networks, on the device of the images
           test: ImageSet,                      # the clean test set
           kinds: tuple[str, ...] = FILMED,     # perturbations

@@ -17,7 +17,7 @@ from .calibration import check_sure, check_weights, confidence
 # %% ../../nbs/metrics/61c_ranked.ipynb #1e00e403
 def check_size(size: object) -> None:  # of a bin
     "Refuse a part of a prediction."
-    if not isinstance(size, int): raise ValueError(f"a bin must hold a whole number of predictions, got {size}")
+    if not isinstance(size, int) or isinstance(size, bool): raise ValueError(f"a bin must hold a whole number of predictions, got {size}")
 
 def neighbour_bins(n: int,           # predictions, 1 or more
                    size: int = 100,  # predictions in a bin

@@ -111,6 +111,7 @@ def _whole(cells: dict[str, list[float]]) -> np.ndarray:  # (15, 5, ...)
     check_rows(torch.tensor(whole), "cells", "measure the network again")
     return whole
 
+# %% ../../nbs/metrics/62_robustness.ipynb #f7ef8905
 def corruption_mean(cells: dict[str, list[float]],  # {kind: five values, or five arrays (N,)}; others do not count
                     ) -> float:                     # or an array (N,)
     "The plain mean over the 75 cells."

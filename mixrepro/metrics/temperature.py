@@ -43,6 +43,7 @@ def halves(n: int,  # images, 2 or more
     order = torch.randperm(n, generator=torch.Generator().manual_seed(n))
     return order[::2], order[1::2]
 
+# %% ../../nbs/metrics/61b_temperature.ipynb #6eda5b72
 def cross_fitted(logits: Tensor,  # float (N, K)
                  y: Tensor,       # labels, int64 (N,)
                  ) -> tuple[Tensor, tuple[float, float]]:  # scaled logits, float64 (N, K); both temperatures

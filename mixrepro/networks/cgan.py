@@ -19,7 +19,7 @@ from .sngan import GANBase, discriminator, generator, xavier
 from .staged import Staged, in_mode
 
 # %% ../../nbs/networks/18b_cgan.ipynb #6721f1da
-def check_told(y: Tensor | None) -> None:
+def check_told(y: Tensor | None) -> None:  # classes int64 (B,)
     "Refuse to guess a class."
     if y is None: raise TypeError("a conditional GAN needs the class of each image, int64 (B,), got none: it is for "
                                   "the method 'class-gan'")

@@ -23,8 +23,8 @@ from scipy import stats
 
 from ..core import pick
 from .decided import p_of
-from .estimates import (LEVEL, Estimate, Measured, Published, no_spread, over_seeds, plus, seeds_to_decide,
-                                      welch)
+from .estimates import (LEVEL, Estimate, Measured, Published, no_spread, over_seeds, plus,
+                                      seeds_to_decide, welch)
 from .scale import said
 from .verdicts import holm
 
@@ -107,6 +107,7 @@ def estimated(what: str, e: Estimate | None, **more: Any) -> Effect:
     return Effect(what, ours=e.effect, low=low, high=high, p=beyond.p if low is not None and not no_spread(low, high)
                   else None, n=e.n, needs=needs, over=over, df=e.df if low is not None else None, **more)
 
+# %% ../../nbs/repro/86_claim.ipynb #02255464
 def mean_of(row: pd.Series, whose: str, factor: float = 1.) -> Published:  # "paper" or "our"
     "A mean with its spread, times a factor."
     mean, sd, n = (number(row, f"{whose} {k}") for k in ("mean", "sd", "n"))
@@ -263,6 +264,7 @@ class Claim:
     def formula(self) -> str:
         return "; ".join(f"{t.words}" + f" ({t.places})" * bool(t.places) for t in self.terms)
 
+# %% ../../nbs/repro/86_claim.ipynb #b115c9d0
 @dataclass(frozen=True)
 class Found:
     "A claim, its effects at one scale, and what they say."
@@ -331,6 +333,7 @@ def interval(e: Effect | None, decimals: int = 2) -> str:
     ends = f" [{plus(e.low, decimals)}, {plus(e.high, decimals)}]" if e.low is not None else ""
     return f"{plus(e.ours, decimals)}{ends}"
 
+# %% ../../nbs/repro/86_claim.ipynb #de376b86
 def frame(found: list[Found],
           beside: dict = {},  # scale -> its `ledger`
           ) -> pd.DataFrame:  # a row for each claim

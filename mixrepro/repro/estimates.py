@@ -99,7 +99,8 @@ class Published:
         no_nan(self)
         if any(abs(v) > LARGEST for v in (*self.spread, self.mean or 0.)):
             raise ValueError(f"a published number must be at most {LARGEST:g}, got {self!r}")
-        if len(self.spread) > 2 or [*self.spread] != sorted(self.spread) or len(self.spread) == 1 and self.spread[0] < 0:
+        if (len(self.spread) > 2 or [*self.spread] != sorted(self.spread)
+                or len(self.spread) == 1 and self.spread[0] < 0):
             raise ValueError(f"a spread must be a deviation of 0 or more, or two ends, got {self.spread}")
 
     @classmethod

@@ -226,6 +226,7 @@ def sheet(paper: pd.DataFrame,           # from `reported`; empty where the pape
                          "choose the other kind of spread")
     return Sheet(found, unit, spread, baseline, labels or {}, decimals, at, margin=more["margin"])
 
+# %% ../../nbs/repro/82_ledger.ipynb #6edfc818
 def table(*given: Any, **options: Any) -> tuple[pd.DataFrame, str]:  # as for `sheet`; tidy data, Markdown
     "The same as data and as a page."
     made = sheet(*given, **options)

@@ -55,6 +55,7 @@ def tensors_of(rows: list[list]) -> list[Tensor]:  # from `split_rows`
     "All matrices and biases: a gradient of each is cheaper than one of the rows, which every slice would fill anew."
     return [t for part in rows for layer in part for t in layer]
 
+# %% ../../nbs/training/58b_adaptive.ipynb #abd39478
 def train_adaptive(x: Tensor, y: Tensor, k: int,   # float (G, n, d), int64 (G, n)
                    rates: Tensor,                  # (1, M) or (G, M)
                    rngs: list[torch.Generator],    # one for each group

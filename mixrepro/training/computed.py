@@ -40,6 +40,7 @@ def since_then(at: Computation, code: Reached,
     why = changes(at.folder.parents[1], found[1]["code"], code)
     return (why, found[1].get("seconds")) if why else None
 
+# %% ../../nbs/training/51c_computed.ipynb #2332b8ea
 def computed(name: str,                   # of the value's folder, beside a hash of the settings
              settings: dict,              # what decides the value, plain JSON
              compute: Callable,           # () -> a plain JSON value

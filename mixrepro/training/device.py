@@ -264,6 +264,7 @@ def gradients(roots: list[Tensor], grads: list[Tensor],
 # %% ../../nbs/training/54_device.ipynb #f48e00d9
 def listed(x: Any) -> list: return list(x) if isinstance(x, (tuple, list)) else [x]
 
+# each of a root's shape, as (B, K)
 def seeded_by(roots: list[Tensor], grads: Tensor | Sequence[Tensor | None] | None) -> list[Tensor]:
     "What flows into the roots: ones unless given."
     given = [None] * len(roots) if grads is None else listed(grads)

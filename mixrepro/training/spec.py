@@ -117,6 +117,7 @@ class Spec(Optimisation):
         wanted = method(self.method, **self.method_args).needs()
         return {name: needed(self, changes, name) for name, changes in wanted.items()}
 
+# %% ../../nbs/training/50_spec.ipynb #fca75029
 def needed(spec: Spec,
            changes: dict,   # fields that are not the run's own
            name: str = "",  # by which the method gets the network

@@ -208,10 +208,11 @@ class Labelling:
     removal: bool = False     # leave out mixtures that lie next to another class
     def __post_init__(self) -> None: pick("label of mixtures", self.kind, LABELS)
 
-def logistic_share(lam: Tensor) -> Tensor:
+def logistic_share(lam: Tensor) -> Tensor:  # shares in [0, 1], (...) -> (...)
     "The share of an example in a logistic label (code of GenLabel)."
     return torch.sigmoid(2 * (lam - .5) / LogisticLabels().s)
 
+# %% ../../nbs/training/58_stacked.ipynb #d6be0b92
 def log_densities(each: list) -> Callable:  # D densities of one kind -> ((D, n, d) -> float64 (D, n, K))
     "One function for the densities of all sets; normal ones are one product of matrices."
     if not all(isinstance(e, Gaussian) for e in each):
@@ -274,6 +275,7 @@ def mixed_view(of: Examples,
         return (seen if frozen else z), target * share, share
     return view
 
+# %% ../../nbs/training/58_stacked.ipynb #8a892ad4
 def clean_view(of: Examples, batch: int) -> Callable:
     "What networks see that are trained on the examples themselves."
     x, hot = of.each(of.x), of.each(F.one_hot(of.y, of.k).to(of.x.dtype))

@@ -222,6 +222,7 @@ def read_metric(path: Path) -> tuple | None:  # the value, and whose it is: {} w
     if found is None or found != d.get("sha256"): return distrust(path, "its checksum does not match")
     return d["value"], d.get("made") or {}
 
+# %% ../../nbs/training/51_store.ipynb #b9216d5c
 def holds(run: Run, name: str, path: Path,
           made: dict,       # of `about`, as it was kept
           code: str = "",   # the fingerprint that it must have; empty: any
@@ -253,6 +254,7 @@ def keep_arrays(run: Run, name: str, arrays: dict,  # arrays: name -> tensor
     plain = {k: v.detach().cpu().contiguous() for k, v in arrays.items()}
     write_atomic(run.folder / "metrics" / f"{name}.safetensors", sealed_arrays(plain, about(run, name, code=code)))
 
+# %% ../../nbs/training/51_store.ipynb #fe70a7c6
 def read_arrays(path: Path) -> tuple[dict, dict] | None:  # arrays, and whose they are
     "The arrays in a file and what is noted with them; a corrupt file is set aside."
     try:

@@ -290,6 +290,7 @@ def check_fetched(todo: dict, base: Path) -> str:  # of data sets without which 
     if all(wanted.values()): raise FileNotFoundError(said)
     return said
 
+# %% ../../nbs/workflow/92_jobs.ipynb #eb2b0c8c
 def check_gpu(todo: dict, base: Path) -> None:
     "Refuse to train on a processor what takes days there."
     if todo["gpu"] or not scale(todo["profile"]).gpu: return

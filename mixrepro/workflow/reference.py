@@ -66,6 +66,7 @@ def parameters_of(function: Callable) -> list[list[str]]:  # name, type, default
         rows.append([name, type_of(of["anno"]), in_short(given), told_in_a_table(of["docment"])])
     return rows
 
+# %% ../../nbs/workflow/95_reference.ipynb #72ac8767
 def fields_of(cls: type) -> list[list[str]]:  # name, type, default, what may stand there, source
     "The fields of a dataclass, those it inherits among them."
     rows = []

@@ -47,6 +47,7 @@ def fits(mine: pd.DataFrame,  # rows of one artefact
     there = dict(zip(zip(mine.run, mine.block), mine.code))
     return len(mine) == len(wanted) and there == wanted and all((mine[k] == v).all() for k, v in asked.items())
 
+# %% ../../nbs/workflow/91b_timings.ipynb #e8f1bd80
 def clocked(folder: str | Path,  # figures/<profile>
             id: str,             # the artefact
             codes: dict,         # run -> a short name of the code that it reaches

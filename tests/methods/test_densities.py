@@ -218,3 +218,31 @@ def test_a_running_density_is_taken_up_where_it_was_left():
     assert torch.equal(second(batches[0][0]), whole(batches[0][0])) and torch.equal(first.mean, whole.mean)
     fresh = D.RunningGaussian(2); fresh.load_state_dict(D.RunningGaussian(2).state_dict())
     assert fresh.mean is None and fresh.seen.sum() == 0
+
+
+@pytest.mark.parametrize("shape", D.DENSITIES)
+@pytest.mark.parametrize("far", [np.nan, np.inf, 1e300])
+def test_a_point_without_a_density_is_no_example_of_the_first_class(shape, far):
+    x, y = both(*clouds(20, 3, 2, 0))
+    density, z = D.DENSITIES[shape](x, y, 2), x[-3:].clone()
+    assert D.classify(density, z).tolist() == [1, 1, 1]
+    z[1, 2] = far
+    with pytest.raises(ValueError, match="1 of 3 points hold NaN or infinity, or lie so far out"): D.classify(density, z)
+
+
+@pytest.mark.parametrize("shape", D.DENSITIES)
+def test_what_is_no_table_of_numbers_is_refused_in_one_sentence(shape):
+    x, y = both(*clouds(20, 3, 2, 0))
+    fit = D.DENSITIES[shape]
+    for bad, message in ((lambda: fit(x.numpy(), y, 2), "examples must be a tensor, got ndarray"), (lambda: fit(x[:, :0], y, 2), "N and d at least 1"),
+                         (lambda: fit(x + 1j, y, 2), "must be real numbers"), (lambda: fit(x, y, 2.), "two classes or more, got k = 2.0"),
+                         (lambda: fit(x, y, 2)(x.numpy()), "points must be a tensor, got ndarray"), (lambda: fit(x, y, 2)(x * 1j), "must be real numbers")):
+        with pytest.raises((TypeError, ValueError), match=message): bad()
+
+
+def test_a_running_density_knows_what_it_was_made_of():
+    running, hot = D.RunningGaussian(3), F.one_hot(torch.tensor([0, 1]), 3).float()
+    with pytest.raises(ValueError, match="no batch has been seen"): running(torch.zeros(2, 4))
+    running.see(torch.zeros(2, 4), hot)
+    for z, labels in ((torch.zeros(2, 5), hot), (torch.zeros(3, 4), hot), (torch.zeros(2, 4), hot[:, :2]), (torch.zeros(4), hot[:1])):
+        with pytest.raises(ValueError, match=r"a batch must be features \(B, 4\) and labels as vectors \(B, 3\)"): running.see(z, labels)

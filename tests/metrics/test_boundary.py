@@ -75,6 +75,18 @@ def test_never_nearer_than_a_fine_grid_says():
     assert (found[0, 0] >= nearest - step).all() and (found[0, 0] / nearest).median() < 1.02
 
 
+@pytest.mark.parametrize("d", [1, 4])
+def test_a_misread_point_that_is_an_example_is_at_no_distance(d):
+    "A step on a sphere of radius 0 stays where it is."
+    net = stack((d, 8, 3))
+    x = torch.randn(2, 2, 20, d, generator=seeded())
+    x[:] = x[0, 0]
+    read = net(x).argmax(-1)
+    examples = x[:, 0]
+    found = boundary_attack(net, x, (read + 1) % 3, examples, seeded(), 30)
+    assert (found == 0).all()
+
+
 def test_the_walk_goes_by_the_generator():
     net, x = stack((3, 2)), torch.randn(2, 2, 9, 3, generator=seeded())
     y, examples = net(x).argmax(-1), torch.randn(2, 40, 3, generator=seeded(1))

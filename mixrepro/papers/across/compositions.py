@@ -95,6 +95,7 @@ def nearest(rows: list[Row], labels: dict, count: int = 3) -> list[str]:
     return [f"{show(r.method)} over {show(r.against)} in {r.column} ({r.gain.needs:.0f} seeds)"
             for r in sorted(open_, key=lambda r: r.gain.needs)[:count]]
 
+# %% ../../../nbs/across/05_compositions.ipynb #22dbe31c
 def what_was_found(found: list[Row], labels: dict, at: str) -> list[str]:  # sentences; at: a profile's name
     "What the contrasts of a page say of the compositions."
     each = against_parents(found)

@@ -122,6 +122,7 @@ def mean_teacher_loss(net: Net, teacher: Net, x: Tensor, y: Tensor, u: Tensor) -
     logits = net(both)
     return F.cross_entropy(logits[:len(x)], y) + F.mse_loss(logits.softmax(1), wanted)
 
+# %% ../../../nbs/across/06_cost.ipynb #5d5828fb
 def quoted_steps(worker: Worker,  # of ERM; its batch is taken for both, its network for student and teacher
                  ) -> dict[str, int]:  # method -> floating point operations
     "What a step of the methods takes that are only quoted."
@@ -141,6 +142,7 @@ def cost_rows(costs: dict[str, Cost]) -> pd.DataFrame:
     table["time, a step, AugMix = 1"] = table["time, a step"] / table["time, a step"]["augmix"]
     return table.reset_index()
 
+# %% ../../../nbs/across/06_cost.ipynb #4f441cb4
 def beside_theory(blocks: list[pd.DataFrame],    # from `cost_rows`
                   specs: dict[str, Spec],        # row -> its run
                   quoted: dict[str, float] = {}, # method -> FLOPs of a step, ERM = 1

@@ -50,6 +50,7 @@ class Asked:
 
 def damaged(category: str) -> Callable: return lambda v: by_category(v["accuracy"])[category]
 
+# %% ../../../nbs/across/04_matrix.ipynb #efbeb6c0
 PGD_OF = "20 steps of 2/255 within 8/255"
 EVERY_METRIC = (
     Asked("clean", "error", "%", -1, "clean", lambda v: 1 - v["accuracy"]),
@@ -90,6 +91,7 @@ def one_metric(a: Asked, measured: pd.DataFrame) -> list[dict]:  # measured: its
     return [{"method": m} | about | {"our mean": v.mean, "our sd": v.sd, "our n": v.n, "rank": rank} | gain(m)
             for (m, v), rank in zip(means.items(), ranks)]
 
+# %% ../../../nbs/across/04_matrix.ipynb #54323715
 def matrix_table(measured: pd.DataFrame,        # from `measured_by`
                  every: tuple = EVERY_METRIC,
                  ) -> pd.DataFrame:             # a row for each method and metric
@@ -115,6 +117,7 @@ class Ranked:
         "The methods whose mean rank can be told from a method's."
         return [m for m in self.mean.index if self.pairs.loc[method, m] < 1 - LEVEL]
 
+# %% ../../../nbs/across/04_matrix.ipynb #8ef5ce96
 def critical_difference(methods: int, blocks: int) -> float:  # in ranks
     "How far two mean ranks must lie apart (Nemenyi; Demšar, 2006)."
     q = stats.studentized_range.ppf(LEVEL, methods, np.inf) / math.sqrt(2)
@@ -140,6 +143,7 @@ ARROWS = {"higher": "↑", "lower": "↓"}
 
 def short(value: float, unit: str) -> str: return f"{value:.2f}" if unit == "nats" else f"{value:.1f}"
 
+# %% ../../../nbs/across/04_matrix.ipynb #94d030c3
 def heat_map(ax: "Axes",           # a matplotlib axis
              table: pd.DataFrame,  # from `matrix_table`
              ranked: Ranked,
@@ -209,6 +213,7 @@ def of_method(table: pd.DataFrame, method: str) -> tuple[list[str], list[str]]:
     mine = table[(table.method == method) & (table["p, Holm"] < 1 - LEVEL)]
     return list(mine.metric[mine["our gain"] > 0]), list(mine.metric[mine["our gain"] < 0])
 
+# %% ../../../nbs/across/04_matrix.ipynb #a3ed1f7b
 def matrix_answer(table: pd.DataFrame, ranked: Ranked, labels: dict, at: str) -> list[str]:  # at: a profile's name
     "What the matrix says, in sentences."
     def show(m): return labels.get(m, m)

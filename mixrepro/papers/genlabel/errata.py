@@ -29,6 +29,7 @@ from ...repro.ledger import reported
 erratum = partial(Erratum, "genlabel")
 
 # %% ../../../nbs/genlabel/02_errata.ipynb #da40eee2
+# two of one shape, as (n,)
 def farthest(a: Tensor | np.ndarray, b: Tensor | np.ndarray) -> float: return abs(a - b).max().item()
 
 def closed_forms() -> list[Erratum]:

@@ -39,7 +39,7 @@ def draw_points(rng: torch.Generator,
     return x, y.double()
 
 # %% ../../../nbs/genlabel/01b_losses.ipynb #66170e72
-def mean_h(a: Tensor, b: Tensor) -> Tensor:
+def mean_h(a: Tensor, b: Tensor) -> Tensor:  # scores, any shape -> nats, (...)
     "The mean of h over the segment between two scores, with lambda uniform."
     F = lambda u: torch.as_tensor(-spence(1 + np.exp(u.numpy())))
     near = (gap := a - b).abs() < 1e-2
@@ -58,7 +58,7 @@ def label_moments(x: Tensor, y: Tensor, law: Law, nodes: int = 1024) -> tuple[Te
     y_gen = torch.sigmoid(law.d * np.log(law.c) + law.sigma1**2 / 2 * (far(q) - law.c**2 * far(p)))
     return y_gen @ (w * lam), y_gen @ (w * (1 - lam))
 
-def linear_moments(y: Tensor) -> tuple[Tensor, Tensor]:
+def linear_moments(y: Tensor) -> tuple[Tensor, Tensor]:  # labels (n,) -> (n, n) each
     "The same of Mixup's label."
     return y[:, None] / 3 + y / 6, y[:, None] / 6 + y / 3
 
@@ -95,6 +95,7 @@ def pair_constants(law: Law, y: Tensor) -> tuple[Tensor, Tensor]:  # A and B of 
     each = [of_class(law, c) for c in (0, 1)]
     return tuple(torch.tensor([e[k] for e in each], dtype=y.dtype)[y.long()] for k in "AB")
 
+# %% ../../../nbs/genlabel/01b_losses.ipynb #f89d9c5a
 def linear_losses(x: Tensor, y: Tensor, law: Law, phi: Tensor, norm: float = 10.) -> pd.DataFrame:
     "All losses of theorem 1 at theta = norm (cos phi, sin phi)."
     theta = norm * torch.stack([phi.cos(), phi.sin()])
@@ -176,6 +177,7 @@ def true_label(z: Tensor, law: Law) -> Tensor:  # (..., d) -> (...); independent
     return torch.sigmoid(law.d * np.log(law.c) + law.sigma1**2 / 2 * far)
 
 # %% ../../../nbs/genlabel/01b_losses.ipynb #9c5f91eb
+# points (n, d), labels and constants (n,)
 def second_order(f: Callable[[Tensor], Tensor], x: Tensor, y: Tensor, A: Tensor, B: Tensor) -> float:
     "L_std + R_1 + R_2; a ReLU network has no second derivative."
     return sum(terms(f, x, y, 1., A[:, None], B[:, None]))

@@ -96,6 +96,7 @@ def generators(p: Protocol, folds: list[int], shift: int = 0,
     "One for each fold and trial."
     return [torch.Generator(device).manual_seed(1000 * s + f + shift) for f in folds for s in range(p.trials)]
 
+# (D, n, d), (D, n), rates (1, R) or (G, R)
 def fit_clean(p: Protocol, x: Tensor, y: Tensor, k: int, rates: Tensor, folds: list[int], epochs: int = 0) -> Stacked:
     "Networks that see no mixtures."
     rngs = generators(p, folds, device=x.device)
@@ -104,6 +105,7 @@ def fit_clean(p: Protocol, x: Tensor, y: Tensor, k: int, rates: Tensor, folds: l
     return train(net, clean_view(Examples(x, y, k, draws), p.batch), rates, epochs or p.epochs, p.batch, p.weight_decay)
 
 # %% ../../../nbs/genlabel/03_openml.ipynb #4818cdee
+# as of `fit_clean`
 def fit_adaptive(p: Protocol, x: Tensor, y: Tensor, k: int, rates: Tensor, folds: list[int]) -> Stacked:
     "AdaMixup's classifiers."
     if p.network == "fc": raise ValueError("AdaMixup is a baseline of logistic regression: leave it out of `methods`")
@@ -114,7 +116,7 @@ def fit_adaptive(p: Protocol, x: Tensor, y: Tensor, k: int, rates: Tensor, folds
 ALONE = {"erm": fit_clean, "adamixup": fit_adaptive}  # methods without a labelling of mixtures
 
 # %% ../../../nbs/genlabel/03_openml.ipynb #31306abf
-def mixed_groups(p: Protocol, x: Tensor, y: Tensor, k: int, rngs: list, epochs: int) -> Examples:
+def mixed_groups(p: Protocol, x: Tensor, y: Tensor, k: int, rngs: list, epochs: int) -> Examples:  # (D, n, d), (D, n)
     return Examples(x, y, k, together([draw_epochs(x.shape[1], epochs, p.batch, p.alpha, rng) for rng in rngs]))
 
 def fit_mixed(p: Protocol, x: Tensor, y: Tensor, k: int,     # (D, n, d), (D, n)
@@ -157,6 +159,7 @@ def fit_latent(p: Protocol, x: Tensor, y: Tensor, k: int,
     return latent_networks(p, net, warm, view, rates.expand(G, -1))
 
 # %% ../../../nbs/genlabel/03_openml.ipynb #0c159a61
+# rates (G, R)
 def latent_networks(p: Protocol, net: Stacked, warm: Stacked, view: Callable, rates: Tensor) -> Stacked:
     "Train new networks, or new last layers; a last layer gets its features back."
     (G, R), P = rates.shape, net.flat.shape[2]
@@ -241,7 +244,7 @@ def told_once(of: str) -> Iterator[None]:
         warnings.warn(f"{of}: {message} ({n} fits)" if n > 1 else f"{of}: {message}", stacklevel=4)
 
 # %% ../../../nbs/genlabel/03_openml.ipynb #a66f9834
-def removed(p: Protocol, x: Tensor, y: Tensor, k: int, epochs: int = 10) -> float:
+def removed(p: Protocol, x: Tensor, y: Tensor, k: int, epochs: int = 10) -> float:  # (D, n, d), (D, n) -> in [0, 1]
     "The share of mixtures that lie next to another class than their parents'."
     of = mixed_groups(replace(p, epochs=epochs), x, y, k, generators(p, [p.folds], device=x.device), epochs)
     stay = [near_parents(of, of.mixing(e)(of.each(of.x)), e).double().mean() for e in range(epochs)]

@@ -81,7 +81,7 @@ class Law:
         return torch.sigmoid(self.d * np.log(self.c) - out)
 
 # %% ../../../nbs/genlabel/01_theory.ipynb #547a11fa
-def own_label(law: Law, lam: Tensor, y: int) -> Tensor:
+def own_label(law: Law, lam: Tensor, y: int) -> Tensor:  # shares in [0, 1], (...) -> (...)
     "The weight of a parent of class y when its share is lambda and the other parent is of the other class."
     return law.label(lam) if y else 1 - law.label(1 - lam)
 
@@ -129,7 +129,7 @@ def terms(f: Callable[[Tensor], Tensor], x: Tensor, y: Tensor,
     return tuple(t.mean().item() for t in orders)
 
 def expansion(f: Callable[[Tensor], Tensor], x: Tensor, y: Tensor, v: Tensor, lam: Tensor,
-              w: Tensor) -> tuple[float, float, float]:
+              w: Tensor) -> tuple[float, float, float]:  # (n, d), (n,), (n, n, L), (L,), (L,)
     "The coefficients of 1, eps and eps^2 of the shrunk loss."
     return terms(f, x, y, *((v * (1 - lam)**k) @ w for k in range(3)))
 

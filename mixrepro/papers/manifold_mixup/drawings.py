@@ -55,7 +55,7 @@ def reached(task: str,         # "a", "b" or "c"
 # %% ../../../nbs/manifold_mixup/04_drawings.ipynb #cbfd2018
 INK = 76 / 255  # red as grey
 
-def off_shade(images: Tensor) -> float:
+def off_shade(images: Tensor) -> float:  # images (N, C, H, W) in [0, 1] -> in [0, 1]
     "Share of pixels that are none of the three shades of a drawing."
     return (images[..., None] - torch.tensor([0., INK, 1.])).abs().amin(-1).gt(.05).float().mean().item()
 

@@ -162,6 +162,7 @@ def spread(mean: float, sd: float) -> str:  # sd: nan for one seed
     "A mean and its spread."
     return f"{mean:.1f}" + ("" if pd.isna(sd) else f" ± {sd:.1f}")
 
+# %% ../../../nbs/manifold_mixup/09_pages.ipynb #586ec4c5
 def gained(row: pd.Series,  # of a table of the ledger, in percent
            ) -> str:
     "Our gain and its interval."

@@ -41,7 +41,7 @@ def centred(rng: torch.Generator,
     return Case(both(x), torch.zeros(2 * pairs, dtype=torch.float64), both(x + away), **constants)
 
 # %% ../../../nbs/noisymix/03c_bound.ipynb #3f77ecaa
-def labelled(c: Case, p: Callable[[Tensor], Tensor]) -> Case:
+def labelled(c: Case, p: Callable[[Tensor], Tensor]) -> Case:  # p: (n, d) -> (n,)
     "The case with the labels that p gives, so that theta lies in Theta."
     return replace(c, y=(p(c.x) >= 0).double())
 
@@ -91,7 +91,7 @@ def regulariser(p: Callable[[Tensor], Tensor], c: Case) -> float:
     out = p(c.x)
     return (torch.sigmoid(out) * torch.sigmoid(-out) * squared).mean().item() / 2
 
-def adversarial_side(p: Callable[[Tensor], Tensor], c: Case, eps: float) -> float:
+def adversarial_side(p: Callable[[Tensor], Tensor], c: Case, eps: float) -> float:  # p: (n, d) -> (n,); nats
     "The right side of theorem 3 for gamma = 0."
     return worst(p, c, radii(p, c, eps)).mean().item() + eps**2 * regulariser(p, c)
 
@@ -147,10 +147,10 @@ def sums_of_classes(seed: int, classes: tuple = (2, 3, 10)) -> tuple[float, floa
     return left[(left - 1).abs().argmax()].item(), right[right.abs().argmax()].item()
 
 # %% ../../../nbs/noisymix/03c_bound.ipynb #4c72dbcc
-def binary(p: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+def binary(p: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:  # (..., d) -> (...); gives (..., 2)
     return lambda z: torch.sigmoid(torch.stack([p(z), -p(z)], -1))
 
-def elasticity(p: Callable[[Tensor], Tensor], c: Case) -> float:
+def elasticity(p: Callable[[Tensor], Tensor], c: Case) -> float:  # p: (n, d) -> (n,); no unit
     "-S_1 / (E[1 - lambda] JS): 1 in the printed step from eq. 40 to eq. 46."
     stable, s1, _ = theorem2(binary(p), c)
     return -s1 / (mixture_moments(c.alpha, c.beta)[0] * stable)
@@ -228,6 +228,7 @@ def told_nfm(limit: pd.Series,  # gaps over eps^2 at the smallest eps, by networ
     return [f"Half of the mixed loss: the gap over ε² ends at {limit.xs('equal', level='norms').min():.3f} or above;",
             f"over ε, with an assumption given up: {lost} (none {given_up['none']:.0e})."]
 
+# %% ../../../nbs/noisymix/03c_bound.ipynb #afa058ae
 def told_stability(sums: tuple,          # from `sums_of_classes`
                    every: pd.DataFrame,  # from `elasticities`
                    ends: pd.Series,      # of `bounds`: gaps over eps^2 at the smallest eps, by logits and bound

@@ -194,6 +194,7 @@ def weights() -> Erratum:
     return erratum("Table 5", "mean accuracy over the fifteen corruptions, of which three are noise", (
         Finding("the noises weigh otherwise than 3/15 = .2", off, len(off) > len(found) / 2, "share"),))
 
+# %% ../../../nbs/noisymix/04_errata.ipynb #80fc6046
 def of_sentences() -> list[Erratum]:
     "Sentences and captions that the tables contradict."
     return [
@@ -234,6 +235,7 @@ def two_means() -> Erratum:
     return erratum("Tables 1 and 12, AutoAugment", "a mean flip rate in each", (
         Finding("the two are not one number", each, each["Table 1"] != each["Table 12"], "%"),))
 
+# %% ../../../nbs/noisymix/04_errata.ipynb #933204d5
 def two_names() -> Erratum:
     "AutoAugment, and Fast AutoAugment: means of the one against columns of the other."
     columns = row(reported("noisymix", "nm-table6"), "autoaugment")
@@ -246,6 +248,7 @@ def two_names() -> Erratum:
         Finding("one row has two names, of two methods by other authors: its means are those of the other's columns",
                 means | said, near, "%"),))
 
+# %% ../../../nbs/noisymix/04_errata.ipynb #06a1ac07
 def rows_of_table4() -> Erratum:
     "Table 4 is the ablation on the setting of Table 3: AugMix is one of its rows."
     want = {c: number("nm-table3", "augmix", c) for c in ("cifar100", "cifar100-c")}

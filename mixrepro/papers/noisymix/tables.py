@@ -144,6 +144,7 @@ def dotted(ax: "Axes",  # a matplotlib axis
         ax.errorbar([m.mean], [place], xerr=reach, capsize=2, ls="", **look)
         if method == "erm": ax.axvline(m.mean, color="0.8", lw=.8, zorder=0)
 
+# %% ../../../nbs/noisymix/05_tables.ipynb #1723723e
 def panels(fig: "FigureBase",   # a matplotlib figure
            rows: pd.DataFrame,  # method, metric, seed, value (a share)
            labels: dict,        # id -> name to show
@@ -171,6 +172,7 @@ def widened(narrow: pd.DataFrame,  # from `reported`: a row for each method and 
         return dict(method=r["row"], column=r["column"], effect=a.mean - b.mean, low=low, high=high)
     return pd.DataFrame([change(r) for _, r in both.iterrows()])
 
+# %% ../../../nbs/noisymix/05_tables.ipynb #53d35968
 def said_of(changes: pd.DataFrame,  # from `widened`
             labels: dict,           # id -> name to show
             ) -> list[str]:

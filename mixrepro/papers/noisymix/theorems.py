@@ -121,7 +121,9 @@ def network(kind: str,         # a name in BENDS
     U, c, W, b = normal(d, width), bias * normal(width), normal(width, k) / width**.5, bias * normal(k)
     return lambda z: bend(z @ U + c) @ W + b
 
+# (..., d) -> (..., K); gives (...)
 def logit(f: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]: return lambda z: f(z)[..., 0]
+# (..., d) -> (..., K); gives the same, rows sum to 1
 def probabilities(f: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]: return lambda z: f(z).softmax(-1)
 
 # %% ../../../nbs/noisymix/03_theorems.ipynb #47a1225a
@@ -251,6 +253,7 @@ def on_a_kink(x: Tensor,  # the example, (d,)
     c[0] = 0.
     return lambda z: (torch.relu((z - x) @ U.T + c) @ W)[..., 0]
 
+# %% ../../../nbs/noisymix/03_theorems.ipynb #6d33cb71
 def line_of(what: str, network: str, expected: float, rows: pd.DataFrame) -> pd.DataFrame:
     "Remainders with their names and slopes."
     return rows.assign(what=what, network=network, expected=expected, slope=fitted_slope(rows))

@@ -51,6 +51,7 @@ def off_manifold_helps(tables: Tables) -> list:  # of `Effect`
     return [Effect("rank correlation", ours=rho, low=math.tanh(z - half), high=math.tanh(z + half), p=float(p),
                    n=len(data), over="settings", unit="")]
 
+# %% ../../../nbs/varmixup/05_claims.ipynb #b4098aab
 def dearer(method: str, others: tuple, tables: Tables) -> list:  # of `Effect`
     "How much more the whole training of others costs, counted; the paper's hours beside."
     data = tables["x-cost"].set_index("method")

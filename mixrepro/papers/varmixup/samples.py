@@ -29,10 +29,12 @@ from ...repro.ledger import checked, claim, gained
 from ...repro.scale import said
 
 # %% ../../../nbs/varmixup/02_samples.ipynb #8917ef00
-def pixels(x: Tensor, mix: Mix) -> Tensor: return mix(x)
+def pixels(x: Tensor, mix: Mix) -> Tensor: return mix(x)  # images float (B, C, H, W) -> the same
+# images float (B, C, H, W) -> the same
 def reconstructions(vae: nn.Module, x: Tensor, mix: Mix) -> Tensor: return mix(vae(x))
+# images float (B, C, H, W) -> the same
 def codes(vae: nn.Module, x: Tensor, mix: Mix) -> Tensor: return decode_mix(vae, vae.encode(x), mix)
-def unmixed(vae: nn.Module, x: Tensor, mix: Mix) -> Tensor: return vae(x)
+def unmixed(vae: nn.Module, x: Tensor, mix: Mix) -> Tensor: return vae(x)  # images float (B, C, H, W) -> the same
 
 WAYS = {"mixup-r": reconstructions, "erm-r": unmixed}  # all others with an autoencoder mix codes
 
@@ -48,7 +50,7 @@ def ways_of(vaes: dict,  # "varmixup", and "adv-varmixup" where there is one -> 
                                                                                   for m, v in vaes.items()}
 
 # %% ../../../nbs/varmixup/02_samples.ipynb #3fac2b5a
-def batches(data: ImageSet, size: int = 500) -> Iterator[Tensor]:
+def batches(data: ImageSet, size: int = 500) -> Iterator[Tensor]:  # float (B, C, H, W) in [0, 1] each
     "The images of a set."
     return (data.floats(i) for i in torch.arange(len(data), device=data.x.device).split(size))
 
