@@ -174,7 +174,7 @@ def nearest_labels(points: Tensor,  # training examples, from their centre, floa
                    labels: Tensor,  # int64 (N,)
                    z: Tensor,       # mixtures, from the same centre, float64 (B, d)
                    ) -> Tensor:     # int64 (B,)
-    "The class of each mixture's nearest training example; of several as near, the first one's."
+    "The class of each mixture's nearest training example; of several as near, one's that rounding picks."
     return labels[torch.cdist(z, points).argmin(1)]
 
 def belongs(nearest: Tensor, y: Tensor, mix: Mix) -> Tensor:  # labels, int64 (B,) -> bool (B,)
