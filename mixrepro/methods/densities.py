@@ -219,7 +219,7 @@ def posteriors(log_p: Tensor,                    # log-densities, (B, K)
 def check_likely(log_p: Tensor,  # of classes at points, (B, K)
                  ) -> None:
     "Refuse points that no class can have made: the first class would be the answer."
-    if (bad := (~log_p.amax(1).isfinite()).sum()):
+    if not log_p.is_cuda and (bad := (~log_p.amax(1).isfinite()).sum()):
         raise NotFinite(f"{bad} of {len(log_p)} points hold NaN or infinity, or lie so far out that every class has "
                         "the density 0 in float64: leave them out, or scale them as the examples")
 

@@ -27,7 +27,7 @@ def ledger_of(path: Path) -> pd.DataFrame:
     lacks = [c for c in COLUMNS if c not in claims]
     if lacks: raise ValueError(f"{path} has no column {', '.join(lacks)}: reproduce x-claims again")
     for v in claims.verdict.unique(): pick("verdict", v, VERDICTS)
-    return claims.assign(unit=claims.unit.fillna(""))
+    return claims.assign(unit=claims.unit.astype(object).fillna(""))
 
 # %% ../../nbs/workflow/97_front.ipynb #f9d2d717
 def status(base: Path,                 # the project's folder

@@ -142,7 +142,7 @@ def test_a_singular_covariance_is_said_and_a_constant_column_refused():
 @pytest.mark.parametrize("change, error, message", [
     (dict(k=1), ValueError, "a posterior needs two classes or more, got k = 1"), (dict(y=torch.tensor([0, 1, 2])), ValueError, "0..1, got 0..2"),
     (dict(x=torch.tensor([[0., 1], [torch.nan, 0], [1, 1]])), ValueError, "1 of 3 rows of the examples hold NaN"), (dict(ridge=-1.), ValueError, "ridge must be"),
-    (dict(x=torch.rand(3, 1, 2, 2)), ValueError, r"must be \(N, d\), N at least 1, got \(3, 1, 2, 2\): flatten"), (dict(x=torch.rand(0, 2)), ValueError, "N at least 1"),
+    (dict(x=torch.rand(3, 1, 2, 2)), ValueError, r"must be \(N, d\), N and d at least 1, got \(3, 1, 2, 2\): flatten"), (dict(x=torch.rand(0, 2)), ValueError, "N and d at least 1"),
     (dict(y=torch.tensor([0., 1, 1])), TypeError, "labels must be int64"), (dict(ridge=float("nan")), ValueError, "ridge must be at least 0"),
     (dict(x=1e200 * torch.rand(3, 2).double()), ValueError, "have no variance in float64: scale them")])
 def test_what_no_density_can_be_fitted_to(change, error, message):
