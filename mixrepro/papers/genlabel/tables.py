@@ -287,7 +287,7 @@ def draw_ordered(ax: "Axes", d: pd.DataFrame, title: str, ink: str = "vermilion"
         ax.errorbar(place[mine], reach.gain[mine], bars, fmt="o", color=colour, ms=2.2, lw=.7, mew=0)
     most = most or cut_at(d)
     cut = int((reach.abs().max(axis=1) > most).sum())
-    ax.set(xlabel=f"{len(d)} sets, in order; bars: 95% intervals{f', {cut} cut' * bool(cut)}", title=title,
+    ax.set(xlabel=f"{len(d)} sets, in order{f'; {cut} cut' * bool(cut)}", title=title,
            ylabel="difference (points)", ylim=(-most, most), xlim=(-1, len(d)), xticks=[])
 
 # %% ../../../nbs/genlabel/03b_tables.ipynb #cf95b60d
