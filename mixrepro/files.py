@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['PART', 'ADVICE', 'retold', 'explained', 'flush_folder', 'stage', 'write_together', 'write_atomic', 'sha256', 'home',
-           'clone', 'in_a_line', 'worded', 'write_if_changed', 'set_aside']
+           'clone', 'in_a_line', 'several', 'worded', 'write_if_changed', 'set_aside']
 
 # %% ../nbs/01_files.ipynb #1ee2fde5
 import contextlib
@@ -125,6 +125,10 @@ def in_a_line(text: str, most: int = 600) -> str:
     "A text without line ends, its middle left out where it is long."
     text = re.sub(r"\s*\n\s*", " ", text.strip())
     return text if len(text) <= most else f"{text[:most // 2]} ... {text[-most // 2:]}"
+
+def several(names: list[str], most: int = 3) -> str:  # "a, b, c and 2 more"
+    "Names in a sentence, the first of them where they are many."
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 def worded(kind: str, text: str = "") -> str:
     "An exception as a person reads it; many have no text."

@@ -24,6 +24,7 @@ from types import BuiltinFunctionType, CodeType, FunctionType, MethodType
 from typing import Any
 
 import mixrepro
+from .files import several
 
 PACKAGE = "mixrepro"
 
@@ -427,8 +428,7 @@ def differences(old: dict[str, str], new: dict[str, str]) -> list[str]:
 
 def sentence_of(names: list[str], most: int = 3) -> str:
     "What has changed, as a sentence says it."
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return f"{', '.join(names[:most])}{more} changed" if names else "nothing changed"
+    return f"{several(names, most)} changed" if names else "nothing changed"
 
 # %% ../nbs/04_fingerprint.ipynb #31ddd12c
 def source_of(name: str) -> Path | None:

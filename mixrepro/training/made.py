@@ -23,7 +23,7 @@ from ..data.contents import content_of
 from ..data.datasets import DATASETS, STATS
 from ..data.images import data_root
 from ..data.whitening import WHITENINGS
-from ..files import sha256, write_if_changed
+from ..files import several, sha256, write_if_changed
 from ..fingerprint import CODE, Reached, differences, reach, sentence_of
 from ..methods.catalogue import METHODS, PARTS, method
 from ..networks.zoo import NETWORKS
@@ -155,5 +155,4 @@ def again(what: str,              # what is of other code
 
 def caveats() -> list[str]:
     "What a caption says of all that is shown though it is of other code."
-    def named(what): return ", ".join(what[:3]) + f" and {len(what) - 3} more" * (len(what) > 3)
-    return [f"Of other code, shown as it is ({why}): {named(what)}." for why, what in AS_IT_IS.items()]
+    return [f"Of other code, shown as it is ({why}): {several(what)}." for why, what in AS_IT_IS.items()]

@@ -33,7 +33,7 @@ import torch
 from ..core import pick
 from ..data.datasets import FETCHED
 from ..data.images import data_root
-from ..files import clone, in_a_line, sha256, worded, write_if_changed
+from ..files import clone, in_a_line, several, sha256, worded, write_if_changed
 from ..papers.catalogue import ARTEFACTS, find
 from ..repro.artefact import cells, lacking, state
 from ..repro.scale import scale
@@ -232,9 +232,8 @@ def first(todo: dict) -> str:
 
 def title(specs: list[Spec]) -> str:
     "A group in words."
-    def words(names): return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
     s, (methods, datasets) = specs[0], (list(dict.fromkeys(map(attrgetter(a), specs))) for a in ("method", "dataset"))
-    if len({s.seed for s in specs}) < len(specs): return f"{words(methods)} on {words(datasets)} ({len(specs)} runs)"
+    if len({s.seed for s in specs}) < len(specs): return f"{several(methods, 4)} on {several(datasets, 4)} ({len(specs)} runs)"
     return f"{s.method} on {s.dataset} ({s.network}, {s.epochs} epochs, {len(specs)} seed{'s' * (len(specs) > 1)})"
 
 # %% ../../nbs/workflow/92_jobs.ipynb #ccf4e89d
@@ -284,9 +283,8 @@ def check_fetched(todo: dict, base: Path) -> str:  # of data sets without which 
     wanted = {i: {name for g in a["groups"] for name in gone[g]} for i, a in todo["artefacts"].items()}
     ids, names = [i for i in wanted if wanted[i]], sorted({name for some in wanted.values() for name in some})
     if not ids: return ""
-    who = ", ".join(ids[:3]) + f" and {len(ids) - 3} more" * (len(ids) > 3)
-    said = (f"no file of {' or '.join(names)}, which {who} read{'s' if len(ids) == 1 else ''}, is in {data_root()}: "
-            f"run {fetching(names, data_root())}, or set MIXREPRO_DATA to the folder that holds it")
+    said = (f"no file of {' or '.join(names)}, which {several(ids)} read{'s' if len(ids) == 1 else ''}, is in "
+            f"{data_root()}: run {fetching(names, data_root())}, or set MIXREPRO_DATA to the folder that holds it")
     if all(wanted.values()): raise FileNotFoundError(said)
     return said
 
