@@ -233,7 +233,8 @@ def first(todo: dict) -> str:
 def title(specs: list[Spec]) -> str:
     "A group in words."
     s, (methods, datasets) = specs[0], (list(dict.fromkeys(map(attrgetter(a), specs))) for a in ("method", "dataset"))
-    if len({s.seed for s in specs}) < len(specs): return f"{several(methods, 4)} on {several(datasets, 4)} ({len(specs)} runs)"
+    if len({s.seed for s in specs}) < len(specs):
+        return f"{several(methods, 4)} on {several(datasets, 4)} ({len(specs)} runs)"
     return f"{s.method} on {s.dataset} ({s.network}, {s.epochs} epochs, {len(specs)} seed{'s' * (len(specs) > 1)})"
 
 # %% ../../nbs/workflow/92_jobs.ipynb #ccf4e89d
