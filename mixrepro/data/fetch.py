@@ -29,9 +29,9 @@ from .corrupted import kind_faults
 from .folder import added, added_names, faults_of
 from .images import data_root, folders, pictures, typed
 from .readers import CIFAR10, CIFAR100, MNIST
-from .image_folder import undecodable
+from .image_folder import stray_faults, undecodable
 from .tiny_imagenet import tiny_faults
-from ..download import Patience, download, fault, is_archive, locked, make_way, place, say, unpack
+from ..download import Patience, check_source, download, fault, is_archive, locked, make_way, place, say, unpack
 from ..files import explained, write_atomic
 
 # %% ../../nbs/data/09_fetch.ipynb #fbddb447
@@ -245,7 +245,7 @@ DATA["imagenet"] = DataSet(
     kind="imagenet")
 DATA["imagenet-c"] = DataSet(
     "ImageNet-C: the validation images under 19 corruptions at 5 severities",
-    (tuple(Remote(f, _zenodo(2235448, f), _kinds("ImageNet-C", kinds, 250_000), size, md5)
+    (tuple(Remote(f, _zenodo(2235448, f), _kinds("ImageNet-C", kinds, 250_000, stray_faults), size, md5)
            for f, (kinds, size, md5) in _IN_C.items()),), f"CC BY 4.0, and {IMAGENET_TERMS}", HENDRYCKS)
 DATA["imagenet-p"] = DataSet(
     "ImageNet-P: perturbation sequences of the validation images",
@@ -257,7 +257,7 @@ DATA["imagenet-r"] = DataSet(
     "ImageNet-R: 30,000 renditions of 200 classes", ((Remote(
         "imagenet-r.tar", ("https://people.eecs.berkeley.edu/~hendrycks/imagenet-r.tar",
                            "https://huggingface.co/datasets/axiong/imagenet-r/resolve/main/imagenet-r.tar"),
-        (Part("imagenet-r", count={"": 30_000}),), md5="a61312130a589d0ca1a8fca1f2bd3337"),),),
+        (Part("imagenet-r", count={"": 30_000}, check=stray_faults),), md5="a61312130a589d0ca1a8fca1f2bd3337"),),),
     "none stated for the images, which have many authors; for research",
     "Hendrycks et al. (2021), The many faces of robustness, ICCV")
 DATA["openml"] = DataSet(
@@ -476,6 +476,7 @@ def check_imagenet(root: Path,            # the data root
     wrong = [f"{folder / s} holds {sum(c.values()):,} images in {len(c):,} class folders, "
              f"expected {IMAGENET_ROWS[s]:,} in 1,000"
              for s, c in counts.items() if sum(c.values()) != IMAGENET_ROWS[s] or len(c) != 1000]
+    wrong += [why for s in there for why in stray_faults(folder / s)]
     return counts | {"folder": str(folder.absolute())}, wrong
 
 # %% ../../nbs/data/09_fetch.ipynb #28a117e9
@@ -574,6 +575,7 @@ def fetch(names: str | list[str],             # names in DATA, such as "cifar10"
           ) -> list[Path]:                    # the folder of each
     "Fetch data sets, or find them on disk; a set that was fetched is whole and checked, or there is none."
     names, root, source = [names] if isinstance(names, str) else list(names), data_root(root), str(source or "")
+    check_source(source)
     if source and not _is_url(source): source = str(typed(source))
     for name in names: _kind(name)  # an unknown name is refused before anything is fetched
     if source and not _is_url(source) and not Path(source).exists():
