@@ -20,7 +20,7 @@ from mixrepro.methods.adamixup import Policy, intrusion_loss
 from mixrepro.methods.catalogue import method
 from mixrepro.methods.genmix_gan import invert
 from mixrepro.methods.mmd_vae import kernel_matrix, mmd
-from mixrepro.methods.puzzle_mask import pooled as blocks
+from mixrepro.methods.puzzle_mask import pooled as blocks, prior
 from mixrepro.methods.views import js
 from mixrepro.metrics import accuracy as A, calibration as C, categories as CA, concentration as H, distances as S, flips as FL, mixed_loss as M, neighbours as N, ranked as R, rendered as RE, robustness as RB, stability as ST
 from mixrepro.metrics.attacked import FGSM, Iterated, Unbounded, attacked
@@ -370,3 +370,7 @@ def test_what_load_refuses_verify_names(tmp_path, monkeypatch, stray):
 @pytest.mark.parametrize("source", ["ftp://x/y", "s3://bucket/y", "file:///data", "HTTP://x"])
 def test_an_address_that_is_not_fetched_is_no_folder(tmp_path, source):
     for get in (lambda: F.fetch("cifar10", tmp_path, source), lambda: T.fetch_openml(1, tmp_path, source)): refused(get, "only http:// and https:// are fetched from here")
+
+
+def test_a_prior_has_two_labels():
+    for labels in (1, 0, 2.5): refused(lambda: prior(torch.tensor(.5), labels), "labels must be a whole number")

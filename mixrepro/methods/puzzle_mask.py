@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ..guards import check_counts_of
+
 # %% ../../nbs/methods/40_puzzle_mask.ipynb #cf6fdb62
 def check_cut(saliency: Tensor, n: int) -> None:  # as for `pooled`
     "Refuse blocks of parts of pixels: the last row and column would be left out."
@@ -69,6 +71,7 @@ def prior(lam: Tensor,    # share of the first image, in [0, 1], () or (B,)
           labels: int,    # L, 2 or more
           ) -> Tensor:    # (1, 1, 1, L) or (B, 1, 1, L)
     "Minus the logarithm of the binomial probability of each label (code of Kim et al., 2020)."
+    check_counts_of(labels=labels - 1)
     least, k = 1e-8 ** (1 / (labels - 1)), torch.arange(labels, device=lam.device)
     lam = lam.clamp(least, 1 - least).view(-1, 1, 1, 1)
     ways = math.lgamma(labels) - (k + 1.).lgamma() - (labels - k).float().lgamma()

@@ -35,7 +35,7 @@ def check_mixed(f: Callable, h: Tensor, y: Tensor, nodes: int) -> None:  # as fo
     if h.dim() != 2 or y.dim() != 2 or not (h.is_floating_point() and y.is_floating_point()):
         raise ValueError(f"hidden states and their labels must be float (n, k) and (n, d), got {h.dtype} "
                          f"{tuple(h.shape)} and {y.dtype} {tuple(y.shape)}")
-    if not len(h): return
+    if not len(h) or len(h) != len(y): return
     with torch.no_grad(): made = f(h[:1])
     if getattr(made, "shape", None) != y[:1].shape:
         raise ValueError(f"f must give {y.shape[1]} numbers for each state, got {getattr(made, 'shape', made)!r}")
