@@ -20,7 +20,7 @@ from mixrepro.methods.adamixup import Policy, intrusion_loss
 from mixrepro.methods.catalogue import method
 from mixrepro.methods.genmix_gan import invert
 from mixrepro.methods.mmd_vae import kernel_matrix, mmd
-from mixrepro.methods.puzzle_mask import pooled as blocks, prior
+from mixrepro.methods.puzzle_mask import costs, least, pooled as blocks, prior
 from mixrepro.methods.views import js
 from mixrepro.metrics import accuracy as A, calibration as C, categories as CA, concentration as H, distances as S, flips as FL, mixed_loss as M, neighbours as N, ranked as R, rendered as RE, robustness as RB, stability as ST
 from mixrepro.metrics.attacked import FGSM, Iterated, Unbounded, attacked
@@ -370,6 +370,18 @@ def test_what_load_refuses_verify_names(tmp_path, monkeypatch, stray):
 @pytest.mark.parametrize("source", ["ftp://x/y", "s3://bucket/y", "file:///data", "HTTP://x"])
 def test_an_address_that_is_not_fetched_is_no_folder(tmp_path, source):
     for get in (lambda: F.fetch("cifar10", tmp_path, source), lambda: T.fetch_openml(1, tmp_path, source)): refused(get, "only http:// and https:// are fetched from here")
+
+
+# ---- values at the ends ----------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("labels", range(2, 10))
+@pytest.mark.parametrize("lam", [0., 1., 1 - 1e-7])
+def test_a_mask_of_one_image_alone_has_a_price(labels, lam):
+    "With two labels and a share of exactly 1 the price was infinite, and the mask out of range."
+    one, other = (prior(torch.tensor(v), labels).flatten() for v in (lam, 1 - lam))
+    assert one.isfinite().all() and torch.allclose(one, other.flip(0), rtol=.02)
+    u, w = costs(torch.full((4, 4, 4), 1 / 16), torch.tensor([1, 0, 3, 2]), torch.rand(4, 3, 16, 16, generator=seeded()), torch.tensor(lam), labels, 1.2, .5, .2, 4)
+    assert 0 <= least(u, w, 60).min() <= least(u, w, 60).max() < labels
 
 
 def test_a_prior_has_two_labels():

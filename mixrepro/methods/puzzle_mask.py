@@ -75,7 +75,8 @@ def prior(lam: Tensor,    # share of the first image, in [0, 1], () or (B,)
     least, k = 1e-8 ** (1 / (labels - 1)), torch.arange(labels, device=lam.device)
     lam = lam.clamp(least, 1 - least).view(-1, 1, 1, 1)
     ways = math.lgamma(labels) - (k + 1.).lgamma() - (labels - k).float().lgamma()
-    return -(ways + k * lam.log() + (labels - 1 - k) * (1 - lam).log())
+    other = (1 - lam).clamp(min=1e-8)  # with two labels 1 - 1e-8 is 1 in single precision
+    return -(ways + k * lam.log() + (labels - 1 - k) * other.log())
 
 # %% ../../nbs/methods/40_puzzle_mask.ipynb #42d9501f
 def costs(s: Tensor,        # saliency of the first images' blocks, (B, n, n)
