@@ -7,11 +7,11 @@ __all__ = ['PACKAGE', 'TELLING', 'SAYING', 'NO_VALUES', 'FILLING', 'DEFINING', '
            'ALL_NAMES', 'ASKED_FOR_ALL', 'IMPORTING', 'LOOSE', 'TAKEN', 'OUTSIDE', 'PLAIN', 'CODE', 'sources',
            'data_files', 'imported', 'is_idle', 'base_of', 'parameters_of', 'defaults_of', 'handed_to', 'fills',
            'changed_in', 'functions_of', 'changed_by', 'called_in', 'adds', 'is_for_checkers', 'run_with', 'Module',
-           'makes_by_text', 'binds', 'makes', 'bound', 'Reader', 'Names', 'Scopes', 'Loops', 'Typed', 'Counted',
-           'Definition', 'digest_of', 'Code', 'may_change_others', 'changed_elsewhere', 'touched', 'changed_by_call',
-           'is_told', 'entered_below', 'made_from', 'told_by', 'held_by', 'put_in_words', 'Reached', 'shown', 'reach',
-           'entries', 'files_named', 'differences', 'sentence_of', 'source_of', 'project_of', 'imports_of', 'prefixes',
-           'take_in', 'is_as_read']
+           'makes_by_text', 'rebinds', 'binds', 'makes', 'bound', 'Reader', 'Names', 'Scopes', 'Loops', 'Typed',
+           'Counted', 'Definition', 'digest_of', 'Code', 'may_change_others', 'changed_elsewhere', 'touched',
+           'changed_by_call', 'is_told', 'entered_below', 'made_from', 'told_by', 'held_by', 'put_in_words', 'Reached',
+           'shown', 'reach', 'entries', 'files_named', 'differences', 'sentence_of', 'source_of', 'project_of',
+           'imports_of', 'prefixes', 'take_in', 'is_as_read']
 
 # %% ../nbs/04_fingerprint.ipynb #e8438834
 import ast
@@ -178,7 +178,8 @@ class Module:
         new = cls({}, {}, [], body := ast.parse(text).body)
         for s in body:
             if isinstance(s, IMPORTS): new.brought.update(imported(s, name))
-            for n in makes(s): new.made.setdefault(n, []).append(s)
+            for n in makes(s):
+                if n not in new.brought or rebinds(s, n): new.made.setdefault(n, []).append(s)
             if makes_by_text(s): new.loose.append(s)
         for n in (n for f in ast.walk(ast.Module(body, [])) if isinstance(f, ast.Global) for n in f.names):
             if n not in new.brought: new.made.setdefault(n, [])
@@ -200,6 +201,10 @@ def makes_by_text(s: ast.stmt) -> bool:
               or isinstance(n, ast.Call) and isinstance(n.func, ast.Attribute) and is_all(n.func.value)
               and n.func.attr in FILLING for n in ast.walk(s))
     return any(set_in) or any(map(is_run, ast.walk(s)))
+
+def rebinds(s: ast.stmt, name: str) -> bool:
+    "Whether a statement gives a name another object, and does not only change the one that it has."
+    return not isinstance(s, (ast.Assign, ast.AugAssign, ast.AnnAssign)) or any(name in binds(n) for n in ast.walk(s))
 
 def binds(n: ast.AST) -> list[str]:
     "The names that a node binds: a variable, what a pattern finds, an exception."
@@ -477,7 +482,9 @@ class Code:
             reader = Counted(self, module)
             for n in self.nodes(module, name): reader.put(n, frozenset())
             for reader.module, n in self.patched().get(where, ()): reader.put(n, frozenset())
-            reads, texts = frozenset(reader.reads - {where}), frozenset(reader.texts)
+            if name in (brought := self.module(module).brought): reader.reads.add(self.where(brought[name]))  # before
+            reads = frozenset(r for r in reader.reads if ":" in r and r != where)
+            texts = frozenset(reader.texts)
             by_name = self.spelled(module, texts) if IMPORTING & {*reader.words} else frozenset()
             self.known[where] = Definition(digest_of(reader.words), reads | by_name, texts)
         return self.known[where]
@@ -506,7 +513,7 @@ class Code:
 
 # %% ../nbs/04_fingerprint.ipynb #d2857194
 LOOSE = re.compile(r"^(?!need\(|if TYPE_CHECKING|if __name__)(?:[A-Za-z_][\w.]*[.\[(]|(?:if|for|while|try|with|match)\b"
-                   rf"|\w+ = \w[\w.]*\.(?:{'|'.join(FILLING)})\()", re.M)
+                   rf"|\w+ [|+&*^-]= |\w+ = \w[\w.]*\.(?:{'|'.join(FILLING)})\()", re.M)
 TAKEN = re.compile(rf"^from (?:\.|{PACKAGE}\b)[\w.]* import (\([^)]*\)|[^\n]*)", re.M)
 
 @functools.cache
@@ -531,6 +538,8 @@ def touched(code: Code, module: str, s: ast.stmt) -> set[str]:  # definitions; "
     for n in [ast.Call(d, [], []) for d in called_in(s)] if definition else ast.walk(s):
         if isinstance(n, (ast.Attribute, ast.Subscript)) and not isinstance(n.ctx, ast.Load):
             others.add(code.chain(module, n))
+        if isinstance(n, ast.AugAssign) and (name := base_of(n.target)) in (brought := code.module(module).brought):
+            others.add(code.where(brought[name]))
         if isinstance(n, ast.Expr) and isinstance(n.value, ast.Call) and not is_idle(n) and is_told(code, n.value):
             found |= {code.chain(module, v) for v in (*n.value.args, *(k.value for k in n.value.keywords))}
             asked.add(code.chain(module, n.value.func))

@@ -150,6 +150,10 @@ def test_no_kind_of_edit_gets_through(what):
 
 
 NOTICED = {  # a, b, the edit; f of a is looked at, c beside holds X
+    'a table that another module adds to': ("from .b import T\nT['x'] = 3\ndef f(): return T", 'T = dict(y=1)', 'y=1', 'y=2'),
+    'a table that is joined elsewhere': ('from .b import T\nT |= dict(x=3)\ndef f(): return T', 'T = dict(y=1)', 'y=1', 'y=2'),
+    'a table that is joined from elsewhere': ('from .b import T\nT |= dict(x=3)\nfrom . import b\ndef f(): return b.g()', 'T = dict(y=1)\ndef g(): return T', 'x=3', 'x=4'),
+    'what stands above a change of its own': ('from .b import X\nX = X + 1\ndef f(): return X', 'X = 3', 'X = 3', 'X = 4'),
     'a function in a branch': ('import sys\nif sys.maxsize > 9:\n    def g(v): return v * 3\nelse:\n    def g(v): return v\ndef f(v): return g(v)', '', 'v * 3', 'v * 4'),
     'a class in a try': ('try:\n    class K: size = 3\nexcept ValueError: K = None\ndef f(): return K.size', '', 'size = 3', 'size = 4'),
     'an import in a branch': ('if 1:\n    from .b import X\nelse:\n    from .b import Y as X\ndef f(): return X', 'X = 3\nY = 4', 'X = 3', 'X = 5'),
