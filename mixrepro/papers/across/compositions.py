@@ -144,7 +144,7 @@ def forest_key(fig: "FigureBase",       # a matplotlib figure
     from matplotlib.lines import Line2D
     def mark(shape, ink, fill, label, line=""):
         return Line2D([], [], color=ink, marker=shape, mfc=fill, ls=line, ms=4.5, lw=1.4, label=label)
-    parents = [mark(shape, ink, "white", f"over the {nth} parent, 95% interval", "-")
+    parents = [mark(shape, ink, "white", f"over the {nth} parent", "-")
                for shape, ink, nth in zip("os", INKS_OF_PARENTS, ("first", "second"))]
     decided = [mark("o", "0.3", "0.3", "filled: decided after Holm's correction"),
                mark("o", "0.3", "white", "open: not")]

@@ -155,7 +155,7 @@ def panels(fig: "FigureBase",   # a matplotlib figure
     axes = fig.subplots(1, len(groups), sharey=True, squeeze=False)[0]
     for ax, (name, mine) in zip(axes, groups):
         dotted(ax, mine)
-        ax.set(title=labels.get(name, name.capitalize()), xlabel=unit)
+        ax.set(title=labels.get(name, name.capitalize()), xlabel=unit, xmargin=.07)
     axes[0].set(yticks=range(len(methods)), yticklabels=[labels.get(m, m) for m in methods])
     axes[0].invert_yaxis()
 
