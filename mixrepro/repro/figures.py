@@ -260,7 +260,7 @@ def contents(name: str,          # of a paper
              ) -> str:           # a row of a table
     "A paper's line in the contents: its pictures, then its tables and numbers."
     def links(drawn): return ", ".join(f"[{a.id}](#{a.id})" for a in here if bool(pictures_of(a, folder)) == drawn)
-    return f"| {name} | {len(here)} of {total} | {links(True)} | {links(False)} |"
+    return f"| {name} | {len(here)}\u00a0of\u00a0{total} | {links(True)} | {links(False)} |"
 
 # %% ../../nbs/repro/83_figures.ipynb #5429ac13
 SHOWN_HERE = ("Everything that the profile `{}` has regenerated so far: pictures, what was found, "

@@ -48,7 +48,7 @@ def status(base: Path,                 # the project's folder
     rows = ["| paper | what is mixed | ready | claims | hold | do not | undecided | not run | look |", "|" + "---|"*9]
     for paper, name in PAPERS.items():
         all_ = [a for a in ARTEFACTS.values() if a.paper == paper]
-        ready = f"{sum(state(a, base) == 'ready' for a in all_)} of {len(all_)}"
+        ready = f"{sum(state(a, base) == 'ready' for a in all_)}\u00a0of\u00a0{len(all_)}"  # on one line
         shown = sum(all(f.is_file() for f in a.files(base/"figures"/profile)) for a in all_)
         of = claims[claims.paper == paper].verdict
         said = [len(of), *((of == v).sum() for v in VERDICTS[:3]), of.isin(VERDICTS[3:]).sum()] if len(of) else [""]*5
