@@ -233,9 +233,10 @@ class Tempered(Compared):
                  ) -> list:              # parts to publish: a title, means, gains
         "NLL and ECE of all runs, raw and scaled."
         found = self.wide("temperature").assign(run=list(map(str, self.runs))).drop_duplicates("run")
-        percent = {k: (100 * found[k]).round(2) for k in ("ece", "ece_scaled")}
+        percent = {k: 100 * found[k] for k in ("ece", "ece_scaled")}
         shown = found.assign(T=found.temperatures.map(np.mean), **percent).groupby(["column", "method"], sort=False)
-        shown = shown[list(TEMPERED)].mean().rename(columns=TEMPERED).reset_index().replace(self.labels)
+        shown = shown[list(TEMPERED)].mean().round(dict.fromkeys(percent, 2)).rename(columns=TEMPERED)
+        shown = shown.reset_index().replace(self.labels)
         nll = self.measure("temperature", lambda f: {"NLL after one temperature": f["nll_scaled"]}).loc[found.index]
         nll["metric"] += ", " + nll.column.map(lambda c: self.labels.get(c, c))
         nll = nll[nll.column.isin(nll.column[nll.method == baseline])]  # a column without the baseline has no gains
