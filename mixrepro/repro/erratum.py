@@ -14,6 +14,7 @@ need("pandas")
 import pandas as pd
 
 from ..core import pick
+from .figures import LABELS
 from .ledger import Published, Verdict, value_verdict
 
 # %% ../../nbs/repro/87_erratum.ipynb #cb01eaed
@@ -65,7 +66,8 @@ def show(value: float) -> str:
 
 def sentence(f: Finding) -> str:
     "A finding as it stands on the page: what does not hold says so."
-    numbers = "; ".join(f"{quantity} {show(value)}" for quantity, value in f.numbers.items())
+    def named(quantity): return ", ".join(LABELS.get(part, part) for part in quantity.split(", "))
+    numbers = "; ".join(f"{named(quantity)} {show(value)}" for quantity, value in f.numbers.items())
     return f"{'' if f.holds else '*does not hold:* '}{f.claim} ({f.unit}{': ' * bool(f.unit)}{numbers})"
 
 # %% ../../nbs/repro/87_erratum.ipynb #399835df
