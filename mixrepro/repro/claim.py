@@ -224,7 +224,8 @@ class Paired:
         if not {self.value, *(c for c, _ in self.where)} <= set(data): data = data[:0]  # older than the column
         for column, value in self.where if len(data) else (): data = data[data[column] == value]
         parts = data.groupby(self.each, sort=False) if self.each and len(data) else [("", data)]
-        return [self.of(here, r, f", {self.each} {name}" * bool(self.each)) for name, here in parts for r in self.rivals]
+        each = f", {self.each} " if self.each else ""
+        return [self.of(here, r, each + str(name) * bool(each)) for name, here in parts for r in self.rivals]
 
     def of(self, here: pd.DataFrame, rival: str, place: str) -> Effect:
         "The effect over one rival, in one place."

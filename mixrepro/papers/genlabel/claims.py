@@ -89,7 +89,8 @@ def in_some_case(tables: Tables) -> list:  # of `Effect`
     if data.empty: return [Effect("logistic over linear")]
     r = data.iloc[(data["mean"] / (data.high - data.low)).to_numpy().argmax()]
     return [Effect(f"logistic over linear, {r.clouds}", ours=r["mean"], low=r.low, high=r.high, n=int(r.n),
-                   p=min(1., len(data) * p_of(r["mean"], r.low, r.high, r.n)), over="seeds", unit="of the SVM's margin")]
+                   p=min(1., len(data) * p_of(r["mean"], r.low, r.high, r.n)),
+                   over="seeds", unit="of the SVM's margin")]
 
 def third_order(tables: Tables) -> list:  # of `Effect`
     "How far the slope of lemma 1's remainder is above 2, as printed, for each c."

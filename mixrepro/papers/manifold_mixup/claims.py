@@ -41,7 +41,8 @@ def as_soon(margin: float, tables: Tables) -> list:  # of `Effect`
     wide = first.pivot(index="seed", columns="method", values="value")
     what = f"{MM} after erm"
     if not {MM, "erm"} <= set(wide): return [Effect(what, margin=margin)]
-    return [estimated(what, over_seeds(Measured((wide[MM] - wide["erm"]).dropna())), margin=margin, unit="% of training")]
+    return [estimated(what, over_seeds(Measured((wide[MM] - wide["erm"]).dropna())), margin=margin,
+                      unit="% of training")]
 
 def unbounded(tables: Tables) -> list:  # of `Effect`
     "How far below 1.5 % the accuracy is after the last step; the paper has 0 and 1 %."
@@ -104,7 +105,8 @@ MM_WHY = (
     _says("section 5.1", "Mixup's features serve nearest neighbours better than ERM's.",
           (Over("mm-knn", "mixup", "erm", higher=False),)),
     _says("section 5.1; figure 8", "Manifold Mixup is good about as soon as training without mixing.",
-          (Asked("mm-fig8", "|first good epoch of manifold-mixup - of erm| < 10 % of training", partial(as_soon, 10.)),)),
+          (Asked("mm-fig8", "|first good epoch of manifold-mixup - of erm| < 10 % of training",
+                 partial(as_soon, 10.)),)),
     _says("section 2", "A share and a layer for each example make no difference to the error.",
           (Over("mm-perexample", "lambda", MM, ("cifar10 error",), margin=1.),
            Over("mm-perexample", "lambda-layer", MM, ("cifar10 error",), margin=1.))),

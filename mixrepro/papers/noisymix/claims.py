@@ -43,7 +43,7 @@ def wider(methods: tuple, sign: int, tables: Tables) -> list:  # of `Effect`
     return [effect(*p) for p in pairs if p[2] is not None and p[3] is not None]
 
 def bound(tables: Tables) -> list:  # of `Effect`
-    "How far the loss is above theorem 3's right side as printed, over eps^2, at the least eps, for each size of logits."
+    "How far the loss is above theorem 3's right side as printed, over eps^2, at the least eps, by size of logits."
     data = tables["nm-theorem3"]
     data = data[data.bound == "printed"]
     last = data[data.eps == data.eps.min()]
@@ -165,7 +165,8 @@ NM_PARTS = (
           (Over("nm-fig4", "manifold-mixup-jsd", "manifold-mixup", TOY),)),
     _says("appendix A; figure 4", "On the toy NFM alone is better than the baseline and than Manifold Mixup.",
           (Over("nm-fig4", "nfm", ("erm", "manifold-mixup"), TOY),)),
-    _says("theorem 3", "The NoisyMix loss is above an adversarial loss, a stability term and a regulariser, as printed.",
+    _says("theorem 3",
+          "The NoisyMix loss is above an adversarial loss, a stability term and a regulariser, as printed.",
           (Asked("nm-theorem3", "gap of eq. 44 / eps^2 > 0, with the term of eq. 46", bound),)),
     _says("theorem 1", "The NFM loss is the loss and three regularisers up to terms above eps^2, as printed.",
           (Asked("nm-theorem1", "slope of the remainder of eq. 12 as printed > 2",
