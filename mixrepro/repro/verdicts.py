@@ -82,7 +82,8 @@ def value_verdict(mean: float | None,  # the paper's mean; None: it has none
     if mean is None: return Verdict("not in the paper")
     if reason: return Verdict(reason)
     effect = ours.mean - mean
-    if sd is None or n < 2: return Verdict("undecided (the paper gives no spread)", effect)
+    if sd is None: return Verdict("undecided (the paper gives no spread)", effect)
+    if n < 2: return Verdict("undecided (the paper gives no number of trials)", effect)
     if ours.n < 2: return Verdict("undecided (n = 1)", effect)
     found = decide(welch(ours, Published(mean, (sd,), n)), ("higher", "lower", "agrees"), margin, small_first=True)
     return replace(found, needs=None)  # the paper's trials are what they are
