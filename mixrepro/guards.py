@@ -112,7 +112,7 @@ def check_gradient(grad: Tensor,  # of images, (N, ...)
 # %% ../nbs/03_guards.ipynb #ac7f9810
 def check_generator(rng: object, some: bool = True) -> None:  # some: None is none either
     "Refuse what draws nothing that can be drawn again."
-    if isinstance(rng, torch.Generator) or (rng is None and not some): return
+    if hasattr(rng, "device") and hasattr(rng, "get_state") or (rng is None and not some): return
     raise TypeError(f"rng must be a generator, such as torch.Generator().manual_seed(0), got {type(rng).__name__}")
 
 def check_counts_of(**numbers: object) -> None:  # what is counted, by the name that the user typed

@@ -46,7 +46,7 @@ ALLOWED = {
               **{name: ONCE for name in (
                   "guards.check_rows", "guards.check_labels", "methods.densities.tell", "methods.densities.whitening",
                   "methods.densities.borrowed", "methods.densities.check_ridge", "methods.densities.class_moments",
-                  "methods.densities.fit_kde", "methods.genmix.in_rounds", "methods.genmix.tell_missing",
+                  "methods.densities.check_near", "methods.densities.fit_kde", "methods.genmix.in_rounds", "methods.genmix.tell_missing",
                   "methods.genmix.genmix")}},
     "epoch": {"training.loop.train_epoch": EPOCH_END, "training.loop.score": EPOCH_END,
               "training.loop.check_trained": EPOCH_END,
