@@ -164,9 +164,9 @@ def check_near(n: Tensor, mean: Tensor, variance: Tensor) -> None:  # (K,), (K, 
     centre, there = mean.mean(0), n > 0
     away = (mean[there] - centre).square().sum(1).max()
     lost = 8 * torch.finfo(mean.dtype).eps * away / variance[there].clamp_min(LEAST * variance.max()).min()
-    if lost > .01:
-        raise ValueError("the classes lie so far apart, or from the origin where one has no examples, that their "
-                         f"spherical log-densities are off by {lost:.2g}: subtract the examples' mean, or scale them")
+    if lost <= .01: return
+    raise ValueError("the classes lie so far apart, or from the origin where one has no examples, that their spherical "
+                     f"log-densities are off by {lost.item():.2g}: subtract the examples' mean, or scale them")
 
 SHAPES = ("full", "spherical")
 
