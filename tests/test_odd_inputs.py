@@ -425,3 +425,11 @@ def test_made_points_and_nearest_examples_are_of_the_training_sets_size():
         made = method(name, **how).prepare(train, seeded())
         assert made.loss(net, x[..., :8, :8], torch.arange(4) % 2, seeded()).isfinite()
         refused(lambda: made.loss(net, x, torch.arange(4) % 2, seeded()), "images must have shape .B, (1, 8, 8|64).")
+
+
+def test_the_generative_classifier_asks_its_density_once():
+    asked, density = [], D.fit_gaussian(H5, LABELS, 3)
+    def once(z): asked.append(len(z)); return density(z)
+    once.log_prior = density.log_prior
+    assert torch.equal(D.classify(once, H5), D.posteriors(density(H5), density.log_prior).argmax(1)) and asked == [12]
+    refused(lambda: D.classify(density, 1e200 * H5.double()), "every class has the density 0")
