@@ -433,3 +433,6 @@ def test_the_generative_classifier_asks_its_density_once():
     once.log_prior = density.log_prior
     assert torch.equal(D.classify(once, H5), D.posteriors(density(H5), density.log_prior).argmax(1)) and asked == [12]
     refused(lambda: D.classify(density, 1e200 * H5.double()), "every class has the density 0")
+
+
+def test_labels_of_a_set_that_are_a_list(): refused(lambda: ImageSet(TEST.x, XY.tolist(), tuple("abcd"), "digits", "test"), "labels must be int64 .N,., got list")
