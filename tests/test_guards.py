@@ -135,6 +135,22 @@ def test_neighbours_far_from_the_origin_and_in_clusters_far_apart(far, apart):
     assert torch.equal(N.nearest(m, q, 5), exact)
 
 
+@pytest.mark.parametrize("apart, out", [(1e6, 0.), (1e8, 0.), (0., 1e9), (1e5, 1e9)])
+@pytest.mark.parametrize("batch", [1, 7, 500])
+def test_neighbours_where_rounding_would_decide(apart, out, batch):
+    "Clusters 100,000,000 spreads apart, and one row far out: a product of matrices is off by more than the distances."
+    m, q = (torch.randn(n, 8, generator=seeded(n), dtype=torch.float64) + apart * (torch.arange(n) % 2)[:, None] for n in (60, 15))
+    m = torch.cat([m, torch.full((1, 8), out or 1., dtype=torch.float64)])
+    exact = (m[None] - q[:, None]).square().sum(2).argsort(dim=1, stable=True)
+    for k in (1, 5, 61): assert torch.equal(N.nearest(m, q, k, batch), exact[:, :k])
+
+
+def test_neighbours_as_near_come_in_their_order():
+    m = torch.tensor([[0., 0], [3, 4], [0, 0], [-3, 4], [5, 0]])
+    assert N.nearest(m, torch.zeros(1, 2), 5).tolist() == [[0, 2, 1, 3, 4]] and N.nearest(m + 1e6, torch.full((1, 2), 1e6), 3).tolist() == [[0, 2, 1]]
+    assert N.nearest(m[:1], torch.ones(2, 2), 1).tolist() == [[0], [0]] and N.nearest(m, torch.ones(0, 2), 2).shape == (0, 2)
+
+
 def test_a_picture_of_the_set_is_at_no_distance_from_it():
     assert I.to_nearest(TEST.floats(), TEST).max() < 1e-6
 

@@ -386,3 +386,53 @@ def test_a_mask_of_one_image_alone_has_a_price(labels, lam):
 
 def test_a_prior_has_two_labels():
     for labels in (1, 0, 2.5): refused(lambda: prior(torch.tensor(.5), labels), "labels must be a whole number")
+
+
+# ---- sizes, places and classes of prepared methods and of networks ----------------------------------------------------
+
+BUILT = {"no shape": (None, 4), "a text": ("333", 4), "two sizes": ((3, 32), 4), "half a channel": ((3., 32, 32), 4), "no height": ((3, 0, 32), 4), "minus": ((-1, 8, 8), 4), "a truth": ((True, 8, 8), 4),
+         "no classes": ((3, 8, 8), 0), "half a class": ((3, 8, 8), 2.5), "text": ((3, 8, 8), "3"), "true": ((3, 8, 8), True)}
+
+
+@pytest.mark.parametrize("name", BUILT)
+@pytest.mark.parametrize("net", ["tiny-cnn", "mlp", "point-gan", "vae-small"])
+def test_a_network_of_no_size(net, name): refused(lambda: build(net, *BUILT[name], seeded()), "shape must be|channels must be|height must be|classes must be")
+
+
+def test_a_network_of_no_seed_and_of_no_moments():
+    for rng in (None, 0, np.random.default_rng()): refused(lambda: build("tiny-cnn", (3, 8, 8), 4, rng), "rng must be a generator")
+    for mean in (.5, "abc", (math.nan,) * 3): refused(lambda: build("tiny-cnn", (3, 8, 8), 4, seeded(), mean=mean, std=(1.,) * 3), "mean and std must be finite")
+    refused(lambda: build("tiny-cnn", (3, 8, 8), 4, seeded(), mean=(0.,) * 3, std=(1., math.inf, 1.)), "mean and std must be finite")
+
+
+@pytest.mark.parametrize("name, y", [("-1", -1), ("too far", 4), ("float", .5), ("bool", True)])
+def test_a_conditional_gan_is_told_classes(name, y):
+    gan = build("point-gan", (2, 1, 1), 4, seeded())
+    told, x = torch.full((3,), y), torch.randn(3, 2, 1, 1, generator=seeded())
+    for ask in (lambda: gan.make(torch.rand(3, 2), told), lambda: gan(x, told), lambda: gan.sample(told, seeded()), lambda: method("class-gan").loss(gan, x, told, seeded())): refused(ask, "labels must be")
+
+
+def test_a_gan_sees_images_of_its_own_size():
+    gan, x = build("sngan-small", (1, 32, 32), None, seeded()), torch.rand(4, 1, 32, 32, generator=seeded())
+    for bad in (x[..., :16], x.repeat(1, 3, 1, 1), x.flatten(1), x[0]): refused(lambda: method("gan").loss(gan, bad, None, seeded()), "images must have shape .B, 1, 32, 32.")
+
+
+@pytest.mark.filterwarnings("ignore:.*pairs of classes")
+def test_made_points_and_nearest_examples_are_of_the_training_sets_size():
+    train = ImageSet((torch.rand(12, 1, 8, 8, generator=seeded()) * 255).byte(), torch.arange(12) % 2, ("a", "b"), "own", "train")
+    net, x = build("tiny-cnn", (1, 8, 8), 2, seeded()), torch.rand(4, 1, 16, 16, generator=seeded())
+    for name, how in (("genmix", dict(density="gm-spherical", rounds=1)), ("no-intrusion", {})):
+        made = method(name, **how).prepare(train, seeded())
+        assert made.loss(net, x[..., :8, :8], torch.arange(4) % 2, seeded()).isfinite()
+        refused(lambda: made.loss(net, x, torch.arange(4) % 2, seeded()), "images must have shape .B, (1, 8, 8|64).")
+
+
+def test_the_generative_classifier_asks_its_density_once():
+    asked, density = [], D.fit_gaussian(H5, LABELS, 3)
+    def once(z): asked.append(len(z)); return density(z)
+    once.log_prior = density.log_prior
+    assert torch.equal(D.classify(once, H5), D.posteriors(density(H5), density.log_prior).argmax(1)) and asked == [12]
+    refused(lambda: D.classify(density, 1e200 * H5.double()), "every class has the density 0")
+
+
+def test_labels_of_a_set_that_are_a_list(): refused(lambda: ImageSet(TEST.x, XY.tolist(), tuple("abcd"), "digits", "test"), "labels must be int64 .N,., got list")

@@ -21,7 +21,7 @@ from torch.nn import functional as F
 
 from ..core import Choices, choice
 from ..data.images import ImageSet
-from ..guards import (check_generator, check_labels, check_logits, check_pair, check_recordable,
+from ..guards import (check_generator, check_labels, check_logits, check_pair, check_recordable, check_size_of,
                              check_tensor)
 from .vicinal import LOSSES, one_hot
 from ..networks.staged import Net
@@ -136,6 +136,7 @@ def check_batch(method: "Method", net: Net, x: Tensor, y: Tensor) -> None:
     if x.dtype == torch.float64 != weights:
         raise TypeError(f"images are float64, but the network's weights {weights}: convert with x.float()")
     check_range_of(x)
+    if method.trains in ("gan", "class-gan") and hasattr(own, "shape"): check_size_of(x, own.shape)
     if method.trains != "classifier" or method.unlabelled: return
     check_tensor(y, "labels")
     check_labels(y, len(x), look=not y.is_cuda)

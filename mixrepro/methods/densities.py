@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['LEAST', 'LOG_2PI', 'SHAPES', 'DENSITIES', 'check_real', 'check_examples', 'check_correction', 'class_moments', 'tell',
            'borrowed', 'check_ridge', 'whitening', 'Density', 'check_width', 'Whitened', 'Gaussian', 'Spherical',
-           'log_spherical', 'check_near', 'fit_gaussian', 'KDE', 'check_factor', 'fit_kde', 'posteriors',
-           'check_likely', 'classify', 'absorbed', 'check_running', 'check_features', 'check_begun', 'Remembered',
+           'log_spherical', 'check_near', 'fit_gaussian', 'KDE', 'check_factor', 'fit_kde', 'check_likely',
+           'posteriors', 'classify', 'absorbed', 'check_running', 'check_features', 'check_begun', 'Remembered',
            'check_learnable', 'RunningGaussian']
 
 # %% ../../nbs/methods/44_densities.ipynb #a4f775d0
@@ -164,9 +164,9 @@ def check_near(n: Tensor, mean: Tensor, variance: Tensor) -> None:  # (K,), (K, 
     centre, there = mean.mean(0), n > 0
     away = (mean[there] - centre).square().sum(1).max()
     lost = 8 * torch.finfo(mean.dtype).eps * away / variance[there].clamp_min(LEAST * variance.max()).min()
-    if lost > .01:
-        raise ValueError("the classes lie so far apart, or from the origin where one has no examples, that their "
-                         f"spherical log-densities are off by {lost:.2g}: subtract the examples' mean, or scale them")
+    if lost <= .01: return
+    raise ValueError("the classes lie so far apart, or from the origin where one has no examples, that their spherical "
+                     f"log-densities are off by {lost.item():.2g}: subtract the examples' mean, or scale them")
 
 SHAPES = ("full", "spherical")
 
@@ -231,12 +231,6 @@ def fit_kde(x: Tensor, y: Tensor, k: int,  # as for `fit_gaussian`
 DENSITIES = {"gm": fit_gaussian, "gm-spherical": partial(fit_gaussian, shape="spherical"), "kde": fit_kde}
 
 # %% ../../nbs/methods/44_densities.ipynb #d2c970b3
-def posteriors(log_p: Tensor,                    # log-densities, (B, K)
-               log_prior: Tensor | None = None,  # (K,); without: all classes are as likely beforehand
-               ) -> Tensor:                      # rows that sum to 1, (B, K)
-    "How likely each class is at a point (GenLabel note, GenLabel algorithm, step 3)."
-    return (log_p if log_prior is None else log_p + log_prior).softmax(1)
-
 def check_likely(log_p: Tensor,  # of classes at points, (B, K)
                  ) -> None:
     "Refuse points that no class can have made: the first class would be the answer."
@@ -244,9 +238,15 @@ def check_likely(log_p: Tensor,  # of classes at points, (B, K)
         raise NotFinite(f"{bad} of {len(log_p)} points hold NaN or infinity, or lie so far out that every class has "
                         "the density 0 in float64: leave them out, or scale them as the examples")
 
+def posteriors(log_p: Tensor,                    # log-densities, (B, K)
+               log_prior: Tensor | None = None,  # (K,); without: all classes are as likely beforehand
+               ) -> Tensor:                      # rows that sum to 1, (B, K)
+    "How likely each class is at a point (GenLabel note, GenLabel algorithm, step 3)."
+    check_likely(log_p)
+    return (log_p if log_prior is None else log_p + log_prior).softmax(1)
+
 def classify(density: Density, z: Tensor) -> Tensor:  # int64 (B,)
     "The generative classifier, which knows the classes' priors (GenLabel note, preliminaries)."
-    check_likely(density(z))
     return posteriors(density(z), density.log_prior).argmax(1)
 
 # %% ../../nbs/methods/44_densities.ipynb #c658ff48

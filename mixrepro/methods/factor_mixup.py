@@ -13,6 +13,7 @@ from typing import Self
 from torch import Generator, Tensor, nn
 
 from ..core import choice
+from ..guards import check_looked_up
 from ..data.factors import FactorSet, render
 from ..data.images import ImageSet
 from .mixing import Mixing, Place
@@ -50,4 +51,5 @@ class FactorMixup(Mixing):
         if index is None:
             raise ValueError("factor-mixup must know which rows the batch was drawn from: "
                              "pass index, their places in the training set")
+        check_looked_up(index, len(train))
         return net(render(mix_factors(train.x[index], place, self.whole), train.size))

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from ..core import choice
-from ..guards import check_rows
+from ..guards import check_rows, check_size_of
 from ..data.images import ImageSet
 from .adv_mmd_vae import unrecorded
 from .base import altered
@@ -205,6 +205,7 @@ class NoIntrusion(Mixup):
 
     @torch.no_grad()
     def stays(self, z: Tensor, y: Tensor, mix: Mix) -> Tensor:  # mixtures (B, ...) -> bool (B,)
+        check_size_of(z.flatten(1), self.made.centre.shape)
         away = z.flatten(1).double() - self.made.centre
         return belongs(nearest_labels(self.made.points, self.made.labels, away), y, mix)
 

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..core import choice
+from ..guards import check_said, check_size_of
 from ..data.images import ImageSet
 from .base import Supervised
 from .densities import DENSITIES, Density, Gaussian, Whitened
@@ -264,9 +265,11 @@ class GenMixing(GenMixChoices):
     def terms(self, net: Net, x: Tensor, y: Tensor, draw: Any, rng: torch.Generator,
               index: Tensor | None = None) -> tuple:
         n = round(self.made.per * len(x))
+        check_size_of(x, self.made.points.shape[1:])
         if not n: return super().terms(net, x, y, draw, rng, index)
         chosen = torch.randint(len(self.made.points), (n,), generator=rng, device=rng.device)
         logits = net(torch.cat([x, self.made.points[chosen].to(x.dtype)]))
+        check_said(logits, len(x) + n)
         return logits, torch.cat([one_hot(y, logits[:len(y)]), self.made.labels[chosen].to(logits.dtype)])
 
 # %% ../../nbs/methods/47_genmix.ipynb #447f3bba

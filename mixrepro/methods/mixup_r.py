@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from ..core import choice
+from ..guards import check_looked_up
 from ..data.images import ImageSet
 from .mixing import Place
 from .varmixup import WithVAE
@@ -47,6 +48,7 @@ class MixupR(WithVAE):
     @torch.no_grad()
     def reconstruction(self, x: Tensor, index: Tensor | None = None) -> Tensor:  # images (B, C, H, W), raw
         "Images through the VAE: looked up where their places in the training set are known, else made."
+        check_looked_up(index, len(self.made.images))
         return self.made.vae.decode(self.code(x)) if index is None else self.made.images[index].float()
 
     def forward(self, net: Net, x: Tensor, place: Place, rng: torch.Generator, index: Tensor | None = None) -> Tensor:

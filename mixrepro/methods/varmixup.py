@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..core import choice
+from ..guards import check_looked_up
 from ..data.datasets import DATASETS
 from ..data.images import ImageSet
 from .mixing import Mixing, Place
@@ -135,6 +136,7 @@ class WithVAE(NeedsVAE):
     @torch.no_grad()
     def code(self, x: Tensor, index: Tensor | None = None) -> Tensor:  # images (B, C, H, W), raw -> codes (B, d)
         "Codes of a batch: looked up where its places in the training set are known, else encoded."
+        check_looked_up(index, len(self.made.codes))
         return self.made.vae.encode(x) if index is None else self.made.codes[index]
 
     def augmented(self, x: Tensor, rng: torch.Generator, views: int = 1) -> Tensor:

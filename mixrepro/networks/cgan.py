@@ -15,14 +15,16 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.parametrizations import spectral_norm
 
+from ..guards import check_labels
 from .sngan import GANBase, discriminator, generator, xavier
 from .staged import Staged, in_mode
 
 # %% ../../nbs/networks/18b_cgan.ipynb #6721f1da
-def check_told(y: Tensor | None) -> None:  # classes int64 (B,)
-    "Refuse to guess a class."
+def check_told(y: Tensor | None, k: int) -> None:  # classes int64 (B,); how many there are
+    "Refuse to guess a class, and what names none."
     if y is None: raise TypeError("a conditional GAN needs the class of each image, int64 (B,), got none: it is for "
                                   "the method 'class-gan'")
+    check_labels(y, k=k, look=not y.is_cuda)
 
 class Told(GANBase):
     "A generator `G` of images of a class."
@@ -38,7 +40,7 @@ class Told(GANBase):
 
     def make(self, z: Tensor, y: Tensor | None = None) -> Tensor:  # (B, latent), int64 (B,) -> (B, C, H, W) in [0, 1]
         "The generator's images of this noise and these classes."
-        check_told(y)
+        check_told(y, self.classes)
         if z.dim() != 2 or z.shape[1] != self.latent or len(y) != len(z):
             raise ValueError(f"noise must have shape (B, {self.latent}) and B classes, "
                              f"got {tuple(z.shape)} and {tuple(y.shape)}")
@@ -48,7 +50,7 @@ class Told(GANBase):
 class Conditional(Told):
     "A generator `G` and a discriminator `D` of images of a class."
     def forward(self, x: Tensor, y: Tensor | None = None) -> Tensor:  # (B, C, H, W), int64 (B,) -> (B,), positive: real
-        check_told(y)
+        check_told(y, self.classes)
         phi = self.D.features(self.padded(x))
         chosen = F.one_hot(y, self.classes).to(phi.dtype)
         return self.D.head(phi).squeeze(1) + (self.embed(phi) * chosen).sum(1)

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['OWN_NETWORKS', 'NETWORKS', 'KINDS', 'sized', 'vae', 'decoder', 'is_builder', 'telling', 'checked_builder',
-           'builder_of', 'kind_of', 'networks_of', 'arguments', 'asked', 'build']
+           'builder_of', 'kind_of', 'networks_of', 'arguments', 'asked', 'check_build', 'build']
 
 # %% ../../nbs/networks/19_zoo.ipynb #8ad9b27f
 import functools
@@ -18,6 +18,7 @@ import torch
 from torch import nn
 
 from ..core import brought, pick
+from ..guards import check_counts_of, check_generator
 from .adapter import Adapted
 from .autoencoders import ConvVAE, VAEChoices
 from .factors import factor_cnn
@@ -154,6 +155,14 @@ def asked(name: str,   # one of NETWORKS
     return {k: brought(v, known[k][0], k, known[k][1]) for k, v in args.items()}
 
 # %% ../../nbs/networks/19_zoo.ipynb #15312b54
+def check_build(shape: object, classes: object, rng: object) -> None:  # as for `build`
+    "Refuse what is no size of an image, and no number of classes."
+    check_generator(rng)
+    if not isinstance(shape, (tuple, list)) or len(shape) != 3:
+        raise ValueError(f"shape must be that of one image, (C, H, W), got {shape!r}")
+    check_counts_of(**dict(zip(("channels", "height", "width"), shape)))
+    if classes is not None: check_counts_of(classes=classes)
+
 def build(name: str,                    # one of NETWORKS
           shape: tuple[int, int, int],  # one image, (C, H, W)
           classes: int | None,          # K; None for an autoencoder
@@ -161,6 +170,7 @@ def build(name: str,                    # one of NETWORKS
           **kw: Any,                    # `mean`, `std` of the images in [0, 1]; any other argument of the builder
           ) -> nn.Module:
     "A network on the CPU, its weights drawn from `rng` alone; the global random state is left as it was."
+    check_build(shape, classes, rng)
     builder = pick("network", name, NETWORKS)
     if classes is None and kind_of(name) == "classifier":
         raise ValueError(f"{name} is a classifier: say how many classes it has, got None")

@@ -46,8 +46,8 @@ ALLOWED = {
               **{name: ONCE for name in (
                   "guards.check_rows", "guards.check_labels", "methods.densities.tell", "methods.densities.whitening",
                   "methods.densities.borrowed", "methods.densities.check_ridge", "methods.densities.class_moments",
-                  "methods.densities.fit_kde", "methods.genmix.in_rounds", "methods.genmix.tell_missing",
-                  "methods.genmix.genmix")}},
+                  "methods.densities.check_near", "methods.densities.fit_kde", "methods.genmix.in_rounds",
+                  "methods.genmix.tell_missing", "methods.genmix.genmix")}},
     "epoch": {"training.loop.train_epoch": EPOCH_END, "training.loop.score": EPOCH_END,
               "training.loop.check_trained": EPOCH_END,
               "training.loop.batches": "the start of an epoch: the order of all its batches is sent",
@@ -77,6 +77,7 @@ ALLOWED["metric"] = {
     "metrics.attacked.Unbounded.walk": "once for each step: images that are misread are left out",
     "metrics.linearity.search_sure": "once for each batch and radius: most networks are sure of no image",
     "metrics.mixed_loss.mixed_loss": "once for each pair of layers of a toy",
+    "metrics.neighbours.in_order": PER_BATCH + ": what rounding decides is computed again",
     "metrics.stability.stepped_logits": NETWORK + ": the logits of all moved images go to the host",
     "metrics.inception_score.scores": PER_BATCH, "metrics.inception_score.inception_score": NETWORK,
     **{f"metrics.{place}": NETWORK for place in (
