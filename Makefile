@@ -5,7 +5,7 @@
 # make faults        do every fault that we know to copies of a small reproduction; the table goes to runs/.workflow/
 # make docs          make the documentation in site/, every link checked; it is read without a network
 # make lab           open the notebooks in JupyterLab
-# make readme        write README.md from nbs/index.ipynb
+# make readme        run nbs/index.ipynb, which counts what stands, and write README.md from it
 # make constraints   resolve constraints.txt anew from pyproject.toml, for all Pythons and systems at once
 #                    (versions that still fit stay; remove the file first to take the newest)
 # make install       only the environment
@@ -51,7 +51,9 @@ lab: install
 	@.venv/bin/python -m jupyterlab nbs/index.ipynb
 
 readme: install
-	@.venv/bin/python -m nbconvert --config nbs/readme_config.py nbs/index.ipynb --output-dir .
+	@.venv/bin/python -m nbconvert --to notebook --execute --inplace --log-level WARN nbs/index.ipynb
+	@.venv/bin/python -c 'from nbdev.clean import nbdev_clean; nbdev_clean("nbs/index.ipynb")'
+	@.venv/bin/python -m nbconvert --log-level WARN --config nbs/readme_config.py nbs/index.ipynb --output-dir .
 
 install constraints: export ENVIRONMENT = $(value environment)
 install constraints: export PYTHON := $(PYTHON)

@@ -71,7 +71,11 @@ PHRASES = {"network": "{1} in place of {0}",
            "lr": "learning rate {1} in place of {0}",
            "labels": "labelled and validation images {1} in place of {0}",
            "label_noise": "a share of {1} of the labels drawn anew",
-           "augment": "augmentation {1} in place of {0}",
+           "augment": "augmentation: {1} in place of {0}",
+           "optimizer": "{1} in place of {0}",
+           "network latent": "{1} dimensions in place of {0}",
+           "network width": "width {1} in place of {0}",
+           "network depth": "depth {1} in place of {0}",
            "whiten": "whitening {1} in place of {0}",
            "method steps": "attacks of {1} steps in place of {0}"}
 
@@ -136,15 +140,16 @@ def gathered(found: dict,    # (row, column) -> its differences
              labels: dict,
              ) -> tuple[str, ...]:
     "Differences as phrases, each once, with the cells that it holds for."
-    out = []
+    out = {}  # (whose, which cells, a key of its own where neither is said) -> phrases
     for name in dict.fromkeys(k for d in found.values() for k in d):
-        by = {}
+        whose, by = spoken(name.rpartition(": ")[0]), {}
         for cell in (c for c, d in found.items() if name in d):
             by.setdefault(phrase(name, found[cell][name], labels), set()).add(cell)
         for text, cells in by.items():
             where = named(cells, list(found), labels)
-            out.append(text + f" ({where})" * bool(where))
-    return tuple(out)
+            out.setdefault((whose, where, "" if whose or where else text), []).append(text.removeprefix(f"{whose}: "))
+    return tuple(f"{whose}: " * bool(whose) + ", ".join(texts) + f" ({where})" * bool(where)
+                 for (whose, where, _), texts in out.items())
 
 # %% ../../nbs/repro/84_departures.ipynb #f31c504d
 def stood_for(pairs: Iterable,  # (name of the field, (theirs, ours))

@@ -14,6 +14,7 @@ need("pandas")
 import pandas as pd
 
 from ..core import pick
+from .figures import LABELS
 from .ledger import Published, Verdict, value_verdict
 
 # %% ../../nbs/repro/87_erratum.ipynb #cb01eaed
@@ -61,11 +62,13 @@ def frame(errata: list[Erratum],  # in the order to show
 def show(value: float) -> str:
     "A number as it stands in a sentence."
     if isinstance(value, int): return str(value)
-    return f"{value:.0f}" if abs(value) >= 100 else f"{value:.2f}" if abs(value) >= 1 else f"{value:.2g}"
+    size = abs(value)
+    return f"{value:.0f}" if size >= 1000 else f"{value:.4g}" if size >= 100 else f"{value:.2{'f' if size >= 1 else 'g'}}"
 
 def sentence(f: Finding) -> str:
     "A finding as it stands on the page: what does not hold says so."
-    numbers = "; ".join(f"{quantity} {show(value)}" for quantity, value in f.numbers.items())
+    def named(quantity): return ", ".join(LABELS.get(part, part) for part in quantity.split(", "))
+    numbers = "; ".join(f"{named(quantity)} {show(value)}" for quantity, value in f.numbers.items())
     return f"{'' if f.holds else '*does not hold:* '}{f.claim} ({f.unit}{': ' * bool(f.unit)}{numbers})"
 
 # %% ../../nbs/repro/87_erratum.ipynb #399835df

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['HIDDEN', 'FORMS', 'FOLDERS', 'MATH', 'STYLE', 'EXTENSIONS', 'QUIET', 'TEX', 'NEEDED', 'linked', 'shown', 'spaced',
-           'notebook_page', 'notebooks', 'contents', 'write_pages', 'copied', 'settings', 'mathjax', 'without_tex',
-           'plain_search', 'build', 'Asked', 'broken', 'fault']
+           'barred', 'notebook_page', 'notebooks', 'contents', 'write_pages', 'copied', 'settings', 'mathjax',
+           'without_tex', 'plain_search', 'build', 'Asked', 'broken', 'fault']
 
 # %% ../../nbs/workflow/96_site.ipynb #5e3ca3d7
 import json
@@ -59,6 +59,11 @@ def spaced(text: str) -> str:
         out.append(line)
     return re.sub(r"\n{3,}", "\n\n", "\n".join(out)).strip("\n")
 
+def barred(text: str) -> str:
+    "Markdown whose bars in code in a table are bare, as MkDocs wants them; GitHub wants them escaped."
+    def bare(code): return code[0].replace("\\|", "|")
+    return re.sub(r"(?m)^\|.*`.*$", lambda row: re.sub(r"`[^`]+`", bare, row[0]), text)
+
 # %% ../../nbs/workflow/96_site.ipynb #bfe9a63e
 FORMS = ["text/markdown", "image/svg+xml", "image/png", "text/html", "text/plain"]  # the first that there is
 
@@ -76,7 +81,7 @@ def notebook_page(path: Path,    # a notebook
         (target.parent/name).parent.mkdir(parents=True, exist_ok=True)
         (target.parent/name).write_bytes(content)
     text = re.sub(r"<style scoped>[\s\S]*?</style>", "", text)
-    return write_if_changed(target, re.sub(r"!\[(png|svg)\]\(", f"![A figure of {target.stem}](", text))
+    return write_if_changed(target, re.sub(r"!\[(png|svg)\]\(", f"![A figure of {target.stem}](", barred(text)))
 
 # %% ../../nbs/workflow/96_site.ipynb #2dac38f3
 FOLDERS = {"data": "Data", "networks": "Networks", "methods": "Methods", "training": "Training", "metrics": "Metrics",
@@ -112,7 +117,7 @@ def write_pages(base: Path,    # the project's folder
     for path in (*base.glob("*.md"), *base.glob("figures/*/README.md")): copied(path, base, source)
     for path in notebooks(base): notebook_page(path, source/path.relative_to(base).with_suffix(".md"))
     for name in modules(base):
-        if text := module_page(name, base): write_if_changed(source/"api"/f"{name.replace('.', '/')}.md", text)
+        if text := module_page(name, base): write_if_changed(source/"api"/f"{name.replace('.', '/')}.md", barred(text))
     ordered = [*sorted(base.glob("*.md")), *sorted(source.rglob("*.md"))]
     return list(dict.fromkeys(p.relative_to(source if source in p.parents else base).as_posix() for p in ordered))
 
@@ -125,7 +130,7 @@ def copied(page: Path, base: Path, source: Path) -> None:
         if there.is_relative_to(base.resolve()):
             (to := source/there.relative_to(base.resolve())).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(there, to)
-    write_if_changed(source/page.relative_to(base), spaced(linked(text)))
+    write_if_changed(source/page.relative_to(base), barred(spaced(linked(text))))
 
 # %% ../../nbs/workflow/96_site.ipynb #7367cc9e
 MATH = r"""window.MathJax = {
@@ -144,7 +149,12 @@ STYLE = """.md-grid { max-width: 72rem; }
 .md-typeset > p, .md-typeset > ul, .md-typeset > ol, .md-typeset > blockquote { max-width: 42rem; }
 .md-typeset img { max-width: 100%; height: auto; background: white; }
 .md-typeset table:not([class]) th { min-width: 0; }
-.md-typeset div > table.dataframe { display: block; max-width: 100%; overflow-x: auto; }
+.md-typeset table:not([class]) th, .md-typeset table:not([class]) td { padding: .6em .9em; }
+.md-typeset div > table.dataframe { display: block; width: fit-content; max-width: 100%; overflow-x: auto; border: 0;
+  border-collapse: collapse; font-size: .64rem; line-height: 1.4; }
+.md-typeset table.dataframe th, .md-typeset table.dataframe td { padding: .35em .9em; text-align: right; border: 0;
+  border-bottom: .05rem solid var(--md-typeset-table-color); }
+.md-typeset table.dataframe tbody th { text-align: left; font-weight: 400; }
 .md-typeset .arithmatex { overflow-x: auto; overflow-y: hidden; }
 .md-typeset a, .md-typeset code { overflow-wrap: anywhere; }
 .md-typeset td a, .md-typeset td code { overflow-wrap: break-word; word-break: normal; }

@@ -36,6 +36,7 @@ from ..repro.verdicts import holm
 from ..training.loop import environment, train_run
 from ..training.made import caveats, code_of
 from ..training.progress import with_progress
+from ..training.spec import name_of
 from ..training.store import Run, Store, history
 from .drawn import note
 from .injected import cells_run, check_injected
@@ -221,7 +222,7 @@ class Compared(Measured):
         return shown.where(shown.notna(), "").to_markdown(index=False, disable_numparse=words)
 
 # %% ../../nbs/workflow/91_study.ipynb #0464f1ab
-TEMPERED = {"nll": "NLL (nats)", "nll_scaled": "NLL, scaled", "ece": "ECE", "ece_scaled": "ECE, scaled",
+TEMPERED = {"nll": "NLL (nats)", "nll_scaled": "NLL, scaled (nats)", "ece": "ECE (%)", "ece_scaled": "ECE, scaled (%)",
             "T": "temperature"}
 
 class Tempered(Compared):
@@ -232,8 +233,10 @@ class Tempered(Compared):
                  ) -> list:              # parts to publish: a title, means, gains
         "NLL and ECE of all runs, raw and scaled."
         found = self.wide("temperature").assign(run=list(map(str, self.runs))).drop_duplicates("run")
-        shown = found.assign(T=found.temperatures.map(np.mean)).groupby(["column", "method"], sort=False)
-        shown = shown[list(TEMPERED)].mean().rename(columns=TEMPERED).reset_index().replace(self.labels)
+        percent = {k: 100 * found[k] for k in ("ece", "ece_scaled")}
+        shown = found.assign(T=found.temperatures.map(np.mean), **percent).groupby(["column", "method"], sort=False)
+        shown = shown[list(TEMPERED)].mean().round(dict.fromkeys(percent, 2)).rename(columns=TEMPERED)
+        shown = shown.reset_index().replace(self.labels)
         nll = self.measure("temperature", lambda f: {"NLL after one temperature": f["nll_scaled"]}).loc[found.index]
         nll["metric"] += ", " + nll.column.map(lambda c: self.labels.get(c, c))
         nll = nll[nll.column.isin(nll.column[nll.method == baseline])]  # a column without the baseline has no gains
@@ -267,6 +270,17 @@ class Captioned(Tempered):
         seeds = [f"{self.seeds} seed{'s' * (self.seeds > 1)}."] * bool(self.cells)
         corrupted = [f"Corruptions of {self.labels.get(d, d)}: {words}." for d, words in self.corrupted.items()]
         return [*seeds, *self.departures.sentences(self.labels), *corrupted, *caveats()]
+
+    def twin(self,
+             id: str,  # another artefact of the paper, of other data there
+             ) -> str: # empty where its networks are others
+        "That one stand-in serves the data of two artefacts, where it does."
+        theirs = cells(find(id), self.scale.name, self.seeds)
+        if {name_of(c.spec) for c in theirs} != {name_of(c.spec) for c in self.cells}: return ""
+        def data(every): return " and ".join(dict.fromkeys(self.labels.get(c.column, c.column) for c in every))
+        ours = " and ".join(dict.fromkeys(self.labels.get(d, d) for d in self.datasets.values()))
+        return (f"{ours} stands in for {data(self.cells)} here and for {data(theirs)} in {id}: "
+                "both measure the same networks, and only the paper's numbers differ.")
 
     def full_scale(self,
                    only: tuple = (),  # names of settings that matter; (): all

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['NOTHING_PRINTED', 'QUANTITIES', 'WORDS', 'INKS_OF_PARENTS', 'pairs_of', 'sheets_of', 'word_of', 'Found',
-           'against_parents', 'listed', 'told_apart', 'nearest', 'what_was_found', 'forest']
+           'against_parents', 'listed', 'told_apart', 'nearest', 'what_was_found', 'forest', 'forest_key']
 
 # %% ../../../nbs/across/05_compositions.ipynb #3f9f791d
 import math
@@ -24,6 +24,7 @@ from ...repro.rows import Row
 from ...repro.scale import said
 
 if TYPE_CHECKING: from matplotlib.axes import Axes
+if TYPE_CHECKING: from matplotlib.figure import FigureBase
 
 # %% ../../../nbs/across/05_compositions.ipynb #34ffaa62
 NOTHING_PRINTED = pd.DataFrame(columns=["row", "column", "mean", "spread", "n"])  # no paper has these
@@ -134,3 +135,18 @@ def forest(ax: "Axes",  # a matplotlib axis
     ax.tick_params(axis="y", length=0)
     for name in ax.get_yticklabels():
         if not name.get_text().startswith("over "): name.set_weight("bold")
+
+# %% ../../../nbs/across/05_compositions.ipynb #0facde51
+def forest_key(fig: "FigureBase",       # a matplotlib figure
+               withheld: bool = False,  # nothing is filled where verdicts are withheld
+               ) -> None:
+    "The key of `forest`'s marks."
+    from matplotlib.lines import Line2D
+    def mark(shape, ink, fill, label, line=""):
+        return Line2D([], [], color=ink, marker=shape, mfc=fill, ls=line, ms=4.5, lw=1.4, label=label)
+    parents = [mark(shape, ink, "white", f"over the {nth} parent", "-")
+               for shape, ink, nth in zip("os", INKS_OF_PARENTS, ("first", "second"))]
+    decided = [mark("o", "0.3", "0.3", "filled: decided after Holm's correction"),
+               mark("o", "0.3", "white", "open: not")]
+    fig.legend(handles=parents + decided * (not withheld), loc="outside lower center", ncols=4, columnspacing=1.2,
+               handletextpad=.5)

@@ -134,4 +134,9 @@ def draw_shapes(shapes: list, runs: dict, found: dict,  # runs, found: by (row, 
             nets = [open_net(run) for run in runs[row, shape][:5]]
             draw_panel(ax, examples_of(runs[row, shape][0]), found[row, shape][0].x[:120], nets)
     for ax, name in zip(axes[0], ("What the GAN makes", *PANELS.values())): ax.set_title(name)
+    made, bold, thin = (dict(color=c, lw=w) for c, w in (("0.65", 0), ("black", 1.5), ("black", .4)))
+    marks = [dict(color="#A71F01", marker="x", lw=0, ms=4, label="middle points"),
+             dict(made, marker="o", ms=3, label="made by the GAN"), dict(bold, label="boundary, first seed"),
+             dict(thin, label="boundaries, other seeds")]
+    fig.legend(handles=[plt.Line2D([], [], **m) for m in marks], loc="outside lower center", ncols=4)
     return fig

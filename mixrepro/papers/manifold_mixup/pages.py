@@ -19,6 +19,7 @@ import pandas as pd
 from .settings import WAYS
 from ...methods.semi_supervised import MixesBoth
 from ...repro.charts import curves
+from ...repro.figures import NETWORK_LABELS
 from ...repro.ledger import Measured, paired, signed
 from ...training.store import Run, history, selected
 
@@ -30,7 +31,7 @@ def by_loss(rows: pd.DataFrame,  # as `Study.measure` gives them, of table 1
     "What was measured, by the loss of its training; the quantity says which network and which loss."
     parts = rows.column.str.partition(", ")
     way = parts[2].where(parts[2] != "", WAYS[0])
-    metric = rows.metric + ", " + rows.network + ", by " + way.map(BY)
+    metric = rows.metric + ", " + rows.network.replace(NETWORK_LABELS) + ", by " + way.map(BY)
     return rows.assign(printed=parts[0], way=way, quantity=rows.metric, metric=metric)
 
 def once(rows: pd.DataFrame) -> pd.DataFrame:  # from `by_loss`

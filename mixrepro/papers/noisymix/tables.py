@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['CONTRASTS', 'QUIET', 'SNOW', 'by_kind', 'flip_columns', 'with_quiet', 'filmed_words', 'translated', 'rarer',
-           'categories_of', 'learned', 'clean_and_corrupted', 'fifteen', 'fifteen_parts', 'dotted', 'panels', 'widened',
-           'said_of', 'by_parts']
+           'categories_of', 'learned', 'clean_and_corrupted', 'fifteen', 'fifteen_parts', 'dotted', 'panels',
+           'panels_of_both', 'widened', 'said_of', 'by_parts']
 
 # %% ../../../nbs/noisymix/05_tables.ipynb #7ef40721
 import math
@@ -140,7 +140,7 @@ def dotted(ax: "Axes",  # a matplotlib axis
     for place, (method, mine) in enumerate(rows.groupby("method", sort=False)):
         m, look = Measured(100 * mine.value), {k: v for k, v in line(method).items() if k in ("color", "marker")}
         reach = [[m.mean - m.interval[0]], [m.interval[1] - m.mean]] if m.interval else None
-        ax.plot(m.values, [place - .25] * m.n, "o", color=look["color"], ms=2.5, alpha=.4, mew=0)
+        if m.n > 1: ax.plot(m.values, [place - .25] * m.n, "o", color=look["color"], ms=2.5, alpha=.4, mew=0)
         ax.errorbar([m.mean], [place], xerr=reach, capsize=2, ls="", **look)
         if method == "erm": ax.axvline(m.mean, color="0.8", lw=.8, zorder=0)
 
@@ -155,9 +155,25 @@ def panels(fig: "FigureBase",   # a matplotlib figure
     axes = fig.subplots(1, len(groups), sharey=True, squeeze=False)[0]
     for ax, (name, mine) in zip(axes, groups):
         dotted(ax, mine)
-        ax.set(title=labels.get(name, name.capitalize()), xlabel=unit)
+        ax.set(title=labels.get(name, name.capitalize()), xlabel=unit, xmargin=.07)
     axes[0].set(yticks=range(len(methods)), yticklabels=[labels.get(m, m) for m in methods])
     axes[0].invert_yaxis()
+
+# %% ../../../nbs/noisymix/05_tables.ipynb #e428d8fb
+def panels_of_both(fig: "FigureBase",    # a matplotlib figure
+                   rows: pd.DataFrame,   # as for `panels`
+                   paper: pd.DataFrame,  # from `categories_of`: percent
+                   labels: dict,         # id -> name to show
+                   here: str,            # what ours were measured on
+                   there: str,           # and the paper's
+                   ) -> None:
+    "Our panels above, and the paper's numbers in panels of the same look below."
+    said = paper.rename(columns=dict(row="method", column="metric")).assign(seed=0, value=paper["mean"] / 100)
+    said = said[said.method.isin(rows.method)]
+    heights = [1 + .22 * part.method.nunique() for part in (rows, said)]
+    for part, mine, title in zip(fig.subfigures(2, 1, height_ratios=heights), (rows, said), (here, there)):
+        panels(part, mine, labels)
+        part.suptitle(title, fontsize=8)
 
 # %% ../../../nbs/noisymix/05_tables.ipynb #89e5a344
 def widened(narrow: pd.DataFrame,  # from `reported`: a row for each method and column

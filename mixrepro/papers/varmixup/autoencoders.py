@@ -39,8 +39,9 @@ def worded(spec: Spec,  # of an autoencoder's run
     c = network_of(spec, load(spec.dataset, "test").shape, None).choices
     layers = f"{c.latent} dimensions, width {c.width}, depth {c.depth}"
     images = f"{spec.n_train or 'all'} training images of {LABELS.get(spec.dataset, spec.dataset)}"
-    how = f"{spec.epochs} epochs of {spec.optimizer}, rate {spec.lr:g}, {spec.schedule}, batches of {spec.batch}"
-    return f"{LABELS.get(spec.method, spec.method)} ({spec.network}: {layers}), {images}, {how}"
+    how = (f"{spec.epochs} epochs of {LABELS.get(spec.optimizer, spec.optimizer)}, rate {spec.lr:g}, {spec.schedule}, "
+           f"batches of {spec.batch}")
+    return f"{LABELS.get(spec.method, spec.method)} ({layers}), {images}, {how}"
 
 # %% ../../../nbs/varmixup/04_autoencoders.ipynb #4cb8054b
 def seen_by(cells: Iterable) -> dict[str, Spec]:  # of an artefact -> row -> the run of its autoencoder, first seed
