@@ -141,7 +141,8 @@ def write_if_changed(path: str | os.PathLike,  # the file to write
                      ) -> Path:                # the path
     "Write a text file whole, unless it already says the same."
     path = Path(path)
-    if path.is_file() and path.read_bytes() == text.encode(): return path
+    data = text.encode()
+    if path.is_file() and path.stat().st_size == len(data) and path.read_bytes() == data: return path
     return write_atomic(path, text)
 
 # %% ../nbs/01_files.ipynb #5e5156ae
