@@ -301,6 +301,17 @@ def test_a_text_of_gigabytes_is_not_read_into_memory(which, run, capsys):
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 400 << 10
 
 
+@pytest.mark.parametrize("name", store_module.WRITTEN)
+def test_a_file_that_goes_while_it_is_looked_at_is_no_fault(name, run, monkeypatch, capsys):
+    "Another process makes the run again."
+    real = store_module.sha256
+    def going(what):
+        if isinstance(what, Path) and what.name == name: what.unlink(missing_ok=True)
+        return real(what)
+    monkeypatch.setattr(store_module, "sha256", going)
+    assert not run.done and capsys.readouterr().err == "" and (run.folder / "done.json").is_file()
+
+
 def test_what_was_measured_says_with_which_packages(run):
     keep(run, "clean", dict(accuracy=1.)); keep_arrays(run, "clean", dict(a=torch.ones(2)))
     one, two = store_module.read_metric(run.folder / "metrics/clean.json"), store_module.read_arrays(run.folder / "metrics/clean.safetensors")
