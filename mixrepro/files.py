@@ -32,7 +32,8 @@ ADVICE = {errno.ENOSPC: "free some space and run again", errno.EDQUOT: "free som
           errno.EPERM: "choose a folder that can be written",
           errno.ENOTDIR: "a file stands where a folder is needed: move it away",
           errno.EEXIST: "a file stands where a folder is needed: move it away",
-          errno.EISDIR: "a folder stands where the file should go: move it away"}
+          errno.EISDIR: "a folder stands where the file should go: move it away",
+          errno.ELOOP: "a link leads to itself: remove it", errno.ENAMETOOLONG: "choose a shorter name"}
 
 def explained(e: OSError,  # the system's error
               path: Path,  # the file that was to be written
@@ -141,7 +142,8 @@ def write_if_changed(path: str | os.PathLike,  # the file to write
                      ) -> Path:                # the path
     "Write a text file whole, unless it already says the same."
     path = Path(path)
-    if path.is_file() and path.read_bytes() == text.encode(): return path
+    data = text.encode()
+    if path.is_file() and path.stat().st_size == len(data) and path.read_bytes() == data: return path
     return write_atomic(path, text)
 
 # %% ../nbs/01_files.ipynb #5e5156ae

@@ -7,6 +7,7 @@ import sys
 import pytest
 
 from conftest import ROOT
+from mixrepro.workflow.listed import lines_kept
 
 HEAVY = ("torch", "numpy", "nbformat", "pandas", "sklearn", "snakemake", "matplotlib", "papermill", "requests")
 CODE = """import sys
@@ -53,3 +54,13 @@ def test_a_page_where_only_ascii_can_be_written(plain):
 def test_the_package_itself_is_nothing_heavy():
     code = f"import sys, mixrepro; print([m for m in {HEAVY!r} if m in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, text=True, capture_output=True).stdout == "[]\n"
+
+
+def test_a_list_of_a_store_that_was_asked_before(tmp_path):
+    "What was found of its runs is read, and nothing large is imported."
+    for f in ("pyproject.toml", "settings.ini", "nbs"): (tmp_path / f).symlink_to(ROOT / f)
+    (run := tmp_path / "runs/digits/mixup-tiny-cnn-s0-0000000000").mkdir(parents=True)
+    (run / "done.json").write_text("{}")
+    assert lines_kept(tmp_path, "embedded", lambda: (["1 run of other code: alpha changed"], [])) == ["1 run of other code: alpha changed"]
+    done = subprocess.run([sys.executable, "-c", CODE.format(args=["list"], heavy=HEAVY)], cwd=tmp_path, text=True, capture_output=True)
+    assert done.stdout.endswith("are ready\n1 run of other code: alpha changed\n") and done.stderr.splitlines() == ["[]"]

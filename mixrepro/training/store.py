@@ -94,6 +94,11 @@ class Run:
     @property
     def done(self) -> bool:
         "Whether the run is complete and its files are the ones that were written; a file that is not is set aside."
+        try: return self.is_whole()
+        except FileNotFoundError: return False  # another process takes it away, or makes it again
+
+    def is_whole(self) -> bool:
+        "Likewise, of files that stay where they are."
         if not (sums := vouched(self.folder)): return False
         bad = [f for f in WRITTEN if not (self.folder / f).is_file() or sha256(self.folder / f) != sums.get(f)]
         for f in bad:

@@ -166,3 +166,10 @@ def test_what_is_no_image_is_refused():
     for shape in ((2, 2, 8, 8), (3, 8, 8)):
         with pytest.raises(ValueError, match="images must have shape"): augmix(torch.rand(shape), seeded())
     assert len(BASIC) == 9 and not set(DULL) & set(BASIC) and augmix(torch.rand(0, 3, 8, 8), seeded()).shape == (0, 3, 8, 8)
+
+
+def test_another_default_type_is_refused_in_a_sentence():
+    torch.set_default_dtype(torch.float64)
+    try:
+        with pytest.raises(TypeError, match="need torch.float32 as PyTorch's default, got torch.float64: take torch.set_default_dtype back"): augmix(torch.rand(4, 3, 8, 8), seeded(0))
+    finally: torch.set_default_dtype(torch.float32)

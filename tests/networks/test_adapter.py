@@ -1,6 +1,7 @@
 "The adapter on networks that we did not write: torchvision's and timm's, and our own with the same weights."
 import copy
 import warnings
+from dataclasses import replace
 
 import pytest
 import timm
@@ -238,3 +239,14 @@ def test_tuples_are_no_states():
     with pytest.raises(ValueError, match="stages unused were met as none"): staged(Net(), SHAPE, ["unused"])(x, at=1, through=lambda h: h)
     with pytest.raises(ValueError, match="has no linear layer: say head="): staged(nn.Sequential(nn.Conv2d(3, 3, 1)), SHAPE, ["0"])
     assert staged(Net(), SHAPE, "two").names == ("two",)
+
+
+@pytest.mark.parametrize("around", [nn.DataParallel, copy.deepcopy, lambda net: AveragedModel(net).module], ids=["DataParallel", "copied", "averaged"])
+def test_what_is_put_around_a_network_changes_no_loss(around):
+    net = staged(nn.Sequential(nn.Conv2d(3, 4, 3, 2), nn.ReLU(), nn.Conv2d(4, 4, 3, 2), nn.Flatten(), nn.Linear(196, 5)), SHAPE, ["0", "2"])
+    x, y = torch.rand(4, *SHAPE), torch.arange(4)
+    found = []
+    for n in (net, around(net)):
+        loss = replace(NOISYMIX, stages=(0, 1, 2)).loss(n, x, y, torch.Generator().manual_seed(0), torch.arange(4))
+        with torch.inference_mode(): found.append((loss.detach(), Mixup().loss(n, x, y, torch.Generator().manual_seed(0), torch.arange(4))))
+    assert torch.equal(torch.stack(found[0]), torch.stack(found[1]))

@@ -121,10 +121,18 @@ def test_a_change_of_cutout_is_no_change_of_any_other_method(edited):
     ("methods.vicinal", '"Mixing coefficients from Beta(alpha, alpha)."', '"Shares."'), ("methods.vicinal", "# of the draw; () is", "# () is"),
     ("methods.vicinal", "    g = torch._standard_gamma", "\n    # drawn\n\n    g = torch._standard_gamma"), ("training.loop", 'print(f"{run}: going on after', 'print(f"{run}: on after'),
     ("training.loop", '"One pass over the training set."', '"A pass."'),
-    ("training.store", "indent=1", "indent=2")], ids=["docstring", "comment", "blank", "print", "another docstring", "store"])
+    ("training.store", "content = {\"spec.json\"", "# what it is made of\n    content = {\"spec.json\"")], ids=["docstring", "comment", "blank", "print", "another docstring", "store"])
 def test_what_decides_no_weight_is_no_change(module, old, new, run, edited):
     edited(module, old, new)
     assert other(run) == "" == "".join(lines_on([run]))
+
+
+@pytest.mark.parametrize("module, old, new, name", [("training.store", "{k: v.detach().cpu().contiguous() for k, v in net.state_dict().items()}", "{k: v.half() for k, v in net.state_dict().items()}", "finish"),
+                                                    ("training.store", "writer.writerows(rows)", "writer.writerows(rows[:-1])", "to_csv"), ("training.loop", "_train(run, *parts, device, made)", "_train(run, *parts, 'cpu', made)", "train_run")])
+def test_what_writes_a_run_down_counts_once_it_is_another(module, old, new, name, run, edited):
+    assert made.written_otherwise() == {}, "keep the numbers as they are and write the new digest into AS_EVER, or all runs are made again"
+    edited(module, old, new)
+    assert other(run) == f"{module}.{name} changed"
 
 
 def test_whatever_runs_is_in_the_fingerprint(tmp_path):
@@ -299,6 +307,17 @@ def test_a_text_of_gigabytes_is_not_read_into_memory(which, run, capsys):
     said = capsys.readouterr().err
     assert "it is larger than 64 MiB" in said or which in ("spec.json", "environment.json")
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 400 << 10
+
+
+@pytest.mark.parametrize("name", store_module.WRITTEN)
+def test_a_file_that_goes_while_it_is_looked_at_is_no_fault(name, run, monkeypatch, capsys):
+    "Another process makes the run again."
+    real = store_module.sha256
+    def going(what):
+        if isinstance(what, Path) and what.name == name: what.unlink(missing_ok=True)
+        return real(what)
+    monkeypatch.setattr(store_module, "sha256", going)
+    assert not run.done and capsys.readouterr().err == "" and (run.folder / "done.json").is_file()
 
 
 def test_what_was_measured_says_with_which_packages(run):

@@ -9,7 +9,9 @@ import shutil
 import sys
 import tempfile
 import time
+from importlib.resources import files
 from pathlib import Path
+from types import SimpleNamespace
 
 import nbformat
 import pytest
@@ -322,3 +324,23 @@ if "ipykernel_launcher" in sys.orig_argv and len(os.listdir({str(died)!r})) < {d
     else: assert "Kernel died" in sentence(done)
     assert len(list(died.iterdir())) == min(deaths, 2)
     assert (project / "figures/smoke/manifold_mixup/mm-theorem1.md").is_file() == (deaths == 1)
+
+
+@pytest.mark.parametrize("away, asked, left", [(False, "100/1s", None), (False, "5/1s", "5/1s"), (False, None, None), (True, "100/1s", "100/1s"), (True, "5/1s", "5/1s")])
+def test_a_limit_of_jobs_stays_where_somebody_asked_or_jobs_run_elsewhere(away, asked, left):
+    "The rules' own lines, on a workflow that is none; the limit is Snakemake's."
+    from snakemake.settings.types import MaxJobsPerTimespan
+    text = (files("mixrepro") / "workflow" / "Snakefile").read_text()
+    lines = text[text.index("if not workflow.non_local_exec and workflow.scheduling_settings:"):].split("\n\n")[0]
+    limit = MaxJobsPerTimespan.parse_choice(asked) if asked else None
+    workflow = SimpleNamespace(non_local_exec=away, scheduling_settings=SimpleNamespace(max_jobs_per_timespan=limit))
+    exec(lines, dict(workflow=workflow, MaxJobsPerTimespan=MaxJobsPerTimespan))
+    found = workflow.scheduling_settings.max_jobs_per_timespan
+    assert found is None if left is None else vars(found) == vars(MaxJobsPerTimespan.parse_choice(left))
+
+
+def test_what_snakemake_would_do_without_a_word_is_the_limit_that_is_switched_off():
+    from snakemake.cli import get_argument_parser
+    from snakemake.settings.types import MaxJobsPerTimespan
+    usual = next(a.default for a in get_argument_parser()._actions if "--max-jobs-per-timespan" in a.option_strings)
+    assert vars(usual if isinstance(usual, MaxJobsPerTimespan) else MaxJobsPerTimespan.parse_choice(usual)) == vars(MaxJobsPerTimespan.parse_choice("100/1s"))
