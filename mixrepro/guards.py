@@ -4,11 +4,15 @@
 
 # %% auto #0
 __all__ = ['NotFinite', 'check_rows', 'check_tensor', 'check_image_batch', 'check_logits', 'check_labels', 'check_pair',
-           'check_shares', 'check_gradient']
+           'check_shares', 'check_gradient', 'check_generator', 'check_counts_of', 'check_networks', 'check_said',
+           'check_each_said', 'check_recordable']
 
 # %% ../nbs/03_guards.ipynb #ab552217
-from torch import Tensor
+from collections.abc import Collection
+from numbers import Integral
+
 import torch
+from torch import Tensor
 
 # %% ../nbs/03_guards.ipynb #10f8a689
 class NotFinite(ValueError, FloatingPointError):
@@ -19,14 +23,19 @@ def check_rows(values: Tensor,  # one row for each example, float (N, ...)
                remedy: str = "check the images and the network",
                ) -> None:
     "Refuse rows that hold NaN or infinity."
-    if (bad := (~values.isfinite()).flatten(1).any(1).sum()):
+    check_tensor(values, what)
+    if (bad := (~values.isfinite()).unsqueeze(-1).flatten(1).any(1).sum()):
         raise NotFinite(f"{bad} of {len(values)} rows of {what} hold NaN or infinity: {remedy}")
 
 # %% ../nbs/03_guards.ipynb #5246b86b
 def check_tensor(values: object, what: str) -> None:  # what they are, for the message
     "Refuse what is no tensor."
     if not isinstance(values, Tensor):
-        raise TypeError(f"{what} must be a tensor, got {type(values).__name__}: convert with torch.as_tensor")
+        hint = "take the tensor out of it" if isinstance(values, (tuple, dict)) else "convert with torch.as_tensor"
+        raise TypeError(f"{what} must be a tensor, got {type(values).__name__}: {hint}")
+    if values.is_meta: raise TypeError(f"{what} must hold numbers, got a tensor on the device 'meta'")
+    if values.layout != torch.strided: raise TypeError(f"{what} must be dense, got {values.layout}: use to_dense()")
+    if values.is_quantized: raise TypeError(f"{what} must be real numbers, got {values.dtype}: use dequantize()")
 
 def check_image_batch(x: Tensor,  # images
                       who: str,   # asks for them
@@ -38,6 +47,9 @@ def check_logits(logits: Tensor,  # (..., K)
                  ) -> None:
     "Refuse logits that say nothing."
     check_tensor(logits, "logits")
+    if logits.is_complex() or not logits.dim() or not logits.shape[-1]:
+        raise ValueError("logits must be real numbers, one at least for each example, "
+                         f"got {logits.dtype} {tuple(logits.shape)}")
     if (bad := (~logits.amax(-1).isfinite()).sum()):
         raise NotFinite(f"{bad} of {logits[..., 0].numel()} rows of logits hold NaN or +inf, or -inf only: "
                         "the network has diverged, lower its learning rate")
@@ -81,7 +93,8 @@ def check_shares(target: Tensor,     # mixed labels
                  look: bool = True,  # at the values too
                  ) -> None:
     "Refuse mixed labels that are no distributions over the classes."
-    if target.shape != like.shape or like.dim() != 2:
+    check_tensor(like, "logits"); check_tensor(target, "mixed labels")
+    if target.shape != like.shape or like.dim() != 2 or not target.is_floating_point():
         raise ValueError(f"mixed labels must be float, one row of shares for each row of logits {tuple(like.shape)}, "
                          f"got {tuple(target.shape)}: convert class numbers with y.long()")
     if look and not ((target >= 0).all() and ((target.double().sum(1) - 1).abs() <= .01).all()):
@@ -95,3 +108,41 @@ def check_gradient(grad: Tensor,  # of images, (N, ...)
     if (bad := grad.isnan().unsqueeze(-1).flatten(1).any(1).sum()):
         raise NotFinite(f"the gradient at {bad} of {len(grad)} images is not a number, so that no attack knows where "
                         "to go: the network has diverged, or has a root or a norm of 0 in it")
+
+# %% ../nbs/03_guards.ipynb #ac7f9810
+def check_generator(rng: object, some: bool = True) -> None:  # some: None is none either
+    "Refuse what draws nothing that can be drawn again."
+    if isinstance(rng, torch.Generator) or (rng is None and not some): return
+    raise TypeError(f"rng must be a generator, such as torch.Generator().manual_seed(0), got {type(rng).__name__}")
+
+def check_counts_of(**numbers: object) -> None:  # what is counted, by the name that the user typed
+    "Refuse numbers of things that are no whole numbers from 1."
+    for name, n in numbers.items():
+        if not isinstance(n, Integral) or isinstance(n, bool) or n < 1:
+            raise ValueError(f"{name} must be a whole number, 1 or more, got {n!r}")
+
+def check_networks(nets: object) -> None:
+    "Refuse one network where several are asked for, and what cannot be called."
+    if isinstance(nets, torch.nn.Module) or not isinstance(nets, Collection):
+        raise TypeError(f"networks are given as a list, got {type(nets).__name__}: write [net]")
+    for net in nets:
+        if not callable(net): raise TypeError(f"a network must be a module or a function, got {type(net).__name__}")
+
+def check_said(said: object,          # what a network gave
+               n: int | None = None,  # images that it was shown; any number unless given
+               ) -> None:
+    "Refuse what is no output of a classifier."
+    check_tensor(said, "what the network gives")
+    if not said.dim() or n not in (None, len(said)):
+        raise ValueError(f"the network must give a row for each image, got {tuple(said.shape)}"
+                         + f" for {n} images" * (n is not None))
+
+def check_each_said(parts: list) -> None:  # what a network gave for each of some parts
+    "Refuse what is no output of a classifier, wherever it is."
+    for part in parts: check_said(part)
+
+def check_recordable(*tensors: Tensor) -> None:
+    "Refuse tensors that were made where nothing is recorded: no gradient can be taken at them."
+    if torch.is_inference_mode_enabled() or not any(t.is_inference() for t in tensors): return
+    raise ValueError("a tensor was made in torch.inference_mode(), where no gradient can be taken at it: take a copy "
+                     "outside of it with clone(), or use torch.no_grad()")

@@ -29,9 +29,9 @@ from .corrupted import kind_faults
 from .folder import added, added_names, faults_of
 from .images import data_root, folders, pictures, typed
 from .readers import CIFAR10, CIFAR100, MNIST
-from .image_folder import undecodable
+from .image_folder import stray_faults, undecodable
 from .tiny_imagenet import tiny_faults
-from ..download import Patience, download, fault, is_archive, locked, make_way, place, say, unpack
+from ..download import Patience, check_source, download, fault, is_archive, locked, make_way, place, say, unpack
 from ..files import explained, write_atomic
 
 # %% ../../nbs/data/09_fetch.ipynb #fbddb447
@@ -358,6 +358,8 @@ def verify(name: str,                       # a name in DATA, or of a folder tha
     edition, wrong = edition_on_disk(name, root, deep=True)
     if edition is None:
         raise FileNotFoundError(f"{name} is not in {root}: run `mixrepro data get {name} --root {root}`")
+    if name in ("imagenet-c", "imagenet-r"):  # which `load` reads through torchvision
+        wrong += [why for at in _paths(edition) for why in stray_faults(root / at)]
     return wrong
 
 # %% ../../nbs/data/09_fetch.ipynb #a93624d4
@@ -476,6 +478,7 @@ def check_imagenet(root: Path,            # the data root
     wrong = [f"{folder / s} holds {sum(c.values()):,} images in {len(c):,} class folders, "
              f"expected {IMAGENET_ROWS[s]:,} in 1,000"
              for s, c in counts.items() if sum(c.values()) != IMAGENET_ROWS[s] or len(c) != 1000]
+    wrong += [why for s in there for why in stray_faults(folder / s)]
     return counts | {"folder": str(folder.absolute())}, wrong
 
 # %% ../../nbs/data/09_fetch.ipynb #28a117e9
@@ -574,6 +577,7 @@ def fetch(names: str | list[str],             # names in DATA, such as "cifar10"
           ) -> list[Path]:                    # the folder of each
     "Fetch data sets, or find them on disk; a set that was fetched is whole and checked, or there is none."
     names, root, source = [names] if isinstance(names, str) else list(names), data_root(root), str(source or "")
+    check_source(source)
     if source and not _is_url(source): source = str(typed(source))
     for name in names: _kind(name)  # an unknown name is refused before anything is fetched
     if source and not _is_url(source) and not Path(source).exists():

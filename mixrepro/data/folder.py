@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['SPLIT_NAMES', 'TESTING', 'SHARE', 'ROOM', 'NOT_READ', 'PLACE', 'NAMES', 'MOVED', 'all_pictures', 'check_names',
-           'class_pictures', 'drawn_lots', 'split_pictures', 'decoded_at', 'checked_choices', 'labelled', 'check_kinds',
-           'folder_at', 'from_folder', 'Added', 'added', 'added_names', 'by_content', 'moments_of', 'kept_images',
-           'check_name', 'digest_of_files', 'described', 'add_folder', 'command_for', 'recorded', 'changed_pictures',
-           'changed_since', 'read_added', 'faults_of']
+           'class_pictures', 'drawn_lots', 'split_pictures', 'check_stored', 'decoded_at', 'checked_choices',
+           'labelled', 'check_kinds', 'folder_at', 'from_folder', 'Added', 'added', 'added_names', 'by_content',
+           'moments_of', 'kept_images', 'check_name', 'digest_of_files', 'described', 'add_folder', 'command_for',
+           'recorded', 'changed_pictures', 'changed_since', 'read_added', 'faults_of']
 
 # %% ../../nbs/data/01j_folder.ipynb #94ab2c9c
 import hashlib
@@ -29,7 +29,8 @@ from PIL import Image
 from torch import Tensor
 
 from .image_folder import middle, undecodable
-from .images import PICTURES, SPLITS, ImageSet, data_root, folders, pictures, read_picture, typed
+from .images import (PICTURES, SPLITS, ImageSet, check_upright, data_root, folders, pictures,
+                                  read_picture, typed)
 from .tiny_imagenet import cached, fingerprint
 from ..core import brought, pick
 from ..files import sha256, write_atomic
@@ -105,6 +106,12 @@ def split_pictures(folder: Path,
             "test": {c: [p for p in paths if p in tested[c]] for c, paths in every.items()}}
 
 # %% ../../nbs/data/01j_folder.ipynb #d73e3cfe
+def check_stored(path: Path) -> None:  # of a picture
+    "Refuse one that its camera stored turned; a file that cannot be opened is another matter."
+    try: image = Image.open(path)
+    except Exception: return
+    with image: check_upright(image, str(path))
+
 ROOM = 8 << 30  # bytes: what is larger is not brought into memory
 
 def decoded_at(paths: list[Path],    # pictures
@@ -112,7 +119,7 @@ def decoded_at(paths: list[Path],    # pictures
                ) -> Tensor:          # uint8 (N, 3, H, W)
     "Pictures at one size, in memory."
     def picture(path):
-        try: x = read_picture(path)
+        try: check_stored(path); x = read_picture(path)
         except ValueError as e: raise ValueError(f"{e}: no picture is left out, so replace it or remove it") from e
         if not size: return x
         cut = middle(Image.fromarray(x.transpose(1, 2, 0)), size, size)

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['SHORTER', 'SIDE', 'middle', 'window', 'Files', 'gathered_files', 'unspoilt', 'loaded', 'OnDisk', 'imagenet_folder',
-           'check_shown', 'image_files', 'check_same_classes', 'imagenet', 'imagenet_stylized', 'imagenet_r',
-           'imagenet_c', 'undecodable', 'benchmark_decoding']
+           'check_shown', 'stray_faults', 'check_strays', 'image_files', 'check_same_classes', 'imagenet',
+           'imagenet_stylized', 'imagenet_r', 'imagenet_c', 'undecodable', 'benchmark_decoding']
 
 # %% ../../nbs/data/01h_image_folder.ipynb #14899916
 import copy
@@ -24,7 +24,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from .images import ImageSet, data_root, folders, read_picture, remedy
+from .images import PICTURES, ImageSet, data_root, folders, is_picture, read_picture, remedy
 
 # %% ../../nbs/data/01h_image_folder.ipynb #813bdb78
 SHORTER, SIDE = 256, 224  # pixels: of the shorter side, of the middle
@@ -145,6 +145,22 @@ def check_shown(folder: Path) -> None:  # a folder for each class
     hidden = sorted(p.name for p in folder.glob(".*/")) if folder.is_dir() else []
     if hidden: raise ValueError(f"{folder / hidden[0]} is hidden and among the classes: move it away")
 
+def stray_faults(folder: Path,        # holds a folder for each class
+                 deep: bool = False,  # the same either way
+                 ) -> list[str]:      # sentences
+    "Files that torchvision takes for pictures and that are none here, such as `._x.JPEG`: `load` refuses them."
+    from torchvision.datasets.folder import is_image_file
+    found = (Path(at) / n for at, _, names in os.walk(folder, followlinks=True) for n in sorted(names))
+    return [f"{p} is no picture of the data set ({', '.join(PICTURES)}, and not hidden): remove it, or convert it"
+            for p in found if is_image_file(p.name) and not is_picture(p.name)]
+
+def check_strays(paths: list[str]) -> None:
+    "Refuse a file that only torchvision takes for a picture of the data set."
+    for p in paths:
+        if not is_picture(os.path.basename(p)):
+            raise ValueError(f"{p} is no picture of the data set ({', '.join(PICTURES)}, and not hidden): remove it, "
+                             "or convert it")
+
 def image_files(folder: Path,  # a folder for each class
            fix: str,      # what to do where it is not there
            ) -> tuple[list[str], Tensor, tuple[str, ...]]:  # files, labels, classes
@@ -154,6 +170,7 @@ def image_files(folder: Path,  # a folder for each class
     try: found = ImageFolder(folder)
     except FileNotFoundError as e:
         raise FileNotFoundError(f"{folder} is missing or has a class without images ({e}): {fix}") from e
+    check_strays([p for p, _ in found.samples])
     paths, y = zip(*found.samples)
     return list(paths), torch.tensor(y), tuple(found.classes)
 

@@ -4,16 +4,20 @@
 
 # %% auto #0
 __all__ = ['NUMBER', 'GROUPED', 'GAPS', 'ENCODERS', 'COLLECTIONS', 'NOTES', 'FRI', 'EMBEDDED', 'FOLDER', 'INDEXES', 'NOMINAL',
-           'PAUSES', 'SPELLED', 'SEED', 'NOTE', 'DEAD', 'Table', 'check_spread', 'to_numbers', 'check_not_empty',
-           'to_labels', 'friedman', 'check_records', 'check_parts', 'tabular', 'verify_openml', 'fetch_openml']
+           'PAUSES', 'BEGINS', 'DATE', 'SPELLED', 'SEED', 'NOTE', 'DEAD', 'Table', 'check_spelling', 'check_frame',
+           'check_finite', 'warn_of_rounding', 'check_spread', 'to_numbers', 'check_not_empty', 'to_labels', 'friedman',
+           'check_records', 'check_commas', 'check_nominal', 'check_texts', 'check_asked', 'check_two_parts',
+           'check_parts', 'tabular', 'verify_openml', 'fetch_openml']
 
 # %% ../../nbs/data/08_tabular.ipynb #6488a665
 import csv
 import http.client
 import io
 import json
+import math
 import re
 import time
+import unicodedata
 import urllib.error
 import urllib.request
 import warnings
@@ -38,7 +42,7 @@ from torch import Tensor
 
 from ..core import pick
 from .images import data_root, typed
-from ..download import BUSY
+from ..download import BUSY, check_source
 from ..extras import need
 from ..files import retold, sha256, write_together
 
@@ -84,6 +88,32 @@ def _said(cell: str) -> str:
     return "gap" if cell.lower() in GAPS else "spelled" if GROUPED.fullmatch(cell) else "word"
 
 # %% ../../nbs/data/08_tabular.ipynb #12228822
+def _visible(cell: str) -> str:
+    "A text as it looks: without the spaces at its ends, and without characters that take no room."
+    seen = "".join(c for c in unicodedata.normalize("NFC", cell) if unicodedata.category(c) != "Cf").strip()
+    return seen.lower() if seen.lower() in ("true", "false") else seen
+
+def check_spelling(text: "pd.Series",  # cells
+                   said: "pd.Series",  # what each is, from `_said`
+                   name: str, codes: bool, lines: list[int] | None) -> None:  # as for `_untyped`
+    "Refuse two cells that look alike, codes with a separator, and whole numbers that float64 does not tell apart."
+    def place(cell): return next(f"row {i + 1}" + (f" (line {lines[i]})" if lines else "")
+                                 for i, c in enumerate(text) if c == cell)
+    kinds = dict(zip(text, said))
+    looks, numbers = {}, {c for c, s in kinds.items() if s == "number"}
+    words = {c for c, s in kinds.items() if s == "word" or codes and s == "number"}
+    for c in sorted(words, key=lambda c: (len(c), c)):
+        if (other := looks.setdefault(_visible(c), c)) != c:
+            raise ValueError(f"column {name!r} has {other!r} and, in {place(c)}, {c!r}, which look alike: write both "
+                             "in one way, or declare the column nominal (in index.json; in pandas a category)")
+    if codes and numbers and (odd := next((c for c, s in kinds.items() if s == "spelled"), "")):
+        raise ValueError(f"column {name!r} holds numbers, but {place(odd)} has {odd!r}: write a number there, or leave "
+                         "the cell empty if it is missing")
+    large = {c.strip() for c in numbers if len(c.strip().lstrip("+-")) > 15 and c.strip().lstrip("+-").isdecimal()}
+    if not codes and len({*map(int, large)}) > len({*map(float, large)}):
+        raise ValueError(f"column {name!r} has whole numbers above 2^53, which float64 does not tell apart: subtract "
+                         "the least of them, or declare the column nominal")
+
 def _untyped(column: "pd.Series",  # text, numbers or nothing in each row
              name: str,            # for the sentence
              codes: bool = False,  # whole numbers may be codes, and stand beside words: a target
@@ -93,6 +123,7 @@ def _untyped(column: "pd.Series",  # text, numbers or nothing in each row
     text = column.astype(object).where(column.notna(), "").map(str)
     said = text.map({c: _said(c) for c in text.unique()})
     numbers = int(said.isin(["number", "spelled"]).sum()) > int((said == "word").sum())
+    check_spelling(text, said, name, codes, lines)
     known = text.where(~said.isin(["empty", "gap"] if numbers else ["empty"]), np.nan).astype(object)
     odd = np.flatnonzero(said.isin(["spelled", "word"])) if numbers else []
     if codes and numbers and not (text[said == "number"].astype(float) % 1 != 0).any(): odd = []
@@ -144,6 +175,40 @@ def _distinct(names: list[str]) -> list[str]:
     return free
 
 # %% ../../nbs/data/08_tabular.ipynb #aa7583f1
+def check_frame(frame: object, train: np.ndarray, test: np.ndarray) -> None:  # as for `to_numbers`
+    "Refuse what is no table with names, numbers of two parts, and whole numbers that float64 does not tell apart."
+    import pandas as pd
+    from pandas.api.types import is_complex_dtype, is_integer_dtype
+    if not isinstance(frame, pd.DataFrame):
+        raise TypeError(f"a table must be a data frame of pandas, got {type(frame).__name__}: use pandas.DataFrame")
+    if odd := [c for c in frame.columns if not isinstance(c, str)]:
+        raise ValueError(f"columns must have names that are texts, got {odd[0]!r}: set frame.columns")
+    for k, c in enumerate(frame.columns):
+        column = frame.iloc[:, k]
+        if is_complex_dtype(column): raise ValueError(f"column {c!r} holds complex numbers: take their size")
+        if is_integer_dtype(column) and column.dropna().nunique() > column.dropna().astype(float).nunique():
+            raise ValueError(f"column {c!r} has whole numbers above 2^53, which float64 does not tell apart: "
+                             "subtract the least of them, or make it a category")
+    for rows in map(np.asarray, (train, test)):
+        if rows.size and (rows.dtype.kind not in "iub" or rows.max() >= len(frame)):
+            raise ValueError(f"train and test must be positions of rows, 0..{len(frame) - 1}, got {rows.dtype} up to "
+                             f"{rows.max()}")
+
+def check_finite(columns: dict, train: np.ndarray) -> None:  # name -> numbers
+    "Refuse a column that has no number in any training row."
+    for name, column in columns.items():
+        if column.iloc[train].notna().any(): continue
+        raise ValueError(f"column {name!r} has no finite number in any training row: leave it out, or mend its cells")
+
+def warn_of_rounding(x: np.ndarray,     # standardised
+                     over: np.ndarray,  # as they were, in the rows that gave mean and deviation
+                     names: Sequence[str]) -> None:
+    "Say which columns are constant but for rounding: they were not standardised."
+    alike = (np.abs(x).max(0, initial=0) < 1e-3) & (np.ptp(over, axis=0) > 0) if len(over) else []
+    for k in np.flatnonzero(alike):
+        warnings.warn(f"the column {names[k].split('__', 1)[1]!r} says nothing: its values differ by less than "
+                      "float64 standardises, so scale it", stacklevel=3)
+
 def check_spread(x: np.ndarray, names: Sequence[str]) -> None:
     "Refuse columns that have no mean, no deviation, or a value beyond single precision."
     for k in np.flatnonzero(~(np.abs(x) < np.finfo(np.float32).max).all(0))[:1]:
@@ -161,6 +226,7 @@ def to_numbers(frame: "pd.DataFrame",
     "Impute, encode and standardise; a column that is constant over those rows becomes 0."
     import pandas as pd
     encoder = pick("encoding", encode, ENCODERS)
+    check_frame(frame, train, test)
     if not frame.columns.is_unique:
         raise ValueError(f"two columns are named {frame.columns[frame.columns.duplicated()][0]!r}: rename one of them")
     frame = pd.DataFrame({c: _typed(frame[c], c) for c in frame})
@@ -168,6 +234,7 @@ def to_numbers(frame: "pd.DataFrame",
     if not numbers + words:
         raise ValueError("no column is left to learn from: every one is empty, names the rows or is dropped")
     finite = {c: frame[c].astype(float).replace([np.inf, -np.inf], np.nan) for c in numbers}
+    check_finite(finite, train)
     frame = pd.DataFrame(finite | {c: _known(frame[c], train) for c in words})
     parts = [("numbers", SimpleImputer(strategy="median"), numbers)] if numbers else []
     if words: parts.append(("words", make_pipeline(SimpleImputer(strategy="most_frequent"), encoder()), words))
@@ -175,7 +242,7 @@ def to_numbers(frame: "pd.DataFrame",
     raw = columns.transform(frame).astype(float)
     over = raw[train] if pick("scale", scale, ("train", "all")) == "train" else raw
     x = np.where(np.ptp(over, axis=0) == 0, 0, StandardScaler().fit(over).transform(raw))
-    check_spread(x, columns.get_feature_names_out())
+    check_spread(x, columns.get_feature_names_out()); warn_of_rounding(x, over, columns.get_feature_names_out())
     return x[train], x[test], _distinct([c.split("__", 1)[1] for c in columns.get_feature_names_out()])
 
 # %% ../../nbs/data/08_tabular.ipynb #15ad5b39
@@ -198,7 +265,14 @@ def _quantity(target: "pd.Series") -> np.ndarray | None:
     return value if (value % 1 != 0).any() else None
 
 def check_not_empty(target: "pd.Series") -> None:
-    "Refuse a table without rows."
+    "Refuse what is no column, a table without rows, and classes that are missing or no values."
+    import pandas as pd
+    from pandas.api.types import is_complex_dtype
+    if not isinstance(target, pd.Series):
+        raise TypeError(f"a target must be a column of pandas, got {type(target).__name__}: use pandas.Series")
+    if is_complex_dtype(target): raise ValueError("the target holds complex numbers: take their size")
+    for i in np.flatnonzero(target.isna())[:1]:
+        raise ValueError(f"the target is missing in {_row(target, i)} ({target.iloc[i]}): leave out such rows")
     if not len(target): raise ValueError("the table has no rows: expected some of each class")
 
 # %% ../../nbs/data/08_tabular.ipynb #d2e64601
@@ -303,8 +377,12 @@ def check_records(rows: object, index: str) -> None:
     "Refuse an index that is no list of tables."
     def whole(r):
         if not isinstance(r, dict) or not str(r.get("id") or r.get("openml_id")).isdecimal(): return False
-        kinds = r.get("columns", [])
-        known = isinstance(kinds, list) and all(isinstance(k, (str, list)) for k in kinds)
+        kinds, nominal = r.get("columns", []), r.get("nominal", [])
+        def is_kind(k):
+            if isinstance(k, str): return re.fullmatch(r"integer|numeric|string|datetime64.*", k)
+            return isinstance(k, list) and all(isinstance(c, str) for c in k) and len({*k}) == len(k)
+        known = isinstance(kinds, list) and all(map(is_kind, kinds))
+        known &= isinstance(nominal, list) and all(type(k) is int and k >= 0 for k in nominal)
         return (isinstance(r.get("file"), str) and isinstance(r.get("name"), str) and known
                 and isinstance(r.get("nominal", []), list) and (not kinds or isinstance(r.get("missing"), str)))
     odd = [k for k, r in enumerate(rows) if not whole(r)] if isinstance(rows, list) else ["all"]
@@ -333,12 +411,26 @@ def _whole(source: str | Path, record: dict) -> bytes:
     return data
 
 # %% ../../nbs/data/08_tabular.ipynb #c5c50208
+BEGINS = {b"PK\x03\x04": "a zip archive or a workbook", b"\x1f\x8b": "packed with gzip", b"PAR1": "a Parquet file",
+          b"<": "a page of HTML or XML", b"{": "JSON", b"[": "JSON", b"@": "an ARFF file"}  # what is no CSV file
+
+def check_commas(data: bytes, text: str) -> None:
+    "Refuse files of other kinds, and tables whose cells are parted by something else."
+    first = next((line for line in text.splitlines() if line.strip()), "")
+    for begin, what in BEGINS.items():
+        if data.lstrip().startswith(begin) and "," not in first:
+            raise ValueError(f"it is {what}: save the table as CSV, with commas")
+    for mark, called in ((";", "semicolons"), ("\t", "tabs"), ("|", "bars")):
+        if mark in first and "," not in first:
+            raise ValueError(f"its columns are parted by {called}: save it again with commas between the cells")
+
 def _rows(data: bytes) -> tuple[list[str], list[list[str]], list[int]]:  # names, cells of each row, its line
     "The cells of a CSV file, exactly as they are written."
     try: text = data.decode("utf-8-sig")
     except UnicodeDecodeError as e:
         line = data[:e.start].count(b"\n") + 1
         raise ValueError(f"line {line} is not UTF-8 text (byte {data[e.start]:#04x}): save the table as UTF-8") from e
+    check_commas(data, text)
     reader, rows, lines = csv.reader(io.StringIO(text, newline=""), strict=True), [], []
     before = csv.field_size_limit(max(len(text), 1))  # a text may be as long as the file
     try:
@@ -386,10 +478,13 @@ def _written(table: "pd.DataFrame") -> tuple[dict, bytes]:
     return dict(nominal=nominal, columns=kinds, missing=gap), data
 
 # %% ../../nbs/data/08_tabular.ipynb #d03ab332
+# ISO 8601
+DATE = re.compile(r"-?\d{4,}(-\d\d){0,2}([T ]\d\d(:\d\d){1,2}(\.\d+)?([+-]\d\d:?\d\d|Z)?)?", re.ASCII)
 SPELLED = {"integer": (re.compile(r"-?\d+", re.ASCII), int, "Int64"), "numeric": (NUMBER, float, float)}
 
 def _column(texts: list[str | None], kind, name: str, lines: list[int]) -> "pd.Series":
     "A column of a known type from its text."
+    check_texts(texts, kind, name, lines)
     import pandas as pd
     if isinstance(kind, str) and kind in SPELLED:
         pattern, value, dtype = SPELLED[kind]
@@ -404,6 +499,21 @@ def _column(texts: list[str | None], kind, name: str, lines: list[int]) -> "pd.S
     return pd.Series(pd.Categorical(texts, known))
 
 # %% ../../nbs/data/08_tabular.ipynb #85dd1a63
+def check_nominal(places: Iterable[int], names: list[str]) -> None:
+    "Refuse a nominal column that there is not."
+    for k in places:
+        if not 0 <= k < len(names):
+            raise ValueError(f"the index calls column {k} nominal, but there are the columns 0..{len(names) - 1}")
+
+def check_texts(texts: list[str | None], kind: str | list, name: str, lines: list[int]) -> None:  # as for `_column`
+    "Refuse a category that the index does not list, which would be missing, and a cell that is no date."
+    for i, c in enumerate(texts):
+        if isinstance(kind, list) and c is not None and c not in kind:
+            raise ValueError(f"column {name!r} has {c!r} in row {i + 1} (line {lines[i]}), which is none of its "
+                             "categories in the index: add it there")
+        if isinstance(kind, str) and kind.startswith("datetime64") and c is not None and not DATE.fullmatch(c):
+            raise ValueError(f"column {name!r} is a date, but row {i + 1} (line {lines[i]}) has {c!r}")
+
 def _by_kind(names, columns, lines, record: dict) -> list["pd.Series"]:
     "The columns of a table whose index knows their types."
     if len(kinds := record["columns"]) != len(names):
@@ -416,6 +526,7 @@ def _by_look(names, columns, lines, record: dict) -> list["pd.Series"]:
     import pandas as pd
     for k, name in enumerate(names, 1):
         if not name.strip(): raise ValueError(f"column {k} has no name: name it, or remove it and the comma beside it")
+    check_nominal(record.get("nominal") or (), names)
     nominal = record.get("nominal") or NOMINAL.get(int(record.get("id") or record.get("openml_id") or 0), ())
     # an earlier version wrote tables of OpenML with empty cells for gaps, so that a "?" was a category
     gaps = ("",) if str(record.get("source")).startswith("openml.org/") else ("", "?")
@@ -477,6 +588,17 @@ def _source(name_or_id: int | str, folder: Path) -> tuple["pd.DataFrame", "pd.Se
     return frame, target, dict(id=number, name=record["name"], standin="")
 
 # %% ../../nbs/data/08_tabular.ipynb #3b69f2e1
+def check_asked(what: object) -> None:  # a number or a name
+    "Refuse what names no table."
+    if isinstance(what, str) and (what.isdecimal() or not what.isdigit()): return
+    if isinstance(what, (int, np.integer)) and not isinstance(what, bool): return
+    raise ValueError(f"a table has a number of OpenML or a name, got {what!r}")
+
+def check_two_parts(n: int, split: float) -> None:  # rows; share of the test part
+    "Refuse a part without rows."
+    if n - math.ceil(split * n) < 1:
+        raise ValueError(f"of {n} rows a test part of {split:g} leaves none to learn from: take a smaller share")
+
 def check_parts(split: object, seed: object) -> None:
     "Refuse a share that leaves one part empty, a number of rows in its place, and what is no seed."
     if not isinstance(split, float) or not 0 < split < 1:
@@ -492,10 +614,11 @@ def tabular(name_or_id: int | str,           # a number of OpenML, the name of s
             scale: str = "train",            # rows that give mean and deviation: "train" or "all"
             ) -> Table:
     "A table, split at random and standardised (GenLabel, low-dimensional experiments)."
-    check_parts(split, seed)
+    check_asked(name_or_id); check_parts(split, seed)
     frame, target, about = _source(name_or_id, data_root(root) / FOLDER)
     y, classes, cut = to_labels(target)
     if cut: about["standin"] = f"{about['name']} (OpenML {about['id']}), whose numeric target is cut at its mean"
+    check_two_parts(len(y), split)
     train, test = train_test_split(np.arange(len(y)), test_size=split, random_state=seed)
     *x, features = to_numbers(frame, train, test, encode, scale)
     x_train, x_test = (torch.tensor(a, dtype=torch.float32) for a in x)
@@ -558,6 +681,7 @@ def _numbers(ids) -> list[int]:
 # %% ../../nbs/data/08_tabular.ipynb #e2c972f6
 def _place(source: str | Path) -> str | Path:
     "The address or the folder that holds the index."
+    check_source(source)
     if str(source).startswith(("http://", "https://")): return source
     source = typed(source)
     if not source.is_dir():

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..core import pick
-from ..guards import check_gradient, check_pair, check_shares
+from ..guards import check_generator, check_gradient, check_pair, check_recordable, check_shares, check_tensor
 from .vicinal import log_odds, one_hot, soft_ce
 from ..networks.staged import Net, in_mode
 
@@ -30,11 +30,13 @@ def slope(objective: Callable[[Tensor], Tensor],  # images (B, ...) -> one value
           ) -> tuple[Tensor, Tensor]:             # the values, detached; the gradient of their weighted sum, as x
     "Value and gradient of an objective at `x`, also where gradients are switched off."
     with torch.enable_grad():
+        check_recordable(x)
         x = x.detach().requires_grad_()
         value = objective(x)
+        check_tensor(value, "what the network gives")
         if not value.requires_grad:
-            raise ValueError("the objective has no gradient at the images: "
-                             "look for no_grad, detach or argmax inside it")
+            raise ValueError("the objective has no gradient at the images: look for no_grad, detach or argmax inside "
+                             "it, or for inference_mode around it")
         values = value.detach()
         return values, torch.autograd.grad(value, x, pull(values))[0]
 
@@ -56,7 +58,8 @@ def check_budget(eps: float,   # radius, above 0; inf for none
                  steps: int,   # 1 or more
                  ) -> None:
     "Refuse a budget that attacks nothing."
-    def number(v): return isinstance(v, (Real, Tensor)) and not isinstance(v, bool)
+    def number(v):
+        return isinstance(v, Real) and not isinstance(v, bool) or isinstance(v, Tensor) and v.numel() == 1
     if not (number(eps) and eps > 0):
         raise ValueError(f"the radius eps must be above 0, in units of [0, 1], got {eps}: "
                          "for no attack use the method 'erm'")
@@ -72,6 +75,7 @@ def check_range(x: Tensor,                    # images, (B, ...)
     "Refuse images that are not float, or not in the range of a pixel."
     if not x.is_floating_point():
         raise TypeError(f"an attack needs float images in {list(bounds)}, got {x.dtype}: divide uint8 images by 255")
+    if x.dim() and len(x) and not x.numel(): raise ValueError(f"images have no pixels, shape {tuple(x.shape)}")
     if x.is_cuda or not x.numel(): return
     low, high = x.min().item(), x.max().item()
     if not bounds[0] <= low <= high <= bounds[1]:
@@ -94,6 +98,7 @@ def check_start(start: str,                   # a name in STARTS
     pick("start", start, STARTS)
     if start != "image" and rng is None:
         raise ValueError(f"the start {start!r} is random: hand in a torch.Generator as rng, or use start='image'")
+    check_generator(rng, some=False)
     if start == "uniform" and eps == math.inf:
         raise ValueError("a uniform start needs a finite radius: with eps=inf use start='image' or 'normal'")
 
@@ -160,6 +165,7 @@ def log_target(y: Tensor,     # labels, int64 (B,), or soft, float (B, K)
                like: Tensor,  # logits, (B, K)
                ) -> Tensor:   # float64 (B, K); -inf where a class has no share
     "The logarithm of what a prediction is compared with."
+    check_tensor(y, "labels"); check_tensor(like, "logits")
     if y.is_floating_point(): check_shares(y, like, look=not y.is_cuda)
     return (y if y.is_floating_point() else one_hot(y, like)).double().log()
 

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['BYTES', 'HAS', 'altered', 'Frozen', 'Piece', 'MethodPart', 'parts_of', 'state_of', 'restore', 'trainable',
-           'check_range_of', 'check_batch', 'explain', 'at_the_door', 'Method', 'Supervised']
+           'check_range_of', 'check_batch', 'check_index', 'explain', 'at_the_door', 'Method', 'Supervised']
 
 # %% ../../nbs/methods/20b_base.ipynb #907b4e36
 import copy
@@ -21,7 +21,8 @@ from torch.nn import functional as F
 
 from ..core import Choices, choice
 from ..data.images import ImageSet
-from ..guards import check_labels, check_logits, check_pair, check_tensor
+from ..guards import (check_generator, check_labels, check_logits, check_pair, check_recordable,
+                             check_tensor)
 from .vicinal import LOSSES, one_hot
 from ..networks.staged import Net
 
@@ -129,6 +130,8 @@ def check_batch(method: "Method", net: Net, x: Tensor, y: Tensor) -> None:
     if not x.is_floating_point():
         raise TypeError(f"images must be float in [0, 1], got {x.dtype}: divide uint8 images by 255")
     if not x.dim() or not len(x): raise ValueError("the batch is empty: give at least one image")
+    if not x.numel(): raise ValueError(f"images have no pixels, shape {tuple(x.shape)}")
+    check_recordable(x)
     weights = next((p.dtype for p in own.parameters()), x.dtype) if isinstance(own, nn.Module) else x.dtype
     if x.dtype == torch.float64 != weights:
         raise TypeError(f"images are float64, but the network's weights {weights}: convert with x.float()")
@@ -138,6 +141,14 @@ def check_batch(method: "Method", net: Net, x: Tensor, y: Tensor) -> None:
     check_labels(y, len(x), look=not y.is_cuda)
 
 # %% ../../nbs/methods/20b_base.ipynb #f59b412c
+def check_index(index: object) -> None:  # as for `Method.loss`
+    "Refuse places that are none: -1 would be the last image."
+    if not isinstance(index, Tensor): return
+    if index.is_floating_point() or index.is_complex():
+        raise TypeError(f"index must be places in the training set, int64 (B,), got {index.dtype}: use index.long()")
+    if not index.is_cuda and index.dtype != torch.bool and index.numel() and index.min() < 0:
+        raise ValueError(f"index must be places in the training set, from 0, got {index.min().item()}")
+
 def explain(method: "Method", net: Net, x: Tensor, y: Tensor, e: Exception) -> None:
     "Say in one sentence why a loss could not be computed, where that is known."
     if "more than 1 value per channel" in str(e):
@@ -152,7 +163,7 @@ def at_the_door(loss: Callable[..., Tensor]) -> Callable[..., Tensor]:
     "A method's loss, asked for with what can be used."
     @functools.wraps(loss)
     def asked(self, net, x, y, rng, index=None):
-        check_batch(self, net, x, y)
+        check_batch(self, net, x, y); check_generator(rng); check_index(index)
         try: return loss(self, net, x, y, rng, index)
         except (RuntimeError, IndexError, ValueError) as e:
             explain(self, net, x, y, e)

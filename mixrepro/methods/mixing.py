@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ..core import choice
+from ..guards import check_said
 from .labels import Labels, LinearLabels
 from .noise import MixNoise
 from .vicinal import Mix, draw_mix, one_hot
@@ -57,6 +58,7 @@ class Mixing(Viewed):
         "Logits, target, and the place."
         place = Place(draw, self.noise, rng, len(x) // len(y))
         with self.labels.watching(net, x, place): logits = self.forward(net, x, place, rng, index)
+        check_said(logits, None)
         return logits, self.labels(one_hot(y, logits[:len(y)]), place), place
 
     def terms(self, net: Net, x: Tensor, y: Tensor, draw: Mix, rng: torch.Generator,

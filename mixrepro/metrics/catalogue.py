@@ -6,8 +6,8 @@
 __all__ = ['ON_2000', 'SOME_DAMAGED', 'SOME_FILMED', 'FEW_FILMED', 'FEW', 'APGD_ON_250', 'APGD_ON_60', 'IN_PIXELS', 'METRICS',
            'DAMAGED', 'FLIPS', 'READ', 'ALSO', 'OF_CELLS', 'AT_SOME', 'OPENING', 'IMAGES', 'IN_CELLS', 'logits',
            'clean', 'calibration', 'on_first', 'key_of', 'code_of_metric', 'images_met', 'telling_how_far', 'fill',
-           'filled', 'said', 'with_sure', 'told', 'measure', 'fitted', 'adopt', 'of_logits', 'of_calibration',
-           'of_scaled', 'of_ranks', 'of_moved', 'of_images']
+           'filled', 'said', 'with_sure', 'told', 'measure', 'share_fitted', 'fitted', 'adopt', 'of_logits',
+           'of_calibration', 'of_scaled', 'of_ranks', 'of_moved', 'of_images']
 
 # %% ../../nbs/metrics/69_catalogue.ipynb #82828743
 import re
@@ -127,7 +127,7 @@ def code_of_metric(name: str,  # in METRICS or READ, or "fitted"; any other name
     "The code that decides a metric of a run."
     s = run.spec
     names = [s.network, s.network_args, s.whiten, s.dataset, tested_on(s.dataset)]
-    roots = (fitted,) if name == "fitted" else tuple(t[name] for t in (METRICS, READ) if name in t)
+    roots = (share_fitted,) if name == "fitted" else tuple(t[name] for t in (METRICS, READ) if name in t)
     return reached_by(roots and (*roots, *OPENING), frozenset(texts_in(names)))
 
 # %% ../../nbs/metrics/69_catalogue.ipynb #9c6a0c89
@@ -227,14 +227,18 @@ def measure(runs: list[Run],            # complete
     return values
 
 # %% ../../nbs/metrics/69_catalogue.ipynb #704227e7
+def share_fitted(run: Run, device: str) -> float:
+    "The share of its training images that a network reads rightly, measured."
+    train = seen_of(run.spec, load(run.spec.dataset, "train"))["train"]
+    return accuracy(predict(open_net(run, device), train), train.y)
+
 def fitted(run: Run,                   # complete
            device: str | None = None,  # the GPU where there is one, unless given
            ) -> float:                 # in [0, 1]
     "The share of its training images that a network reads rightly, as they are; kept like any metric."
     code = code_of_metric("fitted", run)
     if (there := kept(run, "fitted", code.name)) is not None: return there["accuracy"]
-    train = seen_of(run.spec, load(run.spec.dataset, "train"))["train"]
-    found = accuracy(predict(open_net(run, device or auto_device()), train), train.y)
+    found = share_fitted(run, device or auto_device())
     keep(run, "fitted", dict(accuracy=found), write_table(run.folder.parents[1], code))
     return found
 

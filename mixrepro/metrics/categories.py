@@ -8,6 +8,7 @@ __all__ = ['others_mean', 'quarter_mean', 'category_means', 'check_means', 'nois
 # %% ../../nbs/metrics/62b_categories.ipynb #ac2200b0
 import itertools
 import math
+from numbers import Real
 
 import numpy as np
 
@@ -39,7 +40,8 @@ def category_means(cells: dict[str, list],  # as for `others_mean`; "accuracy" o
 # %% ../../nbs/metrics/62b_categories.ipynb #82deeb69
 def check_means(*numbers: float) -> None:  # three means, and half a unit
     "Refuse numbers from which no weight follows."
-    if not all(map(math.isfinite, numbers)) or numbers[-1] < 0:
+    known = [isinstance(n, Real) and math.isfinite(n) for n in numbers]
+    if not all(known) or numbers[-1] < 0:
         raise ValueError(f"a weight follows from three finite means and a rounding of 0 or more, got {numbers}")
 
 def noise_weight(total: float,         # the printed mean over all

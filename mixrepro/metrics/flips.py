@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['FILMED', 'AS_PRINTED', 'NOISELESS', 'FILM_BYTES', 'RELEASED_P', 'to_first', 'flipped', 'portions', 'check_frames',
-           'stored_films', 'stills', 'films', 'classes_of', 'filmed', 'check_images', 'flips', 'check_some',
-           'mean_flips', 'Baseline', 'baseline', 'flip_rates', 'mean_flip_rate']
+           'stored_films', 'stills', 'films', 'classes_of', 'filmed', 'check_images', 'flips', 'check_probabilities',
+           'check_seeds_of', 'check_some', 'mean_flips', 'Baseline', 'baseline', 'flip_rates', 'mean_flip_rate']
 
 # %% ../../nbs/metrics/76_flips.ipynb #9726c01d
 from collections.abc import Iterator
@@ -143,6 +143,24 @@ def flips(nets: list,                          # networks, on the device of the 
             for mine in shares]
 
 # %% ../../nbs/metrics/76_flips.ipynb #4e428202
+def check_probabilities(found: dict) -> None:  # kind -> FP, or arrays (N,)
+    "Refuse what are no numbers, or numbers of other images."
+    shapes = {}
+    for kind, v in found.items():
+        try: shapes |= {np.shape(np.asarray(v, dtype=float)): kind}
+        except (TypeError, ValueError):
+            raise ValueError(f"the flip probability of {kind} must be a number, got {v!r}") from None
+    if len(shapes) > 1:
+        raise ValueError("flip probabilities must be numbers, or arrays of as many images, got "
+                         + " and ".join(f"{s} under {k}" for s, k in sorted(shapes.items())))
+
+def check_seeds_of(found: list) -> None:  # as for `baseline`
+    "Refuse seeds that were not measured under the same perturbations."
+    kinds = {tuple(sorted(f.get("flips", {}))) for f in found}
+    if len(kinds) == 1 and all(kinds): return
+    raise ValueError("a baseline is a mean over seeds: give what `flips` returned, one at least, all of the same "
+                     "perturbations")
+
 def check_some(kinds: tuple[str, ...]) -> None:
     "Refuse a mean over nothing."
     if not kinds: raise ValueError("there are no perturbations to average: name one at least")
@@ -153,6 +171,7 @@ def _of_kinds(found: dict, kinds: tuple[str, ...]) -> np.ndarray:
     if missing := [k for k in kinds if k not in found]:
         raise ValueError(f"a mean over perturbations needs {len(kinds)} kinds, but without {', '.join(missing)}: "
                          "measure these too")
+    check_probabilities({k: found[k] for k in kinds})
     values = np.array([found[k] for k in kinds], dtype=float)
     check_rows(torch.from_numpy(values).view(len(kinds), -1), "flip probabilities", "measure the network again")
     return values
@@ -182,6 +201,7 @@ def baseline(name: str,         # of the network
              found: list[dict], # what `flips` says of its seeds
              ) -> Baseline:
     "A baseline from measurements, the mean over its seeds."
+    check_seeds_of(found)
     return Baseline(name, {k: float(np.mean([f["flips"][k] for f in found])) for k in found[0]["flips"]})
 
 # %% ../../nbs/metrics/76_flips.ipynb #e5ed5b67

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['check_size', 'neighbour_bins', 'rms_gaps', 'rms_of', 'rms_error', 'response_accuracy', 'aurra', 'weighted_rms',
-           'weighted_aurra', 'by_rank', 'ranked', 'ranked_cells']
+           'weighted_aurra', 'by_rank', 'ranked', 'check_cells_of', 'ranked_cells']
 
 # %% ../../nbs/metrics/61c_ranked.ipynb #d4e93353
 import torch
@@ -50,6 +50,7 @@ def rms_of(sure: Tensor,      # confidences, float64 (N,)
            drop_last_bin: bool = True,  # the surest bin, as the reference code
            ) -> float:        # in [0, 1]
     "The RMS calibration error of confidences (code of Hendrycks et al.)."
+    check_size(size); check_sure(sure, right)
     if drop_last_bin and len(sure) < 2 * size:
         raise ValueError(f"without its last bin of {size} an RMS calibration error needs {2 * size} predictions or "
                          f"more, got {len(sure)}: pass drop_last_bin=False")
@@ -91,7 +92,7 @@ def weighted_rms(w: Tensor,      # weights, float64 (N,), 0 or more
                  drop_last_bin: bool = True,  # the surest bin, as the reference code
                  ) -> Tensor:    # float64 (), in [0, 1]
     "The RMS calibration error of images with weights."
-    check_sure(sure, right); check_weights(w, len(sure))
+    check_sure(sure, right); check_weights(w, len(sure), sure.dtype)
     order, sizes = sure.argsort(stable=True), torch.tensor(neighbour_bins(len(sure), size))
     member = torch.arange(len(sizes)).repeat_interleave(sizes).to(w.device)
     none = torch.zeros(len(sizes), dtype=w.dtype, device=w.device)
@@ -105,7 +106,7 @@ def weighted_aurra(w: Tensor,      # weights, float64 (N,), above 0
                    right: Tensor,  # 1 where right, 0 elsewhere, float64 (N,)
                    ) -> Tensor:    # float64 (), in [0, 1]
     "The area under the response rate accuracy curve of images with weights."
-    check_sure(sure, right, ranked=True); check_weights(w, len(sure))
+    check_sure(sure, right, ranked=True); check_weights(w, len(sure), sure.dtype)
     order = sure.argsort(descending=True, stable=True)
     held = w[order]
     return (held * (held * right[order]).cumsum(0) / held.cumsum(0)).sum() / w.sum()
@@ -128,12 +129,20 @@ def ranked(logits: Tensor,  # float (N, K)
     return by_rank(*confidence(logits, y))
 
 # %% ../../nbs/metrics/61c_ranked.ipynb #5f66ce55
+def check_cells_of(sure: Tensor, right: Tensor, kinds: tuple[str, ...]) -> None:  # as for `ranked_cells`
+    "Refuse cells that are not those of the corruptions."
+    check_rows(sure.flatten(1) if isinstance(sure, Tensor) else sure, "confidences", "measure the network again")
+    if not kinds or sure.dim() != 3 or tuple(sure.shape[:2]) != (len(kinds), 5) or sure.shape != right.shape:
+        raise ValueError(f"{len(kinds)} kinds at 5 severities are needed, each with its images, got "
+                         f"{tuple(sure.shape)} and {tuple(right.shape)}: name the kinds that were measured")
+
 def ranked_cells(sure: Tensor,   # confidences in each cell, float (kinds, 5, N)
                  right: Tensor,  # whether right, bool (kinds, 5, N)
                  kinds: tuple[str, ...] = CORRUPTIONS,
                  # {"rms": {kind: five values}, "aurra": ..., "rms_code": where there are 200 images or more}
                  ) -> dict[str, dict[str, list[float]]]:
     "Calibration by rank under each corruption at severities 1 to 5."
+    check_cells_of(sure, right, kinds)
     check_rows(sure.flatten(1), "confidences", "measure the network again")
     cells = {kind: [by_rank(*pair) for pair in zip(a.double(), b.double())] for kind, a, b in zip(kinds, sure, right)}
     found = {m: {kind: [c[m] for c in five] for kind, five in cells.items()} for m in ("rms", "rms_code", "aurra")}

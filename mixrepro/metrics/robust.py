@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..core import Choices, choice
 from ..data.images import ImageSet
-from ..guards import check_labels
+from ..guards import check_counts_of, check_labels, check_networks
 from ..methods.apgd import CLIMBS, apgd
 from ..methods.attacks import still_at
 from .accuracy import checked_logits, evaluating, shares
@@ -84,6 +84,8 @@ BEFORE = "no attack"  # among the shares: on the same images
 
 def check_rising(radii: dict) -> None:  # name -> radius
     "Refuse radii that no curve can be drawn over."
+    if not isinstance(radii, dict) or not all(isinstance(r, (int, float)) for r in radii.values()):
+        raise ValueError(f"radii are numbers, given by name, such as {{'2/255': 2 / 255}}, got {radii!r}")
     if (found := list(radii.values())) != sorted(found) or not found or found[0] <= 0:
         raise ValueError(f"radii must be above 0 and rise, one at least, got {found}")
 
@@ -116,6 +118,7 @@ def robust(nets: Sequence[Net],   # networks, on the device of the images
            # {"accuracy": {radius: a share}, "attack": its fields, "flat": {radius: images whose gradient is 0}} of each
            ) -> list[dict]:
     "Accuracy of networks within balls of several radii (GenLabel note, real image data)."
+    check_networks(nets); check_counts_of(batch=batch, images=images or 1)
     check_rising(radii)
     results, test = [], test.subset(images) if images else test
     for net in nets:

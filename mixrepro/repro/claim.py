@@ -20,6 +20,7 @@ from typing import Any
 from ..extras import need
 
 need("pandas")
+import numpy as np
 import pandas as pd
 from scipy import stats
 
@@ -106,7 +107,8 @@ def estimated(what: str, e: Estimate | None, **more: Any) -> Effect:
     if e is None: return Effect(what, **more)
     low, high = e.interval or (None, None)
     beyond = replace(e, effect=e.effect - more.get("bound", 0.))
-    needs, over = seeds_to_decide(beyond), more.pop("over", e.over)
+    needs = None if more.get("margin") else seeds_to_decide(beyond)  # to tell it from the bound
+    over = more.pop("over", e.over)
     return Effect(what, ours=e.effect, low=low, high=high, p=beyond.p if low is not None and not no_spread(low, high)
                   else None, n=e.n, needs=needs, over=over, df=e.df if low is not None else None, **more)
 
@@ -132,7 +134,8 @@ def as_it_stands(row: pd.Series, what: str, **more: Any) -> Effect:
     if effect is None: return Effect(what, **more)
     if bound and low is not None: p = p_of(effect - bound, low - bound, high - bound, n)
     over = row.get("interval over")
-    return Effect(what, ours=effect, low=low, high=high, p=p, n=n, needs=needs if not bound else None,
+    against_0 = not bound and more.get("margin") is None  # what the table's seeds would decide
+    return Effect(what, ours=effect, low=low, high=high, p=p, n=n, needs=needs if against_0 else None,
                   over=over if isinstance(over, str) else "", **more)
 
 # %% ../../nbs/repro/86_claim.ipynb #5ef63f12
@@ -159,7 +162,7 @@ class Over:
         if self.margin is not None: return f"|{self.method} - {rival}| < {self.margin:g}"
         return f"{self.method} {'>' if self.higher else '<'} {times}{rival}" + f" by {self.bound:g}" * bool(self.bound)
     @property
-    def places(self) -> str: return ", ".join(self.columns) or "all columns"
+    def places(self) -> str: return (", ".join(self.columns) or "all columns") + f"; {self.metric}" * bool(self.metric)
 
     def __call__(self, tables: Tables) -> list[Effect]:
         data = tables[self.artefact]
@@ -202,6 +205,8 @@ class Paired:
     higher: bool = True
     by: str = "model"          # the column with the methods
     where: tuple = ()          # (column, value) that a row must have
+    each: str = ""             # a column: the claim is one of each of its values
+    log: bool = False          # of logarithms: what counts is the share
     margin: float | None = None
     bound: float = 0.
     unit: str = ""
@@ -211,22 +216,29 @@ class Paired:
     @property
     def words(self) -> str:
         rival = self.rivals[0] if len(self.rivals) == 1 else f"each of {', '.join(self.rivals)}"
-        if self.margin is not None: return f"|{self.method} - {rival}| < {self.margin:g}, {self.value}"
-        return f"{self.method} {'>' if self.higher else '<'} {rival}, {self.value}"
+        value = f"log {self.value}" if self.log else self.value
+        if self.margin is not None: return f"|{self.method} - {rival}| < {self.margin:g}, {value}"
+        return f"{self.method} {'>' if self.higher else '<'} {rival}, {value}"
     @property
-    def places(self) -> str: return ", ".join(str(v) for _, v in self.where)
+    def places(self) -> str: return ", ".join([str(v) for _, v in self.where] + [f"each {self.each}"] * bool(self.each))
 
     def __call__(self, tables: Tables) -> list[Effect]:
         data = tables[self.artefact]
+        if not {self.value, *(c for c, _ in self.where)} <= set(data): data = data[:0]  # older than the column
         for column, value in self.where if len(data) else (): data = data[data[column] == value]
-        def effect(rival):
-            what = f"{self.method} over {rival}"
-            if data.empty: return Effect(what)
-            wide = data.pivot_table(index="seed", columns=self.by, values=self.value)
-            if not {self.method, rival} <= set(wide): return Effect(what)
-            d = ((wide[self.method] - wide[rival]) * (1 if self.higher else -1)).dropna()
-            return estimated(what, over_seeds(Measured(d)), margin=self.margin, bound=self.bound, unit=self.unit)
-        return [effect(r) for r in self.rivals]
+        parts = data.groupby(self.each, sort=False) if self.each and len(data) else [("", data)]
+        each = f", {self.each} " if self.each else ""
+        return [self.of(here, r, each + str(name) * bool(each)) for name, here in parts for r in self.rivals]
+
+    def of(self, here: pd.DataFrame, rival: str, place: str) -> Effect:
+        "The effect over one rival, in one place."
+        what = f"{self.method} over {rival}{place}"
+        if here.empty: return Effect(what)
+        wide = here.pivot_table(index="seed", columns=self.by, values=self.value)
+        if not {self.method, rival} <= set(wide): return Effect(what)
+        if self.log: wide = np.log(wide)
+        d = ((wide[self.method] - wide[rival]) * (1 if self.higher else -1)).dropna()
+        return estimated(what, over_seeds(Measured(d)), margin=self.margin, bound=self.bound, unit=self.unit)
 
 # %% ../../nbs/repro/86_claim.ipynb #f9cfff2b
 @dataclass(frozen=True)
@@ -354,7 +366,8 @@ def frame(found: list[Found],
                 "verdict": verdict(f), "alone": said(alone(f)[0], f.at), "run": f"{len(f.ran)} of {len(f.effects)}",
                 "least effect of": e.what if e else "", **own, "p, Holm": none(f.holm), "n": e.n if e else 0,
                 "unit": e.unit if e else "", "interval over": e.over if e else "",
-                "seeds to decide": needed(e, verdict(f)), "artefact": f.claim.artefact,
+                "seeds to decide": needed(e, verdict(f)) if alone(f)[0] == "undecided" else "",
+                "artefact": f.claim.artefact,
                 **{f"at {at}": verdict(other[i]) for at, other in beside.items()}}
     return pd.DataFrame([line(i, f) for i, f in enumerate(found)])
 
@@ -363,7 +376,8 @@ HEAD = ("", "Where", "The claim", "Formula", "Its own numbers", "Measured", "Ver
 HOW = ("Its own numbers: whether the claim follows from what the paper prints. "
        "Measured: of all comparisons that a claim makes, the one that speaks most against it, with a 95% interval; "
        "behind it how many of them were run. "
-       "Verdict: after Holm's correction among the claims of one paper that have a p-value. "
+       "Verdict: after Holm's correction among the claims of one paper that have a p-value; "
+       "behind undecided, the seeds that would decide, or what the claim would be alone, without the correction. "
        "Where a table has no contrast of two rows they are taken as separate samples, which is wider.")
 
 PLACE = re.compile(rf"(?<![\w-])({'|'.join(map(re.escape, DATA_LABELS | NETWORK_LABELS))})(?![\w-])")
@@ -388,6 +402,7 @@ def page(data: pd.DataFrame,  # from `frame`
     def line(i, r):
         word = r.verdict + f" ({r['seeds to decide']} seeds)" * (r["seeds to decide"] not in ("", "more test images"))
         word += " (more test images)" * (r["seeds to decide"] == "more test images")
+        word += f" (alone: {r.alone})" * (r.verdict == "undecided" != r.alone)
         more = [r[o] for o in others]
         return [str(i), r["where"], r.claim, f"`{r.formula}`", r["paper's numbers"], cell(r), f"**{word}**",
                 f"[{r.artefact}]({links[r.artefact]})", *more]

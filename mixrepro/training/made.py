@@ -23,7 +23,7 @@ from ..data.contents import content_of
 from ..data.datasets import DATASETS, STATS
 from ..data.images import data_root
 from ..data.whitening import WHITENINGS
-from ..files import several, sha256, write_if_changed
+from ..files import several, sha256, small_text, write_if_changed
 from ..fingerprint import CODE, Reached, differences, reach, sentence_of
 from ..methods.catalogue import METHODS, PARTS, method
 from ..networks.zoo import NETWORKS
@@ -77,7 +77,7 @@ def file_of_split(spec: Spec) -> Path:
 
 def indices_of(path: Path) -> str:
     "A digest of the indices in the file of a split; empty where there is none, or nothing to be read."
-    try: what = json.loads(path.read_text())
+    try: what = json.loads(small_text(path))
     except (OSError, ValueError, RecursionError): return ""
     if not isinstance(what, dict): return ""
     return sha256(json.dumps([what.get("labelled"), what.get("validation")]).encode())[:16]
@@ -92,8 +92,8 @@ def installed(name: str) -> str:
 def made_now(spec: Spec) -> dict[str, str]:
     "What a run would be made of."
     split = indices_of(file_of_split(spec)) if spec.split else ""
-    return dict(code=code_of(spec).name, data=content_of(spec.dataset), split=split,
-                torch=installed("torch"), torchvision=installed("torchvision"))
+    versions = {name: installed(name) for name in ("torch", "torchvision", "numpy", "scipy")}
+    return dict(code=code_of(spec).name, data=content_of(spec.dataset), split=split) | versions
 
 # %% ../../nbs/training/50b_made.ipynb #82503c6c
 def write_table(root: Path, reached: Reached) -> str:  # its name
@@ -108,7 +108,7 @@ def changes(root: Path,    # of the store
             ) -> str:      # a sentence's half; empty where it is the same
     "What has changed in the code since something was made."
     if code == now.name: return ""
-    try: old = json.loads((root / ".code" / f"{code}.json").read_text())
+    try: old = json.loads(small_text(root / ".code" / f"{code}.json"))
     except (OSError, ValueError, RecursionError): old = None
     return sentence_of(differences(old, now.parts)) if isinstance(old, dict) else "its code changed"
 

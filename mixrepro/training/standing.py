@@ -12,7 +12,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from ..files import write_atomic
+from ..files import small_text, write_atomic
 from .made import again, changes, code_of, made_now, since, write_table
 from .store import (Run, Store, about, read_arrays, read_metric, sealed_arrays, sum_of, vouch, vouched,
                                      weights_of)
@@ -43,7 +43,7 @@ def other(run: Run,
 
 def seconds_of(run: Run) -> float | None:
     "How long a run took; None where that cannot be read."
-    try: return float(json.loads((run.folder / "environment.json").read_text())["wall_seconds"])
+    try: return float(json.loads(small_text(run.folder / "environment.json"))["wall_seconds"])
     except (OSError, ValueError, KeyError, TypeError, RecursionError): return None
 
 def stands(run: Run) -> bool:

@@ -436,7 +436,7 @@ def test_one_bad_table_does_not_keep_the_others_back(tmp_path, there, address, d
 def test_a_page_instead_of_a_table_is_refused_without_an_index_too(tmp_path, there):
     (there / "provenance.json").unlink()
     (there / "2_two.csv").write_text("<html>\n<p>busy</p>\n")
-    with pytest.raises(OSError, match="it holds 1 rows and 0 columns: expected a table"): fetch_openml([1, 2], tmp_path, there)
+    with pytest.raises(OSError, match="it is a page of HTML or XML: save the table as CSV"): fetch_openml([1, 2], tmp_path, there)
     assert [p.name for p in (tmp_path / "openml").glob("*.csv")] == ["1_one.csv"]
 
 

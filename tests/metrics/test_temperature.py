@@ -85,3 +85,21 @@ def test_the_halves_are_the_same_for_every_network():
     assert len(a) == 270 and len(b) == 269 and all(torch.equal(u, v) for u, v in zip((a, b), halves(539)))
     assert not set(a.tolist()) & set(b.tolist()) and ece(torch.randn(9, 3, generator=seeded()), torch.zeros(9).long()) >= 0
     with pytest.raises(ValueError, match="needs two images or more, got 1"): halves(1)
+
+
+@pytest.mark.parametrize("where", ["all", "every second"])
+def test_a_class_that_is_ruled_out_changes_no_temperature(where):
+    "0 times -inf was NaN, and SciPy's words came out."
+    logits, y = 6 * torch.randn(400, 4, generator=seeded()), torch.randint(3, (400,), generator=seeded(1))
+    out = logits.index_fill(1, torch.tensor([3]), -math.inf)
+    if where == "all":
+        assert temperature(out, y) == pytest.approx(temperature(logits[:, :3], y), rel=1e-9)
+        assert {k: v for k, v in scaled_metrics(out, y).items() if k != "temperatures"} == pytest.approx({k: v for k, v in scaled_metrics(logits[:, :3], y).items() if k != "temperatures"}, rel=1e-9)
+    mixed = torch.where(torch.arange(400)[:, None] % 2 == 0, out, logits)
+    low = torch.where(mixed.isfinite(), mixed, -1e5)
+    assert temperature(mixed, y) == pytest.approx(temperature(low, y), rel=1e-9) and temperature(mixed.half(), y) > 1
+
+
+def test_a_label_that_is_ruled_out_has_no_temperature():
+    logits, y = torch.randn(8, 3, generator=seeded()), torch.arange(8) % 3
+    with pytest.raises(ValueError, match="1 of 8 labels are ruled out by a logit of -inf"): temperature(logits.index_put((torch.tensor(4), y[4]), torch.tensor(-math.inf)), y)

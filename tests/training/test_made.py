@@ -21,7 +21,7 @@ from mixrepro.training import loop, made, store as store_module
 from mixrepro.training.loop import train_run
 from mixrepro.training.made import AS_IT_IS, WAY, OtherCode, caveats, code_of
 from mixrepro.training.spec import Spec
-from mixrepro.training.standing import lines_on, other
+from mixrepro.training.standing import lines_on, other, seconds_of
 from mixrepro.training.store import Run, Store, keep, keep_arrays, kept, kept_arrays, weights_of
 
 SPEC = Spec("digits", "mixup", "tiny-cnn", epochs=1, n_train=60, augment="crop", batch=30)
@@ -286,6 +286,26 @@ def test_the_head_of_stored_arrays_is_not_believed(what, run, capsys):
     (path := run.folder / "metrics/logits.safetensors").parent.mkdir(exist_ok=True)
     path.write_bytes(HEADS[what])
     assert kept_arrays(run, "logits") is None and not path.exists() and capsys.readouterr().err.count("logits.safetensors is corrupt (it") == 1
+
+
+@pytest.mark.parametrize("which", ["done.json", "spec.json", "environment.json", "metrics/clean.json"])
+def test_a_text_of_gigabytes_is_not_read_into_memory(which, run, capsys):
+    keep(run, "clean", dict(accuracy=1.))
+    with open(run.folder / which, "wb") as f: f.truncate(5 << 30)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    assert (kept(run, "clean") is None) == (which in ("done.json", "metrics/clean.json"))
+    assert seconds_of(run) is None or which != "environment.json"
+    lines_on([run]); Store(run.folder.parents[1]).runs()
+    said = capsys.readouterr().err
+    assert "it is larger than 64 MiB" in said or which in ("spec.json", "environment.json")
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 400 << 10
+
+
+def test_what_was_measured_says_with_which_packages(run):
+    keep(run, "clean", dict(accuracy=1.)); keep_arrays(run, "clean", dict(a=torch.ones(2)))
+    one, two = store_module.read_metric(run.folder / "metrics/clean.json"), store_module.read_arrays(run.folder / "metrics/clean.safetensors")
+    assert all({"torch", "numpy", "scipy"} <= found[1]["versions"].keys() and all(found[1]["versions"].values()) for found in (one, two))
+    assert run.made["numpy"] and run.made["scipy"] and kept(run, "clean") == dict(accuracy=1.)
 
 
 def test_stored_arrays_that_nobody_sealed_are_not_read(run, capsys):

@@ -6,6 +6,7 @@ import sys
 import traceback
 from pathlib import Path
 
+import matplotlib
 import nbformat
 import papermill
 import statsmodels.stats.multitest  # noqa: F401  slow to import, and most artefacts need it
@@ -30,7 +31,7 @@ class Here(Engine):
     "Cells run in this process."
     @classmethod
     def execute_managed_notebook(cls, manager, kernel_name, **_):
-        shell = CaptureShell(mpl_format="png")
+        shell = CaptureShell(mpl_format=None)  # what is published is drawn; shown in the notebook it would be drawn three times more
         for index, cell in enumerate(manager.nb.cells):
             if cell.cell_type != "code": continue
             manager.cell_start(cell, index)
@@ -55,6 +56,7 @@ def drawn(asked: str) -> int:  # an artefact's id, or with the number of its see
 
 if __name__ == "__main__":
     papermill_engines.register("here", Here)
+    matplotlib.use("agg")
     load("digits-few", "test")
     torch.optim.Adam([torch.zeros(1)])  # the first optimizer imports torch's compiler: once, not in each fork
     gc.freeze()  # what is loaded by now is not looked through by any fork

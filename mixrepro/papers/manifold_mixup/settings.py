@@ -36,7 +36,7 @@ class Supervised(Settings):
     lr: float = setting(.1, "code", "Zhang et al. (2017), whom section 5.1 follows")
     drops: tuple = setting((1 / 3, 2 / 3), "paper", "appendix C: epochs 400 and 800 of 1200; of lr, by a tenth")
     weight_decay: float = setting(1e-4, "paper", "section 5.1")
-    n_train: int = setting(0, "paper", "0: all training images", smoke=600)
+    n_train: int = setting(0, "paper", "0: all training images", smoke=200)
     augment: str = setting("crop2-flip", "code", "padding 2 and flips; the paper is silent",
         smoke="crop")
 

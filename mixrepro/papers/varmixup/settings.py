@@ -41,9 +41,9 @@ class Grid(Settings):
     few: int = setting(0, "default", "runs of the methods in FEW; 0: as many as of the others", embedded=5)
     attack_share: float = setting(1., "paper", "as `share`; a step of adversarial training costs ten",
         smoke=.02, embedded=.2, overnight=.6, gpu=.3)
-    attack_steps: int = setting(0, "paper", "0: as many as each method's own", smoke=5, embedded=5, overnight=5)
+    attack_steps: int = setting(0, "paper", "0: as many as each method's own", smoke=2, embedded=5, overnight=5)
     batch: int = setting(128, "code", "Zhang et al. (2017); the paper is silent", smoke=64)
-    n_train: int = setting(0, "paper", "0: all training images", smoke=600)
+    n_train: int = setting(0, "paper", "0: all training images", smoke=200)
     augment: str = setting("crop-flip", "code", "Zhang et al. (2017); the paper is silent", smoke="crop")
     vae_network: str = setting("vae", "default", "not given", smoke="vae-small")
     vae_epochs: int = setting(100, "default", "not given; as ERM")

@@ -1,0 +1,388 @@
+"""What people hand in by mistake, door by door: other kinds of tensors, of networks, of tables and of pictures; each is right or one sentence."""
+
+import io
+import json
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from PIL import Image, ImageFile
+
+from helpers import seeded
+from mixrepro.data import fetch as F, image_folder as IF, tabular as T
+from mixrepro.data.folder import from_folder
+from mixrepro.data.images import ImageSet, read_picture
+from mixrepro.data.pairs import image_set
+from mixrepro.methods import attacks as K, densities as D, genlabel as G, vicinal as V
+from mixrepro.methods.adamixup import Policy, intrusion_loss
+from mixrepro.methods.catalogue import method
+from mixrepro.methods.genmix_gan import invert
+from mixrepro.methods.mmd_vae import kernel_matrix, mmd
+from mixrepro.methods.puzzle_mask import costs, least, pooled as blocks, prior
+from mixrepro.methods.views import js
+from mixrepro.metrics import accuracy as A, calibration as C, categories as CA, concentration as H, distances as S, flips as FL, mixed_loss as M, neighbours as N, ranked as R, rendered as RE, robustness as RB, stability as ST
+from mixrepro.metrics.attacked import FGSM, Iterated, Unbounded, attacked
+from mixrepro.metrics.influence import influence
+from mixrepro.metrics.linearity import linearity, linearity_errors
+from mixrepro.metrics.robust import AutoPGD, robust
+from mixrepro.networks.zoo import build
+from mixrepro.papers.genlabel import theory as TH
+
+Z, Y = 3 * torch.randn(12, 4, generator=seeded(1)), torch.arange(12) % 4
+P = Z.softmax(1)
+SURE, RIGHT, W = torch.rand(30, generator=seeded(2)).double(), (torch.arange(30) % 3 > 0).double(), torch.ones(30, dtype=torch.float64)
+H5, LABELS = torch.randn(12, 5, generator=seeded(3)), torch.arange(12) % 3
+NET = build("tiny-cnn", (3, 8, 8), 4, seeded()).eval()
+X, XY = torch.rand(4, 3, 8, 8, generator=seeded(4)), torch.arange(4)
+TEST = ImageSet((X * 255).byte(), XY, tuple("abcd"), "digits", "test")
+
+
+def refused(make, sentence):
+    "One sentence of ours, in one line."
+    with pytest.raises((ValueError, TypeError), match=sentence) as e: make()
+    assert "\n" not in str(e.value)
+
+
+# ---- tensors that are none -------------------------------------------------------------------------------------------
+
+KINDS = {"sparse": (lambda t: t.to_sparse(), "must be dense"),
+         "meta": (lambda t: t.to("meta"), "device 'meta'"), "tuple": (lambda t: (t, t), "must be a tensor, got tuple: take the tensor out"),
+         "dict": (lambda t: {"logits": t}, "must be a tensor, got dict"), "numpy": (lambda t: t.numpy(), "must be a tensor, got ndarray: convert")}
+OF_LOGITS = {"nll": lambda z: A.nll(z, Y), "ece": lambda z: C.ece(z, Y), "unsure": H.unsure, "js": lambda z: ST.js_divergence(z, z), "rendered": lambda z: RE.surely(z, Y % 2, [1, 3]),
+             "stepped": lambda z: ST.steadiness(Z, Y, {"a": z}), "views": lambda z: js([z, z]), "soft ce": lambda z: V.soft_ce(z, P), "states": lambda z: H.scatter(z, Y), "features": lambda z: S.mmd2(Z, z),
+             "confidences": lambda z: R.rms_of(z, z), "weights": lambda z: C.check_weights(z, 12), "mixed": lambda z: V.Mix(torch.tensor(.5), torch.arange(12))(z), "labels": lambda z: A.nll(Z, z)}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("name", OF_LOGITS)
+def test_what_is_no_tensor_of_numbers_is_one_sentence(name, kind):
+    change, sentence = KINDS[kind]
+    refused(lambda: OF_LOGITS[name](change(Z)), sentence)
+
+
+NUMBERS = {
+    "no classes": (lambda: ST.js_divergence(Z[:, :0], Z[:, :0]), "one at least for each example"), "one number": (lambda: H.scatter(Z[:, 0], Y), "hidden states must be"),
+    "no numbers": (lambda: H.gap(Z[:, :0], Y), "hidden states must be"), "classes unknown": (lambda: RE.surely(Z[:, :1], Y, [1, 3]), "with the classes"), "a class each": (lambda: ST.steadiness(Z, Y, {"a": Z > 0}), "must be float"),
+    "integer sure": (lambda: R.rms_of(RIGHT.long(), RIGHT), "confidences must be float"), "weak weights": (lambda: C.weighted_ece(W.float(), SURE, RIGHT), "weights must be float, and as precise"),
+    "bin size": (lambda: R.rms_of(SURE, RIGHT, "3"), "whole number of predictions"), "kinds left out": (lambda: R.ranked_cells(SURE.view(1, 5, 6), RIGHT.view(1, 5, 6) > 0), "15 kinds at 5 severities"),
+    "no kinds": (lambda: R.ranked_cells(SURE.view(1, 5, 6), RIGHT.view(1, 5, 6) > 0, ()), "0 kinds at 5"), "no bins": (lambda: C.pooled([]), "one at least"),
+    "other bins": (lambda: C.pooled([C.reliability(Z, Y), C.reliability(Z, Y, 10)]), "as many for each network, got 10 and 15"), "half a bin": (lambda: C.pooled([{"count": [1]}]), "without accuracy"),
+    "half an image": (lambda: influence(lambda w: w.sum() / w.sum(), 2.5), "n must be a whole number"), "no number": (lambda: influence(lambda w: 1., 3), "got float"), "many numbers": (lambda: influence(lambda w: w / w.sum(), 3), "a tensor .3,."),
+    "words": (lambda: RB.corruption_mean(dict.fromkeys(RB.CORRUPTIONS, [.5] * 5) | {"fog": ["a"] * 5}), "fog must be numbers"), "ragged": (lambda: RB.corruption_mean(dict.fromkeys(RB.CORRUPTIONS, [.5] * 5) | {"fog": [np.zeros(3)] * 5}), "as many images"),
+    "no cells": (lambda: CA.category_means(dict.fromkeys(RB.CORRUPTIONS, [.5] * 5) | {"fog": None}), "fog must be five values"), "no source": (lambda: RB.one_source([{}]), "give what `robustness` returned"),
+    "text weight": (lambda: CA.noise_weight("1", 2., 3.), "three finite means"), "text flip": (lambda: FL.mean_flips({"a": "x"}, ("a",)), "must be a number, got 'x'"), "films apart": (lambda: FL.mean_flips({"a": np.zeros(2), "b": .1}, ("a", "b")), "as many images"),
+    "no seeds": (lambda: FL.baseline("a", []), "a mean over seeds"), "other seeds": (lambda: FL.baseline("a", [{"flips": {"fog": .1}}, {"flips": {"snow": .1}}]), "of the same perturbations"),
+    "bool features": (lambda: N.nearest(Z > 0, Z, 1), "must be real numbers"), "no batch": (lambda: N.nearest(Z, Z, 1, 0), "batch must be a whole number"), "one voter": (lambda: N.vote(Y, 4), "must be .N, k."),
+    "half a class": (lambda: N.vote(Y[:, None], 2.5), "classes must be a whole"), "half a place": (lambda: H.in_hull(H5, 2.5, seeded()), "n must be a whole"), "no plane": (lambda: H.hidden_plane(H5[:0, :2]), "N above 0"),
+    "side": (lambda: H.hidden_plane(H5[:, :2], 2.5), "side must be"), "margin": (lambda: H.hidden_plane(H5[:, :2], 5, math.nan), "margin must be"), "ratio": (lambda: H.paired_ratio([1e308, 1e308], [1e-308, 1e-308]), "no number in float64"),
+    "ratio of words": (lambda: H.paired_ratio(["a"], [1.]), "finite values above 0"), "nodes": (lambda: M.mixed_loss(lambda h: h[:, :3], H5, torch.eye(3)[LABELS], 0), "nodes must be"), "f": (lambda: M.mixed_loss(lambda h: None, H5, torch.eye(3)[LABELS]), "f must give 3 numbers"),
+    "simplex": (lambda: M.simplex(3, 1.5), "k must be"), "moments": (lambda: S.Moments(2.5), "dim must be"), "reservoir": (lambda: S.Reservoir(3, True, seeded()), "capacity must be"), "one row": (lambda: S.weighted_moments(H5[:1].double(), W[:1]), "2 samples"),
+    "single precision": (lambda: S.weighted_mmd2(H5, H5.double(), W[:12], W[:12]), "a must be float64"), "types of codes": (lambda: mmd(H5, H5.double()), "of one type"), "no codes": (lambda: mmd(H5[:0], H5), "one code at least"),
+    "large codes": (lambda: kernel_matrix(1e20 * H5, H5), "no squared distances"), "half codes": (lambda: mmd(100 * H5.half(), H5.half()), "no squared distances in torch.float16"),
+    "correction": (lambda: D.class_moments(H5, LABELS, 3, 2), "over n .0. or n - 1 .1."), "kernel": (lambda: D.fit_kde(H5, LABELS, 3, factor=1e-300), "1e-100 or above"), "top": (lambda: G.generative_label(H5, 1.5), "whole number of classes"),
+    "no density": (lambda: G.generative_label(torch.full((2, 3), -math.inf)), "every class has the density 0"), "alpha": (lambda: V.draw_lambda((3,), 1e-320, seeded()), "1e-300 or above, got"), "text alpha": (lambda: V.draw_lambda((3,), "x", seeded()), "alpha must be a number"),
+    "bytes": (lambda: V.Mix(torch.tensor(.5), torch.arange(4))(X.byte()), "what is mixed must be float"), "class numbers": (lambda: V.soft_ce(Z, Y), "convert class numbers"), "whole shares": (lambda: V.bce_softmax(Z, torch.eye(4).long()[Y]), "convert class numbers"),
+    "blocks": (lambda: blocks(torch.rand(2, 16, 16), 3), "multiples of the 3 blocks"), "policy": (lambda: Policy(12)(X, X), "pairs of examples of 12 numbers"), "units": (lambda: Policy(12, 0), "hidden must be"),
+    "intruders": (lambda: intrusion_loss(Z[:0, 0], Z[:, 0]), "got none"), "their weight": (lambda: intrusion_loss(Z[:, 0], Z[:, 0], -1), "must be 0 or more"),
+    "sigma 0": (lambda: TH.gaussian_label(.3, 0), "sigma must be a number above 0"), "sigma -1": (lambda: TH.by_densities(.3, (1., -1.)), "sigma must be"), "lambda": (lambda: TH.printed_label(math.nan, .1), "finite numbers"), "law": (lambda: TH.Law(c=math.nan), "c must be a finite"),
+    "images": (lambda: A.predict(NET, "x"), "images must be a tensor"), "a batch": (lambda: A.predict(NET, TEST, 2.5), "batch must be a whole")}
+
+
+@pytest.mark.parametrize("name", NUMBERS)
+def test_numbers_that_cannot_be_are_one_sentence(name): refused(*NUMBERS[name])
+
+
+def test_weights_may_be_more_precise_than_what_they_weigh():
+    assert C.weighted_ece(W, SURE.float(), RIGHT).item() == pytest.approx(C.weighted_ece(W, SURE, RIGHT).item(), abs=1e-6)
+
+
+@pytest.mark.parametrize("steps", [0, -1, 2.5, True, "3", None])
+def test_a_descent_has_steps(steps):
+    net = build("point-gan", (2, 1, 1), 3, seeded())
+    x, y, start = torch.randn(3, 2, generator=seeded()), torch.arange(3), torch.rand(3, 2, 2, generator=seeded())
+    refused(lambda: invert(net, x, y, start, steps), "steps must be a whole number, 1 or more")
+    assert invert(net, x, y, start, 1).distance.isfinite().all()
+    for other in (start[:, :0], start[:2], start[:, 0]): refused(lambda: invert(net, x, y, other, 2), "starts .B, R, l. are needed")
+
+
+# ---- densities far out -----------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("off", [0., 1e3, 1e5])
+@pytest.mark.filterwarnings("ignore:class")
+def test_spherical_densities_beside_an_absent_class(off):
+    h = torch.cat([H5[LABELS == c] + 10 * c for c in range(3)]).double()
+    y = LABELS.sort().values
+    near, far = (D.fit_gaussian(h + o, y, 4, "spherical")(h + o) for o in (0., off))
+    assert torch.allclose(near[:, :3], far[:, :3], atol=1e-2)
+
+
+@pytest.mark.filterwarnings("ignore:class")
+def test_spherical_densities_that_would_be_rounding_are_refused():
+    h, y = H5.double(), LABELS
+    refused(lambda: D.fit_gaussian(h + 1e7, y, 4, "spherical"), "subtract the examples' mean")
+    assert D.fit_gaussian(h + 1e7, y, 3, "spherical")(h).isfinite().all() and D.fit_gaussian(h + 1e7, y, 4)(h).shape == (12, 4)
+    running = D.RunningGaussian(3)
+    for bad in (h * math.nan, h / 0): refused(lambda: running.see(bad, torch.eye(3)[y].double()), "features and their labels hold NaN")
+
+
+# ---- networks that give something else -------------------------------------------------------------------------------
+
+class Says(torch.nn.Module):
+    def __init__(self, how):
+        super().__init__()
+        self.net, self.how, self.norm, self.shape, self.stages, self.head = NET, how, NET.norm, NET.shape, NET.stages, NET.head
+
+    def features(self, x, at=None, through=None): return self.net.features(x, at, through)
+    def forward(self, x, at=None, through=None): return self.how(self.net(x, at, through))
+
+
+ASKED = {"predict": lambda n: A.predict(n, TEST), "pgd": lambda n: K.pgd(n, X, XY, seeded(), steps=1), "fgsm": lambda n: K.fgsm(n, X, XY), "FGSM": lambda n: FGSM()(n, X, XY), "Iterated": lambda n: Iterated(1).move(n, X, XY),
+         "Unbounded": lambda n: Unbounded(1).walk(n, X, XY), "linearity": lambda n: linearity_errors(n, X, XY, seeded(), steps=1), "erm": lambda n: method("erm").loss(n, X, XY, seeded()), "mixup": lambda n: method("mixup").loss(n, X, XY, seeded()),
+         "at": lambda n: method("at", steps=1).loss(n, X, XY, seeded()), "manifold-mixup": lambda n: method("manifold-mixup", stages=(0,)).loss(n, X, XY, seeded())}
+
+
+@pytest.mark.parametrize("how", ["tuple", "dict", "None"])
+@pytest.mark.parametrize("name", ASKED)
+def test_a_network_that_gives_no_tensor_is_told_what_it_gives(name, how):
+    "Auxiliary heads in training, dicts of outputs, a forward without return."
+    says = {"tuple": lambda z: (z, z), "dict": lambda z: {"logits": z}, "None": lambda z: None}[how]
+    net = Says(says).eval()
+    flags = [m.training for m in net.modules()]
+    refused(lambda: ASKED[name](net), "must be a tensor, got " + how.replace("None", "NoneType"))
+    assert [m.training for m in net.modules()] == flags and torch.is_grad_enabled()
+
+
+@pytest.mark.parametrize("name", ["FGSM", "Iterated", "Unbounded", "linearity", "pgd"])
+def test_no_attack_of_a_network_in_half_precision(name):
+    refused(lambda: ASKED[name](build("tiny-cnn", (3, 8, 8), 4, seeded()).half()), "less than half precision resolves")
+
+
+@pytest.mark.parametrize("name", ["FGSM", "Unbounded", "linearity"])
+def test_images_of_inference_mode_have_no_gradient(name):
+    with torch.inference_mode(): there = X.clone()
+    walk = dict(FGSM=lambda: FGSM()(NET, there, XY), Unbounded=lambda: Unbounded(1).walk(NET, there, XY), linearity=lambda: linearity_errors(NET, there, XY, seeded(), steps=1))
+    refused(walk[name], "made in torch.inference_mode.*with clone")
+    for net_call in (lambda: method("erm").loss(NET, there, XY, seeded()), lambda: method("puzzlemix").loss(NET, there, XY, seeded())): refused(net_call, "with clone")
+
+
+BUDGETS = {"attacks": lambda: attacked([NET], TEST, {}), "no names": lambda: attacked([NET], TEST, [FGSM()]), "no pass": lambda: attacked([NET], TEST, {"a": FGSM()}, batch=0), "one network": lambda: attacked(NET, TEST, {"a": FGSM()}),
+           "no network": lambda: robust([None], TEST, AutoPGD(steps=1)), "radii": lambda: robust([NET], TEST, AutoPGD(steps=1), radii=[.1]), "half an image": lambda: robust([NET], TEST, AutoPGD(steps=1), images=2.5),
+           "radius": lambda: linearity(NET, TEST, radii=.1), "text radius": lambda: linearity(NET, TEST, radii=("x",)), "no pixels": lambda: K.fgsm(NET, X[..., :0], XY), "eps": lambda: K.pgd(NET, X, XY, seeded(), eps=torch.tensor([.1, .2])),
+           "no labels": lambda: K.fgsm(NET, X, None), "rng": lambda: K.pgd(NET, X, XY, 0), "numpy's": lambda: method("mixup").loss(NET, X, XY, np.random.default_rng()), "none": lambda: method("dropout").loss(NET, X, XY, None),
+           "pixels": lambda: method("erm").loss(NET, X[..., :0], XY, seeded()), "places": lambda: method("erm").loss(NET, X, XY, seeded(), XY - 1), "halves": lambda: method("erm").loss(NET, X, XY, seeded(), XY.float())}
+
+
+@pytest.mark.parametrize("name", BUDGETS)
+def test_what_no_attack_and_no_loss_can_use(name):
+    state = torch.get_rng_state()
+    refused(BUDGETS[name], "attacks are given by name|batch must be|networks are given as a list|must be a module|radii are numbers|images must be|radii must be|have no pixels|radius eps|labels must be|rng must be a generator|index must be places")
+    assert torch.equal(state, torch.get_rng_state()), "nothing was drawn from PyTorch's own generator"
+
+
+@pytest.mark.parametrize("bad", [-math.inf, math.nan])
+def test_views_are_compared_by_numbers(bad):
+    z = Z.index_fill(1, torch.tensor([2]), bad)
+    refused(lambda: js([z, Z]), "by logits that are numbers")
+    assert js([Z.half(), Z]).isfinite() and js([1e4 * Z, -1e4 * Z]).isfinite()
+
+
+# ---- tables ----------------------------------------------------------------------------------------------------------
+
+@pytest.fixture
+def written(tmp_path):
+    "Writes a table and reads it."
+    (folder := tmp_path / "openml").mkdir()
+    def read(text, record=None, **how):
+        (folder / "1_t.csv").write_bytes(text if isinstance(text, bytes) else text.encode())
+        if record is not None: (folder / "index.json").write_text(json.dumps([dict(id=1, name="t", file="1_t.csv") | record]))
+        return T.tabular(1, tmp_path, **how)
+    return read
+
+
+def lines(cell, at=5, name="b", n=12):
+    "A table with one odd cell, in the column of words or in the target."
+    row = lambda i: {"a": f"{i}.5", "b": "uvw"[i % 3], "class": ("no", "yes")[i % 2], **({name: cell} if i == at else {})}
+    return "a,b,class\n" + "".join(",".join(row(i).values()) + "\n" for i in range(n))
+
+
+@pytest.mark.parametrize("name, cell, like", [("class", "yes ", "yes"), ("class", "yes\u200b", "yes"), ("class", "yes\u00a0", "yes"), ("b", " w", "w"), ("b", "w\x0c", "w"), ("b", "\ufeffw", "w")])
+def test_two_cells_that_look_alike_are_no_two_categories(written, name, cell, like):
+    with pytest.raises(ValueError, match=f"column '{name}' has '{like}' and, in row 6 .line 7., .*which look alike"): written(lines(cell, name=name))
+    written(lines(cell, name=name), dict(nominal=[1, 2])), written(lines("other", name=name), dict(nominal=[]))
+
+
+def test_letters_and_truths_that_are_written_in_two_ways(written):
+    table = "a,b,class\n" + "".join(f"{i},{w},{'xy'[i % 2]}\n" for i, w in enumerate(["TRUE", "False", "true", "False"] * 3))
+    with pytest.raises(ValueError, match="'TRUE' and, in row 3 .line 4., 'true', which look alike"): written(table)
+    with pytest.raises(ValueError, match="which look alike"): written("a,b,class\n" + "".join(f"{i},{('é', 'e' + chr(0x301), 'u')[i % 3]},{'xy'[i % 2]}\n" for i in range(12)))
+    assert len(written(lines("U")).features) == 5, "upper case is another letter"
+
+
+@pytest.mark.parametrize("cell", ['"1,5"', "1 000", "1'000"])
+def test_a_code_with_a_separator_is_refused_with_its_place(written, cell):
+    rows = "".join(f"{i},{cell if i == 5 else i % 3}\n" for i in range(12))
+    with pytest.raises(ValueError, match=r"column 'class' holds numbers, but row 6 .line 7. has"): written("a,class\n" + rows)
+
+
+def test_whole_numbers_that_float64_does_not_tell_apart(written):
+    rows = "".join(f"{2**60 + i},{i},{'xy'[i % 2]}\n" for i in range(12))
+    with pytest.raises(ValueError, match="column 'id' has whole numbers above 2.53"): written("id,a,class\n" + rows)
+    frame = pd.DataFrame({"id": 2**60 + np.arange(10)})
+    refused(lambda: T.to_numbers(frame, np.arange(8), np.arange(8, 10)), "column 'id' has whole numbers above 2.53")
+    assert written("a,class\n" + "".join(f"{i},{2**60 + i % 2}\n" for i in range(12))).classes == (str(2**60), str(2**60 + 1)), "codes of a target are texts"
+
+
+@pytest.mark.parametrize("mark, word", [(";", "semicolons"), ("\t", "tabs"), ("|", "bars")])
+def test_another_separator_is_named(written, mark, word):
+    with pytest.raises(ValueError, match=f"1_t.csv: its columns are parted by {word}: save it again with commas"): written(lines("u").replace(",", mark))
+    with pytest.raises(ValueError, match="semicolons"): written(lines("u").replace(",", ";").replace(".", ","))
+
+
+@pytest.mark.parametrize("data, what", [(b"PK\x03\x04" + bytes(30), "a workbook"), (b'[{"a": 1}]', "JSON"), (b"@relation t\n@data\n1\n", "an ARFF file"), (b"<!DOCTYPE html><p>404</p>\n", "a page of HTML or XML")])
+def test_a_file_of_another_kind_is_named(written, data, what):
+    with pytest.raises(ValueError, match=f"1_t.csv: it is .*{what}: save the table as CSV"): written(data)
+
+
+INDEX = {"names": (dict(nominal=["a"]), "not a list of tables"), "a text": (dict(nominal=["0"]), "not a list of tables"), "a truth": (dict(nominal=[True]), "not a list of tables"), "-1": (dict(nominal=[-1]), "not a list of tables"),
+         "too far": (dict(nominal=[9]), "calls column 9 nominal, but there are the columns 0..2"), "a kind": (dict(columns=["foo", "string", "string"], missing="?"), "not a list of tables"),
+         "twice": (dict(columns=["numeric", ["u", "v", "w", "w"], ["no", "yes"]], missing="?"), "not a list of tables"), "no category": (dict(columns=["numeric", ["u", "v"], ["no", "yes"]], missing="?"), "column 'b' has 'w' in row 3 .line 4., which is none of its categories"),
+         "no class": (dict(columns=["numeric", ["u", "v", "w"], ["no"]], missing="?"), "column 'class' has 'yes' in row 2"), "a date": (dict(columns=["datetime64[ns]", "string", "string"], missing="?"), "column 'a' is a date, but row 1 .line 2. has '0.5'")}
+
+
+@pytest.mark.parametrize("name", INDEX)
+def test_an_index_says_what_is_there(written, name):
+    record, sentence = INDEX[name]
+    with pytest.raises(ValueError, match=sentence) as e: written(lines("u"), record)
+    assert "\n" not in str(e.value)
+
+
+FRAMES = {"a series": (pd.Series([1.]), "must be a data frame"), "an array": (np.ones((4, 1)), "must be a data frame"), "numbers for names": (pd.DataFrame({0: [1., 2, 3, 4]}), "names that are texts, got 0"),
+          "mixed names": (pd.DataFrame({0: [1., 2, 3, 4], "b": [1., 2, 3, 4]}), "names that are texts"), "levels": (pd.DataFrame(np.ones((4, 2)), columns=pd.MultiIndex.from_tuples([("a", 1), ("b", 2)])), "names that are texts"),
+          "complex": (pd.DataFrame({"a": np.arange(4) + 1j}), "complex numbers"), "only inf": (pd.DataFrame({"a": [math.inf] * 3 + [1.], "b": [1., 2, 3, 4]}), "column 'a' has no finite number in any training row")}
+
+
+@pytest.mark.parametrize("name", FRAMES)
+def test_frames_that_lose_something_on_the_way(name): refused(lambda: T.to_numbers(FRAMES[name][0], np.arange(3), np.arange(3, 4)), FRAMES[name][1])
+
+
+def test_rows_that_are_none_and_columns_that_say_nothing():
+    frame = pd.DataFrame({"a": [1., 2, 3, 4], "tiny": [1e-200, 2e-200, 3e-200, 4e-200]})
+    for rows in (np.arange(3.), np.arange(9)): refused(lambda: T.to_numbers(frame, rows, np.arange(1)), "positions of rows")
+    with pytest.warns(UserWarning, match="the column 'tiny' says nothing"): x, _, _ = T.to_numbers(frame, np.arange(4), np.arange(0))
+    assert np.allclose(x[:, 0].std(), 1)
+
+
+TARGETS = {"an array": (np.array([1, 2]), "must be a column of pandas"), "a gap among truths": (pd.Series([True, None] * 2, dtype="boolean"), "missing in row 2"), "a gap among categories": (pd.Series(pd.Categorical(["a", None, "b"])), "missing in row 2"),
+           "complex": (pd.Series([1 + 1j, 2]), "complex")}
+
+
+@pytest.mark.parametrize("name", TARGETS)
+def test_targets_that_are_none(name): refused(lambda: T.to_labels(TARGETS[name][0]), TARGETS[name][1])
+
+
+def test_a_part_without_rows_and_a_table_without_a_name(written, tmp_path):
+    with pytest.raises(ValueError, match="leaves none to learn from"): written(lines("u"), split=.999)
+    for what in ("²", 1., True, ["1"], None): refused(lambda: T.tabular(what, tmp_path), "a number of OpenML or a name")
+
+
+# ---- pictures --------------------------------------------------------------------------------------------------------
+
+GREY = np.linspace(0, 255, 96).reshape(8, 12).round().astype(np.uint8)
+RGB = Image.fromarray(np.dstack([GREY, GREY[::-1], GREY[:, ::-1]]))
+
+
+def stored(image, kind="PNG", **how):
+    image.save(b := io.BytesIO(), kind, **how)
+    return b.getvalue()
+
+
+def turned(n):
+    exif = Image.Exif()
+    exif[0x112] = n
+    return exif.tobytes()
+
+
+@pytest.mark.parametrize("turn", [3, 6, 8])
+@pytest.mark.parametrize("kind", ["png", "jpg"])
+def test_a_picture_that_its_camera_stored_turned(tmp_path, turn, kind):
+    for c in "ab":
+        (tmp_path / c).mkdir()
+        for i in range(3): (tmp_path / c / f"{i}.{kind}").write_bytes(stored(RGB, kind.replace("jpg", "jpeg"), exif=turned(1)))
+    assert len(from_folder(tmp_path)) == 4
+    (odd := tmp_path / "a" / f"1.{kind}").write_bytes(stored(RGB, kind.replace("jpg", "jpeg"), exif=turned(turn)))
+    with pytest.raises(ValueError, match=rf"1.{kind} is stored turned or mirrored .EXIF orientation {turn}.*upright"):
+        for split in ("train", "test"): from_folder(tmp_path, split)
+    with Image.open(odd) as image: refused(lambda: image_set([(image, 0)]), "example 0 is stored turned")
+    assert read_picture(odd).shape == (3, 8, 12), "as ImageNet's are read, by Pillow alone"
+
+
+SEEN = {"cut off": (lambda: Image.open(io.BytesIO(stored(RGB.resize((90, 90)), "JPEG")[:900])), "example 0 is not a whole image"),
+        "see-through RGB": (lambda: Image.open(io.BytesIO(stored(RGB, transparency=tuple(map(int, np.asarray(RGB)[0, 0]))))), "transparent pixels"),
+        "see-through grey": (lambda: Image.open(io.BytesIO(stored(Image.fromarray(GREY), transparency=int(GREY[0, 0])))), "transparent pixels"),
+        "channels last": (lambda: torch.zeros(32, 32, 3), "channels last.*permute"), "no pixels": (lambda: torch.zeros(3, 0, 4), "no pixels"), "sparse": (lambda: torch.zeros(3, 4, 4).to_sparse(), "dense")}
+
+
+@pytest.mark.parametrize("name", SEEN)
+def test_pictures_of_a_data_set_are_looked_at_as_files_are(name): refused(lambda: image_set([(SEEN[name][0](), 0)]), SEEN[name][1])
+
+
+def test_a_decoder_that_passes_damage_is_refused(tmp_path, monkeypatch):
+    (tmp_path / "a.jpg").write_bytes(stored(RGB.resize((90, 90)), "JPEG")[:900])
+    monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", True)
+    refused(lambda: read_picture(tmp_path / "a.jpg"), "LOAD_TRUNCATED_IMAGES is set")
+
+
+class OneBuffer:
+    "A data set that hands out one tensor for all of its images."
+    buffer = torch.zeros(1, 2, 2, dtype=torch.uint8)
+    def __len__(self): return 3
+    def __getitem__(self, i): return self.buffer.fill_(i), i
+
+
+def test_pairs_of_other_kinds():
+    assert image_set(OneBuffer()).x.flatten(1)[:, 0].tolist() == [0, 1, 2], "all were the last one"
+    x = torch.zeros(1, 2, 2, dtype=torch.uint8)
+    for pair, sentence in (((x, 0, 1), "got tuple of 3"), (x, "must be an image and its label, got Tensor of 1"), ({"image": x, "label": 0}, "got dict"), ((x, 1e300), "labels must be class numbers"), ((x, -1), "labels must be class numbers")):
+        refused(lambda: image_set([pair]), sentence)
+    refused(lambda: image_set([(x, 0), (x, 1)], classes=["a", "a"]), "two classes have one name")
+
+
+@pytest.mark.parametrize("part", ["2", 2.5, (0, 1), torch.tensor(2), torch.tensor([0., 1.]), torch.tensor([9]), torch.tensor([True]), None])
+def test_a_part_of_a_set_is_a_number_or_places(part): refused(lambda: TEST.subset(part), "a part of a set is|places must be 0..3|one value for each")
+
+
+@pytest.mark.parametrize("stray", ["._1.JPEG", "1.webp", "1.bmp"])
+def test_what_load_refuses_verify_names(tmp_path, monkeypatch, stray):
+    "One notion of a picture: torchvision's is another one."
+    for split in ("train", "val"):
+        for c in ("n01", "n02"):
+            (at := tmp_path / "imagenet" / split / c).mkdir(parents=True)
+            for i in range(2): RGB.save(at / f"{i}.JPEG")
+    monkeypatch.setattr(F, "IMAGENET_ROWS", {"train": 4, "val": 4})
+    assert len(IF.imagenet("test", tmp_path)) == 4 and len(F.verify("imagenet", tmp_path)) == 2, "that there are not a thousand classes, twice"
+    (tmp_path / "imagenet" / "val" / "n02" / stray).write_bytes(b"x")
+    with pytest.raises(ValueError, match=f"{stray} is no picture of the data set"): IF.imagenet("test", tmp_path)
+    assert [w for w in F.verify("imagenet", tmp_path) if f"{stray} is no picture" in w]
+
+
+@pytest.mark.parametrize("source", ["ftp://x/y", "s3://bucket/y", "file:///data", "HTTP://x"])
+def test_an_address_that_is_not_fetched_is_no_folder(tmp_path, source):
+    for get in (lambda: F.fetch("cifar10", tmp_path, source), lambda: T.fetch_openml(1, tmp_path, source)): refused(get, "only http:// and https:// are fetched from here")
+
+
+# ---- values at the ends ----------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("labels", range(2, 10))
+@pytest.mark.parametrize("lam", [0., 1., 1 - 1e-7])
+def test_a_mask_of_one_image_alone_has_a_price(labels, lam):
+    "With two labels and a share of exactly 1 the price was infinite, and the mask out of range."
+    one, other = (prior(torch.tensor(v), labels).flatten() for v in (lam, 1 - lam))
+    assert one.isfinite().all() and torch.allclose(one, other.flip(0), rtol=.02)
+    u, w = costs(torch.full((4, 4, 4), 1 / 16), torch.tensor([1, 0, 3, 2]), torch.rand(4, 3, 16, 16, generator=seeded()), torch.tensor(lam), labels, 1.2, .5, .2, 4)
+    assert 0 <= least(u, w, 60).min() <= least(u, w, 60).max() < labels
+
+
+def test_a_prior_has_two_labels():
+    for labels in (1, 0, 2.5): refused(lambda: prior(torch.tensor(.5), labels), "labels must be a whole number")
