@@ -372,7 +372,7 @@ def frame(found: list[Found],
     return pd.DataFrame([line(i, f) for i, f in enumerate(found)])
 
 # %% ../../nbs/repro/86_claim.ipynb #a30de16e
-HEAD = ("", "Where", "The claim", "Formula", "Its own numbers", "Measured", "Verdict", "Artefact")
+HEAD = ("", "Where", "The claim", "Verdict", "Measured", "Its own numbers", "Formula", "Artefact")
 HOW = ("Its own numbers: whether the claim follows from what the paper prints. "
        "Measured: of all comparisons that a claim makes, the one that speaks most against it, with a 95% interval; "
        "behind it how many of them were run. "
@@ -404,7 +404,7 @@ def page(data: pd.DataFrame,  # from `frame`
         word += " (more test images)" * (r["seeds to decide"] == "more test images")
         word += f" (alone: {r.alone})" * (r.verdict == "undecided" != r.alone)
         more = [r[o] for o in others]
-        return [str(i), r["where"], r.claim, f"`{r.formula}`", r["paper's numbers"], cell(r), f"**{word}**",
+        return [str(i), r["where"], r.claim, f"**{word}**", cell(r), r["paper's numbers"], f"`{r.formula}`",
                 f"[{r.artefact}]({links[r.artefact]})", *more]
     def block(paper, mine):
         rows = [line(i, r) for i, (_, r) in enumerate(mine.iterrows(), 1)]

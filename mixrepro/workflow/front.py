@@ -45,17 +45,20 @@ def status(base: Path,                 # the project's folder
     "Of each paper what it mixes, the artefacts that are ready, its claims by what became of them, and where to look."
     path = base/"figures"/profile/"across/x-claims.csv"
     claims = ledger_of(path) if path.is_file() else pd.DataFrame(columns=COLUMNS)
-    rows = ["| paper | what is mixed | ready | claims | hold | do not | undecided | not run | look |", "|" + "---|"*9]
+    def there(of, at): return sum(all(f.is_file() for f in a.files(base/"figures"/at)) for a in of)
+    rows = ["| paper | what is mixed | ready | at full scale | claims | hold | do not | undecided | not run | look |",
+            "|" + "---|"*10]
     for paper, name in PAPERS.items():
         all_ = [a for a in ARTEFACTS.values() if a.paper == paper]
         ready = f"{sum(state(a, base) == 'ready' for a in all_)}\u00a0of\u00a0{len(all_)}"  # on one line
-        shown = sum(all(f.is_file() for f in a.files(base/"figures"/profile)) for a in all_)
+        shown, full = there(all_, profile), there(all_, "paper")
+        at = f"#{name.lower().replace(' ', '-')}"
+        large = f"[{full}](figures/paper/README.md{at})" if full else ""
         of = claims[claims.paper == paper].verdict
         said = [len(of), *((of == v).sum() for v in VERDICTS[:3]), of.isin(VERDICTS[3:]).sum()] if len(of) else [""]*5
-        look = (f"[gallery](figures/{profile}/README.md#{name.lower().replace(' ', '-')}), "
-                f"[notebooks](nbs/{paper}/00_settings.ipynb)")
+        look = f"[gallery](figures/{profile}/README.md{at}), [notebooks](nbs/{paper}/00_settings.ipynb)"
         short = f", {shown} in the gallery" * (shown < len(all_))
-        cells = [ABOUT[paper][0].format(name), ABOUT[paper][1], ready + short, *said, look]
+        cells = [ABOUT[paper][0].format(name), ABOUT[paper][1], ready + short, large, *said, look]
         rows.append("| " + " | ".join(map(str, cells)) + " |")
     return "\n".join(rows)
 

@@ -36,13 +36,15 @@ def table_of(head: list[str],        # names of the columns
 HERE = Path(mixrepro.__file__).parents[1]  # of this machine: what is read elsewhere does not name it
 
 def in_short(value: object) -> str:  # at most 80 characters
-    "A default or a constant, as code; long ones are cut."
+    "A default or a constant, as code; long ones are cut, and where a reader of HTML would see a declaration."
     if value is inspect.Parameter.empty or value is dataclasses.MISSING: return ""
     if callable(value) and hasattr(value, "__name__"): text = value.__name__
     elif dataclasses.is_dataclass(value): text = f"{type(value).__name__}(...)"
     else: text = " ".join(repr(value).split())
     text = re.sub(r" at 0x[0-9a-f]+| from '[^']*'", "", text).replace(f"{HERE}/", "").replace("`", "'")
-    return f"`{text if len(text) <= 80 else text[:76] + ' ...'}`".replace("|", "\\|")
+    text, *more = re.split(r"(?=<[!?])", text)
+    if more or len(text) > 80: text = text[:76] + " ..."
+    return f"`{text}`".replace("|", "\\|")
 
 def type_of(annotation: Any) -> str:
     "A type, as it was written, without the modules' names."
