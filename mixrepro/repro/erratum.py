@@ -64,7 +64,7 @@ def show(value: float) -> str:
     if isinstance(value, int): return str(value)
     size = abs(value)
     if size >= 100: return f"{value:.0f}" if size >= 1000 else f"{value:.4g}"
-    return f"{value:.2{'f' if size >= 1 else 'g'}}"
+    return f"{value:.2f}" if size >= 1 else f"{value:.2g}"
 
 def sentence(f: Finding) -> str:
     "A finding as it stands on the page: what does not hold says so."

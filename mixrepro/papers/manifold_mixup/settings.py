@@ -316,7 +316,7 @@ class Semi(Settings):
     lr: float = setting(.1, "paper", "appendix E")
     drops: tuple = setting((.5, .75, .875), "paper", "appendix E: epochs 500, 750, 875 of 1000; of lr, by a tenth")
     weight_decay: float = setting(5e-4, "paper", "appendix E")
-    consistency: dict = setting({"cifar10": 1., "svhn": 2.}, "code", "the largest weight; the paper is silent")
+    consistency: dict = setting({"cifar10": 1., "svhn": 2.}, "paper", "appendix E: the largest weight")
     dropout: float = setting(.3, "code", "of the wide residual network; the paper is silent")
     slope: float = setting(.01, "code", "of its leaky ReLUs; the paper is silent")
 
