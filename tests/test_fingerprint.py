@@ -294,7 +294,7 @@ class Colour(Enum): RED, BLUE = 1, 2
 
 
 @pytest.mark.parametrize("one, other", [(made_by(3), made_by(4)), (Plain(3), Plain(4)), (Colour.RED, Colour.BLUE), (1j, 2j), (slice(3), slice(4)), (re.compile("a"), re.compile("b")),
-                                        (partial(sorted, key=made_by(3)), partial(sorted, key=made_by(4))), (partial(sorted, kind=torch.float32), partial(sorted, kind=torch.float64))], ids=str)
+                                        (partial(sorted, key=made_by(3)), partial(sorted, key=made_by(4))), (partial(sorted, kind=torch.float32), partial(sorted, kind=torch.float64))], ids=["closure", "instance", "enum", "complex", "slice", "pattern", "partial of a closure", "partial of a type"])
 def test_objects_of_a_table_are_told_apart(one, other):
     assert put_in_words(one, set()) == put_in_words(one, set()) != put_in_words(other, set())
 
