@@ -129,12 +129,10 @@ def claim(effect: tuple | Estimate,  # an effect and its interval, nan for no in
 # %% ../../nbs/repro/81c_verdicts.ipynb #086653c3
 @contextmanager
 def nothing_to_collect() -> Iterator[None]:
-    "Inside it Python's garbage collector has nothing to look through."
-    before = gc.get_freeze_count()
-    gc.freeze()
+    "Inside it nobody starts Python's garbage collector by hand."
+    collect, gc.collect = gc.collect, lambda *_: 0
     try: yield
-    finally:
-        if not before: gc.unfreeze()  # what somebody else has put aside stays there
+    finally: gc.collect = collect
 
 # %% ../../nbs/repro/81c_verdicts.ipynb #dbe52b02
 def holm(ps: Iterable[float | None],

@@ -94,7 +94,7 @@ NM_IMAGENET = (
           (Over("nm-fig6", NM, "augmix", ("digital",), margin=1.),)),
     _says("appendix D.1", "By categories NoisyMix is the best under noise, weather and digital corruptions.",
           (Over("nm-fig6", NM, EVERY, ("noise", "weather", "digital")),)),
-    _says("appendix D.1", "Under blur AugMix is ahead of NoisyMix.", (Over("nm-fig6", "augmix", NM, ("blur",)),)),
+    _says("appendix D.1", "Under blur AugMix is better than NoisyMix.", (Over("nm-fig6", "augmix", NM, ("blur",)),)),
 )
 
 # %% ../../../nbs/noisymix/09_claims.ipynb #67e4d82b
