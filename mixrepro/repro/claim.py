@@ -377,7 +377,8 @@ HOW = ("Its own numbers: whether the claim follows from what the paper prints. "
        "Measured: of all comparisons that a claim makes, the one that speaks most against it, with a 95% interval; "
        "behind it how many of them were run. "
        "Verdict: after Holm's correction among the claims of one paper that have a p-value; "
-       "where that leaves it open, the seeds that would decide, or what the claim would be alone, without the correction. "
+       "where that leaves it open, the seeds that would decide, or what the claim would be alone, "
+       "without the correction. "
        "Where a table has no contrast of two rows they are taken as separate samples, which is wider.")
 
 PLACE = re.compile(rf"(?<![\w-])({'|'.join(map(re.escape, DATA_LABELS | NETWORK_LABELS))})(?![\w-])")
