@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SHORTER', 'SIDE', 'middle', 'window', 'Files', 'gathered_files', 'unspoilt', 'loaded', 'OnDisk', 'imagenet_folder',
-           'check_shown', 'stray_faults', 'check_strays', 'image_files', 'check_same_classes', 'imagenet',
+           'check_shown', 'strays', 'stray_faults', 'check_strays', 'image_files', 'check_same_classes', 'imagenet',
            'imagenet_stylized', 'imagenet_r', 'imagenet_c', 'undecodable', 'benchmark_decoding']
 
 # %% ../../nbs/data/01h_image_folder.ipynb #14899916
@@ -13,7 +13,7 @@ import json
 import os
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -145,25 +145,24 @@ def check_shown(folder: Path) -> None:  # a folder for each class
     hidden = sorted(p.name for p in folder.glob(".*/")) if folder.is_dir() else []
     if hidden: raise ValueError(f"{folder / hidden[0]} is hidden and among the classes: move it away")
 
-def stray_faults(folder: Path,        # holds a folder for each class
-                 deep: bool = False,  # the same either way
-                 ) -> list[str]:      # sentences
-    "Files that torchvision takes for pictures and that are none here, such as `._x.JPEG`: `load` refuses them."
+def strays(paths: Iterable[str | Path]) -> list[str]:  # sentences
+    "What is wrong with files that torchvision takes for pictures and that are none here, such as `._x.JPEG`."
+    return [f"{p} is no picture of the data set ({', '.join(PICTURES)}, and not hidden): remove it, or convert it"
+            for p in paths if not is_picture(os.path.basename(p))]
+
+def stray_faults(folder: Path) -> list[str]:  # holds a folder for each class; sentences
+    "The strays of a folder, which `load` refuses."
     from torchvision.datasets.folder import is_image_file
     found = (Path(at) / n for at, _, names in os.walk(folder, followlinks=True) for n in sorted(names))
-    return [f"{p} is no picture of the data set ({', '.join(PICTURES)}, and not hidden): remove it, or convert it"
-            for p in found if is_image_file(p.name) and not is_picture(p.name)]
+    return strays(p for p in found if is_image_file(p.name))
 
 def check_strays(paths: list[str]) -> None:
-    "Refuse a file that only torchvision takes for a picture of the data set."
-    for p in paths:
-        if not is_picture(os.path.basename(p)):
-            raise ValueError(f"{p} is no picture of the data set ({', '.join(PICTURES)}, and not hidden): remove it, "
-                             "or convert it")
+    "Refuse the first stray of them."
+    for why in strays(paths): raise ValueError(why)
 
 def image_files(folder: Path,  # a folder for each class
-           fix: str,      # what to do where it is not there
-           ) -> tuple[list[str], Tensor, tuple[str, ...]]:  # files, labels, classes
+                fix: str,      # what to do where it is not there
+                ) -> tuple[list[str], Tensor, tuple[str, ...]]:  # files, labels, classes
     "The images of a folder, in the order of their classes and names."
     from torchvision.datasets import ImageFolder
     check_shown(folder)

@@ -38,8 +38,9 @@ def generative_label(log_p: Tensor,  # log-densities of the classes at the mixtu
                      top: int = 0,   # how many of the likeliest classes stay; 0: all
                      ) -> Tensor:    # rows that sum to 1, (B, K)
     "The label y_gen (GenLabel note, algorithm 1, line 5; with `top=2` algorithm 3)."
-    check_likely(log_p); check_top(top)
+    check_top(top)
     if not 0 < top < log_p.shape[1]: return posteriors(log_p)
+    check_likely(log_p)
     best = log_p.topk(top, 1)
     return torch.full_like(log_p, -torch.inf).scatter(1, best.indices, best.values).softmax(1)
 
