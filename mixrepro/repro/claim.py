@@ -236,7 +236,7 @@ class Paired:
         if here.empty: return Effect(what)
         wide = here.pivot_table(index="seed", columns=self.by, values=self.value)
         if not {self.method, rival} <= set(wide): return Effect(what)
-        if self.log: wide = np.log(wide)
+        if self.log: wide = np.log(wide.where(np.isfinite(wide)))  # of what is infinite nothing is a share
         d = ((wide[self.method] - wide[rival]) * (1 if self.higher else -1)).dropna()
         return estimated(what, over_seeds(Measured(d)), margin=self.margin, bound=self.bound, unit=self.unit)
 

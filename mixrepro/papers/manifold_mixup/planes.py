@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['BANDS', 'TWO', 'DEPTHS', 'GREYS', 'POINTS', 'COLUMNS', 'QUANTITIES', 'shade', 'shade_key', 'tones_of',
-           'scatter_classes', 'draw_input', 'draw_hidden', 'by_model', 'factor', 'difference', 'model_table', 'effect',
-           'judged', 'amount', 'sentence', 'against', 'alike', 'beside']
+           'scatter_classes', 'draw_input', 'draw_hidden', 'by_model', 'factor', 'difference', 'geometric',
+           'model_table', 'effect', 'judged', 'amount', 'sentence', 'against', 'alike', 'beside']
 
 # %% ../../../nbs/manifold_mixup/01_planes.ipynb #c2a49791
 from typing import TYPE_CHECKING
@@ -130,9 +130,10 @@ def by_model(measured: pd.DataFrame,  # columns model, seed and those of `concen
     return {m: g.sort_values("seed")[column].tolist() for m, g in measured.groupby("model", sort=False)}
 
 def factor(measured: pd.DataFrame, model: str, base: str, column: str = "scatter") -> tuple[float, float, float]:
-    "By which factor a model's quantity differs from another's, and its interval."
+    "By which factor a model's quantity differs from another's where both have it, and its interval; nan for none."
     values = by_model(measured, column)
-    return paired_ratio(values[model], values[base])
+    both = [p for p in zip(values[model], values[base], strict=True) if np.isfinite(p).all()]
+    return paired_ratio(*map(list, zip(*both))) if both else (float("nan"),) * 3
 
 def difference(measured: pd.DataFrame, model: str, base: str, column: str) -> tuple[float, float, float]:
     "By how much, and its interval; nan for one seed."
@@ -141,6 +142,13 @@ def difference(measured: pd.DataFrame, model: str, base: str, column: str) -> tu
     return m.mean, *(m.interval or (float("nan"),) * 2)
 
 # %% ../../../nbs/manifold_mixup/01_planes.ipynb #03132d8f
+def geometric(values: pd.Series) -> str:  # above 0
+    "The geometric mean of those that are finite, and how many they are where some are not."
+    known = values[np.isfinite(values)]
+    if known.empty: return "none"
+    some = f" (in {len(known)} of {len(values)} runs)" * (len(known) < len(values))
+    return f"{np.exp(np.log(known).mean()):.2g}{some}"
+
 def model_table(measured: pd.DataFrame,  # columns model, seed and those of `concentration`
                 base: str = "erm",       # the model that scatter is compared with
                 labels: dict = LABELS,
@@ -151,9 +159,10 @@ def model_table(measured: pd.DataFrame,  # columns model, seed and those of `con
     def share(r, low, high): return f"{r:.2g} [{low:.2g}, {high:.2g}]" if low == low else f"{r:.2g} (n = 1)"
     for model, group in measured.groupby("model", sort=False):
         def cell(c):
+            if c == "scatter": return geometric(group[c])
             m = Measured(group[c] * (100 if "(%)" in COLUMNS[c] else 1))
             spread = f" ± {m.sd:.2g}" if m.n > 1 else ""
-            return f"{np.exp(np.log(group[c]).mean()):.2g}" if c == "scatter" else f"{m.mean:.3g}{spread}"
+            return f"{m.mean:.3g}{spread}"
         lines.append([labels[model], *map(cell, shown), "" if model == base else share(*factor(measured, model, base))])
     return "\n".join("| " + " | ".join(l) + " |" for l in (head, ["---"] * len(head), *lines))
 
