@@ -190,11 +190,13 @@ def diagram(ax: "Axes",  # a matplotlib axis
     named = ranked.mean.rename(index=labels)
     pairs = ranked.pairs.rename(index=labels, columns=labels)
     inks = {labels.get(m, m): marked.get(m, "0.25") for m in ranked.mean.index}
-    critical_difference_diagram(named, pairs, alpha=1 - LEVEL, ax=ax, color_palette=inks,
-                                label_fmt_left="{label} ({rank:.1f})", label_fmt_right="({rank:.1f}) {label}",
-                                label_props=dict(fontsize=6.5), marker_props=dict(s=9, clip_on=False),
-                                elbow_props=dict(linewidth=.7), crossbar_props=dict(linewidth=1.6, color="0.2"),
-                                text_h_margin=.15)
+    drawn = critical_difference_diagram(named, pairs, alpha=1 - LEVEL, ax=ax, color_palette=inks,
+                                        label_fmt_left="{label} ({rank:.1f})", label_fmt_right="({rank:.1f}) {label}",
+                                        label_props=dict(fontsize=6.5), marker_props=dict(s=9, clip_on=False),
+                                        elbow_props=dict(linewidth=.7), text_h_margin=.15,
+                                        crossbar_props=dict(linewidth=1.6, color="0.2"))
+    for line in (line for bar in drawn["crossbars"] for line in bar):
+        line.set_xdata(np.sort(line.get_xdata()))  # methods come in the order of a set, another in each process
     above, start = offset_copy(ax.transData, ax.figure, y=22, units="points"), named.iloc[0]
     ax.plot([start, start + ranked.cd], [0, 0], "|-", color="black", lw=1.2, ms=5, transform=above, clip_on=False)
     ax.annotate(f"critical difference: {ranked.cd:.1f}", (start + ranked.cd / 2, 0), (0, 25), ha="center", va="bottom",
