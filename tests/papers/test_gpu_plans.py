@@ -4,6 +4,7 @@ import json
 import math
 import warnings
 from dataclasses import replace
+from functools import cache
 
 import pytest
 import torch
@@ -23,6 +24,7 @@ SHAPES = {"cifar10": (10, 3, 32, 32), "cifar100": (100, 3, 32, 32), "svhn": (10,
 FREE = ("seed", "epochs", "lr", "milestones", "n_train", "split", "batch")  # they change no step's code
 
 
+@cache
 def kinds() -> dict:
     "What differs in more than a number of the schedule -> a spec of it; networks that others need among them."
     found = {}
@@ -34,7 +36,9 @@ def kinds() -> dict:
     return {f"{s.dataset}/{name_of(s)}": s for s in found.values()}
 
 
-KINDS = kinds()
+def pytest_generate_tests(metafunc):
+    "The plans are made where they are wanted: they take seconds, and these tests are left out of most calls."
+    if "name" in metafunc.fixturenames: metafunc.parametrize("name", ["each"] if "not slow" in metafunc.config.option.markexpr else kinds())
 
 
 def some(name: str, n=16) -> ImageSet:
@@ -48,12 +52,11 @@ def some(name: str, n=16) -> ImageSet:
 def test_the_plans_are_there():
     "Every method and network of the profile, and few enough to be run."
     planned = [c.spec for _, c in by_value("gpu")]
-    assert {(s.method, s.network) for s in planned} <= {(s.method, s.network) for s in KINDS.values()} and 10 < len(KINDS) < len(planned)
+    assert {(s.method, s.network) for s in planned} <= {(s.method, s.network) for s in kinds().values()} and 10 < len(kinds()) < len(planned)
 
 
-@pytest.mark.parametrize("name", KINDS)
 def test_two_steps(name):
-    spec = replace(KINDS[name], batch=8)
+    spec = replace(kinds()[name], batch=8)
     train = some(spec.dataset)
     net = network_of(spec, train.shape, train.k)
     others = {k: network_of(s, some(s.dataset).shape, some(s.dataset).k).eval() for k, s in spec.needs.items()}

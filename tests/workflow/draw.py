@@ -6,6 +6,7 @@ import sys
 import traceback
 from pathlib import Path
 
+import execnb.shell
 import matplotlib
 import nbformat
 import papermill
@@ -16,8 +17,15 @@ from execnb.shell import CaptureShell
 from papermill.engines import Engine, papermill_engines
 
 from mixrepro.data.datasets import load
+from mixrepro.metrics.catalogue import METRICS, code_of_metric
 from mixrepro.papers.catalogue import find
+from mixrepro.repro.artefact import cells
+from mixrepro.training.made import code_of
+from mixrepro.training.spec import Spec, name_of
+from mixrepro.training.store import Store
 from mixrepro.workflow import study  # noqa: F401  imported before the forks
+
+execnb.shell.set_matplotlib_formats = None  # what is published is drawn; shown in the notebook it would be drawn three times more
 
 
 def stored(output: dict) -> dict:
@@ -31,7 +39,7 @@ class Here(Engine):
     "Cells run in this process."
     @classmethod
     def execute_managed_notebook(cls, manager, kernel_name, **_):
-        shell = CaptureShell(mpl_format=None)  # what is published is drawn; shown in the notebook it would be drawn three times more
+        shell = CaptureShell()
         for index, cell in enumerate(manager.nb.cells):
             if cell.cell_type != "code": continue
             manager.cell_start(cell, index)
@@ -40,13 +48,28 @@ class Here(Engine):
             manager.cell_complete(cell, index)
 
 
+def told(asked: str) -> tuple[str, int]:
+    "An artefact's id, and the number of its seeds; 0 for as many as the scale says."
+    id, _, seeds = asked.partition("=")
+    return id, int(seeds or 0)
+
+
+def read_the_code(asked: list[str]) -> None:
+    "Follow the code that the runs and their usual metrics reach once, before the forks, each of which would read all of it."
+    def specs(s: Spec): return [s, *(n for need in s.needs.values() for n in specs(need))]
+    every = {name_of(s): s for id, seeds in map(told, asked) for c in cells(find(id), "smoke", seeds) for s in specs(c.spec)}.values()
+    for s in every: code_of(s)
+    for run in map(Store().run, every):
+        for name in METRICS: code_of_metric(name, run)
+
+
 def drawn(asked: str) -> int:  # an artefact's id, or with the number of its seeds: mm-fig1=1
     "Execute one notebook in a fork; its exit status."
-    id, _, seeds = asked.partition("=")
+    id, seeds = told(asked)
     if (child := os.fork()): return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     try:
         notebook = find(id).notebook
-        papermill.execute_notebook(notebook, f"runs/.workflow/notebooks/smoke-{id}.ipynb", dict(profile="smoke") | ({"seeds": int(seeds)} if seeds else {}), engine_name="here", progress_bar=False)
+        papermill.execute_notebook(notebook, f"runs/.workflow/notebooks/smoke-{id}.ipynb", dict(profile="smoke") | ({"seeds": seeds} if seeds else {}), engine_name="here", progress_bar=False)
     except BaseException:
         print(f"{id}:\n{traceback.format_exc()[-3000:]}", file=sys.stderr, flush=True)
         os._exit(1)
@@ -59,6 +82,7 @@ if __name__ == "__main__":
     matplotlib.use("agg")
     load("digits-few", "test")
     torch.optim.Adam([torch.zeros(1)])  # the first optimizer imports torch's compiler: once, not in each fork
+    read_the_code(sys.argv[1:])
     gc.freeze()  # what is loaded by now is not looked through by any fork
     Path("runs/.workflow/notebooks").mkdir(parents=True, exist_ok=True)
     if failed := [id for id in sys.argv[1:] if drawn(id)]: sys.exit(f"failed: {' '.join(failed)}")

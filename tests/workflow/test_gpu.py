@@ -31,9 +31,9 @@ def test_a_part_that_dies_leaves_the_others_and_what_it_measured(tmp_path, monke
             "Table(part, device, folder_of(device, Path(base))).add(test='a', network='n', run='r', seconds=1)\n"
             "if part == 'tests': os.abort()\nif part == 'epochs': time.sleep(600)")
     monkeypatch.setattr(gpu, "CODE", code)
-    with pytest.raises(RuntimeError, match=r"^tests died of SIGABRT: what was measured stays in"): gpu.bench_gpu(tmp_path, minutes=["5", "epochs=.25"], device="cpu")
+    with pytest.raises(RuntimeError, match=r"^tests died of SIGABRT: what was measured stays in"): gpu.bench_gpu(tmp_path, minutes=["5", "epochs=.12"], device="cpu")
     said = capfd.readouterr().out
-    assert "tests: died of SIGABRT" in said and "epochs: stopped after 0.25 minutes" in said and "cells: complete" in said
+    assert "tests: died of SIGABRT" in said and "epochs: stopped after 0.12 minutes" in said and "cells: complete" in said
     for part in gpu.KEYS: assert [r["seconds"] for r in rows(tmp_path / f"runs/.workflow/bench/bench-{part}.csv")] == ["1"]
     assert not (tmp_path / "figures").exists()
 
