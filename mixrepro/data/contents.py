@@ -7,11 +7,11 @@ __all__ = ['shipped_files', 'files_of', 'content_of']
 
 # %% ../../nbs/data/01i_contents.ipynb #9e59412e
 from functools import cache
-from importlib.util import find_spec
 from pathlib import Path
 
 from ..core import pick
 from .datasets import DATASETS, SHIPPED
+from .digits import shipped
 from .folder import added, recorded
 from .images import data_root
 from .readers import MNIST, MNIST_FOLDERS
@@ -22,9 +22,8 @@ from ..files import sha256
 @cache
 def shipped_files(name: str) -> list[Path]:
     "The files of scikit-learn that a data set is made from."
-    at = Path(find_spec("sklearn").origin).parent / "datasets"
-    photos = [at / "images" / f"{p}.jpg" for p in ("china", "flower")] if name.startswith("photo") else []
-    return [at / "data" / "digits.csv.gz", *photos]
+    photos = [shipped("images", f"{p}.jpg") for p in ("china", "flower")] if name.startswith("photo") else []
+    return [shipped("data", "digits.csv.gz"), *photos]
 
 def files_of(name: str,                       # one of `DATASETS`
              root: str | Path | None = None,  # the data root; None: as for `load`

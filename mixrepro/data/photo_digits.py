@@ -12,19 +12,20 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
 from ..core import pick
-from .digits import enlarge, held_out, scans
+from .digits import enlarge, held_out, scans, shipped
 from .images import SPLITS, ImageSet
 
 # %% ../../nbs/data/01f_photo_digits.ipynb #70eea01a
 @cache
 def _photos(size: int) -> list[Tensor]:  # two, uint8 (3, H, W)
     "Scikit-learn's photographs, made smaller by 32 / size."
-    from sklearn.datasets import load_sample_images
-    whole = [torch.from_numpy(np.array(p)).permute(2, 0, 1) for p in load_sample_images().images]
+    photos = [Image.open(shipped("images", name)) for name in ("china.jpg", "flower.jpg")]
+    whole = [torch.from_numpy(np.array(p)).permute(2, 0, 1) for p in photos]
     return [F.avg_pool2d(p[None].float(), max(1, 32 // size))[0].round().to(torch.uint8) for p in whole]
 
 def photo_halves(split: str,  # "train": left halves, "test": right halves
