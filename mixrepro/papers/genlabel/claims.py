@@ -82,6 +82,7 @@ def fewer_intrude(tables: Tables) -> list:  # of `Effect`
     found = [one(*key, mine) for key, mine in data.groupby(["column", "metric"], sort=False)]
     return found or [Effect("y_mix over y_gen")]
 
+# %% ../../../nbs/genlabel/06_claims.ipynb #bfd0176b
 def in_some_case(tables: Tables) -> list:  # of `Effect`
     "The margin that logistic labels give over linear ones, of the points for which it speaks most."
     data = tables["gl-margin"]
@@ -92,6 +93,7 @@ def in_some_case(tables: Tables) -> list:  # of `Effect`
                    p=min(1., len(data) * p_of(r["mean"], r.low, r.high, r.n)),
                    over="seeds", unit="of the SVM's margin")]
 
+# %% ../../../nbs/genlabel/06_claims.ipynb #54d28d3f
 def third_order(tables: Tables) -> list:  # of `Effect`
     "How far the slope of lemma 1's remainder is above 2, as printed, for each c."
     data = tables["gl-lemma1"]

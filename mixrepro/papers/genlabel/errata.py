@@ -51,6 +51,7 @@ def closed_forms() -> list[Erratum]:
             erratum("Proposition 1", "(λ - 1/2)²/σ² in the exponent, for small σ", (square, every)),
             erratum("Note under proposition 1", "a softmax without the factors 1/σ, for any σ", (factor,))]
 
+# %% ../../../nbs/genlabel/02_errata.ipynb #ffe57216
 def means_apart(lam: np.ndarray, D: float, variance: float) -> np.ndarray:
     "The label of class 1 at the share lambda between two normal classes D apart, by their densities."
     one, zero = (stats.norm(m, variance**.5).logpdf(D * lam) for m in (D, 0))

@@ -21,6 +21,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+# %% ../../../nbs/genlabel/05_genmix.ipynb #f2a78839
 from ...data.datasets import load
 from ...data.images import ImageSet
 from ...data.shapes import SPAN, distances_to, draw_classes

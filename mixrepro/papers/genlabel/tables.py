@@ -26,6 +26,7 @@ import torch
 from scipy import stats
 from sklearn.model_selection import KFold, ShuffleSplit, StratifiedKFold, train_test_split
 
+# %% ../../../nbs/genlabel/03b_tables.ipynb #2fd24734
 from ...data.images import data_root
 from ...data.tabular import COLLECTIONS, FOLDER, NOTE, _records, _source, to_labels, to_numbers
 from ...methods.densities import fit_gaussian
@@ -140,6 +141,7 @@ def mean_sd(rows: pd.DataFrame, of: str) -> pd.DataFrame:  # method x table
     text = by.mean().map("{:.2f}".format) + " ± " + by.std(ddof=0).map("{:.2f}".format)
     return text.unstack()
 
+# %% ../../../nbs/genlabel/03b_tables.ipynb #3a8c938f
 def beside_note(rows: pd.DataFrame, id: str, of: str = "accuracy") -> pd.DataFrame:
     "Of the sets that a table of the note prints and that are at hand: the note's mean ± sd, and ours."
     printed, ours = reported("genlabel", id), mean_sd(rows, of)
@@ -280,6 +282,7 @@ def table_name(name: str) -> str:
     if of.startswith("friedman"): return f"Friedman {of[-1]}, {' x '.join(sizes)}"
     return f"OpenML {name}" if name.isdigit() else name.replace("-", " ")
 
+# %% ../../../nbs/genlabel/03b_tables.ipynb #35ba8769
 def cut_at(d: pd.DataFrame) -> float:  # from `differences`
     "How far an axis over very many sets reaches; the longest intervals are cut."
     ends = d[["gain", "low", "high"]].abs().max(axis=1)

@@ -48,6 +48,7 @@ def printed_label(lam: np.ndarray, sigma: float) -> np.ndarray:
     check_sigma(lam, sigma)
     return expit((np.asarray(lam) - .5)**2 / sigma**2)
 
+# %% ../../../nbs/genlabel/01_theory.ipynb #824895ac
 def by_densities(x: np.ndarray,
                  sigmas: tuple[float, float],  # of class 0 and class 1
                  logs: bool = True,            # with the densities' own factors -log sigma
@@ -73,6 +74,7 @@ def check_law(law: "Law") -> None:
         if not isinstance(v, Real) or isinstance(v, bool) or not np.isfinite(v) or name == "d" and v != int(v):
             raise ValueError(f"{name} must be a {'whole ' * (name == 'd')}finite number, got {v!r}")
 
+# %% ../../../nbs/genlabel/01_theory.ipynb #353ddc6d
 @dataclass(frozen=True)
 class Law:
     "The two classes of the analysis."

@@ -19,6 +19,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+# %% ../../../nbs/genlabel/04_toys.ipynb #3d566573
 from ...data.datasets import load
 from ...data.spirals import PointSet, as_points
 from ...data.toys import TRUTH

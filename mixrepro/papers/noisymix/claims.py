@@ -27,6 +27,7 @@ NINE = ("gaussian_noise", "shot_noise", "impulse_noise", "glass_blur", "snow", "
         "jpeg_compression")  # in which table 6 has NoisyMix first
 FIVE, TOY = ("erm", "noise", "manifold-mixup", "nfm", "manifold-mixup-jsd"), ("test accuracy",)  # of figure 4
 
+# %% ../../../nbs/noisymix/09_claims.ipynb #6fb1c95a
 def wider(methods: tuple, sign: int, tables: Tables) -> list:  # of `Effect`
     "The wide network of table 3 over the narrow one of table 2, under corruptions."
     def at(id, m, c):
@@ -42,6 +43,7 @@ def wider(methods: tuple, sign: int, tables: Tables) -> list:  # of `Effect`
         return unpaired(f"{m}, {c}", *ours, sign, paper=printed)
     return [effect(*p) for p in pairs if p[2] is not None and p[3] is not None]
 
+# %% ../../../nbs/noisymix/09_claims.ipynb #5cb06b0a
 def bound(tables: Tables) -> list:  # of `Effect`
     "How far the loss is above theorem 3's right side as printed, over eps^2, at the least eps, by size of logits."
     data = tables["nm-theorem3"]

@@ -83,6 +83,7 @@ def off_homogeneous(seed: int) -> tuple[float, float]:
     p = lambda z: z.sum(-1) + torch.relu(z @ u - kink)
     return tuple((value - slope).abs().max().item() for value, slope, _ in (along(p, z, z) for z in (c.x, c.ax)))
 
+# %% ../../../nbs/noisymix/04_errata.ipynb #78cf2a40
 def lower_bound(seed: int) -> Erratum:
     "What theorem 3 asks of probabilities, and its bound."
     left, right = sums_of_classes(seed)
@@ -174,6 +175,7 @@ def best_clean() -> Erratum:
     return erratum("section 4.3", "PuzzleMix has the best clean accuracy, as on ImageNet", (
         Finding("another scheme is as good or better (points over PuzzleMix)", over, min(over.values()) > -1e-9),))
 
+# %% ../../../nbs/noisymix/04_errata.ipynb #6fe7818b
 def hurt_too() -> Erratum:
     "Section 4.3: wide networks hurt PuzzleMix and NFM."
     two, three = (reported("noisymix", f"nm-table{i}") for i in (2, 3))
@@ -184,6 +186,7 @@ def hurt_too() -> Erratum:
     return erratum("section 4.3, figure 2", "wide networks hurt robustness with PuzzleMix and NFM", (
         Finding("they are worse with other schemes too (points, WRN less PreAct)", found, bool(found)),))
 
+# %% ../../../nbs/noisymix/04_errata.ipynb #7c2ab032
 def weights() -> Erratum:
     "Table 5: what share the three noises have in the mean over fifteen corruptions."
     found = {}

@@ -38,6 +38,7 @@ def photograph(side: int) -> Tensor:  # uint8 (1, 3, side, side)
     square = Image.fromarray(load_sample_image("flower.jpg")[:427, 150:577]).resize((side, side), Image.LANCZOS)
     return torch.from_numpy(np.array(square)).permute(2, 0, 1)[None]
 
+# %% ../../../nbs/noisymix/01_gallery.ipynb #8c133195
 def pictures(test: ImageSet,  # an image set
              label: str,      # its name to show
              ) -> list[Picture]:
@@ -51,6 +52,7 @@ def pictures(test: ImageSet,  # an image set
     return [Picture(photograph(64), "tiny-imagenet", "A photograph"), Picture(three, "cifar", f"{label}-C"),
             Picture(photograph(32), "cifar", "A photograph")]
 
+# %% ../../../nbs/noisymix/01_gallery.ipynb #5b51d02c
 def described(shown: list[Picture]) -> str:
     "What the pictures are."
     upper, lower, right = shown

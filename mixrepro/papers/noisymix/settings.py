@@ -70,6 +70,7 @@ class Images(Settings):
     films: str = setting("flips", "paper", "tables 13 and 14: the metric, on all test images",
         smoke="flips-on-2", embedded="flips-on-200", overnight="flips-on-500")
 
+# %% ../../../nbs/noisymix/00_settings.ipynb #dccce9cb
 @dataclass(frozen=True)
 class Wide(Images):
     "The same with a Wide-ResNet."
