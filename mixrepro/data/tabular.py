@@ -531,6 +531,7 @@ def _by_kind(names, columns, lines, record: dict) -> list["pd.Series"]:
     texts = [[None if c == record["missing"] else c for c in column] for column in columns]
     return [_column(*each, lines) for each in zip(texts, kinds, names)]
 
+# %% ../../nbs/data/08_tabular.ipynb #9c126850
 def _by_look(names, columns, lines, record: dict) -> list["pd.Series"]:
     "The columns of a table without types, but for the nominal ones that its index or this notebook lists."
     import pandas as pd
