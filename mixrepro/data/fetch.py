@@ -346,6 +346,7 @@ def verify_tables(root: Path) -> list[str]:
         raise FileNotFoundError(f"no table of OpenML is in {root}: run `mixrepro data get openml --root {root}`")
     return [why for why in found.values() if why]
 
+# %% ../../nbs/data/09_fetch.ipynb #375fc85c
 def verify(name: str,                       # a name in DATA, or of a folder that was added
            root: str | Path | None = None,  # the data root; None: MIXREPRO_DATA, else `data` in the project's folder
            ) -> list[str]:                  # one sentence for each thing that is wrong; [] if the data set is whole
