@@ -75,6 +75,7 @@ DEFINING = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
 CHANGING = ("copyto", "delattr", "heapify", "heappush", "insort", "setattr", "setitem", "shuffle")  # what is given
 GIVEN = "()"  # no name: a parameter
 
+# %% ../nbs/04_fingerprint.ipynb #0447e6a9
 def base_of(n: ast.AST) -> str:
     "The name before all dots and brackets; empty where there is none."
     while isinstance(n, (ast.Attribute, ast.Subscript, ast.Starred)): n = n.value
@@ -89,6 +90,7 @@ def defaults_of(s: ast.stmt) -> list[ast.expr]:
     "What the parameters of a function are where nothing is given."
     return [v for v in (*s.args.defaults, *s.args.kw_defaults) if v] if hasattr(s, "args") else []
 
+# %% ../nbs/04_fingerprint.ipynb #cc5e8afc
 def handed_to(n: ast.Call) -> set[str]:
     "The names whose values a call is given."
     return {base_of(v) for v in (*n.args, *(k.value for k in n.keywords))}
@@ -97,6 +99,7 @@ def fills(n: ast.Call, methods: tuple) -> bool:
     "Whether a call of a method changes what stands before the dot."
     return not methods or n.func.attr in methods or n.func.attr[-1] == "_" != n.func.attr[-2:-1]
 
+# %% ../nbs/04_fingerprint.ipynb #5b0f224f
 def changed_in(nodes: list,  # statements or expressions
                made: dict,   # what the module makes, by name
                methods: tuple = FILLING,  # after which dots something is changed; (): any
@@ -116,6 +119,7 @@ def changed_in(nodes: list,  # statements or expressions
             if GIVEN in more: found |= handed_to(n)
     return found
 
+# %% ../nbs/04_fingerprint.ipynb #b066304f
 def functions_of(name: str, made: dict) -> list[ast.FunctionDef]:
     "The functions of a module under a name."
     return [s for s in made.get(name, ()) if isinstance(s, ast.FunctionDef)]
@@ -131,6 +135,7 @@ def changed_by(name: str, made: dict, seen: frozenset = frozenset()) -> set[str]
     added_to = {base_of(n.target) for n in within if isinstance(n, ast.AugAssign)}
     return found | ({GIVEN} if own & (found | added_to) else set())
 
+# %% ../nbs/04_fingerprint.ipynb #42bcc0bf
 def called_in(s: ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef) -> list[ast.expr]:
     "What a definition calls as it is made: its decorators, and those of a class's methods."
     inner = [d for t in s.body if isinstance(t, DEFINING) for d in t.decorator_list] if hasattr(s, "bases") else []
@@ -164,6 +169,7 @@ def run_with(s: ast.stmt) -> list[ast.stmt]:
     below = [t for p in parts for k in ("body", "orelse", "finalbody") for t in getattr(p, k, ())]
     return [s, *(u for t in below for u in run_with(t))]
 
+# %% ../nbs/04_fingerprint.ipynb #db84dff2
 @dataclass(frozen=True)
 class Module:
     "What a module makes, and what it takes from others."
@@ -192,6 +198,7 @@ class Module:
             if all(s.lineno != t.lineno for t in self.made[n]):
                 self.made[n] = sorted([*self.made[n], s], key=lambda t: t.lineno)
 
+# %% ../nbs/04_fingerprint.ipynb #c3d871f2
 def makes_by_text(s: ast.stmt) -> bool:
     "Whether a statement at the top of a module makes names that do not stand in it as such."
     if isinstance(s, DEFINING): return False
@@ -206,6 +213,7 @@ def rebinds(s: ast.stmt, name: str) -> bool:
     "Whether a statement gives a name another object, and does not only change the one that it has."
     return not isinstance(s, (ast.Assign, ast.AugAssign, ast.AnnAssign)) or any(name in binds(n) for n in ast.walk(s))
 
+# %% ../nbs/04_fingerprint.ipynb #25784e11
 def binds(n: ast.AST) -> list[str]:
     "The names that a node binds: a variable, what a pattern finds, an exception."
     if isinstance(n, ast.Name): return [n.id] if isinstance(n.ctx, ast.Store) else []
@@ -547,6 +555,7 @@ def touched(code: Code, module: str, s: ast.stmt) -> set[str]:  # definitions; "
     outside = {t for t in others | asked if "." in t and ":" not in t and t not in code.texts and not definition}
     return {t for t in found | others if ":" in t and t.partition(":")[0] != module} | ({""} if outside else set())
 
+# %% ../nbs/04_fingerprint.ipynb #9505dfff
 def changed_by_call(code: Code, module: str, n: ast.Call, methods: tuple) -> set[str]:
     "The definitions that a call changes: what stands before its dot, or what the function that is called fills."
     at, _, name = code.chain(module, n.func).partition(":")
@@ -561,6 +570,7 @@ def is_told(code: Code, n: ast.Call) -> bool:
     read = re.compile(rf"^[^#\n]*\.{re.escape(name)}\b", re.M)
     return name.startswith("__") or any(f".{name}" in text and read.search(text) for text in code.texts.values())
 
+# %% ../nbs/04_fingerprint.ipynb #0cdeeb5d
 def entered_below(code: Code) -> list[tuple]:  # as for `changed_elsewhere`
     "The classes that a class of another module enters somewhere, as they are defined."
     found = []
@@ -590,6 +600,7 @@ def made_from(value: Any) -> list | None:
     if isinstance(value, Enum): return [type(value), value.name]
     return None
 
+# %% ../nbs/04_fingerprint.ipynb #7fe60b47
 def told_by(value: Any) -> list:
     "What an object of no known kind holds."
     if "object at 0x" not in (text := repr(value)) and type(value).__repr__ is not object.__repr__: return [text]
@@ -601,6 +612,7 @@ def held_by(value: FunctionType) -> list:
     cells = [c.cell_contents for c in value.__closure__ or () if c != CellType()]
     return [*filter(None, [value.__defaults__, value.__kwdefaults__]), *cells]
 
+# %% ../nbs/04_fingerprint.ipynb #6713cb43
 def put_in_words(value: Any,
                  reads: set,  # gets the definitions that are named
                  within: tuple = (),  # what it lies in
@@ -731,6 +743,7 @@ def prefixes(whole: str) -> list[str]:  # a, a.b, a.b.c
     parts = whole.split(".")
     return [".".join(parts[:k + 1]) for k in range(len(parts))]
 
+# %% ../nbs/04_fingerprint.ipynb #eee963d6
 def take_in(name: str,  # of a module
             code: Code = CODE) -> None:
     "Have the code of a user's module count, and of those of its project that it imports."

@@ -27,6 +27,7 @@ def check_tensor(values: object, what: str) -> None:  # what they are, for the m
     if values.layout != torch.strided: raise TypeError(f"{what} must be dense, got {values.layout}: use to_dense()")
     if values.is_quantized: raise TypeError(f"{what} must be real numbers, got {values.dtype}: use dequantize()")
 
+# %% ../nbs/03_guards.ipynb #adb94f30
 def check_rows(values: Tensor,  # one row for each example, float (N, ...)
                what: str,       # what the rows are, for the message
                remedy: str = "check the images and the network",
@@ -43,6 +44,7 @@ def check_image_batch(x: Tensor,  # images
     "Refuse what has no height and width."
     if x.dim() != 4: raise ValueError(f"{who} needs images (B, C, H, W), got shape {tuple(x.shape)}")
 
+# %% ../nbs/03_guards.ipynb #889eb104
 def check_logits(logits: Tensor,  # (..., K)
                  ) -> None:
     "Refuse logits that say nothing."
@@ -121,6 +123,7 @@ def check_counts_of(**numbers: object) -> None:  # what is counted, by the name 
         if not isinstance(n, Integral) or isinstance(n, bool) or n < 1:
             raise ValueError(f"{name} must be a whole number, 1 or more, got {n!r}")
 
+# %% ../nbs/03_guards.ipynb #545d11a9
 def check_networks(nets: object) -> None:
     "Refuse one network where several are asked for, and what cannot be called."
     if isinstance(nets, torch.nn.Module) or not isinstance(nets, Collection):
@@ -137,6 +140,7 @@ def check_said(said: object,          # what a network gave
         raise ValueError(f"the network must give a row for each image, got {tuple(said.shape)}"
                          + f" for {n} images" * (n is not None))
 
+# %% ../nbs/03_guards.ipynb #ec428506
 def check_looked_up(index: Tensor | None,  # places that something is looked up at
                     n: int) -> None:       # how many there are
     "Refuse places behind the last one."
@@ -152,6 +156,7 @@ def check_size_of(x: Tensor,      # images or points, (B, ...)
         raise ValueError(f"images must have shape (B, {', '.join(map(str, shape))}), as those that the method or its "
                          f"network was made for, got {tuple(x.shape)}")
 
+# %% ../nbs/03_guards.ipynb #bdf4c3b1
 def check_each_said(parts: list) -> None:  # what a network gave for each of some parts
     "Refuse what is no output of a classifier, wherever it is."
     for part in parts: check_said(part)

@@ -222,6 +222,7 @@ def matrices_of(op: Tensor, t: Tensor, size: tuple) -> Tensor:  # operations, si
         found = torch.where((op == BASIC.index(name))[..., None, None], matrix_of(name, t, size), found)
     return found
 
+# %% ../../nbs/data/02c_augmix.ipynb #15dcade1
 def step_of(u: Tensor,       # images, uint8 (N, C, H, W); written to
             op: Tensor,      # of each, (N,)
             t: Tensor,       # level of each, with its sign, (N,)
@@ -252,6 +253,7 @@ def through(u: Tensor,                 # images, uint8 (N, C, H, W)
     for step in zip(op, t, matrices_of(op, t, u.shape[2:])): v = step_of(v, *step, ops, pick)
     return v.unflatten(0, (width, len(u)))
 
+# %% ../../nbs/data/02c_augmix.ipynb #bf25b65d
 def laid_over(x: Tensor,       # images, float (N, C, H, W) in [0, 1]
               made: Tensor,    # what the chains made, uint8 (width, N, C, H, W)
               weight: Tensor,  # (width, N)
@@ -272,6 +274,7 @@ def check_grey_levels(x: Tensor) -> None:  # images, float
         raise ValueError(f"AugMix works on grey levels: images must be in [0, 1], got {low:.3g} to {high:.3g}: "
                          "normalise inside the network, not before")
 
+# %% ../../nbs/data/02c_augmix.ipynb #a100af0c
 @torch.no_grad()
 def augmix(x: Tensor,             # images, float (N, C, H, W) in [0, 1], of 1 or 3 channels
            rng: torch.Generator,  # on their device

@@ -589,6 +589,7 @@ SMALLEST = {"cifar": 8, "tiny-imagenet": 8, "imagenet": 16}
 # values worked on at once: the temporaries of a step stay in the cache, and memory does not grow with the batch
 CHUNK = 1 << 17
 
+# %% ../../nbs/data/04_corruptions.ipynb #8ee73f82
 def _checked(x, severity: int, index: Tensor | None, table: str) -> Tensor:
     "The index of each image, after everything that can be wrong has been looked for."
     have = x.dtype if isinstance(x, Tensor) else type(x).__name__

@@ -42,6 +42,7 @@ def found_set(name: str) -> partial | None:
     "The reader of a folder that was added under a name, whose constants are known from then on."
     return partial(read_added, name=name) if added(name) and STATS.elsewhere(name) else None
 
+# %% ../../nbs/data/01_datasets.ipynb #8f6868ef
 DATASETS = Open({
     "digits": digits, "digits-0to4": partial(some_digits, low=0), "digits-5to9": partial(some_digits, low=5),
     "digits-few": few_digits, "digits-7-9": seven_or_nine,

@@ -181,6 +181,8 @@ _C10 = """
     saturate 1cfae0964219c5102abbb883e538cc56 shot_noise 3a7239bb118894f013d9bf1984be7f11
     snow bb238de8555123da9c282dea23bd6e55 spatter 8a5a3903a7f8f65b59501a6093b4311e
     speckle_noise ef00b87611792b00df09c0b0237a1e30 zoom_blur 6ea8e63f1c5cdee1517533840641641b"""
+
+# %% ../../nbs/data/09_fetch.ipynb #9101ba67
 _C100 = """
     brightness f22d7195aecd6abb541e27fca230c171 contrast 322bb385f1d05154ee197ca16535f71e
     defocus_blur d923e3d9c585a27f0956e2f2ad832564 elastic_transform a0792bd6581f6810878be71acedfc65a
@@ -344,6 +346,7 @@ def verify_tables(root: Path) -> list[str]:
         raise FileNotFoundError(f"no table of OpenML is in {root}: run `mixrepro data get openml --root {root}`")
     return [why for why in found.values() if why]
 
+# %% ../../nbs/data/09_fetch.ipynb #375fc85c
 def verify(name: str,                       # a name in DATA, or of a folder that was added
            root: str | Path | None = None,  # the data root; None: MIXREPRO_DATA, else `data` in the project's folder
            ) -> list[str]:                  # one sentence for each thing that is wrong; [] if the data set is whole

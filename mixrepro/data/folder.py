@@ -46,6 +46,7 @@ def check_names(folder: Path, paths: list[Path]) -> None:
     if odd := next((n for n in names if "\n" in n or n != n.encode(errors="replace").decode()), ""):
         raise ValueError(f"{odd[1:]!r} in {folder} has a line end in its name, or a byte that is not UTF-8: rename it")
 
+# %% ../../nbs/data/01j_folder.ipynb #72cda262
 def class_pictures(folder: Path,  # holds a folder for each class
                    ) -> dict[str, list[Path]]:  # class -> its pictures, both by name
     "What a folder of classes holds."
@@ -112,6 +113,7 @@ def check_stored(path: Path) -> None:  # of a picture
     except Exception: return
     with image: check_upright(image, str(path))
 
+# %% ../../nbs/data/01j_folder.ipynb #9de82f11
 ROOM = 8 << 30  # bytes: what is larger is not brought into memory
 
 def decoded_at(paths: list[Path],    # pictures
@@ -150,6 +152,7 @@ def labelled(by_class: dict, x: Tensor, name: str, split: str) -> ImageSet:
     each = torch.tensor([len(paths) for paths in by_class.values()])
     return ImageSet(x, torch.arange(len(by_class)).repeat_interleave(each), tuple(by_class), name, split)
 
+# %% ../../nbs/data/01j_folder.ipynb #a9952d61
 NOT_READ = (".webp", ".gif", ".bmp", ".tif", ".tiff", ".jfif", ".ppm", ".pgm", ".avif", ".heic", ".jp2")
 
 def check_kinds(folder: Path) -> None:
@@ -222,6 +225,7 @@ class Added:
         "Its pictures now, by split and class."
         return split_pictures(Path(self.folder), self.share, self.seed)
 
+# %% ../../nbs/data/01j_folder.ipynb #5233ad6d
 def _of(name: str, root, ending: str) -> Path: return data_root(root) / PLACE / f"{name}.{ending}"
 
 def added(name: str, root: str | Path | None = None) -> Added | None:  # root: as for `load`
@@ -268,6 +272,7 @@ def check_name(name: str, taken: Container[str]) -> None:
                          "with none of the endings -c, -p and -l100-v200, which have a meaning")
     if name in taken: raise ValueError(f"the name {name!r} is taken by mixrepro: give your own another one")
 
+# %% ../../nbs/data/01j_folder.ipynb #ae2391ac
 def digest_of_files(size: int | None, share: float, seed: int, files: dict) -> str:  # files: of `by_content`
     "What a name stands for, in 64 hexadecimal digits."
     return sha256(json.dumps([size, share, seed, sorted(files.items())]).encode())
@@ -324,6 +329,7 @@ def recorded(a: Added, root: str | Path | None) -> dict[str, tuple[str, str]]:  
         raise ValueError(f"{path} is not what was written: add the folder again with `{command_for(a, root)}`")
     return files
 
+# %% ../../nbs/data/01j_folder.ipynb #0d300d58
 MOVED = "has gone to the other split"
 
 def changed_pictures(a: Added, parts: dict, root: str | Path | None) -> list[str]:  # sentences

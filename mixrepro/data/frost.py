@@ -61,6 +61,7 @@ def _drawn(canvas: Tensor, needles: Tensor, side: int, m: int, width: float) -> 
     needle = away.mul_(-2 / width**2).exp_().mul_(light * (1 - .6 * t / (reach + 1e-3)))
     canvas.scatter_reduce_(0, (rows % side * side + columns % side).long().flatten(), needle.flatten(), "amax")
 
+# %% ../../nbs/data/03b_frost.ipynb #5208c5c7
 def _ice(side: int, length: float, width: float, rng: torch.Generator) -> Tensor:
     "Ferns over a slow background, on a torus, float (side, side)."
     needles, ice = _needles(side, length, rng), torch.zeros(side * side)
@@ -83,6 +84,7 @@ def _with_spectrum(ice: Tensor, bands: tuple[float, ...], power: tuple[float, ..
     target = np.exp(np.interp(np.log(radius.clamp(min=.1).numpy()), np.log(bands), np.log(power))) * ice.numel()
     return torch.fft.ifft2(f * (torch.from_numpy(target) / own.clamp(min=1e-6)).sqrt()).real
 
+# %% ../../nbs/data/03b_frost.ipynb #c9cd6d8a
 SIDES = tuple(side << k for k in range(12) for side in (160, 224))  # of textures: few, whatever the images
 
 def texture_side(h: int, w: int) -> int:

@@ -59,6 +59,7 @@ class Files(Dataset):
         seen = middle(image, self.short, self.side) if self.seed is None else window(image, self.seed + i, self.side)
         return torch.frombuffer(bytearray(seen.tobytes()), dtype=torch.uint8).view(self.side, self.side, 3)
 
+# %% ../../nbs/data/01h_image_folder.ipynb #a167d8eb
 def gathered_files(found: list) -> Tensor | list[str]:  # uint8 (B, side, side, 3), or what is wrong
     "A batch of what `Files` gave."
     wrong = [why for why in found if isinstance(why, str)]
@@ -140,6 +141,7 @@ def imagenet_folder(root: Path) -> Path:
         raise ValueError(f"{index} is not as it was written ({type(e).__name__}): delete it, and name the folder again "
                          "with `mixrepro data get imagenet --from FOLDER`") from e
 
+# %% ../../nbs/data/01h_image_folder.ipynb #aeb9781f
 def check_shown(folder: Path) -> None:  # a folder for each class
     "Refuse hidden folders among the classes: each would be one more, and move the labels of those behind it."
     hidden = sorted(p.name for p in folder.glob(".*/")) if folder.is_dir() else []
@@ -160,6 +162,7 @@ def check_strays(paths: list[str]) -> None:
     "Refuse the first stray of them."
     for why in strays(paths): raise ValueError(why)
 
+# %% ../../nbs/data/01h_image_folder.ipynb #857c1730
 def image_files(folder: Path,  # a folder for each class
                 fix: str,      # what to do where it is not there
                 ) -> tuple[list[str], Tensor, tuple[str, ...]]:  # files, labels, classes

@@ -242,6 +242,7 @@ def check_upright(image: Image.Image, what: str) -> None:
         raise ValueError(f"{what} is stored turned or mirrored (EXIF orientation {turn}), and would be seen so: "
                          "store it upright, as `mogrify -auto-orient` and PIL.ImageOps.exif_transpose do")
 
+# %% ../../nbs/data/01b_images.ipynb #445b3238
 def read_picture(path: Path,               # of an image file
                  side: int | None = None,  # pixels that height and width must have; None: any
                  ) -> np.ndarray:          # uint8 (3, H, W); a grey picture has three equal channels

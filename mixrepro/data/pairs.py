@@ -34,6 +34,7 @@ def check_picture(image: object, place: int) -> None:
         raise ValueError(f"example {place} has its channels last, shape {tuple(image.shape)}: expected (C, H, W), "
                          "so use permute(2, 0, 1)")
 
+# %% ../../nbs/data/01k_pairs.ipynb #0a0ad9c3
 def as_bytes(image: Image.Image | Tensor,  # Pillow's, or a tensor (C, H, W), uint8 or float in [0, 1]
              place: int,                   # in its data set, for a sentence
              ) -> Tensor:  # uint8 (C, H, W)
@@ -77,6 +78,7 @@ def check_class_numbers(labels: list[int], classes: Sequence[str]) -> None:  # a
     if len({*map(str, classes)}) < len(classes):
         raise ValueError(f"two classes have one name, got {list(map(str, classes))}: give one another name")
 
+# %% ../../nbs/data/01k_pairs.ipynb #fcfd5f32
 def image_set(data: Sequence,       # (image, label) by place: a data set of torchvision's, or your own
               split: str = "train", # or "test"
               name: str = "own",

@@ -114,6 +114,7 @@ def check_spelling(text: "pd.Series",  # cells
         raise ValueError(f"column {name!r} has whole numbers above 2^53, which float64 does not tell apart: subtract "
                          "the least of them, or declare the column nominal")
 
+# %% ../../nbs/data/08_tabular.ipynb #0dd7d814
 def _untyped(column: "pd.Series",  # text, numbers or nothing in each row
              name: str,            # for the sentence
              codes: bool = False,  # whole numbers may be codes, and stand beside words: a target
@@ -194,6 +195,7 @@ def check_frame(frame: object, train: np.ndarray, test: np.ndarray) -> None:  # 
             raise ValueError(f"train and test must be positions of rows, 0..{len(frame) - 1}, got {rows.dtype} up to "
                              f"{rows.max()}")
 
+# %% ../../nbs/data/08_tabular.ipynb #cb307ead
 def check_finite(columns: dict, train: np.ndarray) -> None:  # name -> numbers
     "Refuse a column that has no number in any training row."
     for name, column in columns.items():
@@ -216,6 +218,7 @@ def check_spread(x: np.ndarray, names: Sequence[str]) -> None:
         raise ValueError(f"the column {name!r} cannot be standardised, because its values are too large or lie too far "
                          "apart: divide it, or take its logarithm")
 
+# %% ../../nbs/data/08_tabular.ipynb #39d399fd
 # a row for each example; columns of numbers are quantities, others categories
 def to_numbers(frame: "pd.DataFrame",
                train: np.ndarray,          # positions of the training rows
@@ -264,6 +267,7 @@ def _quantity(target: "pd.Series") -> np.ndarray | None:
         raise ValueError(f"the target is {target.iloc[i]} in {_row(target, i)}: write a finite number or leave it out")
     return value if (value % 1 != 0).any() else None
 
+# %% ../../nbs/data/08_tabular.ipynb #f319feeb
 def check_not_empty(target: "pd.Series") -> None:
     "Refuse what is no column, a table without rows, and classes that are missing or no values."
     import pandas as pd
@@ -305,6 +309,8 @@ COLLECTIONS = {  # of the note: accuracy and robust accuracy, of logistic regres
         1006 1011 1048 1073 1167 1413 1462 1465 1482 1498 1499 1552 1553 1557 40496 40710 40981 40984 40999 41004
         41005 41007 41143"""),
 }
+
+# %% ../../nbs/data/08_tabular.ipynb #4b86c5af
 NOTES = [k for k in COLLECTIONS if k != "genlabel-code"]
 # every id that the note prints
 COLLECTIONS["genlabel"] = tuple(sorted({i for k in NOTES for i in COLLECTIONS[k]}))
@@ -390,6 +396,7 @@ def check_records(rows: object, index: str) -> None:
         raise ValueError(f"{index} is not a list of tables, each with id, name and file (see entry {k}): put it right, "
                          "or delete it and fetch again")
 
+# %% ../../nbs/data/08_tabular.ipynb #37a18ee2
 def _records(source: str | Path) -> dict[int, dict]:
     "Id -> what the index of a folder or address says of a table; without an index, what the file names say."
     for name in INDEXES:
@@ -424,6 +431,7 @@ def check_commas(data: bytes, text: str) -> None:
         if mark in first and "," not in first:
             raise ValueError(f"its columns are parted by {called}: save it again with commas between the cells")
 
+# %% ../../nbs/data/08_tabular.ipynb #3b200e04
 def _rows(data: bytes) -> tuple[list[str], list[list[str]], list[int]]:  # names, cells of each row, its line
     "The cells of a CSV file, exactly as they are written."
     try: text = data.decode("utf-8-sig")
@@ -456,6 +464,7 @@ def _kind(column: "pd.Series") -> str | list[str]:
     if is_numeric_dtype(column): return "integer" if is_integer_dtype(column) else "numeric"
     return str(column.dtype) if is_datetime64_any_dtype(column) else "string"
 
+# %% ../../nbs/data/08_tabular.ipynb #f0b9baf4
 def _texts(column: "pd.Series", kind) -> list[str | None]:
     "The cells of a column as text; None where one is missing."
     import pandas as pd
@@ -514,6 +523,7 @@ def check_texts(texts: list[str | None], kind: str | list, name: str, lines: lis
         if isinstance(kind, str) and kind.startswith("datetime64") and c is not None and not DATE.fullmatch(c):
             raise ValueError(f"column {name!r} is a date, but row {i + 1} (line {lines[i]}) has {c!r}")
 
+# %% ../../nbs/data/08_tabular.ipynb #6751aa77
 def _by_kind(names, columns, lines, record: dict) -> list["pd.Series"]:
     "The columns of a table whose index knows their types."
     if len(kinds := record["columns"]) != len(names):
@@ -521,6 +531,7 @@ def _by_kind(names, columns, lines, record: dict) -> list["pd.Series"]:
     texts = [[None if c == record["missing"] else c for c in column] for column in columns]
     return [_column(*each, lines) for each in zip(texts, kinds, names)]
 
+# %% ../../nbs/data/08_tabular.ipynb #9c126850
 def _by_look(names, columns, lines, record: dict) -> list["pd.Series"]:
     "The columns of a table without types, but for the nominal ones that its index or this notebook lists."
     import pandas as pd
@@ -606,6 +617,7 @@ def check_parts(split: object, seed: object) -> None:
     if not isinstance(seed, (int, np.integer)) or not 0 <= seed < 2**32:
         raise ValueError(f"seed must be a whole number from 0 to 2^32 - 1, got {seed!r}")
 
+# %% ../../nbs/data/08_tabular.ipynb #2111a654
 def tabular(name_or_id: int | str,           # a number of OpenML, the name of such a table, or a name in EMBEDDED
             root: str | Path | None = None,  # the data root, which holds openml/; None: as for `load`
             seed: int = SEED,                # of the split

@@ -58,6 +58,7 @@ def portions(index: Tensor,  # places of the images, int64 (n,)
     "The places in portions whose films fit into `FILM_BYTES`, one at least."
     return index.split(max(1, FILM_BYTES // film))
 
+# %% ../../nbs/metrics/76_flips.ipynb #37309027
 def check_frames(n: int, where: str) -> None:
     "Refuse films in which nothing can flip."
     if n < 2: raise ValueError(f"{where} films of {n} frames: a prediction flips from one frame to another, so there "
@@ -154,6 +155,7 @@ def check_probabilities(found: dict) -> None:  # kind -> FP, or arrays (N,)
         raise ValueError("flip probabilities must be numbers, or arrays of as many images, got "
                          + " and ".join(f"{s} under {k}" for s, k in sorted(shapes.items())))
 
+# %% ../../nbs/metrics/76_flips.ipynb #9a1ded0b
 def check_seeds_of(found: list) -> None:  # as for `baseline`
     "Refuse seeds that were not measured under the same perturbations."
     kinds = {tuple(sorted(f.get("flips", {}))) for f in found}
@@ -165,6 +167,7 @@ def check_some(kinds: tuple[str, ...]) -> None:
     "Refuse a mean over nothing."
     if not kinds: raise ValueError("there are no perturbations to average: name one at least")
 
+# %% ../../nbs/metrics/76_flips.ipynb #8621fc82
 def _of_kinds(found: dict, kinds: tuple[str, ...]) -> np.ndarray:
     "The values of some perturbations, one behind the other; missing ones and nan are refused."
     check_some(kinds)
