@@ -187,7 +187,8 @@ class Module:
             for n in makes(s):
                 if n not in new.brought or rebinds(s, n): new.made.setdefault(n, []).append(s)
             if makes_by_text(s): new.loose.append(s)
-        for n in (n for f in ast.walk(ast.Module(body, [])) if isinstance(f, ast.Global) for n in f.names):
+        every = ast.walk(ast.Module(body, [])) if "global" in text else ()
+        for n in (n for f in every if isinstance(f, ast.Global) for n in f.names):
             if n not in new.brought: new.made.setdefault(n, [])
         for s in body: new.add(s)
         return new
@@ -481,7 +482,7 @@ class Code:
         "The classes that derive from one, as far as their bases name it."
         name = where.rpartition(":")[2]
         derived = re.compile(rf"^class (\w+)\([^)]*\b{name}\b", re.M)
-        return {f"{m}:{k}" for m, text in self.texts.items() for k in derived.findall(text)}
+        return {f"{m}:{k}" for m, text in self.texts.items() if name in text for k in derived.findall(text)}
 
     def definition(self, where: str) -> Definition:
         "What stands under a module and a name."
