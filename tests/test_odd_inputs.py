@@ -269,7 +269,7 @@ def test_frames_that_lose_something_on_the_way(name): refused(lambda: T.to_numbe
 
 def test_rows_that_are_none_and_columns_that_say_nothing():
     frame = pd.DataFrame({"a": [1., 2, 3, 4], "tiny": [1e-200, 2e-200, 3e-200, 4e-200]})
-    for rows in (np.arange(3.), np.arange(9)): refused(lambda: T.to_numbers(frame, rows, np.arange(1)), "positions of rows")
+    for rows in (np.arange(3.), np.arange(9), np.array([-1]), np.array(["0"]), np.array([None])): refused(lambda: T.to_numbers(frame, rows, np.arange(1)), "positions of rows")
     with pytest.warns(UserWarning, match="the column 'tiny' says nothing"): x, _, _ = T.to_numbers(frame, np.arange(4), np.arange(0))
     assert np.allclose(x[:, 0].std(), 1)
 
@@ -339,6 +339,10 @@ class OneBuffer:
     buffer = torch.zeros(1, 2, 2, dtype=torch.uint8)
     def __len__(self): return 3
     def __getitem__(self, i): return self.buffer.fill_(i), i
+
+
+@pytest.mark.parametrize("pair", [7, None, (1, 2, 3), {0: 1}])
+def test_what_is_no_pair(pair): refused(lambda: image_set([pair], ("a", "b")), "example 0 must be an image and its label")
 
 
 def test_pairs_of_other_kinds():

@@ -60,8 +60,8 @@ def as_bytes(image: Image.Image | Tensor,  # Pillow's, or a tensor (C, H, W), ui
 def check_pairs(pair: object, place: int) -> None:
     "Refuse what is no image with its label."
     if isinstance(pair, dict) or not hasattr(pair, "__len__") or len(pair) != 2:
-        raise TypeError(f"example {place} must be an image and its label, got {type(pair).__name__}"
-                        + f" of {len(pair)}" * hasattr(pair, "__len__"))
+        many = f" of {len(pair)}" if hasattr(pair, "__len__") else ""
+        raise TypeError(f"example {place} must be an image and its label, got {type(pair).__name__}{many}")
 
 def class_number(label: object, place: int) -> int:
     "The label of one example as a class number: 1.7 or None is none."

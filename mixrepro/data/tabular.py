@@ -191,9 +191,10 @@ def check_frame(frame: object, train: np.ndarray, test: np.ndarray) -> None:  # 
             raise ValueError(f"column {c!r} has whole numbers above 2^53, which float64 does not tell apart: "
                              "subtract the least of them, or make it a category")
     for rows in map(np.asarray, (train, test)):
-        if rows.size and (rows.dtype.kind not in "iub" or rows.max() >= len(frame)):
-            raise ValueError(f"train and test must be positions of rows, 0..{len(frame) - 1}, got {rows.dtype} up to "
-                             f"{rows.max()}")
+        counts = rows.dtype.kind in "iub"
+        if rows.size and not (counts and 0 <= rows.min() and rows.max() < len(frame)):
+            got = f"{rows.min()}..{rows.max()}" if counts else f"{rows.dtype} such as {rows.ravel().tolist()[0]!r}"
+            raise ValueError(f"train and test must be positions of rows, 0..{len(frame) - 1}, got {got}")
 
 # %% ../../nbs/data/08_tabular.ipynb #cb307ead
 def check_finite(columns: dict, train: np.ndarray) -> None:  # name -> numbers
