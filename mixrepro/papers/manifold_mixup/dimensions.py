@@ -46,6 +46,7 @@ def beyond(spectrum: list[float],  # of one run
     free, squares = allowed(d, len(spectrum)), np.square(spectrum)
     return 100 * squares[free:].sum() / squares.sum() if free else np.nan
 
+# %% ../../../nbs/manifold_mixup/06_dimensions.ipynb #2857b1aa
 def summary(rows: pd.DataFrame,  # from `tidy`
             d: int,              # classes
             labels: dict = LABELS,
