@@ -50,6 +50,7 @@ class Policy(nn.Module):
         a, d, _ = self.layers(pair).softmax(1).unbind(1)
         return a, d
 
+# %% ../../nbs/methods/45b_adamixup.ipynb #a51e8551
 def check_intruders(mixed: Tensor, original: Tensor, weight: float) -> None:  # as for `intrusion_loss`
     "Refuse means over nothing, and weights that are none."
     if not isinstance(weight, (int, float)) or not 0 <= weight < float("inf"):

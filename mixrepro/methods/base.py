@@ -116,6 +116,7 @@ def check_range_of(x: Tensor) -> None:
     if low >= 0 and high > BYTES and x.dim() == 4 and x.shape[2:] != (1, 1):
         raise ValueError(f"images must be float in [0, 1], got {low:.3g} to {high:.3g}: divide by 255")
 
+# %% ../../nbs/methods/20b_base.ipynb #af9d5d6a
 HAS = {"autoencoder": ("posterior", "decode"), "decoder": ("norm",)}
 
 def check_batch(method: "Method", net: Net, x: Tensor, y: Tensor) -> None:
@@ -150,6 +151,7 @@ def check_index(index: object) -> None:  # as for `Method.loss`
     if not index.is_cuda and index.dtype != torch.bool and index.numel() and index.min() < 0:
         raise ValueError(f"index must be places in the training set, from 0, got {index.min().item()}")
 
+# %% ../../nbs/methods/20b_base.ipynb #142c934b
 def explain(method: "Method", net: Net, x: Tensor, y: Tensor, e: Exception) -> None:
     "Say in one sentence why a loss could not be computed, where that is known."
     if "more than 1 value per channel" in str(e):
@@ -160,6 +162,7 @@ def explain(method: "Method", net: Net, x: Tensor, y: Tensor, e: Exception) -> N
     except Exception: return
     check_pair(logits, y)
 
+# %% ../../nbs/methods/20b_base.ipynb #6e32e722
 def at_the_door(loss: Callable[..., Tensor]) -> Callable[..., Tensor]:
     "A method's loss, asked for with what can be used."
     @functools.wraps(loss)

@@ -284,6 +284,7 @@ def check_begun(mean: Tensor | None) -> None:
     "Refuse densities of nothing."
     if mean is None: raise ValueError("no batch has been seen, so there is no density yet: call see(z, hot) first")
 
+# %% ../../nbs/methods/44_densities.ipynb #41afecd5
 class Remembered:
     "Tensors of an object as its state; one that is None is not there yet."
     held = ()  # their names
@@ -299,6 +300,7 @@ def check_learnable(*rows: Tensor) -> None:
     for r in rows:
         if not r.is_cuda: check_rows(r, "features and their labels", "the network has diverged")
 
+# %% ../../nbs/methods/44_densities.ipynb #7e830d1a
 class RunningGaussian(Remembered):
     "Spherical normal densities of classes, learned batch by batch (GenLabel note, algorithm 3)."
     held = ("seen", "variance", "mean")

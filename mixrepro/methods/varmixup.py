@@ -90,6 +90,7 @@ def encode_all(vae: nn.Module,    # frozen
 VAE_RUN = dict(optimizer="adam", lr=1e-3, momentum=.9, nesterov=False, weight_decay=0.,
                schedule="constant", milestones=(), augment="none", precision="float32")
 
+# %% ../../nbs/methods/25_varmixup.ipynb #e85fcc0a
 @dataclass(frozen=True, kw_only=True)
 class NeedsVAE(Mixing):
     "Which VAE a mixing sees the data through."

@@ -46,6 +46,7 @@ def check_mixable(a: Tensor) -> None:
         raise TypeError(f"what is mixed must be float, a row for each example, got {a.dtype} {tuple(a.shape)}: "
                         "divide uint8 images by 255, and turn labels into rows with one_hot")
 
+# %% ../../nbs/methods/20_vicinal.ipynb #0ceaaecf
 @dataclass(frozen=True)
 class Mix:
     "One draw of a mixing: example `i` becomes `lam * i + (1 - lam) * partner[i]`."

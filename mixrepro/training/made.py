@@ -58,6 +58,7 @@ def spoken_by(spec: Spec) -> frozenset[str]:
     own = [getattr(spec, f.name) for f in fields(spec)]
     return frozenset(texts_in([own, spelled(method(spec.method, **spec.method_args))]))
 
+# %% ../../nbs/training/50b_made.ipynb #1d769e8d
 @lru_cache(maxsize=4096)
 def reached_by(roots: tuple,       # as for `reach`
                spoken: frozenset,  # names that are looked up
@@ -76,6 +77,7 @@ def written_otherwise() -> dict[str, str]:  # as the parts of `Reached`
     now = {name: CODE.definition(f"mixrepro.{name}").digest for name in AS_EVER}
     return {name: digest for name, digest in now.items() if digest != AS_EVER[name]}
 
+# %% ../../nbs/training/50b_made.ipynb #caa843af
 def code_of(spec: Spec) -> Reached:
     "The code that decides the weights of a run."
     found, more = reached_by(TRAINING, spoken_by(spec)), written_otherwise()

@@ -25,6 +25,7 @@ OPTIMIZERS = ("adam", "sgd")
 SCHEDULES = ("constant", "cosine", "step")
 PRECISIONS = ("float32", "bfloat16")
 
+# %% ../../nbs/training/50_spec.ipynb #7320b6a7
 @dataclass(frozen=True, kw_only=True)
 class Optimisation(Choices):
     "How the weights of a run are moved."

@@ -64,6 +64,7 @@ def is_made(made: Any) -> bool:
     texts = [*(v for k, v in made.items() if k != "needs"), *needs.values()] if isinstance(needs, dict) else [None]
     return all(isinstance(v, str) for v in texts)
 
+# %% ../../nbs/training/51_store.ipynb #a113a8c8
 def vouched(folder: Path) -> dict | None:  # of a run
     "What `done.json` says; None where it is not there, or is not what was written."
     path = folder / "done.json"
@@ -77,6 +78,7 @@ def vouched(folder: Path) -> dict | None:  # of a run
         return distrust(path, "its checksum does not match")
     return said
 
+# %% ../../nbs/training/51_store.ipynb #20840bcb
 def weights_of(folder: Path) -> str:
     "A short digest of the weights of a run; empty where it is not done."
     try: return str(json.loads(small_text(folder / "done.json"))["weights.safetensors"])[:16]

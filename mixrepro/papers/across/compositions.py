@@ -32,6 +32,7 @@ QUANTITIES = {"clean error": ("clean", lambda v: 1 - v["accuracy"], dict(scale=1
               "NLL": ("clean", lambda v: v["nll"], dict(unit="nats", higher_is_better=False, decimals=3)),
               "corrupted accuracy": ("corruptions", lambda v: corruption_mean(v["accuracy"]), dict(scale=100.))}
 
+# %% ../../../nbs/across/05_compositions.ipynb #05dadf34
 def pairs_of(chosen: tuple) -> tuple:  # of (composition, parent)
     "Every composition against each of its parents."
     return tuple((name, parent) for name in chosen for parent in PARENTS[name])
@@ -53,6 +54,7 @@ def word_of(r: Row) -> str:  # a contrast
     if r.holm is not None and r.holm < 1 - LEVEL: return WORDS[1 if r.gain.effect > 0 else -1]
     return "no difference" if r.gain.word == "no difference" else "undecided"
 
+# %% ../../../nbs/across/05_compositions.ipynb #8b02ad72
 @dataclass(frozen=True)
 class Found:
     "A composition in one quantity, against its two parents."
@@ -69,6 +71,7 @@ class Found:
     @property
     def ahead(self) -> bool: return all(r.gain.effect > 0 for r in self.rows)
 
+# %% ../../../nbs/across/05_compositions.ipynb #fea6a97c
 def against_parents(found: list[Row]) -> list[Found]:  # rows of all tables, contrasts among them
     "The contrasts of a composition and a quantity together."
     groups = {}

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING
 from ...extras import need
 
 need("pandas")
+
+# %% ../../../nbs/across/06_cost.ipynb #2bb776e9
 import numpy as np
 import pandas as pd
 import torch
@@ -44,15 +46,16 @@ from ...repro.ledger import reported
 from ...repro.scale import Scale, scale
 from ...training.spec import Spec
 
+# %% ../../../nbs/across/06_cost.ipynb #1f083d86
 if TYPE_CHECKING: from matplotlib.axes import Axes
 
-# %% ../../../nbs/across/06_cost.ipynb #1f083d86
 OTHERS = {"cutout": Cutout(), "dropout": Dropout(), "cutmix": CutMix(), "nfm": NFM, "autoaugment": AutoAugmented(),
           "no-intrusion": NoIntrusion(), "genlabel": Mixup(labels=OnlineGenLabels()),
           "genlabel-manifold-mixup": ManifoldMixup(labels=OnlineGenLabels()), "genlabel-gm": Mixup(labels=GenLabels()),
           "puzzlemix": PuzzleMix(), "adamixup": AdaMixup(), "augmix": AUGMIX_JSD, "noisymix": NOISYMIX}
 HALVES = ("ssl-baseline", "ssl-mixup", "ssl-manifold-mixup")  # on a labelled and an unlabelled batch
 
+# %% ../../../nbs/across/06_cost.ipynb #a859af1d
 def costed(s: Costs, at: Scale) -> dict[str, Spec]:  # row -> a run
     "Every method that can be measured at a scale, by one recipe."
     nine = {m: whole(s, at, m) for m in EPOCHS}
@@ -79,6 +82,7 @@ class Passes:
         "In units of ERM's step."
         return (self.forward + self.pixels + 2 * self.weights) / 3
 
+# %% ../../../nbs/across/06_cost.ipynb #0cffc465
 QUOTED = {"vat": Passes(4, 1, 2), "mean-teacher": Passes(4, 0, 2)}  # of which no run is trained here
 NAMES = {"vat": "VAT", "mean-teacher": "Mean Teacher"}
 THEORY = {"augmix": Passes(3, 0, 3), "noisymix": Passes(3, 0, 3), "puzzlemix": Passes(2, 1, 1),

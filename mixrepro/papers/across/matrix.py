@@ -16,6 +16,8 @@ from typing import Any, TYPE_CHECKING
 from ...extras import need
 
 need("pandas", "matplotlib", "scikit_posthocs")
+
+# %% ../../../nbs/across/04_matrix.ipynb #fa4d0b34
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -32,9 +34,9 @@ from ...repro.rows import block_residual, checked, gained
 from ...repro.scale import said
 from ...repro.verdicts import holm
 
+# %% ../../../nbs/across/04_matrix.ipynb #8eda05c7
 if TYPE_CHECKING: from matplotlib.axes import Axes
 
-# %% ../../../nbs/across/04_matrix.ipynb #8eda05c7
 @dataclass(frozen=True)
 class Asked:
     "One metric of the matrix."
@@ -256,6 +258,7 @@ def matrix_page(table: pd.DataFrame, ranked: Ranked, labels: dict, withheld: boo
     wide.insert(1, "by family", ranked.families.map("{:.1f}".format))
     return wide.rename(index=labels).rename_axis("Method").reset_index()
 
+# %% ../../../nbs/across/04_matrix.ipynb #cd636ff4
 def matrix_data(table: pd.DataFrame, ranked: Ranked) -> pd.DataFrame:
     "All that is shown: the matrix, mean ranks, and the p-values of the diagram's pairs."
     def pair(a, b): return dict(difference=ranked.mean[b] - ranked.mean[a], nemenyi=ranked.pairs.loc[a, b])

@@ -159,6 +159,7 @@ PARENTS = {"varmixup+genlabel": ("varmixup", "mixup-genlabel"), "varmixup+noise"
            "cutmix+augmix": ("cutmix", "augmix"), "cutmix+genlabel": ("cutmix", "mixup-genlabel"),
            "nfm+genlabel": ("nfm", "manifold-mixup-genlabel"), "puzzlemix+noise": ("puzzlemix", "nfm")}
 
+# %% ../../../nbs/across/00_settings.ipynb #f9aaec47
 def composed(at: Scale) -> dict:  # row -> method
     "Methods that no paper tried, each a line of parts."
     labels, noise = image_methods(Labelled.at(at.name))["mixup-genlabel"].labels, NFM.noise

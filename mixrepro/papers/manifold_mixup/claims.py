@@ -25,6 +25,7 @@ FACTORS, FACTORS_NLL = (tuple(f"task {t} {what}" for t in "ABC") for what in ("a
 REGULARISERS = "weight-decay", "noise", "dropout", "batch-norm"  # of figure 6
 TIGHTER = dict(higher=False, log=True, unit="log of a share")  # scatter within over between the classes
 
+# %% ../../../nbs/manifold_mixup/09b_claims.ipynb #4a748993
 def half_way(places: tuple, tables: Tables, margin: float | None = None) -> list:  # of `Effect`
     "How much lower Manifold Mixup's loss on middle points is than Input Mixup's."
     data = tables["mm-fig2"]
@@ -35,6 +36,7 @@ def half_way(places: tuple, tables: Tables, margin: float | None = None) -> list
     return [unpaired(f"manifold-mixup under mixup, {p}", at("mixup", p), at(MM, p), 1, unit="nats", margin=margin)
             for p in places if p in set(data.place) and {MM, "mixup"} <= set(data.method)]
 
+# %% ../../../nbs/manifold_mixup/09b_claims.ipynb #57d08fb8
 def as_soon(margin: float, tables: Tables) -> list:  # of `Effect`
     "How much later Manifold Mixup is good than training without mixing, in percent of the training, seed by seed."
     first = first_good(tables["mm-fig8"].dropna(subset="nll"))
@@ -44,6 +46,7 @@ def as_soon(margin: float, tables: Tables) -> list:  # of `Effect`
     return [estimated(what, over_seeds(Measured((wide[MM] - wide["erm"]).dropna())), margin=margin,
                       unit="% of training")]
 
+# %% ../../../nbs/manifold_mixup/09b_claims.ipynb #0944626a
 def unbounded(tables: Tables) -> list:  # of `Effect`
     "How far below 1.5 % the accuracy is after the last step; the paper has 0 and 1 %."
     data = tables["mm-unbounded-pgd"]

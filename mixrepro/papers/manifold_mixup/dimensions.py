@@ -46,6 +46,7 @@ def beyond(spectrum: list[float],  # of one run
     free, squares = allowed(d, len(spectrum)), np.square(spectrum)
     return 100 * squares[free:].sum() / squares.sum() if free else np.nan
 
+# %% ../../../nbs/manifold_mixup/06_dimensions.ipynb #2857b1aa
 def summary(rows: pd.DataFrame,  # from `tidy`
             d: int,              # classes
             labels: dict = LABELS,
@@ -86,6 +87,7 @@ def by_width(rows: pd.DataFrame, column: str, sign: int, form: str,
     effects = {k: difference(g, "manifold-mixup", "erm", column) for k, g in rows.groupby("dim(H)")}
     return "; ".join(f"{claim(e, sign, at=at).word} at dim(H) = {k} ({e[0]:{form}})" for k, e in effects.items())
 
+# %% ../../../nbs/manifold_mixup/06_dimensions.ipynb #8fa824ed
 def fewer(rows: pd.DataFrame,  # from `tidy`
           *, at: str,          # the scale that was run
           ) -> str:

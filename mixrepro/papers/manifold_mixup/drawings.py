@@ -59,6 +59,7 @@ def off_shade(images: Tensor) -> float:  # images (N, C, H, W) in [0, 1] -> in [
     "Share of pixels that are none of the three shades of a drawing."
     return (images[..., None] - torch.tensor([0., INK, 1.])).abs().amin(-1).gt(.05).float().mean().item()
 
+# %% ../../../nbs/manifold_mixup/04_drawings.ipynb #0e4253d0
 def both_ways(s: FactorSet, at: Tensor | list[int], mix: Mix) -> tuple[Tensor, Tensor]:  # each (N, 1, H, W)
     "Some drawings of a set, mixed in pixels and in their factors."
     return mix(s.floats(at)), render(mix_factors(s.x[at], mix))
@@ -71,6 +72,7 @@ def sheet(images: Tensor,  # (N, 1, H, W)
     rows = F.pad(images, (0, 3, 0, 3), value=.7).unflatten(0, (-1, columns))
     return torch.cat([torch.cat(list(row), 2) for row in rows], 1)[:, :-3, :-3]
 
+# %% ../../../nbs/manifold_mixup/04_drawings.ipynb #a7826dea
 def few(s: ImageSet, each: int) -> Tensor:  # (classes * each, 1, H, W)
     "The first images of both classes, class by class."
     return s.floats(torch.cat([(s.y == k).nonzero()[:each, 0] for k in range(s.k)]))

@@ -38,6 +38,7 @@ DEPTHS = (0, .3, .5, .7, .9, 1)  # of the largest probability
 GREYS = ("#8C8C8C", "#B0B0B0", "#D0D0D0", "#E6E6E6", "#FFFFFF")
 POINTS = ((COLOURS["blue"], "o"), (COLOURS["vermilion"], "^"))
 
+# %% ../../../nbs/manifold_mixup/01_planes.ipynb #2b1bf331
 def shade(ax: "Axes",      # a matplotlib axis
           grid: Tensor,    # places, row by row upwards, (side * side, 2)
           logits: Tensor,  # what is said there, (side * side, K)
@@ -77,6 +78,7 @@ def tones_of(names: tuple[str, ...]) -> np.ndarray:  # (K, 4)
     place = np.array([int(name) for name in names]) / 9 if digits else np.linspace(0, 1, len(names))
     return plt.get_cmap("turbo")(.05 + .9 * place) * np.array([.75, .75, .75, 1])
 
+# %% ../../../nbs/manifold_mixup/01_planes.ipynb #a93ef22d
 def scatter_classes(ax: "Axes", at: Tensor,  # places (N, 2)
                     y: Tensor,               # labels, int64 (N,)
                     names: tuple[str, ...],  # of the classes; of more than two the first sign is the marker

@@ -27,6 +27,7 @@ def examples(d: int) -> torch.Tensor:  # float64 (2 d, d)
     "Labels of two examples of each class."
     return torch.eye(d, dtype=torch.float64).repeat(2, 1)
 
+# %% ../../../nbs/manifold_mixup/03_theorem.ipynb #ef1a6f3a
 def descend(d: int,      # classes
             k: int,      # hidden dimensions
             rng: torch.Generator,
@@ -51,6 +52,7 @@ def constructed(d: int, k: int) -> float:
     A, H, b = simplex(d, k)
     return mixed_loss(lambda h: h @ A + b, H.T.repeat(2, 1), examples(d)).item()
 
+# %% ../../../nbs/manifold_mixup/03_theorem.ipynb #06b49009
 def linear_cases(classes: tuple[int, ...], rng: torch.Generator, steps: int) -> pd.DataFrame:
     "For each number of classes and of hidden dimensions: what is built, the least there is, and what descent finds."
     def row(d, k): return {"what": "linear", "d": d, "dim(H)": k, "constructed": constructed(d, k),
@@ -66,6 +68,7 @@ def places(d: int, k: int,           # classes and dimensions
     if k == 2: return np.stack([np.cos(t := 2 * np.pi * np.arange(d) / d), np.sin(t)], 1)
     return (h := rng.normal(size=(d, k))) / np.linalg.norm(h, axis=1, keepdims=True)
 
+# %% ../../../nbs/manifold_mixup/03_theorem.ipynb #5c5afbe9
 def mixtures(h: np.ndarray,  # states of the classes
              n: int,
              rng: np.random.Generator,
@@ -98,6 +101,7 @@ def tones(classes: tuple[int, ...]) -> dict:  # number of classes -> colour
     "A colour for each number of classes."
     return dict(zip(classes, plt.get_cmap("cividis")(np.linspace(0, .78, len(classes)))))
 
+# %% ../../../nbs/manifold_mixup/03_theorem.ipynb #892f8757
 def draw_linear(ax: "Axes", linear: pd.DataFrame,  # from `linear_cases`
                 ) -> None:
     "What a linear map reaches, by hidden dimensions."

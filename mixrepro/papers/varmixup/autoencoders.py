@@ -49,6 +49,7 @@ def seen_by(cells: Iterable) -> dict[str, Spec]:  # of an artefact -> row -> the
     own = lambda s: s if "mse" in s.method or s.method.endswith("vae") else s.needs.get("vae")
     return {c.row: own(c.spec) for c in reversed(list(cells)) if own(c.spec)}
 
+# %% ../../../nbs/varmixup/04_autoencoders.ipynb #a6ffda15
 def told(cells: Iterable, labels: dict = LABELS) -> str:
     "What a caption says of the autoencoders of an artefact; their seeds are those of the runs, or 0."
     rows = {}
@@ -153,6 +154,7 @@ def points(curve: pd.DataFrame,  # of one quantity, from `along`
                                     for _, v in mine.value]))
     return found.sort_values("error")
 
+# %% ../../../nbs/varmixup/04_autoencoders.ipynb #c3306926
 def gaps(curve: pd.DataFrame, row: str, base: str) -> tuple[np.ndarray, np.ndarray]:  # errors (k,), gaps (n, k)
     "How far a row is above a method, seed by seed, by rising error."
     at = points(curve, row)

@@ -32,6 +32,7 @@ def of_group(data: pd.DataFrame, mean: str, sd: str, n: str, factor: float = 1.)
     r = data.iloc[0]
     return Published.measured(factor * r[mean], factor * r[sd], r[n])
 
+# %% ../../../nbs/varmixup/05_claims.ipynb #57c9bae7
 def nonlinear(method: str, factor: float, tables: Tables) -> list:  # of `Effect`
     "How much less the loss departs from linear than Mixup's, at every radius."
     data = tables["vm-fig3"]
@@ -60,6 +61,7 @@ def dearer(method: str, others: tuple, tables: Tables) -> list:  # of `Effect`
     return [exact(f"FLOPs of {o} over {method}", cost[o] / cost[method] - 1, hours[o] / hours[method] - 1)
             for o in others if {o, method} <= set(data.index)]
 
+# %% ../../../nbs/varmixup/05_claims.ipynb #14818628
 def by_divergence(tables: Tables) -> list:  # of `Effect`
     "VarMixup on an MMD-VAE over VarMixup on a KL-VAE."
     data = tables["vm-kl"]
@@ -67,6 +69,7 @@ def by_divergence(tables: Tables) -> list:  # of `Effect`
     ends = [of_group(data[data.method == m], "mean", "std", "count") for m in ("mmd-vae", "kl-vae")]
     return [unpaired("mmd-vae over kl-vae, corrupted", *ends, 1)]
 
+# %% ../../../nbs/varmixup/05_claims.ipynb #8699f569
 def says_more(method: str, other: str, tables: Tables) -> list:  # of `Effect`
     "How much more is read from the codes of one kind of autoencoder; of one for all seeds there is no interval."
     data = tables["vm-kl"].set_index(["metric", "method"])

@@ -36,6 +36,7 @@ def reconstructions(vae: nn.Module, x: Tensor, mix: Mix) -> Tensor: return mix(v
 def codes(vae: nn.Module, x: Tensor, mix: Mix) -> Tensor: return decode_mix(vae, vae.encode(x), mix)
 def unmixed(vae: nn.Module, x: Tensor, mix: Mix) -> Tensor: return vae(x)  # images float (B, C, H, W) -> the same
 
+# %% ../../../nbs/varmixup/02_samples.ipynb #0e8317fb
 WAYS = {"mixup-r": reconstructions, "erm-r": unmixed}  # all others with an autoencoder mix codes
 
 def way(method: str,  # "mixup", or one that sees through an autoencoder

@@ -24,12 +24,15 @@ EPOCHS = {"erm": 100, "mixup": 150, "mixup-r": 150, "manifold-mixup": 150, "at":
           "varmixup": 150, "adv-varmixup": 150}
 ALIKE = dict.fromkeys(EPOCHS, 100)  # where all methods get the same number of steps
 FEW = ("mixup-r", "at", "trades", "iat", "adv-varmixup")  # dear, or beside the paper's claim
+
+# %% ../../../nbs/varmixup/00_settings.ipynb #08f98e36
 GOOD_VAE = dict(lr=3e-3, schedule="cosine", batch=64, seed=0)
 VAES = dict(smoke={},
     embedded=GOOD_VAE | dict(dataset="photo-digits-16-x8", n_train=0, network_args=dict(latent=256, width=32, depth=2)),
     overnight=GOOD_VAE | dict(lr=1e-3, n_train=0, network_args=dict(latent=2048, width=64, depth=2), looks=1,
                               precision=fast_precision()))
 
+# %% ../../../nbs/varmixup/00_settings.ipynb #22724123
 @dataclass(frozen=True)
 class Grid(Settings):
     "Nine methods on CIFAR-10 and CIFAR-100."
@@ -114,6 +117,7 @@ class Samples(Grid):
         smoke=2, overnight=5)
     images: int = setting(0, "default", "training images that are mixed; 0: all", smoke=200, overnight=5000)
 
+# %% ../../../nbs/varmixup/00_settings.ipynb #4f051967
 def vaes(s: Grid, scale: Scale, seed: int) -> list[Cell]:
     "The plain and the robust autoencoder of a seed, those of them that the settings have."
     ours = [m for m in ("varmixup", "adv-varmixup") if m in s.methods]
