@@ -169,6 +169,7 @@ def announce(todo: dict, base: Path) -> None:
 KEPT = "what is trained is kept, the same command goes on"
 BEGUN = r"Job \d+: (train .+|draw .+)"  # Snakemake's word when an execution starts
 
+# %% ../nbs/workflow/93_cli.ipynb #e3254792
 def follow(process: Popen, base: Path,
            ) -> tuple[list[tuple[Path, str]], bool]:  # of each failed job log and cluster's words; if all was there
     "Print a line for each step of Snakemake as it starts and ends; keep all it says in a log."
@@ -548,6 +549,7 @@ import mixrepro.files
 fig, ax = plt.subplots(); ax.plot([1, 2]); plt.show()
 mixrepro.files.write_atomic(mixrepro.files.home() / "drawn.md", "drawn")"""
 
+# %% ../nbs/workflow/93_cli.ipynb #de8f7647
 def trial() -> tuple[bool, str]:
     "Execute a small notebook as a reproduction does: by Snakemake, papermill and a kernel of this Python."
     def cell(source, *tags):

@@ -44,6 +44,7 @@ from .drawn import note
 from .injected import cells_run, check_injected
 from .timings import clocked
 
+# %% ../../nbs/workflow/91_study.ipynb #3d6c5bdd
 if TYPE_CHECKING: from matplotlib.figure import Figure
 if TYPE_CHECKING: from mixrepro.metrics.cost import Bench
 
