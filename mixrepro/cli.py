@@ -51,6 +51,7 @@ from .papers.index import PAPERS, entries, entry_of
 from .repro.entry import PROFILES, profile_of, state
 from .workflow.listed import lines_kept
 
+# %% ../nbs/workflow/93_cli.ipynb #83645109
 catalogue, artefact = Lazy("mixrepro.papers.catalogue"), Lazy("mixrepro.repro.artefact")
 scales, allotted_time = Lazy("mixrepro.repro.scale"), Lazy("mixrepro.training.allotted")
 fingerprints, specifications = Lazy("mixrepro.training.made"), Lazy("mixrepro.training.spec")
@@ -58,6 +59,7 @@ contents = Lazy("mixrepro.data.contents")
 standing, stores = Lazy("mixrepro.training.standing"), Lazy("mixrepro.training.store")
 workflow, drawings = Lazy("mixrepro.workflow.jobs"), Lazy("mixrepro.workflow.drawn")
 
+# %% ../nbs/workflow/93_cli.ipynb #beec42d5
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
 
 def tell_version(asked: bool) -> None:
@@ -84,6 +86,7 @@ def named(extra: str) -> list[str]:  # "papermill>=2.7", ...
         return extras.get(extra, [])
     return [r.split(";")[0].strip() for r in requires("mixrepro") or [] if re.search(rf"extra == ['\"]{extra}['\"]", r)]
 
+# %% ../nbs/workflow/93_cli.ipynb #30a4f80b
 def package(requirement: str) -> str:
     "The name in a requirement."
     return re.match(r"[\w.-]+", requirement)[0]
@@ -108,6 +111,7 @@ def remedy(extra: str) -> str:
     what = [f"{origin()}[{extra}]"] if origin() else named(extra)
     return shlex.join([sys.executable, "-m", "pip", "install", *(["-e"] if sources() else []), *what])
 
+# %% ../nbs/workflow/93_cli.ipynb #f8c0b5a1
 def lacking(e: ModuleNotFoundError) -> str:
     "What to do about a module that an extra brings; empty for any other, which is a fault to be seen."
     root = (e.name or "").split(".")[0]
@@ -124,6 +128,7 @@ def rows(profile: str) -> list[dict]:
     return [dict(id=a.id, paper=a.paper, title=a.title, notebook=a.notebook, runs=runs(a), state=state(a, base))
             for a in catalogue.ARTEFACTS.values()]
 
+# %% ../nbs/workflow/93_cli.ipynb #485ecc9b
 def said_of_runs(base: Path, profile: str) -> tuple[list[str], list[Path]]:  # and the files on which that stands
     "What is to be said of the runs of a scale."
     store = stores.Store(base / "runs")
@@ -132,6 +137,7 @@ def said_of_runs(base: Path, profile: str) -> tuple[list[str], list[Path]]:  # a
     files = [f for name in {s.dataset for s in specs} for f in contents.files_of(name)]
     return standing.lines_on(every), files + [fingerprints.file_of_split(s) for s in specs if s.split]
 
+# %% ../nbs/workflow/93_cli.ipynb #fd183a99
 @app.command("list")
 def list_(as_json: Annotated[bool, typer.Option("--json", help="a list of objects instead of a table")] = False,
           profile: Annotated[str, typer.Option("--profile", help="whose runs are named")] = "embedded") -> None:
@@ -163,6 +169,7 @@ def announce(todo: dict, base: Path) -> None:
 KEPT = "what is trained is kept, the same command goes on"
 BEGUN = r"Job \d+: (train .+|draw .+)"  # Snakemake's word when an execution starts
 
+# %% ../nbs/workflow/93_cli.ipynb #e3254792
 def follow(process: Popen, base: Path,
            ) -> tuple[list[tuple[Path, str]], bool]:  # of each failed job log and cluster's words; if all was there
     "Print a line for each step of Snakemake as it starts and ends; keep all it says in a log."
@@ -192,6 +199,7 @@ def times(names: list[str], base: Path) -> dict:  # name -> place and time on th
     def seen(f): return (f.stat().st_ino, f.stat().st_mtime_ns) if f.is_file() else None
     return {name: seen(base / name) for name in names}
 
+# %% ../nbs/workflow/93_cli.ipynb #9e75e9d4
 def unwritten(todo: dict, base: Path, before: dict) -> str:
     "A sentence on an artefact whose notebook came to its end and left a figure as it was; its stamp is taken away."
     now = times(before, base)
@@ -288,6 +296,7 @@ def moment(minutes: float | None) -> float | None:  # seconds since 1970
         raise ValueError(f"minutes must be above 0, got {minutes:g}: leave --minutes out for no end")
     return time.time() + 60 * minutes
 
+# %% ../nbs/workflow/93_cli.ipynb #d9cc41ce
 @contextlib.contextmanager
 def passed_on(**values: str) -> Iterator[None]:  # names of environment variables; an empty value leaves one as it is
     "Everything that is started in it knows."
@@ -301,6 +310,7 @@ def passed_on(**values: str) -> Iterator[None]:  # names of environment variable
 def allotted(end: float | None) -> contextlib.AbstractContextManager:  # when the time ends
     return passed_on(**{allotted_time.MOMENT: "" if end is None else f"{end:.0f}"})
 
+# %% ../nbs/workflow/93_cli.ipynb #96d23622
 def way(refresh: bool, as_is: bool) -> str:
     "What is done with runs of other code."
     if refresh and as_is: raise ValueError("--refresh and --as-is do not go together: make again, or show as it is")
@@ -313,6 +323,7 @@ def rounds(ids: list[str], profile: str, base: Path) -> list[list[str]]:
     order = workflow.meant(profile, base)
     return [[i] for i in sorted(ids or order, key=lambda i: order.index(i) if i in order else -1)]
 
+# %% ../nbs/workflow/93_cli.ipynb #49d5f0f8
 def tell_left(ids: list[str], profile: str, base: Path) -> None:
     "Say what is left of artefacts, and how long it should take."
     store, of, known = stores.Store(base / "runs"), ids or workflow.meant(profile, base), cache(workflow.timed)
@@ -410,6 +421,7 @@ def show(id: str, profile: Annotated[str, typer.Option("--profile", help=" | ".j
     from rich.markdown import Markdown
     Console(width=max(shutil.get_terminal_size().columns, 100)).print(Markdown(text))
 
+# %% ../nbs/workflow/93_cli.ipynb #c87cd4bf
 @app.command()
 def report(profile: Annotated[str, typer.Option("--profile", help=" | ".join(PROFILES))] = "embedded") -> None:
     "Write the gallery page and Snakemake's HTML report of a profile."
@@ -474,6 +486,7 @@ def adopt_figures(profile: str, base: Path) -> int:  # how many
         write_atomic(base / t["stamp"], t["made_of"])
     return len(old)
 
+# %% ../nbs/workflow/93_cli.ipynb #0a6ab6e9
 @app.command()
 def adopt(profile: Annotated[str, typer.Option("--profile", help="whose figures")] = "embedded") -> None:
     "Give runs and figures of before their fingerprints; nothing is trained, measured or drawn."
@@ -517,6 +530,7 @@ def prefix_of_kernel(folder: str) -> str:
         if manager.has_kernel: manager.shutdown_kernel(now=True)
     return "".join(said).strip()
 
+# %% ../nbs/workflow/93_cli.ipynb #2d93a08b
 def kernel() -> tuple[bool, str]:
     "Whether the kernel that a notebook opened in JupyterLab takes is this Python."
     with tempfile.TemporaryDirectory() as folder:
@@ -535,6 +549,7 @@ import mixrepro.files
 fig, ax = plt.subplots(); ax.plot([1, 2]); plt.show()
 mixrepro.files.write_atomic(mixrepro.files.home() / "drawn.md", "drawn")"""
 
+# %% ../nbs/workflow/93_cli.ipynb #de8f7647
 def trial() -> tuple[bool, str]:
     "Execute a small notebook as a reproduction does: by Snakemake, papermill and a kernel of this Python."
     def cell(source, *tags):
@@ -580,6 +595,7 @@ def spoilt(base: Path) -> list[str]:
     notes = sorted((base / "runs" / ".workflow" / "read").glob("*.json"))
     return wrong + [f"of {p.stem}, {why}" for p in notes if (why := drawings.altered_since(base, p.stem))]
 
+# %% ../nbs/workflow/93_cli.ipynb #49a9eb2e
 def checks(base: Path) -> list[tuple[bool | None, str]]:
     "What is in place, and what is not."
     import torch
@@ -679,6 +695,7 @@ def data_rows(root: Root = "",
         print(f"{r['name']:16s} {amount(r['size']) if r['size'] else '?':>8s}  {r['on_disk']:9s}  "
               f"{r['title']} ({r['licence']})")
 
+# %% ../nbs/workflow/93_cli.ipynb #a8d5d87a
 @data_app.command("verify")
 def data_verify(names: Annotated[list[str], typer.Argument(help="see 'mixrepro data list'")], root: Root = "") -> None:
     "Read data sets again and name every file that is wrong."
@@ -765,6 +782,7 @@ def placed(e: BaseException) -> str:
     where = f", in {own[-1].filename}, line {own[-1].lineno} ({own[-1].name})" if own else ""
     return f"{worded(type(e).__name__, str(e))}{where}; PYTHONDEVMODE=1 shows the traceback"
 
+# %% ../nbs/workflow/93_cli.ipynb #77790e39
 def refused(e: Exception) -> tuple[str | None, int]:  # the sentence, None for a fault of ours; the exit code
     "What a person is told of an exception."
     if isinstance(e, ModuleNotFoundError): return lacking(e) or None, 1

@@ -76,6 +76,7 @@ def asked(e: Effect, value: float | None) -> bool | None:  # None: no number
     if value is None: return None
     return abs(value) <= e.margin if e.margin is not None else value > e.bound
 
+# %% ../../nbs/repro/86_claim.ipynb #124b6fb5
 def freedom(e: Effect) -> float:
     "Degrees of freedom; where a table has kept an interval of several parts without them, as many as need be."
     return e.df or (max(e.n - 1, 1) if e.over in ("", "seeds") else math.inf)  # many: the 90% interval is at its widest
@@ -84,6 +85,7 @@ def standard_error(e: Effect) -> float:  # of a t-interval; 0 where it has no wi
     "What the interval was made of."
     return (e.high - e.low) / 2 / stats.t.ppf(.5 + LEVEL / 2, freedom(e))
 
+# %% ../../nbs/repro/86_claim.ipynb #c91dbd66
 def tested(e: Effect) -> tuple[str, float | None]:  # word, p-value
     "What the numbers say of one effect, for itself."
     if e.ours is None: return "not run", None
@@ -93,6 +95,7 @@ def tested(e: Effect) -> tuple[str, float | None]:  # word, p-value
     word = "holds" if e.low > e.bound else "does not hold" if e.high < e.bound else "undecided"
     return word, e.p
 
+# %% ../../nbs/repro/86_claim.ipynb #e1792f46
 def alike(e: Effect) -> tuple[str, float | None]:
     "Two one-sided tests within the margin; against it, one of them from without."
     se, df = standard_error(e), freedom(e)
@@ -257,6 +260,7 @@ def exact(what: str, value: float | None, paper: float | None = None, **more: An
     "A number that a computation gives, without chance."
     return Effect(what, paper=paper, ours=None if value is None else float(value), exact=True, unit="", **more)
 
+# %% ../../nbs/repro/86_claim.ipynb #eda303ef
 def share(what: str, k: int, n: int, paper: float | None = None, bound: float = .5) -> Effect:
     "A count k of n against a share, by the exact binomial test."
     if not n: return Effect(what, paper=paper, bound=bound, unit="")
@@ -307,6 +311,7 @@ def against_it(e: Effect) -> float:
     if e.low is None: return math.copysign(math.inf, far) if e.exact else 0.
     return far / (standard_error(e) or 1e-12)
 
+# %% ../../nbs/repro/86_claim.ipynb #eac5f0b8
 def shown(f: Found) -> Effect | None:  # None: nothing was run
     "The effect that speaks most against the claim."
     return min(f.ran, key=against_it, default=None)
@@ -319,6 +324,7 @@ def alone(f: Found) -> tuple[str, float | None]:
     if "does not hold" in words: return "does not hold", p and min(1., p * len(words))
     return ("holds" if all(w == "holds" for w in words) else "undecided"), p
 
+# %% ../../nbs/repro/86_claim.ipynb #4746d5f4
 def verdict(f: Found) -> str:  # "holds", "does not hold", "undecided", "not run" or "withheld"
     "What can be said among all claims of the paper."
     word, p = alone(f)
@@ -390,6 +396,7 @@ def in_words(effect: str,  # "varmixup over mixup, cifar10-c"
     methods = r"[\w-]+(?= (?:over|under) )|(?<= over )[\w-]+|(?<= under )[\w-]+"
     return PLACE.sub(name, re.sub(methods, name, effect))
 
+# %% ../../nbs/repro/86_claim.ipynb #dcf6b7ab
 def page(data: pd.DataFrame,  # from `frame`
          names: dict,         # paper -> its name
          links: dict,         # artefact -> a link from the page

@@ -21,6 +21,7 @@ import numpy as np
 import pandas as pd
 from scipy import integrate, stats
 
+# %% ../../nbs/repro/81b_estimates.ipynb #9f77f41c
 LEVEL = .95  # of every interval
 SQUARED_MOST = 1e150  # size of a number that can be squared
 
@@ -66,6 +67,7 @@ def plus(v: float, decimals: int = 2) -> str:
     text = f"{v:+.{decimals}f}"
     return text if text.strip("-0.") else text[1:]
 
+# %% ../../nbs/repro/81b_estimates.ipynb #1f6f9377
 def signed(m: Measured,        # a difference or a gain
            decimals: int = 2,  # of every number
            ) -> str:
@@ -179,6 +181,7 @@ class Images:
     def __init__(self, values: Sequence[float] | np.ndarray) -> None: self.values = np.asarray(values, dtype=float)
     def __repr__(self) -> str: return f"{len(self.values)} images"
 
+# %% ../../nbs/repro/81b_estimates.ipynb #feb4685d
 class Mean(float):
     "A mean over test images that still has them, or None."
     images = None
@@ -205,6 +208,7 @@ def check_crossed(d: np.ndarray) -> np.ndarray:  # (S, N), float
                          "measurement")
     return d
 
+# %% ../../nbs/repro/81b_estimates.ipynb #58835fd7
 def crossed(d: np.ndarray,  # (S, N) differences, a row for each seed, S and N 2 or more
             ) -> Estimate:
     "The mean difference over seeds and test images."
@@ -260,6 +264,7 @@ def at_seeds(e: Estimate, s: int) -> Estimate:
     return replace(e, n=s, seeds=(e.seeds[0] / per, e.seeds[1] * share), both=(e.both[0] / per, e.both[1] * share),
                    images=e.images and (alone + e.both[0] / per, images[1]))
 
+# %% ../../nbs/repro/81b_estimates.ipynb #2521dba0
 def power(e: Estimate) -> float:
     "The chance that the t-test sees an effect of this size."
     if not e.variance: return float(bool(e.effect))

@@ -53,6 +53,8 @@ COLOURS = {"black": "#000000", "blue": "#193BB0", "sky": "#2796FA", "green": "#7
 MARKERS = "osD^vPX<>"
 LINES = ("-", "--", ":", "-.", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 3)))
 HATCHES = ("", "///", "...", "xxx", "---", "|||")
+
+# %% ../../nbs/repro/83_figures.ipynb #ab02db2a
 LOOKS = """
 erm ERM black | mixup Mixup blue | mixup-r Mixup-R sky | manifold-mixup Manifold_Mixup green
 at AT wine | trades TRADES purple | iat IAT brown | varmixup VarMixup vermilion | adv-varmixup adv-VarMixup orange
@@ -102,6 +104,8 @@ DATA_LABELS = {"cifar10": "CIFAR-10", "cifar10-c": "CIFAR-10-C", "cifar100": "CI
                **{f"imagenet-{k}{which}": f"ImageNet-{k.upper()}{which}"
                   for k in "crp" for which in ("", " without noise")},
                **{f"photo-digits-16-{k}": f"photo-digits (16 px, {k[0]} to {k[-1]})" for k in ("0to4", "5to9")}}
+
+# %% ../../nbs/repro/83_figures.ipynb #e344be5f
 NETWORK_LABELS = {"small-cnn": "small CNN", "small-cnn-3": "small CNN, 3 convolutions a stage",
                   "small-cnn-4": "small CNN, 4 convolutions a stage", "small-cnn-stem": "small CNN with a stem",
                   "tiny-cnn": "tiny CNN", "mlp": "MLP", "factor-cnn": "CNN for rendered digits",
@@ -112,12 +116,15 @@ NETWORK_LABELS = {"small-cnn": "small CNN", "small-cnn-3": "small CNN, 3 convolu
                   **{f"preactresnet{n}": f"PreActResNet-{n}" for n in (18, 34, 50, 152)},
                   **{f"resnet{n}": f"ResNet-{n}" for n in (18, 34, 50)},
                   **{f"wrn28-{n}": f"WRN-28-{n}" for n in (2, 4, 10)}}
+
+# %% ../../nbs/repro/83_figures.ipynb #f14fc6d4
 CHOICE_LABELS = {"sgd": "SGD", "adam": "Adam", "crop": "crops (by 4 px)", "crop-flip": "crops (by 4 px) and flips",
                  "crop2": "crops (by 2 px)", "crop2-flip": "crops (by 2 px) and flips",
                  "resized-crop": "resized crops and flips"}
 LABELS = ({id: look["label"] for id, look in LOOK.items()} | DATA_LABELS | NETWORK_LABELS
           | CHOICE_LABELS)  # names to show, for tables as for figures
 
+# %% ../../nbs/repro/83_figures.ipynb #304932f2
 def named(text: str,  # "features of a small-cnn trained on digits by erm"
           *ids: str,  # of methods, data sets, networks that stand in it
           ) -> str:   # "features of a small CNN trained on digits by ERM"

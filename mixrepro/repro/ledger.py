@@ -161,6 +161,7 @@ def how_to_read(found: list[Row], unit: str, spread: str, baseline: str | None, 
     if baseline: how.append("Gains: positive is better; ours are taken seed by seed, in brackets the 95% t-interval.")
     return how + reading(found, unit, family or sum(r.holm is not None for r in found), margin)
 
+# %% ../../nbs/repro/82_ledger.ipynb #79d6dfe1
 def columns_of(found: list[Row],       # from `rows`
                unit: str, spread: str, baseline: str | None, labels: dict,  # as in `block`
                decimals: int = 2,      # of every number

@@ -29,6 +29,7 @@ def looked_up_by_notebooks() -> dict:  # as `LOOKED_UP`
     return LOOKED_UP | {"mixrepro.papers.catalogue:ARTEFACTS": ARTEFACTS,
                         "mixrepro.metrics.catalogue:METRICS": METRICS, "mixrepro.metrics.catalogue:READ": READ}
 
+# %% ../../nbs/workflow/91a_drawn.ipynb #861c5814
 FINGERPRINTS = "mixrepro.fingerprint"
 SPEAKING = ("workflow.", "papers.", "repro.", "notebook_")  # where the names of metrics are spoken of
 
@@ -37,6 +38,7 @@ def as_function(sources: Iterable[str]) -> str:
     lines = [line for s in sources for line in s.splitlines() if not line.lstrip().startswith(("%", "!"))]
     return "def notebook():\n" + textwrap.indent("\n".join([*lines, "pass"]), " ")
 
+# %% ../../nbs/workflow/91a_drawn.ipynb #c42ac0b6
 @lru_cache(maxsize=512)
 def code_of_notebook(text: str,  # from `as_function`
                      ) -> Reached:
@@ -81,6 +83,7 @@ def executed_copy(base: Path, name: str) -> bytes:
     except OSError: return b""
     return content if b'"published":' in content else b""
 
+# %% ../../nbs/workflow/91a_drawn.ipynb #7b87b161
 def altered_since(base: Path, name: str) -> str:  # empty where nothing is, or nobody said what there was
     "What of a figure's files, or of the runs that it has read, is no longer the same."
     path, shown = base / NOTED / f"{name}.json", executed_copy(base, name)

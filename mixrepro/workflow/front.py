@@ -39,6 +39,7 @@ ABOUT = {"varmixup": ("[**{}**](https://arxiv.org/abs/2003.06566), Mangla et al.
                       "inputs, relabelled by a generative model"),
          "across": ("{}", "all of these, compared and combined")}  # how it is named and by whom, what it mixes
 
+# %% ../../nbs/workflow/97_front.ipynb #eff5c5d5
 def status(base: Path,                 # the project's folder
            profile: str = "embedded",  # a scale's name
            ) -> str:                   # a table in Markdown, a row a paper

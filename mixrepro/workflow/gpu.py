@@ -73,6 +73,7 @@ class Recorder:
         self.table.add(test=report.nodeid, outcome=report.outcome, seconds=round(report.duration, 3),
                        why=in_a_line(why.strip().rpartition("\n")[2]))
 
+# %% ../../nbs/workflow/92c_gpu.ipynb #dcd123b7
 def measure_tests(device: str, base: Path, table: Table) -> None:
     "The tests that need CUDA; without one they say why they were skipped."
     import pytest

@@ -90,6 +90,7 @@ def typed(text: str, default: Any) -> Any:
     if isinstance(default, bool): return bool(["false", "true"].index(str(text).lower()))
     return str(text) if default is None else type(default)(text)
 
+# %% ../../nbs/workflow/92_jobs.ipynb #79c0683a
 def check_parameters(notebook: Path, given: dict) -> dict:  # name -> value, of the default's type
     "The given parameters as the notebook's own types; unknown names and values of another type are refused."
     known = parameters(notebook)
@@ -106,6 +107,7 @@ def depth(spec: Spec) -> int:
     "How many generations of runs must be there before: 0 for a run that needs none."
     return 1 + max(map(depth, spec.needs.values())) if spec.needs else 0
 
+# %% ../../nbs/workflow/92_jobs.ipynb #b9debab3
 def side_by_side(specs: list[Spec]) -> list[list[Spec]]:
     "Runs and all that they need, those that differ only in their seed side by side."
     table = {}
@@ -115,6 +117,7 @@ def side_by_side(specs: list[Spec]) -> list[list[Spec]]:
             if s not in cell: cell.append(s)
     return list(table.values())
 
+# %% ../../nbs/workflow/92_jobs.ipynb #162c558c
 def groups(specs: list[Spec],
            together: int = 0,     # cells share a group up to so many runs; 0: each has its own
            ) -> dict[str, dict]:  # id -> specs, and the ids of the groups they need
@@ -145,6 +148,7 @@ def meant(profile: str, base: Path) -> list[str]:
     there = [i for i in ready(base) if not lacking(find(i), profile)]
     return [i for i in scale(profile).only if i in there] or there
 
+# %% ../../nbs/workflow/92_jobs.ipynb #aa0ce8e8
 def made_of(*parts: Any) -> str:
     "A short name of all that an execution is made of; what is made of something else has another."
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
@@ -230,6 +234,7 @@ def first(todo: dict) -> str:
     def effort(item): return max(map(chain, item[1]["groups"]), default=0), len(item[1]["groups"])
     return max(todo["artefacts"].items(), key=effort)[0]
 
+# %% ../../nbs/workflow/92_jobs.ipynb #fa04f0c1
 def title(specs: list[Spec]) -> str:
     "A group in words."
     s, (methods, datasets) = specs[0], (list(dict.fromkeys(map(attrgetter(a), specs))) for a in ("method", "dataset"))
@@ -248,6 +253,7 @@ def planned(name: str, base: Path) -> list[Run]:  # name: of a group
     store, path = Store(base / "runs"), base / WORK / "plans" / f"{name}.json"
     return list(map(store.run, specs_in(path.read_text()))) if path.is_file() else []
 
+# %% ../../nbs/workflow/92_jobs.ipynb #146ec5f6
 def unfinished(todo: dict, base: Path) -> list[dict]:
     "The groups of which a run is missing, or is to be made again, and all that stands on them."
     as_is = os.environ.get(WAY) == "as-is"
@@ -257,6 +263,7 @@ def unfinished(todo: dict, base: Path) -> list[dict]:
     while more := {name for name, g in todo["groups"].items() if name not in bad and on_them(g)}: bad |= more
     return [*(todo["groups"][name] for name in bad), *filter(on_them, todo["artefacts"].values())]
 
+# %% ../../nbs/workflow/92_jobs.ipynb #5ad64a97
 def check_standing(todo: dict, base: Path) -> list[str]:
     "What is to be said of the runs of a plan; a refusal where it must be decided whether to make them again."
     runs = [run for name in todo["groups"] for run in planned(name, base)]
@@ -277,6 +284,7 @@ def fetching(names: list[str], root: Path) -> str:
     return " and ".join(f"`mixrepro data get {words} --root {root}{' --from FOLDER' * (words == own)}`"
                         for words in asked if words)
 
+# %% ../../nbs/workflow/92_jobs.ipynb #903f1812
 def check_fetched(todo: dict, base: Path) -> str:  # of data sets without which some cannot be made
     "A sentence on data sets of which no file is there; a refusal where nothing can be made without them."
     store = Store(base / "runs")
@@ -339,6 +347,7 @@ def takes_files(folder: str | Path) -> bool:
         with tempfile.TemporaryFile(dir=folder): return True
     except OSError: return False
 
+# %% ../../nbs/workflow/92_jobs.ipynb #cd8bcc5b
 def environment(base: Path) -> dict:
     "The environment of Snakemake and of all that it starts."
     work, given = base / WORK, {k: v for k, v in os.environ.items() if k not in SWITCHES}
@@ -365,6 +374,7 @@ def kernelspec(base: Path) -> Path:
     spec = dict(argv=argv, display_name="python3", language="python", metadata=dict(debugger=False))
     return write_if_changed(base / WORK / "jupyter" / "kernels" / "python3" / "kernel.json", json.dumps(spec, indent=1))
 
+# %% ../../nbs/workflow/92_jobs.ipynb #9b01095d
 PARENT = "MIXREPRO_PARENT"  # without which the engine ends by itself
 
 def snakemake(base: Path, *args: str, stdout: int | None = None, config: str = "jobs.json") -> subprocess.Popen:
@@ -377,6 +387,7 @@ def snakemake(base: Path, *args: str, stdout: int | None = None, config: str = "
     return subprocess.Popen(command, cwd=base, env=env, text=True, encoding="utf-8", errors="replace",
                             stdout=stdout, stderr=subprocess.PIPE, process_group=0)
 
+# %% ../../nbs/workflow/92_jobs.ipynb #7051325b
 KINDS_OF_WORK = ("plans", "stamps", "drawn", "logs", "notebooks", "read", "reports", "jupyter", "ipython", "cache")
 
 def check_folders(base: Path) -> None:
@@ -392,6 +403,7 @@ def check_files(todo: dict, base: Path) -> None:
     for path in (base / WORK / place for n in names for place in (f"logs/{n}.log", f"notebooks/{n}.ipynb")):
         if path.is_dir(): raise OSError(f"cannot write {path}, which is a folder: move it away")
 
+# %% ../../nbs/workflow/92_jobs.ipynb #6348b604
 def only_one(base: Path) -> filelock.FileLock:
     "The lock of a reproduction; `Busy` if another process holds it."
     lock = filelock.FileLock(base / WORK / "lock")
@@ -439,6 +451,7 @@ def reason(log: Path) -> str:
     what, place = ended(log.parent.parent / "notebooks" / f"{log.stem}.ipynb")
     return f"({what or logged(log)}){' ' * bool(place)}{place}"
 
+# %% ../../nbs/workflow/92_jobs.ipynb #97c53007
 def logged(log: Path) -> str:
     "What papermill's log says of a failure that no cell shows."
     text = re.sub(r"\x1b\[[0-9;]*m", "", log.read_text(encoding="utf-8", errors="replace")) if log.is_file() else ""

@@ -22,6 +22,8 @@ from urllib.parse import unquote, urlsplit
 from ..extras import need
 
 need("nbformat")
+
+# %% ../../nbs/workflow/96_site.ipynb #f660b778
 import nbformat
 
 from ..files import write_if_changed
@@ -36,6 +38,7 @@ def linked(text: str) -> str:
     "Markdown whose links to notebooks lead to their pages."
     return re.sub(r"(\]\([^)\s:]+)\.ipynb(#[^)\s]*)?\)", r"\1.md\2)", text)
 
+# %% ../../nbs/workflow/96_site.ipynb #b0a0cf43
 def shown(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
     "What of a notebook is for its reader."
     cells = [c for c in notebook.cells if not HIDDEN.match(c.source)]
@@ -59,6 +62,7 @@ def spaced(text: str) -> str:
         out.append(line)
     return re.sub(r"\n{3,}", "\n\n", "\n".join(out)).strip("\n")
 
+# %% ../../nbs/workflow/96_site.ipynb #a6580651
 def barred(text: str) -> str:
     "Markdown whose bars in code in a table are bare, as MkDocs wants them; GitHub wants them escaped."
     def bare(code): return code[0].replace("\\|", "|")
@@ -92,6 +96,7 @@ def notebooks(base: Path) -> list[Path]:
     found = (p for p in (base/"nbs").rglob("*.ipynb") if ".ipynb_checkpoints" not in p.parts)
     return sorted(p for p in found if p.name != "index.ipynb" and not p.name.startswith("_"))
 
+# %% ../../nbs/workflow/96_site.ipynb #87d7613d
 def contents(pages: list[str],  # paths of pages below the source's folder
              ) -> list:         # MkDocs' navigation
     "What stands in the navigation, in the order of reading."
@@ -145,6 +150,8 @@ MATH = r"""window.MathJax = {
       .map(v => [`[mathvariant="${v}"]`, {"font-family": "inherit"}]))}
 };
 """
+
+# %% ../../nbs/workflow/96_site.ipynb #b14bdd45
 STYLE = """.md-grid { max-width: 72rem; }
 .md-typeset > p, .md-typeset > ul, .md-typeset > ol, .md-typeset > blockquote { max-width: 42rem; }
 .md-typeset img { max-width: 100%; height: auto; background: white; }
@@ -162,6 +169,8 @@ STYLE = """.md-grid { max-width: 72rem; }
   .md-typeset table:not([class]) th, .md-typeset table:not([class]) td { padding: .6em; }
 }
 """
+
+# %% ../../nbs/workflow/96_site.ipynb #f702acf5
 EXTENSIONS = ["tables", "md_in_html", "sane_lists", {"toc": {"permalink": True}}, "pymdownx.superfences",
               {"pymdownx.highlight": {"use_pygments": True}}, {"pymdownx.arithmatex": {"generic": True}}]
 
@@ -202,6 +211,7 @@ def without_tex(text: str) -> str:
         return inner.strip()
     return re.sub(r"\\\(([\s\S]+?)\\\)", letters, text)
 
+# %% ../../nbs/workflow/96_site.ipynb #e2a10f27
 def plain_search(index: Path) -> None:  # search_index.json of a site
     "Leave no TeX in what the search shows."
     told = json.loads(index.read_text(encoding="utf-8"))
@@ -261,6 +271,7 @@ def broken(site: Path,    # a folder of pages
             if why: wrong.append(f"{path.relative_to(site.resolve())}: {link} {why}")
     return wrong
 
+# %% ../../nbs/workflow/96_site.ipynb #6e001e4a
 def fault(link: str, loaded: bool, page: Path, pages: dict[Path, Asked], site: Path) -> str:
     "Why a link of a page fails; empty if it does not."
     parts = urlsplit(link)

@@ -15,6 +15,8 @@ from typing import Any, TYPE_CHECKING
 from ..extras import need
 
 need("pandas", "IPython")
+
+# %% ../../nbs/workflow/91_study.ipynb #ae86c647
 import numpy as np
 import pandas as pd
 from IPython.display import Markdown
@@ -42,6 +44,7 @@ from .drawn import note
 from .injected import cells_run, check_injected
 from .timings import clocked
 
+# %% ../../nbs/workflow/91_study.ipynb #3d6c5bdd
 if TYPE_CHECKING: from matplotlib.figure import Figure
 if TYPE_CHECKING: from mixrepro.metrics.cost import Bench
 
@@ -225,6 +228,7 @@ class Compared(Measured):
 TEMPERED = {"nll": "NLL (nats)", "nll_scaled": "NLL, scaled (nats)", "ece": "ECE (%)", "ece_scaled": "ECE, scaled (%)",
             "T": "temperature"}
 
+# %% ../../nbs/workflow/91_study.ipynb #c83a628f
 class Tempered(Compared):
     "Likelihood and calibration, raw and after one fitted temperature."
 
