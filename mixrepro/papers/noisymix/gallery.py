@@ -16,10 +16,10 @@ import numpy as np
 import pandas as pd
 import torch
 from PIL import Image
-from sklearn.datasets import load_sample_image
 from torch import Tensor
 
 from ...data.corruptions import CATEGORIES, CORRUPTIONS, corrupt
+from ...data.digits import shipped
 from ...data.images import ImageSet
 from ...repro.charts import tile
 
@@ -35,7 +35,8 @@ class Picture:
 
 def photograph(side: int) -> Tensor:  # uint8 (1, 3, side, side)
     "A dahlia, cut square."
-    square = Image.fromarray(load_sample_image("flower.jpg")[:427, 150:577]).resize((side, side), Image.LANCZOS)
+    whole = Image.open(shipped("images", "flower.jpg"))
+    square = whole.crop((150, 0, 577, 427)).resize((side, side), Image.LANCZOS)
     return torch.from_numpy(np.array(square)).permute(2, 0, 1)[None]
 
 # %% ../../../nbs/noisymix/01_gallery.ipynb #8c133195
