@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['catalogue', 'artefact', 'scales', 'allotted_time', 'fingerprints', 'specifications', 'contents', 'standing', 'stores',
-           'workflow', 'drawings', 'app', 'KEPT', 'BEGUN', 'PATIENCE', 'TRIAL', 'data_app', 'Root', 'tell_version',
-           'about', 'sources', 'named', 'package', 'absent', 'origin', 'remedy', 'lacking', 'rows', 'said_of_runs',
-           'list_', 'announce', 'follow', 'times', 'unwritten', 'Stopped', 'heard', 'Interrupted', 'deafen',
-           'telling_what_is_kept', 'put_an_end', 'handed', 'moment', 'passed_on', 'allotted', 'way', 'rounds',
+           'workflow', 'drawings', 'warm', 'app', 'KEPT', 'BEGUN', 'PATIENCE', 'TRIAL', 'data_app', 'Root',
+           'tell_version', 'about', 'sources', 'named', 'package', 'absent', 'origin', 'remedy', 'lacking', 'rows',
+           'said_of_runs', 'list_', 'announce', 'follow', 'times', 'unwritten', 'Stopped', 'heard', 'Interrupted',
+           'deafen', 'telling_what_is_kept', 'put_an_end', 'handed', 'moment', 'passed_on', 'allotted', 'way', 'rounds',
            'tell_left', 'PassOn', 'reproduce', 'complaint', 'show', 'report', 'make_report', 'outputs', 'adopt_figures',
            'adopt', 'packages', 'prefix_of_kernel', 'kernel', 'trial', 'set_aside', 'spoilt', 'checks', 'doctor',
            'bench', 'data_get', 'data_about', 'data_rows', 'data_verify', 'data_add', 'every_kind', 'data_make',
@@ -58,6 +58,7 @@ fingerprints, specifications = Lazy("mixrepro.training.made"), Lazy("mixrepro.tr
 contents = Lazy("mixrepro.data.contents")
 standing, stores = Lazy("mixrepro.training.standing"), Lazy("mixrepro.training.store")
 workflow, drawings = Lazy("mixrepro.workflow.jobs"), Lazy("mixrepro.workflow.drawn")
+warm = Lazy("mixrepro.workflow.warm")
 
 # %% ../nbs/workflow/93_cli.ipynb #beec42d5
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
@@ -276,10 +277,12 @@ def handed(todo: dict, base: Path, args: list[str]) -> bool:  # whether there is
     workflow.forget(todo, base)
     stamps = [a["stamp"] for a in todo["artefacts"].values()]
     before = times([*stamps, *(f for a in todo["artefacts"].values() for f in a["outputs"])], base)
-    process = workflow.snakemake(base, *args)
-    try: failed, idle = follow(process, base)
-    finally:
-        if process.returncode is None: put_an_end(process)
+    notebooks = 0 if todo["gpu"] else workflow.open_tasks(todo, base)  # CUDA does not outlive a fork
+    with warm.serving(workflow.environment(base), base, notebooks) as kernels:
+        process = workflow.snakemake(base, *args, kernels=kernels)
+        try: failed, idle = follow(process, base)
+        finally:
+            if process.returncode is None: put_an_end(process)
     lazy = unwritten(todo, base, before)
     if process.returncode and failed and all("OutOfTime" in workflow.reason(log) for log, _ in failed):
         raise allotted_time.OutOfTime("out of time: what was not begun is left for the next call")

@@ -6,9 +6,9 @@
 __all__ = ['WORK', 'TRAIN', 'SWITCHES', 'INLINE', 'PARENT', 'KINDS_OF_WORK', 'UNKNOWN', 'code_cells', 'parameters', 'typed',
            'check_parameters', 'depth', 'side_by_side', 'groups', 'ready', 'meant', 'made_of', 'said_by', 'unfetched',
            'behind', 'jobs', 'first', 'title', 'specs_in', 'planned', 'unfinished', 'check_standing', 'fetching',
-           'check_fetched', 'check_gpu', 'made', 'forget', 'expected', 'takes_files', 'environment', 'Busy',
-           'kernelspec', 'snakemake', 'check_folders', 'check_files', 'only_one', 'full', 'ended', 'reason', 'logged',
-           'told']
+           'check_fetched', 'check_gpu', 'made', 'forget', 'open_tasks', 'expected', 'takes_files', 'environment',
+           'Busy', 'kernelspec', 'snakemake', 'check_folders', 'check_files', 'only_one', 'full', 'ended', 'reason',
+           'logged', 'told']
 
 # %% ../../nbs/workflow/92_jobs.ipynb #0b06fea7
 import ast
@@ -42,6 +42,7 @@ from ..training.made import CHEAP, WAY, OtherCode
 from ..training.spec import Spec, from_json, name_of, to_json
 from ..training.standing import lines_on, other, report_on, seconds_of
 from ..training.store import Run, Store
+from . import warm
 from .drawn import altered_since, as_function, code_of_notebook
 
 # %% ../../nbs/workflow/92_jobs.ipynb #b02ef45e
@@ -324,6 +325,10 @@ def forget(todo: dict, base: Path) -> None:
     for t in (*todo["groups"].values(), *todo["artefacts"].values()):
         if t not in kept: (base / t["stamp"]).unlink(missing_ok=True)
 
+def open_tasks(todo: dict, base: Path) -> int:
+    "How many notebooks are to be executed, once the stamps of what must be made again are gone."
+    return sum(not (base / t["stamp"]).exists() for t in (*todo["groups"].values(), *todo["artefacts"].values()))
+
 # %% ../../nbs/workflow/92_jobs.ipynb #6470e088
 def expected(specs: list[Spec], store: Store,
              known: Callable[[Store], dict] = timed,  # kind of run -> seconds; asked for only where a run is missing
@@ -368,21 +373,25 @@ def environment(base: Path) -> dict:
 class Busy(RuntimeError):
     "Another process is reproducing in the same folder."
 
-def kernelspec(base: Path) -> Path:
+def kernelspec(base: Path,
+               address: str = "",  # of the process that forks kernels; "" where there is none
+               ) -> Path:
     "Write down the kernel of a reproduction, where its environment has Jupyter look first."
-    argv = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
+    argv = warm.launched(address)
     spec = dict(argv=argv, display_name="python3", language="python", metadata=dict(debugger=False))
     return write_if_changed(base / WORK / "jupyter" / "kernels" / "python3" / "kernel.json", json.dumps(spec, indent=1))
 
 # %% ../../nbs/workflow/92_jobs.ipynb #9b01095d
 PARENT = "MIXREPRO_PARENT"  # without which the engine ends by itself
 
-def snakemake(base: Path, *args: str, stdout: int | None = None, config: str = "jobs.json") -> subprocess.Popen:
+def snakemake(base: Path, *args: str, stdout: int | None = None, config: str = "jobs.json",
+              kernels: str = "",  # the address of the process that forks them
+              ) -> subprocess.Popen:
     "Start Snakemake on the rules of the package; what it tells comes as a stream of lines."
     command = [sys.executable, "-m", "snakemake", "--snakefile", str(files("mixrepro") / "workflow" / "Snakefile"),
                "--directory", str(base), "--nolock",
                "--configfile", str(base / WORK / config), *args]
-    kernelspec(base)
+    kernelspec(base, kernels)
     env = environment(base) | {PARENT: str(os.getpid())}
     return subprocess.Popen(command, cwd=base, env=env, text=True, encoding="utf-8", errors="replace",
                             stdout=stdout, stderr=subprocess.PIPE, process_group=0)
