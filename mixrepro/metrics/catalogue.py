@@ -70,7 +70,7 @@ SOME_DAMAGED = f"corruptions-{ON_2000}"  # of the test images: where all would t
 # of the test images, the first of each class: a film is thirty images
 SOME_FILMED, FEW_FILMED = "flips-on-500", "flips-on-200"
 # what may be measured on so few test images
-FEW = {"corruptions": (2000, 200, 10), "flips": (500, 200, 50, 2), "linearity": (200, 50), "fgsm-pixels": (50,)}
+FEW = {"corruptions": (2000, 200, 10), "flips": (500, 200, 50, 2), "linearity": (50,), "fgsm-pixels": (50,)}
 APGD_ON_250, APGD_ON_60 = "apgd-on-250", "apgd-on-60"  # of the test images; in six steps, and in four
 IN_PIXELS = {name: ATTACKS[name] for name in ("8/255, pixels", "4/255, pixels")}
 METRICS = {"concentration": concentration, "dimensions": dimensions, "interpolation": interpolation,

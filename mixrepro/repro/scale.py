@@ -59,7 +59,7 @@ BY_VALUE = ("vm-table1", "mm-lowdata", "nm-table2", "mm-table1", "mm-fig2", "mm-
 SCALES = {s.name: s for s in (
     Scale("smoke", 2, {"cifar10": "digits-few", "imagenet": "photo-digits-64"}, together=30, verdicts=False),
     Scale("embedded", 10, {"cifar10": "photo-digits-16", "imagenet": "photo-digits-64"}, together=40,
-          recipe=OVERFITS | dict(batch=32, n_train=400, augment="crop2", looks=15)),
+          recipe=OVERFITS | dict(n_train=400, augment="crop2", looks=15)),
     Scale("overnight", 5, {"cifar10": "cifar10"}, precision=fast_precision(), halves=True, together=5, damaged=2000,
           only=BY_VALUE,
           recipe=OVERFITS | dict(n_train=2000, augment="crop-flip", network_args=dict(width=64), looks=6)),

@@ -159,7 +159,8 @@ def environment(device: torch.device | str, seconds: float) -> dict:
 def progress(run: Run, row: dict, epochs: int, left: float) -> None:
     "Print where a run stands."
     epoch = int(row["epoch"])
-    if epoch % max(1, -(-epochs // 30)) and epoch != epochs: return
+    lines = 30 if epochs * row["seconds"] > 60 else 5
+    if epoch % max(1, -(-epochs // lines)) and epoch != epochs: return
     scores = "  ".join(f"{k} {row[k]:.2%}" if k == "accuracy" else f"{k} {row[k]:.4f}"
                        for k in row if f"{k}_best" in row)
     looked = f"test {scores}  " if scores else ""
@@ -295,7 +296,7 @@ def to_go_on(run: Run,
     print(f"{run}: its checkpoint is set aside as {aside.name} and the run begins anew: {why}", flush=True)
 
 # %% ../../nbs/training/52_loop.ipynb #36976f6a
-KEEPING = .05  # of a run's time: the most that goes into its checkpoints
+KEEPING = .02  # of a run's time: the most that goes into its checkpoints
 
 class Keeper:
     "Keeps a run after an epoch, unless its last checkpoint cost too much of the time since."

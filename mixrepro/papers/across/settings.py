@@ -107,7 +107,7 @@ class Costs(Cost):
 class OneRecipe(Images):
     "The methods of all four papers by one recipe."
     attack_share: float = setting(1., "paper", "as `share`, of AT, TRADES and IAT; VarMixup paper",
-        smoke=.01, embedded=.06, overnight=.3, gpu=.1)
+        smoke=.01, embedded=.1, overnight=.3, gpu=.1)
 
 def as_varmixup(at: Scale,
                 name: str,     # a method of VarMixup's paper

@@ -207,7 +207,7 @@ class Images(Settings):
     seeds: int = setting(5, "default", "the note prints a spread and no number of runs", smoke=0, gpu=0)
     network: str = setting("preactresnet18", "default", "the note is silent", smoke="tiny-cnn", embedded="small-cnn")
     epochs: int = setting(200, "default", "the note is silent")
-    share: float = setting(1., "default", "of its epochs", smoke=.01, embedded=.125, gpu=.1)
+    share: float = setting(1., "default", "of its epochs", smoke=.01, embedded=.375, gpu=.1)
     batch: int = setting(128, "default", "the note is silent", smoke=64)
     lr: float = setting(.1, "default", "of SGD; the note is silent")
     weight_decay: float = setting(1e-4, "default", "the note is silent")

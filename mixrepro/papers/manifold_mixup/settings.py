@@ -31,7 +31,7 @@ class Supervised(Settings):
         overnight=dict.fromkeys(PREACT, "small-cnn"))
     epochs: int = setting(1200, "paper", "appendix C")
     share: float = setting(1., "paper", "all of its epochs",
-        smoke=1 / 300, embedded=1 / 48, overnight=1 / 20, gpu=1 / 20)
+        smoke=1 / 300, embedded=1 / 16, overnight=1 / 20, gpu=1 / 20)
     batch: int = setting(100, "code", "the paper is silent", smoke=64)
     lr: float = setting(.1, "code", "Zhang et al. (2017), whom section 5.1 follows")
     drops: tuple = setting((1 / 3, 2 / 3), "paper", "appendix C: epochs 400 and 800 of 1200; of lr, by a tenth")

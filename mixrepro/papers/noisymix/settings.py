@@ -61,7 +61,7 @@ class Images(Settings):
     network: str = setting("preactresnet18", "paper", "table 2",
         smoke="tiny-cnn", embedded="small-cnn", overnight="small-cnn")
     epochs: int = setting(200, "paper", "section 4.1")
-    share: float = setting(1., "paper", "all of its epochs", smoke=.01, embedded=.125, overnight=.3, gpu=.1)
+    share: float = setting(1., "paper", "all of its epochs", smoke=.01, embedded=.375, overnight=.3, gpu=.1)
     batch: int = setting(128, "code", "the paper is silent", smoke=64)
     lr: float = setting(.1, "code", "the paper is silent")
     weight_decay: float = setting(5e-4, "code", "the paper is silent")

@@ -40,10 +40,10 @@ class Grid(Settings):
         overnight="small-cnn")
     epochs: dict = setting(EPOCHS, "paper", "section 4; VarMixup and adv-VarMixup as Mixup, not given",
         embedded=ALIKE, overnight=ALIKE)
-    share: float = setting(1., "paper", "all of its epochs", smoke=.02, embedded=.25, overnight=.6, gpu=.3)
+    share: float = setting(1., "paper", "all of its epochs", smoke=.02, embedded=.75, overnight=.6, gpu=.3)
     few: int = setting(0, "default", "runs of the methods in FEW; 0: as many as of the others", embedded=5)
     attack_share: float = setting(1., "paper", "as `share`; a step of adversarial training costs ten",
-        smoke=.02, embedded=.12, overnight=.6, gpu=.3)
+        smoke=.02, embedded=.2, overnight=.6, gpu=.3)
     attack_steps: int = setting(0, "paper", "0: as many as each method's own", smoke=2, embedded=5, overnight=5)
     batch: int = setting(128, "code", "Zhang et al. (2017); the paper is silent", smoke=64)
     n_train: int = setting(0, "paper", "0: all training images", smoke=200)
@@ -51,7 +51,7 @@ class Grid(Settings):
     vae_network: str = setting("vae", "default", "not given", smoke="vae-small")
     vae_epochs: int = setting(100, "default", "not given; as ERM")
     vae_share: float = setting(1., "default", "of the VAE's epochs; small data need more of them",
-        smoke=.02, embedded=.12, overnight=.06, gpu=.3)
+        smoke=.02, embedded=.16, overnight=.06, gpu=.3)
     robust_share: float = setting(1., "default", "as `vae_share`, of a VAE that is attacked in each step",
         smoke=.02, embedded=.04, overnight=.06, gpu=.3)
     vae: dict = setting({}, "default", "what else its run departs in; it needs no labels, so it may see all images",
@@ -108,8 +108,7 @@ def mixings(s: Grid, scale: Scale, seed: int) -> list[Cell]:
 @dataclass(frozen=True)
 class Linearity(Grid):
     "How linear the loss is around the test images."
-    linearity: str = setting("linearity", "paper", "figure 3: all test images", smoke="linearity-on-50",
-        embedded="linearity-on-200")
+    linearity: str = setting("linearity", "paper", "figure 3: all test images", smoke="linearity-on-50")
 
 @dataclass(frozen=True)
 class Samples(Grid):
@@ -145,7 +144,7 @@ class Transfer(Grid):
         smoke=HALVES, embedded=OF_PHOTOS, overnight={"cifar10": ("cifar10", "cifar100")},
         gpu={"cifar10": ("cifar10", "cifar100")})
     seeds: int = setting(0, "default", "runs of a cell; 0: as many as the scale says", embedded=4)
-    share: float = setting(1., "paper", "all of its epochs", smoke=.02, embedded=.25, overnight=.6, gpu=.3)
+    share: float = setting(1., "paper", "all of its epochs", smoke=.02, embedded=.4, overnight=.6, gpu=.3)
     vae_share: float = setting(1., "default", "of the VAE's epochs; a half has few images",
         smoke=.02, embedded=.4, overnight=.06, gpu=.3)
     vae: dict = setting({}, "default", "what else its run departs in", overnight=VAES["overnight"],
