@@ -141,7 +141,7 @@ class Server:
         try:
             question, streams = got(conn)
             if self.trusted(conn, question): pid = self.fork(question, streams)
-        except (OSError, ValueError, KeyError): pass
+        except (OSError, ValueError, KeyError, TypeError, AttributeError): pass  # nonsense, or no process to be had
         for fd in streams: os.close(fd)
         answer(conn, pid)
         if not pid: return conn.close()

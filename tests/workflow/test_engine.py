@@ -18,7 +18,7 @@ import pytest
 
 from conftest import SMOKE, make_project, mixrepro, mixrepro_here, quick, sentence
 from mixrepro import cli
-from mixrepro.workflow import jobs as workflow
+from mixrepro.workflow import jobs as workflow, warm
 
 ID, NOTEBOOK, FIGURES = "mm-theorem1", "nbs/manifold_mixup/mm-theorem1.ipynb", "figures/smoke/manifold_mixup"
 AHEAD = 90  # seconds
@@ -324,6 +324,20 @@ if "ipykernel_launcher" in sys.orig_argv and len(os.listdir({str(died)!r})) < {d
     else: assert "Kernel died" in sentence(done)
     assert len(list(died.iterdir())) == min(deaths, 2)
     assert (project / "figures/smoke/manifold_mixup/mm-theorem1.md").is_file() == (deaths == 1)
+
+
+@pytest.mark.skipif(not warm.able(), reason="this system does not fork as is needed")
+def test_a_long_reproduction_forks_its_kernels(project, monkeypatch):
+    "What Snakemake and papermill set for a job is what the forking process expects: else each kernel would be a fresh one, in silence."
+    monkeypatch.setattr(warm, "ENOUGH", 1)
+    notebook(project / NOTEBOOK, f"""import os, sys
+from mixrepro.files import home, write_together
+before = "mixrepro.workflow.study" in sys.modules and "torch" in sys.modules
+words = f"{{sys.orig_argv[2:4]}} {{before}} {{os.environ['OMP_NUM_THREADS']}} {{os.getcwd() == str(home())}}"
+write_together({{home() / "{FIGURES}" / f"{ID}.{{end}}": words for end in ("svg", "png", "csv", "md")}})""")
+    done = mixrepro_here("reproduce", ID, *SMOKE, cwd=project)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert (project / FIGURES / f"{ID}.md").read_text() == f"{[warm.__file__, 'serve']} True 1 True"
 
 
 @pytest.mark.parametrize("away, asked, left", [(False, "100/1s", None), (False, "5/1s", "5/1s"), (False, None, None), (True, "100/1s", "100/1s"), (True, "5/1s", "5/1s")])
