@@ -332,12 +332,13 @@ def test_a_long_reproduction_forks_its_kernels(project, monkeypatch):
     monkeypatch.setattr(warm, "ENOUGH", 1)
     notebook(project / NOTEBOOK, f"""import os, sys
 from mixrepro.files import home, write_together
-before = "mixrepro.workflow.study" in sys.modules and "torch" in sys.modules
-words = f"{{sys.orig_argv[2:4]}} {{before}} {{os.environ['OMP_NUM_THREADS']}} {{os.getcwd() == str(home())}}"
+before = "torch" in sys.modules and "pandas" not in sys.modules
+import pandas
+words = f"{{sys.orig_argv[2:4]}} {{before}} {{os.environ['OMP_NUM_THREADS']}} {{pandas.get_option('display.max_columns')}} {{os.getcwd() == str(home())}}"
 write_together({{home() / "{FIGURES}" / f"{ID}.{{end}}": words for end in ("svg", "png", "csv", "md")}})""")
     done = mixrepro_here("reproduce", ID, *SMOKE, cwd=project)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert (project / FIGURES / f"{ID}.md").read_text() == f"{[warm.__file__, 'serve']} True 1 True"
+    assert (project / FIGURES / f"{ID}.md").read_text() == f"{[warm.__file__, 'serve']} True 1 20 True"
 
 
 @pytest.mark.parametrize("away, asked, left", [(False, "100/1s", None), (False, "5/1s", "5/1s"), (False, None, None), (True, "100/1s", "100/1s"), (True, "5/1s", "5/1s")])
