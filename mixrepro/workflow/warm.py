@@ -108,7 +108,7 @@ def be_kernel(question: dict, streams: list[int], server: int) -> None:
     for at, fd in enumerate(streams): os.dup2(fd, at)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     os.environ.update(question["env"]); os.chdir(question["cwd"])
-    if "numpy" in sys.modules: sys.modules["numpy"].random.seed()  # no two alike; Python's own generator sees to itself
+    if "numpy" in sys.modules: sys.modules["numpy"].random.seed()  # as Python's own does by itself
     sys.argv = ["ipykernel_launcher", *question["argv"], f"--IPKernelApp.parent_handle={server}"]
     from ipykernel.kernelapp import launch_new_instance
     launch_new_instance()
