@@ -277,7 +277,7 @@ def handed(todo: dict, base: Path, args: list[str]) -> bool:  # whether there is
     workflow.forget(todo, base)
     stamps = [a["stamp"] for a in todo["artefacts"].values()]
     before = times([*stamps, *(f for a in todo["artefacts"].values() for f in a["outputs"])], base)
-    notebooks = 0 if todo.get("gpu") else workflow.open_tasks(todo, base)  # CUDA does not outlive a fork
+    notebooks = 0 if todo["gpu"] else workflow.open_tasks(todo, base)  # CUDA does not outlive a fork
     with warm.serving(workflow.environment(base), base, notebooks) as kernels:
         process = workflow.snakemake(base, *args, kernels=kernels)
         try: failed, idle = follow(process, base)

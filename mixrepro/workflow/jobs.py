@@ -327,7 +327,7 @@ def forget(todo: dict, base: Path) -> None:
 
 def open_tasks(todo: dict, base: Path) -> int:
     "How many notebooks are to be executed, once the stamps of what must be made again are gone."
-    tasks = [t for kind in ("groups", "artefacts") for t in todo.get(kind, {}).values()]
+    tasks = *todo["groups"].values(), *todo["artefacts"].values()
     return sum(not (base / t["stamp"]).exists() for t in tasks)
 
 # %% ../../nbs/workflow/92_jobs.ipynb #6470e088
