@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
+from torch.optim.optimizer import register_optimizer_step_post_hook
 
 SHARED = Path(os.environ.get("MIXREPRO_SHARED_DATA") or Path(__file__).resolve().parents[2] / "shared" / "data")
 
@@ -17,10 +18,20 @@ def seeded(seed=0, device="cpu") -> torch.Generator:
     return torch.Generator(device).manual_seed(seed)
 
 
-class Forked:
-    "A function in a fork of this process, as if in another that had imported everything; what it prints can be read line by line."
+class Steps:
+    "A hook of optimisers that ends the process at a step."
+    def __init__(self, end): self.end, self.made = end, 0
 
-    def __init__(self, target, *args):
+    def __call__(self, *_):
+        self.made += 1
+        if self.made == self.end: os.kill(os.getpid(), signal.SIGKILL)
+
+
+class Forked:
+    """A function in a fork of this process, as if in another that had imported everything; what it prints can be read line by line. With
+    `steps` the process gets a SIGKILL as soon as an optimiser has made so many: the same moment on every machine, however busy."""
+
+    def __init__(self, target, *args, steps=0):
         read, write = os.pipe()
         self.returncode = None
         if not (pid := os.fork()):
@@ -28,6 +39,7 @@ class Forked:
             try:
                 for number in (1, 2): os.dup2(write, number)
                 sys.stdout = sys.stderr = os.fdopen(write, "w", buffering=1)
+                if steps: register_optimizer_step_post_hook(Steps(steps))
                 target(*args)
                 code = 0
             except BaseException: traceback.print_exc()

@@ -25,27 +25,24 @@ from webserver import Web, without_proxy
 without_proxy()
 DATA = random.Random(0).randbytes(200_000)
 MD5, SHA = hashlib.md5(DATA).hexdigest(), hashlib.sha256(DATA).hexdigest()
-QUICK = Patience(timeout=.3, tries=3, pause=.005, longest=5)
-
-
-@pytest.fixture(scope="module")
-def server():
-    web = Web({"/set.bin": DATA})
-    yield web
-    web.close()
+QUICK = Patience(timeout=10, tries=3, pause=.005, longest=5)  # a machine may stand still for a second: that is no silent server
+SHORT = Patience(timeout=.3, tries=3, pause=.005, longest=5)
 
 
 @pytest.fixture
-def web(server):
-    server.moods, server.asked, server.sent, server.ranges, server.etag, server.pause, server.files = {}, [], 0, True, '"v1"', 0., {"/set.bin": DATA}
-    return server
+def web():
+    "A server of its own for each test: an answer that a test before has left unread is counted nowhere else."
+    server = Web({"/set.bin": DATA})
+    yield server
+    server.close()
 
 
 def left(folder): return sorted(p.name for p in folder.iterdir() if not p.name.endswith(".lock"))
 
 
 def get(web, folder, *paths, md5=MD5, **known):
-    return download([web.url + p for p in paths or ["/set.bin"]], folder / "set.bin", **{"md5": md5, "patience": QUICK, "say": lambda line: None} | known)
+    silent = any("stall" in str(moods) for moods in web.moods.values())
+    return download([web.url + p for p in paths or ["/set.bin"]], folder / "set.bin", **{"md5": md5, "patience": SHORT if silent else QUICK, "say": lambda line: None} | known)
 
 
 # ---- one mirror -----------------------------------------------------------------------------------------------------
@@ -122,7 +119,7 @@ def test_the_pause_is_what_the_server_asked_for_else_doubled(web, tmp_path, monk
     waits = []
     monkeypatch.setattr(D.time, "sleep", waits.append)
     web.moods["/set.bin"] = [503, (503, "4"), 503]
-    get(web, tmp_path, patience=Patience(.3, 9, 1., 100.))
+    get(web, tmp_path, patience=Patience(10, 9, 1., 100.))
     assert waits == [2, 4, 8]
 
 
@@ -155,21 +152,21 @@ def test_a_bad_mirror_is_passed_over_and_named_when_there_is_no_other(web, tmp_p
 def test_a_mirror_that_nobody_serves(web, tmp_path):
     with pytest.raises(OSError, match="127.0.0.1 could not be reached; gone.invalid could not be reached; ftp://x/y is not a web address|"
                                       "127.0.0.1 could not be reached; gone.invalid could not be reached; x is not a web address"):
-        download(["http://127.0.0.1:9/x", "http://gone.invalid/x", "ftp://x/y"], tmp_path / "x", patience=Patience(1, 1, .01), say=lambda line: None)
+        download(["http://127.0.0.1:9/x", "http://gone.invalid/x", "ftp://x/y"], tmp_path / "x", patience=Patience(10, 1, .01), say=lambda line: None)
     with pytest.raises(OSError, match="could not fetch x: no address is known; try again later, or put it at .*x yourself"): download([], tmp_path / "x")
 
 
 def test_an_address_where_nobody_answers_is_left_soon_and_a_broken_line_is_not(web, tmp_path, monkeypatch):
     waits, get_really, down = [], D.requests.get, []
     monkeypatch.setattr(D.time, "sleep", waits.append)
-    with pytest.raises(OSError, match="could not be reached"): download("http://127.0.0.1:9/x", tmp_path / "x", patience=Patience(1, 6, 1.), say=lambda line: None)
+    with pytest.raises(OSError, match="could not be reached"): download("http://127.0.0.1:9/x", tmp_path / "x", patience=Patience(10, 6, 1.), say=lambda line: None)
     assert waits == [2]
     def get_or_not(*args, **kwargs):
         if len(web.asked) == 1 and len(down) < 4: down.append(1); raise D.requests.ConnectionError("no route")
         return get_really(*args, **kwargs)
     monkeypatch.setattr(D.requests, "get", get_or_not)
     web.moods["/set.bin"] = ["cut:50000"]
-    assert get(web, tmp_path, patience=Patience(1, 6, 1.)).read_bytes() == DATA and web.sent == len(DATA) and waits[1:] == [1, 2, 4, 8, 16]
+    assert get(web, tmp_path, patience=Patience(10, 6, 1.)).read_bytes() == DATA and web.sent == len(DATA) and waits[1:] == [1, 2, 4, 8, 16]
 
 
 def test_another_mirror_goes_on_with_what_the_first_gave(web, tmp_path):
@@ -293,7 +290,7 @@ def test_killed_at_ten_random_moments_the_next_call_finishes(web, tmp_path):
         early += not (folder / "set").exists()
         assert not (folder / "set").exists() or whole(folder)
         p = process(web, folder)
-        assert p.wait(20) == 0, p.stderr.read()
+        assert p.wait(90) == 0, p.stderr.read()
         p.stderr.close()
         assert whole(folder) and left(folder) == ["set", "set.tar"]
     assert early >= 5, "too few kills fell into the work for this to be a test"
@@ -318,7 +315,7 @@ def test_killed_as_an_entry_appears_nothing_is_left_over(tmp_path, take):
 def test_two_processes_fetch_once(web, tmp_path):
     web.files["/set.tar"], web.pause = tar(FILES), .002
     both = [process(web, tmp_path) for _ in range(2)]
-    said = [p.communicate(timeout=20)[1] for p in both]
+    said = [p.communicate(timeout=90)[1] for p in both]
     assert [p.returncode for p in both] == [0, 0], said
     assert whole(tmp_path) and [path for path, *_ in web.asked] == ["/set.tar"]
     assert left(tmp_path) in (["set", "set.tar"], ["set", "set.replaced-1", "set.tar"])  # the script looks for the folder before it takes the lock

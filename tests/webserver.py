@@ -55,8 +55,8 @@ class Web:
         kind, _, n = str(mood).partition(":")
         for i in range(0, len(body), 4096):
             piece = body[i:i + 4096] if kind not in ("cut", "stall") else body[i:min(i + 4096, int(n))]
+            with self.lock: self.sent += len(piece)  # before it is sent: who has it all may ask at once
             h.wfile.write(piece)
-            with self.lock: self.sent += len(piece)
             if self.pause: time.sleep(self.pause)
             if kind in ("cut", "stall") and i + 4096 >= int(n):
                 h.wfile.flush()

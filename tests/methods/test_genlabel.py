@@ -1,6 +1,7 @@
 "GenLabel's three labellings on every kind of mixture, against loops and scipy; algorithm 3 is kept with a checkpoint; no intrusion."
 
 import functools
+import signal
 import warnings
 from dataclasses import replace
 
@@ -169,10 +170,9 @@ def test_a_run_of_algorithm_3_that_was_cut_off_ends_the_same(tmp_path, monkeypat
 
 def test_a_run_of_algorithm_3_that_is_killed_ends_the_same(tmp_path):
     spec = replace(ONLINE, epochs=8, n_train=200)
-    process = Forked(train_run, spec, Store(tmp_path / "a"), "cpu")
-    for line in process.stdout:
-        if "epoch   4/" in line: break
-    process.kill()
+    process = Forked(train_run, spec, Store(tmp_path / "a"), "cpu", steps=18)
+    said = process.stdout.read()
+    assert process.wait() == -signal.SIGKILL and "epoch   4/" in said and "epoch   5/" not in said
     assert not Store(tmp_path / "a").run(spec).done
     resumed = train_run(spec, Store(tmp_path / "a"), "cpu")
     assert weights(resumed) == weights(train_run(spec, Store(tmp_path / "b"), "cpu"))

@@ -2,6 +2,7 @@
 
 import io
 import json
+import signal
 from dataclasses import FrozenInstanceError, dataclass, fields, replace
 
 import pytest
@@ -366,10 +367,9 @@ def test_a_run_with_a_learning_part_that_was_cut_off_ends_the_same(learned, tmp_
 
 def test_a_run_with_a_learning_part_that_is_killed_ends_the_same(learned, tmp_path, capsys):
     spec = replace(learned, epochs=10, n_train=200)
-    process = Forked(train_run, spec, Store(tmp_path / "a"), "cpu")
-    for line in process.stdout:
-        if "epoch   4/" in line: break
-    process.kill()
+    process = Forked(train_run, spec, Store(tmp_path / "a"), "cpu", steps=18)
+    said = process.stdout.read()
+    assert process.wait() == -signal.SIGKILL and "epoch   4/" in said and "epoch   5/" not in said
     assert not Store(tmp_path / "a").run(spec).done
     train_run(spec, Store(tmp_path / "a"), "cpu")
     assert "going on after epoch" in capsys.readouterr().out

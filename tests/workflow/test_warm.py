@@ -89,15 +89,15 @@ def served(tmp_path):
     it.end()
 
 
-def test_a_forked_kernel_works_as_a_fresh_one(served, capfd):
+def test_a_forked_kernel_works_as_a_fresh_one(served, capfd, tmp_path):
     with served.kernel() as kernel:
         pid, parent = kernel("[os.getpid(), os.getppid()]")
         assert kernel(FORKED) is True and parent == served.server.pid != kernel.launcher
         assert kernel("os.getcwd()") == os.getcwd() and kernel("sys.path[0]") == ""
         kernel.client.execute("print('said by a cell'); os.write(1, b'said by the process\\n')", reply=True, timeout=30)
         # An interrupt ends a cell, not the kernel.
-        asked = kernel.client.execute("time.sleep(60)", stop_on_error=False)
-        time.sleep(.5)
+        asked = kernel.client.execute(f"open({str(begun := tmp_path / 'begun')!r}, 'w').close(); time.sleep(60)", stop_on_error=False)
+        assert until(begun.exists)
         kernel.manager.interrupt_kernel()
         reply = kernel.client.get_shell_msg(timeout=30)
         assert reply["parent_header"]["msg_id"] == asked and reply["content"]["ename"] == "KeyboardInterrupt"
