@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['catalogue', 'artefact', 'scales', 'allotted_time', 'fingerprints', 'specifications', 'contents', 'standing', 'stores',
-           'workflow', 'drawings', 'warm', 'app', 'KEPT', 'BEGUN', 'PATIENCE', 'TRIAL', 'data_app', 'Root',
+           'workflow', 'drawings', 'warm', 'app', 'KEPT', 'BEGUN', 'PATIENCE', 'TRIAL', 'BENCHES', 'data_app', 'Root',
            'tell_version', 'about', 'sources', 'named', 'package', 'absent', 'origin', 'remedy', 'lacking', 'rows',
            'said_of_runs', 'list_', 'announce', 'follow', 'times', 'unwritten', 'Stopped', 'heard', 'Interrupted',
            'deafen', 'telling_what_is_kept', 'put_an_end', 'handed', 'moment', 'passed_on', 'allotted', 'way', 'rounds',
@@ -634,9 +634,11 @@ def doctor() -> None:
     if wrong: raise RuntimeError(f"{len(wrong)} of {len(results)} checks failed: see the lines marked WRONG")
 
 # %% ../nbs/workflow/93_cli.ipynb #d6b78a8a
+BENCHES = ("corruptions", "augmix", "puzzlemix", "noisymix", "labels", "tables", "decoding", "gpu")
+
 @app.command()
-def bench(what: Annotated[str, typer.Argument(help="corruptions | augmix | puzzlemix | noisymix | decoding | gpu"
-                                              )] = "corruptions",
+def bench(what: Annotated[str, typer.Argument(help="corruptions | augmix | puzzlemix | noisymix | labels | "
+                                                   "tables | decoding | gpu")] = "corruptions",
           n: Annotated[int, typer.Option(min=1, help="of corruptions: images")] = 10_000,
           size: Annotated[int, typer.Option(min=8, help="of corruptions: pixels a side")] = 32,
           severity: Annotated[int, typer.Option(help="of corruptions: 1 to 5; 0: all five")] = 0,
@@ -646,8 +648,9 @@ def bench(what: Annotated[str, typer.Argument(help="corruptions | augmix | puzzl
                                                           "or MINUTES for each")] = [],
           device: Annotated[str, typer.Option(help="of gpu: cuda; cpu only checks the code, "
                                                    "and writes nothing under figures")] = "cuda") -> None:
-    "Time corruptions, AugMix, PuzzleMix, a step of NoisyMix, JPEG decoding, or measure a GPU: tests, epochs, runs."
-    if pick("bench", what, ("corruptions", "augmix", "puzzlemix", "noisymix", "decoding", "gpu")) == "corruptions":
+    """Time corruptions, AugMix, PuzzleMix, a step of NoisyMix, GenLabel's labels, a table, JPEG decoding, or
+    measure a GPU: tests, epochs, runs."""
+    if pick("bench", what, BENCHES) == "corruptions":
         from mixrepro.data.corruptions import benchmark
         benchmark(n=n, size=size, severity=severity)
     elif what == "augmix":
@@ -659,6 +662,13 @@ def bench(what: Annotated[str, typer.Argument(help="corruptions | augmix | puzzl
     elif what == "noisymix":
         from mixrepro.methods.noisymix import benchmark_noisymix
         benchmark_noisymix()
+    elif what == "labels":
+        os.environ["OMP_NUM_THREADS"] = "1"  # SciPy's side has one thread too; it counts before NumPy is imported only
+        from mixrepro.methods.genlabel import benchmark_labels
+        benchmark_labels()
+    elif what == "tables":
+        from mixrepro.papers.genlabel.openml import benchmark_tables
+        benchmark_tables()
     elif what == "decoding":
         from mixrepro.data.image_folder import benchmark_decoding
         benchmark_decoding()

@@ -6,9 +6,10 @@
 __all__ = ['METHODS', 'AGAIN', 'ALONE', 'DENSE', 'PRINTED', 'Protocol', 'arms', 'fold_edges', 'fold', 'generators', 'fit_clean',
            'fit_adaptive', 'mixed_groups', 'fit_mixed', 'fit_latent', 'latent_networks', 'first_best',
            'blocks_of_folds', 'scored', 'Chosen', 'choose', 'refit', 'told_once', 'removed', 'attacked', 'measured',
-           'by_folds', 'generative', 'on_tables', 'check_tables', 'arrays', 'table_of', 'protocols']
+           'by_folds', 'generative', 'on_tables', 'check_tables', 'benchmark_tables', 'arrays', 'table_of', 'protocols']
 
 # %% ../../../nbs/genlabel/03_openml.ipynb #5e4fcd49
+import statistics
 import time
 import warnings
 from collections import Counter
@@ -314,6 +315,25 @@ def check_tables(p: Protocol, tables: list[Table]) -> None:
             if bad := [f for f, ok in zip(t.features, x.isfinite().all(0).tolist()) if not ok]:
                 raise ValueError(f"{t.name} has NaN or infinity in the column {bad[0]!r}: fill in what is missing")
             check_labels(y, len(x), t.k)
+
+# %% ../../../nbs/genlabel/03_openml.ipynb #ed3fd2a8
+# -> seconds
+def benchmark_tables(n: int = 500, d: int = 10, repeats: int = 3, p: Protocol = Protocol()) -> dict[str, float]:
+    "Time a table of two classes, n rows of d columns, with every network that is chosen among; print and return it."
+    rng, spent = torch.Generator().manual_seed(0), []
+    y = torch.arange(2 * n) % 2
+    x = torch.randn(2 * n, d, generator=rng) + .5 * y[:, None]
+    names = tuple(f"x{i}" for i in range(d))
+    table = Table(x[:n], y[:n], x[n:], y[n:], names, ("a", "b"), "made")
+    for _ in range(repeats):
+        begun = time.perf_counter()
+        on_tables(p, [table])
+        spent.append(time.perf_counter() - begun)
+    found = dict(median=statistics.median(spent), longest=max(spent))
+    print(f"{n} rows, {d} columns, {', '.join(p.methods)}: {p.trials} trials, {p.folds} folds, {len(p.rates)} rates, "
+          f"{len(p.ratios)} ratios, {p.epochs} epochs in {found['median']:.1f} s, {found['longest']:.1f} s at most; "
+          f"{torch.get_num_threads()} threads, {repeats} times")
+    return found
 
 # %% ../../../nbs/genlabel/03_openml.ipynb #aae6841e
 def arrays(name: int | str, seed: int, root: str | Path | None = None,
