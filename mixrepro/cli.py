@@ -278,7 +278,7 @@ def handed(todo: dict, base: Path, args: list[str]) -> bool:  # whether there is
     stamps = [a["stamp"] for a in todo["artefacts"].values()]
     before = times([*stamps, *(f for a in todo["artefacts"].values() for f in a["outputs"])], base)
     notebooks = 0 if todo["gpu"] else workflow.open_tasks(todo, base)  # CUDA does not outlive a fork
-    with warm.serving(workflow.environment(base), base, notebooks) as kernels:
+    with warm.serving(workflow.environment(base), base, notebooks, base / workflow.WORK / "warm.log") as kernels:
         process = workflow.snakemake(base, *args, kernels=kernels)
         try: failed, idle = follow(process, base)
         finally:

@@ -178,7 +178,7 @@ def serve(address: str, parent: str, folder: str, modules: tuple = IMPORTED) -> 
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     server = Server(address, int(parent), folder)
     for name in modules: importlib.import_module(name)
-    if threads() > 1: return
+    if threads() > 1: sys.exit(f"an import has started {threads() - 1} threads, which a fork would not have")
     gc.collect(); gc.freeze()  # what is there by now is shared with all forks, as long as nobody writes to it
     try:
         while os.getppid() == server.parent: server.step()
@@ -208,17 +208,22 @@ def launched(address: str) -> list[str]:
 def serving(env: dict,     # of the notebooks
             cwd: Path,     # the project's folder
             notebooks: int,  # that are to be executed
+            log: Path,       # what the server has to say
             ) -> Iterator[str]:  # the address of a server; "" where none is worth it
     "A server for as long as it is needed."
     if notebooks < ENOUGH or not able():
         yield ""
         return
     address = f"mixrepro-{os.getpid()}-{os.urandom(8).hex()}"
-    server = subprocess.Popen([sys.executable, "-P", __file__, "serve", address, str(os.getpid()),
-                               str(Path(__file__).parents[1])], cwd=cwd, env=of_job(env), process_group=0,
-                              stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    command = [sys.executable, "-P", __file__, "serve", address, str(os.getpid()), str(Path(__file__).parents[1])]
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with open(log, "w", encoding="utf-8") as said:
+        server = subprocess.Popen(command, cwd=cwd, env=of_job(env), process_group=0, stdin=subprocess.DEVNULL,
+                                  stdout=said, stderr=said)
     try: yield address
     finally:
+        if server.poll() is not None: print(f"note: no kernels are forked any more, each starts alone: {log} says why",
+                                            file=sys.stderr)
         server.terminate()
         with contextlib.suppress(subprocess.TimeoutExpired): server.wait(10)
         server.kill(); server.wait()

@@ -10,6 +10,7 @@ import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 from jupyter_client.kernelspec import KernelSpecManager
 from jupyter_client.manager import KernelManager
@@ -188,8 +189,18 @@ def test_another_user_gets_none(monkeypatch):
 
 def test_the_server_ends_with_what_it_serves(tmp_path):
     before = Path("/proc/net/unix").read_text().count("@mixrepro-")
-    with pytest.raises(KeyError), warm.serving(dict(os.environ), tmp_path, warm.ENOUGH) as address:
+    log = tmp_path / "work" / "warm.log"
+    with pytest.raises(KeyError), warm.serving(dict(os.environ), tmp_path, warm.ENOUGH, log) as address:
         assert until(lambda: f"@{address}" in Path("/proc/net/unix").read_text())
         raise KeyError("a reproduction that fails")
     assert f"@{address}" not in Path("/proc/net/unix").read_text()
-    with warm.serving({}, tmp_path, 0) as address: assert address == "" and warm.launched("")[1:3] == ["-m", "ipykernel_launcher"]
+    with warm.serving({}, tmp_path, 0, log) as address: assert address == "" and warm.launched("")[1:3] == ["-m", "ipykernel_launcher"]
+
+
+def test_a_server_that_cannot_work_says_why(tmp_path, capfd):
+    (tmp_path / "matplotlib.py").write_text("raise RuntimeError('no pictures here')\n")  # imported in place of the library
+    env = dict(os.environ) | dict(PYTHONPATH=str(tmp_path))
+    with warm.serving(env, tmp_path, warm.ENOUGH, log := tmp_path / "warm.log"):
+        server, = [p for p in psutil.Process().children() if "serve" in p.cmdline()]
+        assert until(lambda: server.status() == psutil.STATUS_ZOMBIE, 60) and "no pictures here" in log.read_text()
+    assert capfd.readouterr().err == f"note: no kernels are forked any more, each starts alone: {log} says why\n"
