@@ -296,17 +296,6 @@ class Captioned(Tempered):
         named = " and ".join(filter(None, [", ".join(others[:-1]), others[-1]]))
         return [f"These networks, or some of them, serve {named} too, for which the paper trained others."]
 
-    def twin(self,
-             id: str,  # another artefact of the paper, of other data there
-             ) -> str: # empty where its networks are others
-        "That one stand-in serves the data of two artefacts, where it does."
-        theirs = cells(find(id), self.scale.name, self.seeds)
-        if {name_of(c.spec) for c in theirs} != {name_of(c.spec) for c in self.cells}: return ""
-        def data(every): return " and ".join(dict.fromkeys(self.labels.get(c.column, c.column) for c in every))
-        ours = " and ".join(dict.fromkeys(self.labels.get(d, d) for d in self.datasets.values()))
-        return (f"{ours} stands in for {data(self.cells)} here and for {data(theirs)} in {id}: "
-                "both measure the same networks, and only the paper's numbers differ.")
-
     def full_scale(self,
                    only: tuple = (),  # names of settings that matter; (): all
                    seeds: int = 0,    # draws, where no cell has them
