@@ -43,7 +43,8 @@ def lost(rows: pd.DataFrame,  # from `fit_of`, one for each seed
     "What ERM's likelihood loses to being too sure."
     m = Measured(tuple(rows.nll - rows.scaled))
     low, high = m.interval or (math.nan, math.nan)
-    return pd.Series(dict(lost=m.mean, low=low, high=high, overfits=low > 0 and not no_spread(low, high)))
+    sure = rows.temperature.mean() > 1  # below 1 it is too timid, which a temperature mends as well
+    return pd.Series(dict(lost=m.mean, low=low, high=high, overfits=sure and low > 0 and not no_spread(low, high)))
 
 def judged(rows: pd.DataFrame,       # columns "candidate", "rise", and those of `fit_of`, one row a run
            band: tuple = (8., 20.),  # in which the test error must lie, in percent
