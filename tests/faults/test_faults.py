@@ -594,10 +594,15 @@ def by_the_engine(base: Path, before: str = "") -> Path:
     return base
 
 
-def started(base: Path, **env) -> subprocess.Popen:
+FORKS = "import sys; from mixrepro.workflow import warm; warm.ENOUGH = 1; from mixrepro.cli import main; sys.argv[0] = 'mixrepro'; sys.exit(main())"
+
+
+def started(base: Path, forked: bool = False, **env) -> subprocess.Popen:
+    "A reproduction; its kernel is a fork of a process that has imported already, or one of its own."
     env = {k: v for k, v in os.environ.items() if k != "MIXREPRO_HOME"} | env
     def hears(): signal.signal(signal.SIGINT, signal.default_int_handler)
-    return subprocess.Popen([COMMAND, "reproduce", ID, "--profile", "smoke"], cwd=base, env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+    command = [sys.executable, "-c", FORKS] if forked else [COMMAND]
+    return subprocess.Popen([*command, "reproduce", ID, "--profile", "smoke"], cwd=base, env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
                             start_new_session=True, preexec_fn=hears)
 
 
@@ -613,8 +618,9 @@ AROUND = {"no kernel": dict(JUPYTER_PATH="jupyter"), "a foreign MPLBACKEND": dic
           "no folder for temporary files": dict(TMPDIR="/dev/null/x"), "a terminal of ASCII alone": dict(LC_ALL="C", PYTHONIOENCODING="ascii"), "no git": {}}
 
 
+@pytest.mark.parametrize("forked", [False, True], ids=["", "forked"])
 @pytest.mark.parametrize("what", AROUND)
-def test_the_engine_in_odd_surroundings(campaign, empty, what):
+def test_the_engine_in_odd_surroundings(campaign, empty, what, forked):
     (empty / "jupyter/kernels/python3").mkdir(parents=True)
     (empty / "jupyter/kernels/python3/kernel.json").write_text(KERNEL)
     env = {k: v.replace("jupyter", str(empty / "jupyter")) for k, v in AROUND[what].items()}
@@ -623,37 +629,42 @@ def test_the_engine_in_odd_surroundings(campaign, empty, what):
         (empty / "bin").mkdir()
         for tool in ("bash", "sh", "touch", "mkdir", "rm", "grep", "printf"): (empty / "bin" / tool).symlink_to(shutil.which(tool))
         env = dict(PATH=str(empty / "bin"))
-    one = started(by_the_engine(empty), **env)
+    one = started(by_the_engine(empty), forked, **env)
     said = one.communicate(timeout=400)[0]
     assert one.returncode == 0, said
     lost, changed, more = campaign.heal(empty)
-    campaign.tell("the engine's surroundings", what, lost, changed, said + more, empty)
+    campaign.tell("the engine's surroundings", what + ", a forked kernel" * forked, lost, changed, said + more, empty)
 
 
 STOPS = "import signal\nreal, left = os.replace, [{at}]\ndef stop(*args):\n    left[0] -= 1\n    if not left[0]: open('begun', 'w').close(); {do}\n    real(*args)\nos.replace = stop"
 PAUSE = "__import__('time').sleep(600)"
 
 
-@pytest.mark.parametrize("what, at", [("SIGKILL of all", 20), ("SIGKILL of mixrepro", 9), ("SIGTERM", 14), ("SIGINT", 30), ("the kernel is killed", 25)])
-def test_the_engine_is_ended(campaign, empty, what, at):
+SIGNALS = dict(SIGTERM="mixrepro: ended by SIGTERM", SIGHUP="mixrepro: ended by SIGHUP", SIGINT="mixrepro: interrupted")
+ENDS = [("SIGKILL of all", 20), ("SIGKILL of mixrepro", 9), ("SIGTERM", 14), ("SIGINT", 30), ("SIGHUP", 17), ("the kernel is killed", 25)]
+
+
+@pytest.mark.parametrize("forked", [False, True], ids=["", "forked"])
+@pytest.mark.parametrize("what, at", ENDS)
+def test_the_engine_is_ended(campaign, empty, what, at, forked):
     "At a renaming inside the kernel; nothing works on, and the same command goes on."
     do = "os.kill(os.getpid(), signal.SIGKILL)" if "kernel" in what else PAUSE
-    one = started(by_the_engine(empty, STOPS.format(at=at, do=do)))
+    one = started(by_the_engine(empty, STOPS.format(at=at, do=do)), forked)
     while not (empty / "begun").exists(): assert one.poll() is None, one.stdout.read(); time.sleep(.05)
     if what == "SIGKILL of all":
         for p in own(empty): p.kill()
     elif what == "SIGKILL of mixrepro": one.kill()
-    elif what in ("SIGTERM", "SIGINT"): os.kill(one.pid, getattr(signal, what))
+    elif what in SIGNALS: os.kill(one.pid, getattr(signal, what))
     said = one.communicate(timeout=400)[0]
     until = time.time() + 60
     while own(empty) and time.time() < until: time.sleep(.1)
     assert not own(empty) and one.returncode, said
-    one = started(by_the_engine(empty))
+    one = started(by_the_engine(empty), forked)
     more = one.communicate(timeout=400)[0]
     assert one.returncode == 0, more
     lost, changed, healed = campaign.heal(empty)
-    expect = dict(SIGTERM="mixrepro: ended by SIGTERM", SIGINT="mixrepro: interrupted").get(what, "mixrepro: .*its kernel died" if "kernel" in what else "")
-    campaign.tell("the engine is ended", what, lost, changed, said + healed, empty, expect)
+    expect = SIGNALS.get(what, "mixrepro: .*its kernel died" if "kernel" in what else "")
+    campaign.tell("the engine is ended", what + ", a forked kernel" * forked, lost, changed, said + healed, empty, expect)
 
 
 # ---- the campaign itself --------------------------------------------------------------------------------------------
