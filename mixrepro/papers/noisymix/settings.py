@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['ROWS', 'WIDE', 'NEARLY_NONE', 'KNOWN', 'ADVERSARIAL', 'ON_IMAGENET', 'SOURCES', 'FROZEN', 'OWN_NOISE', 'ARTEFACTS',
-           'Theorems', 'Images', 'Wide', 'run', 'schemes', 'on_ten', 'on_hundred', 'Both', 'on_both', 'Ablation',
+           'Theorems', 'Images', 'Wide', 'run', 'on', 'schemes', 'on_ten', 'on_hundred', 'Both', 'on_both', 'Ablation',
            'with_parts', 'ablation', 'ImageNet', 'imagenet_run', 'imagenets', 'Transfer', 'source_of', 'fine_tuned',
            'transfers', 'Toy', 'toy_schemes', 'toys']
 
@@ -69,6 +69,8 @@ class Images(Settings):
     augment: str = setting("crop-flip", "code", "padding 4 and flips; the paper is silent", smoke="crop")
     films: str = setting("flips", "paper", "tables 13 and 14: the metric, on all test images",
         smoke="flips-on-2", embedded="flips-on-200", overnight="flips-on-500")
+    rows: tuple = setting((), "paper", "the schemes that are trained; (): all of tables 2 and 3",
+        overnight=("erm", "nfm", "augmix", "noisymix"))
 
 # %% ../../../nbs/noisymix/00_settings.ipynb #dccce9cb
 @dataclass(frozen=True)
@@ -97,18 +99,17 @@ ROWS = {"erm": ERM(), "mixup": Mixup(), "manifold-mixup": ManifoldMixup(), "cutm
         "puzzlemix": PuzzleMix(), "nfm": NFM, "augmix": AUGMIX_JSD, "noisymix": NOISYMIX,
         "noisymix-code": NOISYMIX_CODE}
 
+def on(dataset: str, s: Images, at: Scale, seed: int) -> list[Cell]:
+    "The schemes of a scale on one data set."
+    return [Cell(row, dataset, run(s, at, ROWS[row], seed, dataset)) for row in s.rows or ROWS]
+
 def schemes(s: Images, at: Scale, seed: int) -> list[Cell]:
-    "All schemes on the data sets that a scale has."
-    return [Cell(row, d, run(s, at, scheme, seed, d))
-            for d in ("cifar10", "cifar100") if d in at.datasets for row, scheme in ROWS.items()]
+    "The schemes of a scale on the data sets that it has."
+    return [c for d in ("cifar10", "cifar100") if d in at.datasets for c in on(d, s, at, seed)]
 
-def on_ten(s: Images, at: Scale, seed: int) -> list[Cell]:
-    "All schemes on CIFAR-10."
-    return [Cell(row, "cifar10", run(s, at, scheme, seed)) for row, scheme in ROWS.items()]
+def on_ten(s: Images, at: Scale, seed: int) -> list[Cell]: return on("cifar10", s, at, seed)
 
-def on_hundred(s: Images, at: Scale, seed: int) -> list[Cell]:
-    "All schemes on CIFAR-100."
-    return [Cell(row, "cifar100", run(s, at, scheme, seed, "cifar100")) for row, scheme in ROWS.items()]
+def on_hundred(s: Images, at: Scale, seed: int) -> list[Cell]: return on("cifar100", s, at, seed)
 
 # %% ../../../nbs/noisymix/00_settings.ipynb #110c3b68
 @dataclass(frozen=True)
