@@ -25,8 +25,7 @@ def line_a_minute() -> type:
 
     class Lines(tqdm):
         def __init__(self, *args: Any, **how: Any) -> None:
-            if "TQDM_MININTERVAL" not in os.environ: how["mininterval"] = 60.
-            super().__init__(*args, **how)
+            super().__init__(*args, **how, mininterval=float(os.environ.get("TQDM_MININTERVAL", 60)))
 
         def display(self, msg: str | None = None, pos: int | None = None) -> None:
             if msg != "": self.fp.write(f"{self}\n")  # an empty one would wipe out what stands there
