@@ -271,7 +271,8 @@ def sharing(artefact: Artefact,
             at: str,           # the scale
             ) -> list[str]:    # ids, in the catalogue's order
     "The artefacts of the same paper that are drawn from some of the same networks, though the paper's are others."
-    others = [a for a in ARTEFACTS.values() if a.paper == artefact.paper != "across" and a.id != artefact.id]
+    others = [a for a in map(find, scale(at).only or ARTEFACTS)
+              if a.paper == artefact.paper != "across" and a.id != artefact.id]
     ours, papers = networks(mine), networks(papers_cells(artefact, mine)) if mine and others else set()
     every = {a: theirs for a in others if ours and networks(theirs := cells(a, at, 1)) & ours}
     return [a.id for a, theirs in every.items() if not networks(papers_cells(a, theirs)) & papers]
