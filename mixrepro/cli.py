@@ -6,12 +6,12 @@
 __all__ = ['catalogue', 'artefact', 'scales', 'allotted_time', 'fingerprints', 'specifications', 'contents', 'standing', 'stores',
            'workflow', 'drawings', 'warm', 'app', 'KEPT', 'BEGUN', 'PATIENCE', 'TRIAL', 'BENCHES', 'data_app', 'Root',
            'tell_version', 'about', 'sources', 'named', 'package', 'absent', 'origin', 'remedy', 'lacking', 'rows',
-           'said_of_runs', 'list_', 'announce', 'follow', 'times', 'unwritten', 'Stopped', 'heard', 'Interrupted',
-           'deafen', 'telling_what_is_kept', 'put_an_end', 'handed', 'moment', 'passed_on', 'allotted', 'way', 'rounds',
-           'tell_left', 'PassOn', 'reproduce', 'complaint', 'show', 'report', 'make_report', 'outputs', 'adopt_figures',
-           'adopt', 'packages', 'prefix_of_kernel', 'kernel', 'trial', 'set_aside', 'spoilt', 'checks', 'doctor',
-           'bench', 'data_get', 'data_about', 'data_rows', 'data_verify', 'data_add', 'every_kind', 'data_make',
-           'data_split', 'placed', 'refused', 'main']
+           'said_of_runs', 'list_', 'announce', 'follow', 'times', 'executed', 'looked_at', 'unwritten', 'Stopped',
+           'heard', 'Interrupted', 'deafen', 'telling_what_is_kept', 'put_an_end', 'handed', 'moment', 'passed_on',
+           'allotted', 'way', 'rounds', 'tell_left', 'PassOn', 'reproduce', 'complaint', 'show', 'report',
+           'make_report', 'outputs', 'adopt_figures', 'adopt', 'packages', 'prefix_of_kernel', 'kernel', 'trial',
+           'set_aside', 'spoilt', 'checks', 'doctor', 'bench', 'data_get', 'data_about', 'data_rows', 'data_verify',
+           'data_add', 'every_kind', 'data_make', 'data_split', 'placed', 'refused', 'main']
 
 # %% ../nbs/workflow/93_cli.ipynb #7198371c
 import contextlib
@@ -201,14 +201,20 @@ def times(names: list[str], base: Path) -> dict:  # name -> place and time on th
     return {name: seen(base / name) for name in names}
 
 # %% ../nbs/workflow/93_cli.ipynb #9e75e9d4
-def unwritten(todo: dict, base: Path, before: dict) -> str:
+def executed(todo: dict, name: str) -> str: return f"{workflow.WORK}/notebooks/{todo['profile']}-{name}.ipynb"
+
+def looked_at(todo: dict) -> list[str]:
+    "The files by which `unwritten` sees what was done."
+    return [f for name, a in todo["artefacts"].items() for f in (a["stamp"], executed(todo, name), *a["outputs"])]
+
+def unwritten(todo: dict, base: Path, before: dict) -> str:  # before: `times` of `looked_at`
     "A sentence on an artefact whose notebook came to its end and left a figure as it was; its stamp is taken away."
     now = times(before, base)
     for name, a in todo["artefacts"].items():
         left = [f for f in a["outputs"] if now[f] == before[f]]
-        if now[a["stamp"]] in (None, before[a["stamp"]]) or not left: continue
+        if now[a["stamp"]] is None or now[place := executed(todo, name)] == before[place] or not left: continue
         (base / a["stamp"]).unlink(missing_ok=True)
-        what, place = workflow.ended(base / workflow.WORK / "notebooks" / f"{todo['profile']}-{name}.ipynb")
+        what, place = workflow.ended(base / place)
         early = f" ({what} {place})" if what else ""
         return (f"{name} ended without writing {left[0]}{early}: "
                 f"its notebook {a['notebook']} has to publish it; what stood there is kept")
@@ -275,8 +281,7 @@ def handed(todo: dict, base: Path, args: list[str]) -> bool:  # whether there is
     "Have Snakemake do what there is to do; a failure is one sentence."
     workflow.check_files(todo, base)
     workflow.forget(todo, base)
-    stamps = [a["stamp"] for a in todo["artefacts"].values()]
-    before = times([*stamps, *(f for a in todo["artefacts"].values() for f in a["outputs"])], base)
+    stamps, before = [a["stamp"] for a in todo["artefacts"].values()], times(looked_at(todo), base)
     notebooks = 0 if todo["gpu"] else workflow.open_tasks(todo, base)  # CUDA does not outlive a fork
     with warm.serving(workflow.environment(base), base, notebooks, base / workflow.WORK / "warm.log") as kernels:
         process = workflow.snakemake(base, *args, kernels=kernels)
