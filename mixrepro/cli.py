@@ -212,9 +212,10 @@ def unwritten(todo: dict, base: Path, before: dict) -> str:  # before: `times` o
     now = times(before, base)
     for name, a in todo["artefacts"].items():
         left = [f for f in a["outputs"] if now[f] == before[f]]
-        if now[a["stamp"]] is None or now[place := executed(todo, name)] == before[place] or not left: continue
+        notebook = executed(todo, name)
+        if now[a["stamp"]] is None or now[notebook] == before[notebook] or not left: continue
         (base / a["stamp"]).unlink(missing_ok=True)
-        what, place = workflow.ended(base / place)
+        what, place = workflow.ended(base / notebook)
         early = f" ({what} {place})" if what else ""
         return (f"{name} ended without writing {left[0]}{early}: "
                 f"its notebook {a['notebook']} has to publish it; what stood there is kept")
@@ -642,8 +643,7 @@ def doctor() -> None:
 BENCHES = ("corruptions", "augmix", "puzzlemix", "noisymix", "labels", "tables", "decoding", "gpu")
 
 @app.command()
-def bench(what: Annotated[str, typer.Argument(help="corruptions | augmix | puzzlemix | noisymix | labels | "
-                                                   "tables | decoding | gpu")] = "corruptions",
+def bench(what: Annotated[str, typer.Argument(help=" | ".join(BENCHES))] = "corruptions",
           n: Annotated[int, typer.Option(min=1, help="of corruptions: images")] = 10_000,
           size: Annotated[int, typer.Option(min=8, help="of corruptions: pixels a side")] = 32,
           severity: Annotated[int, typer.Option(help="of corruptions: 1 to 5; 0: all five")] = 0,
