@@ -360,6 +360,8 @@ def frame(found: list[Found],
           ) -> pd.DataFrame:  # a row for each claim
     "Every claim with what was found."
     def none(v): return math.nan if v is None else v
+    def run(f): return f"{len(f.ran)} of {len(f.effects)}"
+    def elsewhere(f): return verdict(f) + f" ({run(f)})" * (0 < len(f.ran) < len(f.effects))
     def line(i, f):
         e = shown(f)
         numbers = [none(getattr(e, k, None)) for k in ("ours", "low", "high", "p")]
@@ -369,19 +371,19 @@ def frame(found: list[Found],
         least = max(printed, key=abs, default=math.nan) if far else min(printed, default=math.nan)
         return {"paper": f.claim.paper, "claim": f.claim.says, "where": f.claim.where, "formula": f.claim.formula,
                 "paper's numbers": f.follows, "paper's least effect": least,
-                "verdict": verdict(f), "alone": said(alone(f)[0], f.at), "run": f"{len(f.ran)} of {len(f.effects)}",
+                "verdict": verdict(f), "alone": said(alone(f)[0], f.at), "run": run(f),
                 "least effect of": e.what if e else "", **own, "p, Holm": none(f.holm), "n": e.n if e else 0,
                 "unit": e.unit if e else "", "interval over": e.over if e else "",
                 "seeds to decide": needed(e, verdict(f)) if alone(f)[0] == "undecided" else "",
                 "artefact": f.claim.artefact,
-                **{f"at {at}": verdict(other[i]) for at, other in beside.items()}}
+                **{f"at {at}": elsewhere(other[i]) for at, other in beside.items()}}
     return pd.DataFrame([line(i, f) for i, f in enumerate(found)])
 
 # %% ../../nbs/repro/86_claim.ipynb #a30de16e
 HEAD = ("", "Where", "The claim", "Verdict", "Measured", "Its own numbers", "Formula", "Artefact")
 HOW = ("Its own numbers: whether the claim follows from what the paper prints. "
        "Measured: of all comparisons that a claim makes, the one that speaks most against it, with a 95% interval; "
-       "behind it how many of them were run. "
+       "behind it how many of them were run; so behind another scale's verdict, where it was not all. "
        "Verdict: after Holm's correction among the claims of one paper that have a p-value; "
        "where that leaves it open, the seeds that would decide, or what the claim would be alone, "
        "without the correction. "
