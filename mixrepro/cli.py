@@ -282,6 +282,8 @@ def handed(todo: dict, base: Path, args: list[str]) -> bool:  # whether there is
     "Have Snakemake do what there is to do; a failure is one sentence."
     workflow.check_files(todo, base)
     workflow.forget(todo, base)
+    handed_over = workflow.without_what_stands(todo, base)
+    write_if_changed(base / workflow.WORK / "jobs.json", json.dumps(handed_over, indent=1))
     stamps, before = [a["stamp"] for a in todo["artefacts"].values()], times(looked_at(todo), base)
     notebooks = 0 if todo["gpu"] else workflow.open_tasks(todo, base)  # CUDA does not outlive a fork
     with warm.serving(workflow.environment(base), base, notebooks, base / workflow.WORK / "warm.log") as kernels:
@@ -386,13 +388,14 @@ def reproduce(context: typer.Context,
         news = late = False
         for some in rounds(ids, profile, base):
             todo = workflow.jobs(some, profile, dict(p.split("=", 1) for p in parameter), base)
-            write_if_changed(base / workflow.WORK / "jobs.json", json.dumps(todo, indent=1))
+
             if not (extra or on_cpu): workflow.check_gpu(todo, base)
             wanting = "" if extra else workflow.check_fetched(todo, base)
             announce(todo, base)
             if wanting: print(f"  {wanting}", flush=True)
             args = ["--cores", str(cores or "all"), "--prioritize", workflow.first(todo),
-                    "--rerun-triggers", "input", *(["--forcerun", *todo["artefacts"]] if force else []),
+                    "--rerun-triggers", "software-env",  # none is named: what is to be made again lost its stamp
+                    *(["--forcerun", *todo["artefacts"]] if force else []),
                     "--keep-going", "--rerun-incomplete"]  # a flag last: what follows may be a target
             try: news |= handed(todo, base, [*args, *extra])
             except allotted_time.OutOfTime as e: late = True; print(f"  {e}", flush=True)
@@ -565,13 +568,13 @@ def trial() -> tuple[bool, str]:
         return dict(cell_type="code", metadata=dict(tags=tags), source=source, outputs=[], execution_count=None)
     code = [cell("profile = ''", "parameters"), cell(TRIAL)]
     about = dict(kernelspec=dict(name="python3", language="python", display_name="python3"))
-    task = dict(notebook="trial.ipynb", paper="", title="", groups=[], parameters=dict(profile="trial"),
+    task = dict(notebook="trial.ipynb", paper="", title="", groups=[], runs=[], parameters=dict(profile="trial"),
                 outputs=["drawn.md"], stamp=f"{workflow.WORK}/drawn/trial", made_of="trial")
     todo = dict(profile="trial", python=sys.executable, gpu=False, groups={}, artefacts=dict(trial=task))
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(None), contextlib.redirect_stderr(None):
         base = Path(folder).resolve()
         write_atomic(base / "trial.ipynb", json.dumps(dict(cells=code, metadata=about, nbformat=4, nbformat_minor=4)))
-        write_atomic(base / workflow.WORK / "jobs.json", json.dumps(todo))
+
         try: handed(todo, base, ["--cores", "1", "--executor", "local"])
         except (RuntimeError, OSError) as e:
             return False, f"a notebook cannot be executed: {str(e).partition('; what was')[0]}"

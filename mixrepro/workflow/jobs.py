@@ -6,9 +6,9 @@
 __all__ = ['WORK', 'TRAIN', 'SWITCHES', 'INLINE', 'PARENT', 'KINDS_OF_WORK', 'UNKNOWN', 'code_cells', 'parameters', 'typed',
            'check_parameters', 'depth', 'side_by_side', 'groups', 'ready', 'meant', 'made_of', 'said_by', 'unfetched',
            'behind', 'jobs', 'first', 'title', 'specs_in', 'planned', 'unfinished', 'check_standing', 'fetching',
-           'check_fetched', 'check_gpu', 'made', 'forget', 'open_tasks', 'expected', 'takes_files', 'environment',
-           'Busy', 'kernelspec', 'snakemake', 'check_folders', 'check_files', 'only_one', 'full', 'ended', 'reason',
-           'logged', 'told']
+           'check_fetched', 'check_gpu', 'made', 'forget', 'without_what_stands', 'open_tasks', 'expected',
+           'takes_files', 'environment', 'Busy', 'kernelspec', 'snakemake', 'check_folders', 'check_files', 'only_one',
+           'full', 'ended', 'reason', 'logged', 'told']
 
 # %% ../../nbs/workflow/92_jobs.ipynb #0b06fea7
 import ast
@@ -33,7 +33,7 @@ import torch
 from ..core import pick
 from ..data.datasets import FETCHED
 from ..data.images import data_root
-from ..files import clone, in_a_line, several, sha256, worded, write_if_changed
+from ..files import clone, in_a_line, several, sha256, worded, write_atomic, write_if_changed
 from ..papers.catalogue import ARTEFACTS, find
 from ..repro.artefact import cells, lacking, state
 from ..repro.scale import scale
@@ -41,7 +41,7 @@ from ..training.allotted import seconds_left, timed
 from ..training.made import CHEAP, WAY, OtherCode
 from ..training.spec import Spec, from_json, name_of, to_json
 from ..training.standing import lines_on, other, report_on, seconds_of
-from ..training.store import Run, Store
+from ..training.store import Run, Store, vouched
 from . import warm
 from .drawn import altered_since, as_function, code_of_notebook
 
@@ -213,13 +213,12 @@ def jobs(ids: list[str],            # artefacts; empty: every ready one
     printed = [sha256(f.read_bytes()) for f in sorted((files("mixrepro") / "reported").iterdir(), key=str)]
     def reached(a): return code_of_notebook(as_function(c["source"] for c in code_cells(base / a.notebook))).name
     of = {name_of(s): name for name, g in every.items() for s in g["specs"]}
-    def reads(specs): return sorted({of[name_of(s)] for s in specs})
     def task(a, v):
-        needs = reads(plans[a.id])
-        return dict(notebook=a.notebook, paper=a.paper, title=a.title, groups=needs, parameters=v,
-                    stamp=f"{WORK}/drawn/{profile}-{a.id}",
+        runs = sorted(name_of(s) for cell in side_by_side(plans[a.id]) for s in cell)
+        return dict(notebook=a.notebook, paper=a.paper, title=a.title, parameters=v, runs=runs,
+                    groups=sorted({of[r] for r in runs}), stamp=f"{WORK}/drawn/{profile}-{a.id}",
                     outputs=[str(f) for f in a.files(Path("figures") / profile)],
-                    made_of=made_of(said_by(base / a.notebook), v, needs, train if needs else "", reached(a), printed))
+                    made_of=made_of(said_by(base / a.notebook), v, runs, train if runs else "", reached(a), printed))
     tasks = behind({i: task(find(i), v) for i, v in values.items()}, base, profile)
     for name, g in every.items():
         write_if_changed(base / WORK / "plans" / f"{name}.json", json.dumps([to_json(s) for s in g["specs"]], indent=1))
@@ -256,13 +255,13 @@ def planned(name: str, base: Path) -> list[Run]:  # name: of a group
 
 # %% ../../nbs/workflow/92_jobs.ipynb #146ec5f6
 def unfinished(todo: dict, base: Path) -> list[dict]:
-    "The groups of which a run is missing, or is to be made again, and all that stands on them."
+    "The groups of which a run is missing, or is to be made again, and the groups and artefacts that stand on such runs."
     as_is = os.environ.get(WAY) == "as-is"
     def lacks(run): return not (run.folder / "done.json").is_file() or not as_is and other(run)
-    bad = {name for name in todo["groups"] if any(map(lacks, planned(name, base)))}
-    def on_them(g): return bad & {*g.get("needs", ()), *g.get("groups", ())}
-    while more := {name for name, g in todo["groups"].items() if name not in bad and on_them(g)}: bad |= more
-    return [*(todo["groups"][name] for name in bad), *filter(on_them, todo["artefacts"].values())]
+    missing = {g: {name_of(run.spec) for run in planned(g, base) if lacks(run)} for g in todo["groups"]}
+    bad, gone = {g for g, runs in missing.items() if runs}, set().union(*missing.values())
+    while more := {n for n, g in todo["groups"].items() if n not in bad and not bad.isdisjoint(g["needs"])}: bad |= more
+    return [*(todo["groups"][n] for n in bad), *(a for a in todo["artefacts"].values() if not gone.isdisjoint(a["runs"]))]
 
 # %% ../../nbs/workflow/92_jobs.ipynb #5ad64a97
 def check_standing(todo: dict, base: Path) -> list[str]:
@@ -319,11 +318,19 @@ def made(todo: dict, base: Path) -> list[dict]:
     return [t for t in (*todo["groups"].values(), *todo["artefacts"].values()) if true(t)]
 
 def forget(todo: dict, base: Path) -> None:
-    "Take away the stamps of what must be made again."
+    "Take away the stamps of what must be made again; a group whose runs are whole has nothing to do, and gets its own."
     undone = unfinished(todo, base)
     kept = [t for t in made(todo, base) if t not in undone]
     for t in (*todo["groups"].values(), *todo["artefacts"].values()):
         if t not in kept: (base / t["stamp"]).unlink(missing_ok=True)
+    for name, g in todo["groups"].items():
+        runs = [] if g in kept or g in undone else planned(name, base)
+        if runs and all(vouched(run.folder) for run in runs): write_atomic(base / g["stamp"], g["made_of"])
+
+def without_what_stands(todo: dict, base: Path) -> dict:
+    "The same for Snakemake: an artefact that stands waits for no group, which may hold runs of others."
+    def told(a): return a | dict(groups=[]) if (base / a["stamp"]).exists() else a
+    return todo | dict(artefacts={i: told(a) for i, a in todo["artefacts"].items()})
 
 def open_tasks(todo: dict, base: Path) -> int:
     "How many notebooks are to be executed, once the stamps of what must be made again are gone."

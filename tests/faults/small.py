@@ -27,7 +27,7 @@ from mixrepro.metrics.catalogue import measure
 from mixrepro.repro.figures import save, use_style
 from mixrepro.training.computed import Computation, computed
 from mixrepro.training.loop import train_run
-from mixrepro.training.spec import Spec, to_json
+from mixrepro.training.spec import Spec, name_of, to_json
 from mixrepro.training.store import Store, history, kept, kept_arrays
 from mixrepro.workflow import jobs as workflow
 from mixrepro.workflow.drawn import altered_since, note
@@ -94,7 +94,7 @@ def plan(base: Path) -> dict:
     "As `mixrepro.workflow.jobs.jobs` writes it down."
     write_if_changed(base / workflow.WORK / "plans/small.json", json.dumps([to_json(s) for s in every()]))
     return dict(profile="smoke", groups=dict(small=dict(needs=[], title="small", stamp=GROUP, made_of="training")),
-                artefacts=dict(small=dict(stamp=STAMP, made_of="drawing", groups=["small"], outputs=OUTPUTS, notebook="", paper="", title="", parameters={})))
+                artefacts=dict(small=dict(stamp=STAMP, made_of="drawing", groups=["small"], runs=[*map(name_of, every())], outputs=OUTPUTS, notebook="", paper="", title="", parameters={})))
 
 
 def reproduce():

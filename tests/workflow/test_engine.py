@@ -90,7 +90,7 @@ class Engine:
     def todo(self) -> dict:
         def made_of(path): return workflow.made_of((self.base / path).read_text())
         def task(id):
-            return dict(notebook=f"nbs/{id}.ipynb", paper="p", title="t", groups=["g"], parameters=dict(profile="smoke"), made_of=made_of(f"nbs/{id}.ipynb"),
+            return dict(notebook=f"nbs/{id}.ipynb", paper="p", title="t", groups=["g"], runs=[], parameters=dict(profile="smoke"), made_of=made_of(f"nbs/{id}.ipynb"),
                         outputs=[f"figures/{id}.md"], stamp=f"{workflow.WORK}/drawn/smoke-{id}")
         return dict(profile="smoke", python=sys.executable, gpu=False, artefacts={i: task(i) for i in self.ids},
                     groups=dict(g=dict(needs=[], title="runs", stamp=f"{workflow.WORK}/stamps/g", made_of=made_of(workflow.TRAIN))))
@@ -99,7 +99,7 @@ class Engine:
         "What it says at last: nothing where all went well."
         (self.base / workflow.WORK / "jobs.json").write_text(json.dumps(todo := self.todo()))
         with contextlib.redirect_stdout(io.StringIO()) as told:
-            try: cli.handed(todo, self.base, ["--cores", "2", "--keep-going", "--rerun-incomplete", "--rerun-triggers", "input"]); return ""
+            try: cli.handed(todo, self.base, ["--cores", "2", "--keep-going", "--rerun-incomplete", "--rerun-triggers", "software-env"]); return ""
             except RuntimeError as e: return str(e)
             finally: self.told = told.getvalue()
 
