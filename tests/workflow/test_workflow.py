@@ -103,6 +103,16 @@ def test_a_second_call_recomputes_nothing(reproduced):
     assert (tree(project / "runs/digits-few"), tree(project / "figures")) == before
 
 
+def test_what_a_part_has_drawn_stands_in_the_whole(reproduced):
+    "How runs are put in groups depends on what is asked for, and what is drawn does not."
+    project, _ = reproduced
+    before = tree(project / "runs/digits-few"), tree(project / "figures")
+    alone = mixrepro("reproduce", "vm-fig2", *SMOKE, cwd=project)
+    assert alone.returncode == 0 and "nothing to do" in alone.stdout and (tree(project / "runs/digits-few"), tree(project / "figures")) == before
+    more = mixrepro("reproduce", *BY_THE_ENGINE, "mm-fig1", *SMOKE, cwd=project)
+    assert more.returncode == 0 and re.findall("^  draw (.+)", more.stdout, re.M) == ["mm-fig1"], more.stdout
+
+
 def test_forced_it_draws_the_same_bytes(reproduced):
     project, _ = reproduced
     before = {k: v[0] for k, v in tree(project / "figures/smoke/varmixup").items() if k.suffix != ".png"}
