@@ -124,11 +124,12 @@ class Whitened(Density):
         centre = mean.mean(0)
         self.register_buffer("W", W); self.register_buffer("logdet", logdet); self.register_buffer("centre", centre)
         self.register_buffer("shift", -(W @ (mean - centre)[:, :, None]).flatten())
+        self.register_buffer("across", W.flatten(0, 1).T.contiguous()); self.shape = W.shape[:2]
 
     def white(self, z: Tensor) -> Tensor:  # (B, d) -> W_c (z - mean_c), (B, K, d), by one product of matrices
-        check_width(z, len(self.centre))
-        made = torch.addmm(self.shift, z.double() - self.centre, self.W.flatten(0, 1).T)
-        return made.view(len(z), *self.W.shape[:2])
+        check_width(z, self.shape[1])
+        at = self._buffers  # by their names as attributes they would cost as much as the product
+        return torch.addmm(at["shift"], z.double() - at["centre"], at["across"]).view(len(z), *self.shape)
 
 # %% ../../nbs/methods/44_densities.ipynb #a4385265
 class Gaussian(Whitened):
@@ -137,7 +138,8 @@ class Gaussian(Whitened):
         super().__init__(n, mean, cov, ridge)
         self.register_buffer("top", self.absent - .5 * (self.logdet + mean.shape[1] * LOG_2PI))
 
-    def forward(self, z: Tensor) -> Tensor: return self.top - .5 * self.white(z).square().sum(2)
+    def forward(self, z: Tensor) -> Tensor:
+        return torch.sub(self._buffers["top"], self.white(z).square().sum(2), alpha=.5)
 
 # %% ../../nbs/methods/44_densities.ipynb #20701c46
 class Spherical(Density):
@@ -204,11 +206,11 @@ class KDE(Whitened):
         self.register_buffer("top", self.absent - top)
 
     def forward(self, z: Tensor) -> Tensor:
-        white = self.white(z)
-        near = torch.baddbmm(self.weight, white.transpose(0, 1), self.points)  # -|w - u|^2 / 2 + |w|^2 / 2
+        white, at = self.white(z), self._buffers
+        near = torch.baddbmm(at["weight"], white.transpose(0, 1), at["points"])  # -|w - u|^2 / 2 + |w|^2 / 2
         most = near.detach().amax(2, keepdim=True).clamp_min_(-1e300)  # finite, also of an absent class
         log = near.sub_(most).exp_().sum(2).log().add_(most[..., 0])  # the exponentials overwrite the distances
-        return (self.top + log.T).sub_(white.square().sum(2), alpha=.5)
+        return torch.add(at["top"], log.T).sub_(white.square().sum(2), alpha=.5)
 
 # %% ../../nbs/methods/44_densities.ipynb #fe7b7013
 def check_factor(factor: object) -> None:  # the width of a kernel, in deviations
@@ -234,8 +236,8 @@ DENSITIES = {"gm": fit_gaussian, "gm-spherical": partial(fit_gaussian, shape="sp
 def check_likely(log_p: Tensor,  # of classes at points, (B, K)
                  ) -> None:
     "Refuse points that no class can have made: the first class would be the answer."
-    if log_p.is_cuda or math.isfinite((most := log_p.amax(1)).sum()): return  # one sum tells that all are
-    if bad := (~most.isfinite()).sum():
+    if log_p.is_cuda: return
+    if bad := (~log_p.amax(1).isfinite()).sum():
         raise NotFinite(f"{bad} of {len(log_p)} points hold NaN or infinity, or lie so far out that every class has "
                         "the density 0 in float64: leave them out, or scale them as the examples")
 
@@ -243,8 +245,9 @@ def posteriors(log_p: Tensor,                    # log-densities, (B, K)
                log_prior: Tensor | None = None,  # (K,); without: all classes are as likely beforehand
                ) -> Tensor:                      # rows that sum to 1, (B, K)
     "How likely each class is at a point (GenLabel note, GenLabel algorithm, step 3)."
-    check_likely(log_p)
-    return (log_p if log_prior is None else log_p + log_prior).softmax(1)
+    made = (log_p if log_prior is None else log_p + log_prior).softmax(1)
+    if not (made.is_cuda or math.isfinite(made.sum())): check_likely(log_p)  # one sum tells that all are
+    return made
 
 def classify(density: Density, z: Tensor) -> Tensor:  # int64 (B,)
     "The generative classifier, which knows the classes' priors (GenLabel note, preliminaries)."
