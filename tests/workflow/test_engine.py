@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -14,6 +15,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import nbformat
+import psutil
 import pytest
 
 from conftest import SMOKE, make_project, mixrepro, mixrepro_here, quick, sentence
@@ -118,6 +120,19 @@ def test_stamps_and_plans_of_another_clock(tmp_path):
     notebook(tmp_path / "nbs/a.ipynb", WRITE.format("a", "a"))
     assert engine() == "" and "train" not in engine.told and "draw a" in engine.told
     assert (tmp_path / "figures/a.md").read_text() == "new"
+
+
+def test_an_engine_begun_in_the_background_hears_that_it_is_to_end(tmp_path):
+    "A shell has what it begins with & ignore Ctrl-C, which all that is begun below inherits: it was killed after twice the patience."
+    engine = Engine(tmp_path, a="open('begun', 'w').close(); import time; time.sleep(3600)")
+    (tmp_path / workflow.WORK / "jobs.json").write_text(json.dumps(engine.todo()))
+    heard = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try: process = workflow.snakemake(tmp_path, "--cores", "1")
+    finally: signal.signal(signal.SIGINT, heard)
+    while not (tmp_path / "begun").exists() and process.poll() is None: time.sleep(.1)
+    cli.put_an_end(process, 300)
+    assert process.returncode not in (None, 0, -signal.SIGKILL)
+    assert not [p for p in psutil.process_iter(["cwd"]) if p.info["cwd"] == str(tmp_path)]
 
 
 ENDS = dict(  # what a cell does, and how that is told
