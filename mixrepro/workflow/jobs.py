@@ -41,7 +41,7 @@ from ..training.allotted import seconds_left, timed
 from ..training.made import CHEAP, WAY, OtherCode
 from ..training.spec import Spec, from_json, name_of, to_json
 from ..training.standing import lines_on, other, report_on, seconds_of
-from ..training.store import Run, Store, vouched
+from ..training.store import WRITTEN, Run, Store, vouched
 from . import warm
 from .drawn import altered_since, as_function, code_of_notebook
 
@@ -255,13 +255,14 @@ def planned(name: str, base: Path) -> list[Run]:  # name: of a group
 
 # %% ../../nbs/workflow/92_jobs.ipynb #146ec5f6
 def unfinished(todo: dict, base: Path) -> list[dict]:
-    "The groups of which a run is missing, or is to be made again, and the groups and artefacts that stand on such runs."
+    "The groups of which a run is missing, or is to be made again, and all that stands on such runs."
     as_is = os.environ.get(WAY) == "as-is"
     def lacks(run): return not (run.folder / "done.json").is_file() or not as_is and other(run)
     missing = {g: {name_of(run.spec) for run in planned(g, base) if lacks(run)} for g in todo["groups"]}
     bad, gone = {g for g, runs in missing.items() if runs}, set().union(*missing.values())
     while more := {n for n, g in todo["groups"].items() if n not in bad and not bad.isdisjoint(g["needs"])}: bad |= more
-    return [*(todo["groups"][n] for n in bad), *(a for a in todo["artefacts"].values() if not gone.isdisjoint(a["runs"]))]
+    on_them = (a for a in todo["artefacts"].values() if not gone.isdisjoint(a["runs"]))
+    return [*map(todo["groups"].get, bad), *on_them]
 
 # %% ../../nbs/workflow/92_jobs.ipynb #5ad64a97
 def check_standing(todo: dict, base: Path) -> list[str]:
@@ -323,9 +324,12 @@ def forget(todo: dict, base: Path) -> None:
     kept = [t for t in made(todo, base) if t not in undone]
     for t in (*todo["groups"].values(), *todo["artefacts"].values()):
         if t not in kept: (base / t["stamp"]).unlink(missing_ok=True)
+    def whole(run):
+        said = vouched(run.folder)
+        return said and all((run.folder / f).is_file() for f in WRITTEN if f in said)
     for name, g in todo["groups"].items():
         runs = [] if g in kept or g in undone else planned(name, base)
-        if runs and all(vouched(run.folder) for run in runs): write_atomic(base / g["stamp"], g["made_of"])
+        if runs and all(map(whole, runs)): write_atomic(base / g["stamp"], g["made_of"])
 
 def without_what_stands(todo: dict, base: Path) -> dict:
     "The same for Snakemake: an artefact that stands waits for no group, which may hold runs of others."
