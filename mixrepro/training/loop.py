@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['STREAMS', 'KEEPING', 'rate', 'optimizer', 'batches', 'seen_by', 'train_epoch', 'score', 'with_best', 'looks_after',
-           'commit', 'environment', 'progress', 'auto_device', 'split_of', 'told_wrong', 'seen_of', 'rehearse', 'start',
-           'train_run', 'check_trained', 'telling', 'to_go_on', 'Keeper']
+           'commit', 'processor', 'environment', 'progress', 'auto_device', 'split_of', 'told_wrong', 'seen_of',
+           'rehearse', 'start', 'train_run', 'check_trained', 'telling', 'to_go_on', 'Keeper']
 
 # %% ../../nbs/training/52_loop.ipynb #de7349b9
 import copy
@@ -145,6 +145,15 @@ def commit(folder: Path) -> str:
     said = done.stdout.strip().decode(errors="replace")
     return said if done.returncode == 0 and re.fullmatch("[0-9a-f]{40,64}", said) else ""
 
+def processor() -> str:
+    "This processor, and the instructions that PyTorch has for it: on another kind the same sums round otherwise."
+    try: text = Path("/proc/cpuinfo").read_text(errors="replace")
+    except OSError: text = ""  # another system than Linux
+    known = dict(re.findall(r"^(model name|cpu family|model)\s*: *(.+)$", text, re.M))
+    kind = [f"{word.split()[-1]} {known[word]}" for word in ("cpu family", "model") if word in known]
+    name = known.get("model name") or platform.processor() or platform.machine()
+    return ", ".join([name, *kind, torch.backends.cpu.get_cpu_capability()])
+
 def environment(device: torch.device | str, seconds: float) -> dict:
     "Versions, device, commit, wall time and peak memory of a run."
     name = (torch.cuda.get_device_name(device) if torch.device(device).type == "cuda"
@@ -152,7 +161,7 @@ def environment(device: torch.device | str, seconds: float) -> dict:
     peak = (torch.cuda.max_memory_allocated(device) if torch.device(device).type == "cuda"
             else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
     return dict(python=platform.python_version(), torch=torch.__version__, mixrepro=mixrepro.__version__,
-                commit=commit(home()), device=str(device), hardware=name,
+                commit=commit(home()), device=str(device), hardware=name, processor=processor(),
                 threads=torch.get_num_threads(), wall_seconds=round(seconds, 2), peak_memory_mib=round(peak / 2 ** 20))
 
 # %% ../../nbs/training/52_loop.ipynb #a759c8f2
