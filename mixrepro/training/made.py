@@ -43,7 +43,8 @@ BESIDE = frozenset(f"mixrepro.{module}:{name}" for module, names in {
     "networks.zoo": "asked kind_of networks_of", "training.spec": "Spec",
     "training.store": "Run Store finish load_checkpoint save_checkpoint",
     "training.allotted": "is_over", "training.made": "file_of_split", "training.computed": "computed",
-    "training.loop": "KEEPING Keeper auto_device environment progress rehearse telling to_go_on train_run"}.items()
+    "training.loop": "KEEPING Keeper auto_device environment processor progress rehearse telling to_go_on "
+                     "train_run"}.items()
     for name in names.split())
 
 # %% ../../nbs/training/50b_made.ipynb #43e232c3

@@ -338,7 +338,8 @@ def test_what_a_part_learned_is_kept_and_taken_up():
     for s in range(3): m.at(.5).loss(net, x, y, seeded(s))
     assert set(state_of(m)) == {"labels"} and m.labels.made.means.seen.sum() == 300
     assert torch.allclose(m.labels.made.means.mean[3], x[y == 3].flatten(1).mean(0), atol=1e-5)
-    assert not torch.equal(other.at(.5).loss(net, x, y, seeded(7)), m.at(.5).loss(net, x, y, seeded(7)))
+    m.at(.5).loss(net, 1 - x, y, seeded(3))  # what the other has not seen: from the same images both learn the same
+    assert not torch.allclose(other.at(.5).loss(net, x, y, seeded(7)), m.at(.5).loss(net, x, y, seeded(7)), rtol=1e-6)
     restore(other, torch.load(io_of(state_of(m)), weights_only=True))
     assert torch.equal(other.at(.5).loss(net, x, y, seeded(8)), m.at(.5).loss(net, x, y, seeded(8)))
     assert m == Mixup(labels=LearnedLabels()) and parts_of(m)["labels"].made.means is m.labels.made.means
