@@ -388,7 +388,6 @@ def reproduce(context: typer.Context,
         news = late = False
         for some in rounds(ids, profile, base):
             todo = workflow.jobs(some, profile, dict(p.split("=", 1) for p in parameter), base)
-
             if not (extra or on_cpu): workflow.check_gpu(todo, base)
             wanting = "" if extra else workflow.check_fetched(todo, base)
             announce(todo, base)
@@ -574,7 +573,6 @@ def trial() -> tuple[bool, str]:
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(None), contextlib.redirect_stderr(None):
         base = Path(folder).resolve()
         write_atomic(base / "trial.ipynb", json.dumps(dict(cells=code, metadata=about, nbformat=4, nbformat_minor=4)))
-
         try: handed(todo, base, ["--cores", "1", "--executor", "local"])
         except (RuntimeError, OSError) as e:
             return False, f"a notebook cannot be executed: {str(e).partition('; what was')[0]}"
