@@ -1,7 +1,7 @@
 "Auto-PGD: the worst point of linear models, never weaker than PGD, blind to the scale of logits, within the ball; and step by step its authors' package."
 
-import itertools
 import copy
+import itertools
 
 import pytest
 import torch
