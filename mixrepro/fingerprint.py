@@ -84,7 +84,7 @@ def base_of(n: ast.AST) -> str:
 def parameters_of(f: ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda) -> list[ast.arg]:
     "All parameters of a function, in the order in which they are written."
     a = f.args
-    return [*a.posonlyargs, *a.args, *a.kwonlyargs, *filter(None, [a.vararg, a.kwarg])]
+    return [v for v in (*a.posonlyargs, *a.args, a.vararg, *a.kwonlyargs, a.kwarg) if v]
 
 def defaults_of(s: ast.stmt) -> list[ast.expr]:
     "What the parameters of a function are where nothing is given."

@@ -70,7 +70,7 @@ def gaussian_root(density: Gaussian, start: Tensor, way: Tensor,  # (B, d) each,
     "Where on each line the densities have the wanted ratio (GenMix note, GM case, corrected)."
     def own(white): return white.gather(1, pair[..., None].expand(-1, -1, white.shape[2])).unbind(1)
     a_i, a_j = own(density.white(start))
-    b_i, b_j = own((way @ density.W.flatten(0, 1).T).view(len(way), *density.W.shape[:2]))
+    b_i, b_j = own((way @ density.across).view(len(way), *density.shape))
     top_i, top_j = density.top[pair].unbind(1)
     def dot(u, v): return (u * v).sum(1)
     C = (dot(a_i, a_i) - dot(a_j, a_j)) / 2 + top_j - top_i - logit(lam)

@@ -61,8 +61,8 @@ def optimizer(spec: Spec, net: torch.nn.Module,
     if spec.optimizer == "sgd":
         return torch.optim.SGD(weights, lr=spec.lr, momentum=spec.momentum, nesterov=spec.nesterov,
                                weight_decay=spec.weight_decay)
-    return torch.optim.Adam(weights, lr=spec.lr, betas=(spec.beta1, spec.beta2),
-                            weight_decay=spec.weight_decay)
+    return torch.optim.Adam(weights, lr=spec.lr, betas=(spec.beta1, spec.beta2), weight_decay=spec.weight_decay,
+                            fused=True)
 
 # %% ../../nbs/training/52_loop.ipynb #5d0c81c3
 def batches(n: int,                # examples in the training set

@@ -133,8 +133,9 @@ class Stacked:
         made = layers(self.flat, self.sizes)
         return stack_states(made if self.relu else composed(made), x, self.relu)[-1]
 
-    def features(self, x: Tensor) -> Tensor:  # (G, B, d) -> the state before the last layer, (G, M, B, h)
+    def features(self, x: Tensor) -> Tensor:  # as above -> the state before the last layer, (G, M, B, h)
         made = layers(self.flat, self.sizes)[:-1]
+        if not made: return x if x.dim() == 4 else x[:, None].expand(-1, self.flat.shape[1], -1, -1)
         z = stack_states(made if self.relu else composed(made), x, self.relu)[-1]
         return z.relu_() if self.relu else z
 
@@ -217,7 +218,7 @@ def log_densities(each: list) -> Callable:  # D densities of one kind -> ((D, n,
     "One function for the densities of all sets; normal ones are one product of matrices."
     if not all(isinstance(e, Gaussian) for e in each):
         return lambda z: torch.stack([e(part) for e, part in zip(each, z)])
-    W = torch.stack([e.W.flatten(0, 1).T for e in each])
+    W = torch.stack([e.across for e in each])
     shift, centre, top = (torch.stack([getattr(e, name) for e in each])[:, None] for name in ("shift", "centre", "top"))
     def normal(z):
         white = torch.baddbmm(shift, z.double() - centre, W).unflatten(2, (top.shape[2], -1))
