@@ -32,7 +32,7 @@ NFM = ManifoldMixup(alpha=1., stages=STAGES, noise=FeatureNoise(add=.4, mult=.2,
 
 # %% ../../nbs/methods/38_noisymix.ipynb #a00438b7
 NOISYMIX = ManifoldMixup(alpha=1., stages=STAGES, views=AugMixViews(),
-                         noise=FeatureNoise(add=.5, mult=.5, sparse=0., factor="none", shared=True, levels=(1.,)))
+                         noise=FeatureNoise(add=.209, mult=.097, factor="none", shared=True))
 NOISYMIX_CODE = ManifoldMixup(alpha=1., stages=STAGES, views=AugMixViews(),
                               noise=FeatureNoise(add=.5, mult=.5, sparse=.65, factor="beta", levels=(1., 2., 3.)))
 SCHEMES = {"NFM": NFM, "AugMix": AUGMIX, "AugMix + JSD": AUGMIX_JSD, "NoisyMix (words)": NOISYMIX,

@@ -65,7 +65,7 @@ gan GAN black | gan-mixup GAN_mixup blue
 ssl-baseline Supervised_only black | ssl-mixup Input_Mixup_(SSL) blue | ssl-manifold-mixup Manifold_Mixup_(SSL) green
 stylized Stylized brown | autoaugment AutoAugment black | cutmix CutMix purple | puzzlemix PuzzleMix green
 nfm NFM orange | augmix AugMix sky | augmax AugMax blue | noisymix NoisyMix vermilion
-noisymix-code NoisyMix_(code) wine
+noisymix-code NoisyMix_(code) wine | noisymix-strong NoisyMix_(levels_.5) brown
 no-intrusion Mixup,_no_intrusion sky | logistic Mixup,_logistic_labels blue | adamixup AdaMixup wine
 gm Generative_classifier brown | genlabel GenLabel vermilion | genlabel-gm GenLabel_(GM) orange
 genlabel-kde GenLabel_(KDE) purple | genlabel-latent GenLabel,_latent sky

@@ -63,13 +63,13 @@ def test_eight_schemes_and_noisymix_twice(id):
 
 
 def test_what_each_scheme_has_of_its_own():
-    "Each its own paper's; NFM .4 / .2 without sparsity; NoisyMix .5 / .5, by its code .65 of the noise left out and levels 1, 2, 3."
+    "Each its own paper's; NFM .4 / .2 without sparsity; NoisyMix's code .5 / .5, .65 of the noise left out and levels 1, 2, 3, its words as strong."
     found = {row: args(specs) for (row, column), specs in planned("nm-table2").items() if column == "cifar10"}
     assert found["mixup"]["alpha"] == found["cutmix"]["alpha"] == found["puzzlemix"]["alpha"] == 1
     assert (found["manifold-mixup"]["alpha"], found["manifold-mixup"]["stages"]) == (2, (0, 1, 2))
     for row in ("nfm", "noisymix", "noisymix-code"): assert (found[row]["alpha"], found[row]["stages"]) == (1, (0, 1, 2, 3))
     noise = {row: [found[row]["noise"][k] for k in ("add", "mult", "sparse", "factor", "shared", "levels")] for row in ("nfm", "noisymix", "noisymix-code")}
-    assert noise == {"nfm": [.4, .2, 0, "beta", False, (1,)], "noisymix": [.5, .5, 0, "none", True, (1,)], "noisymix-code": [.5, .5, .65, "beta", False, (1, 2, 3)]}
+    assert noise == {"nfm": [.4, .2, 0, "beta", False, (1,)], "noisymix": [.209, .097, 0, "none", True, (1,)], "noisymix-code": [.5, .5, .65, "beta", False, (1, 2, 3)]}
     for row in ("augmix", "noisymix", "noisymix-code"):
         assert {k: found[row]["views"][k] for k in ("count", "gamma", "severity", "width", "depth", "alpha")} == dict(count=2, gamma=12, severity=3, width=3, depth=3, alpha=1)
 
