@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['HEAD', 'HOW', 'PLACE', 'Tables', 'number', 'Effect', 'asked', 'freedom', 'standard_error', 'tested', 'alike',
-           'estimated', 'mean_of', 'unpaired', 'as_it_stands', 'Over', 'Paired', 'Asked', 'exact', 'share', 'Claim',
-           'Found', 'against_it', 'shown', 'alone', 'verdict', 'ledger', 'needed', 'interval', 'frame', 'in_words',
-           'page', 'tally']
+           'estimated', 'mean_of', 'unpaired', 'tabled', 'as_it_stands', 'Over', 'Paired', 'Asked', 'exact', 'share',
+           'Claim', 'Found', 'against_it', 'shown', 'alone', 'verdict', 'ledger', 'needed', 'interval', 'frame',
+           'in_words', 'page', 'tally']
 
 # %% ../../nbs/repro/86_claim.ipynb #82422f9d
 import math
@@ -129,10 +129,18 @@ def unpaired(what: str, a: Published, b: Published, sign: int, **more: Any) -> E
     return estimated(what, replace(e, effect=sign * e.effect), over="seeds, unpaired", **more)
 
 # %% ../../nbs/repro/86_claim.ipynb #c0a41228
-def as_it_stands(row: pd.Series, what: str, **more: Any) -> Effect:
+def tabled(here: pd.DataFrame, method: str, against: str) -> pd.Series | None:
+    "The row of a column that has the gain of one method over another."
+    own = (here.method == method) & (here.get("against") == against) | (here.method == f"{method} over {against}")
+    return next((row for _, row in here[own].iterrows() if number(row, "our gain") is not None), None)
+
+def as_it_stands(row: pd.Series, what: str,
+                 turned: bool = False,  # the gain of the other method
+                 **more: Any) -> Effect:
     "The gain of a ledger's row."
     columns = "our gain", "gain low", "gain high", "p", "seeds to decide"
     effect, low, high, p, needs = (number(row, k) for k in columns)
+    if turned: effect, low, high = (None if v is None else -v for v in (effect, high, low))
     n, bound = int(number(row, "our n") or 0), more.get("bound", 0.)
     if effect is None: return Effect(what, **more)
     if bound and low is not None: p = p_of(effect - bound, low - bound, high - bound, n)
@@ -185,16 +193,15 @@ class Over:
         printed = None if None in ends else sign * (ends[0] - self.factor * ends[1])
         more = dict(paper=printed, bound=self.bound, margin=self.margin, unit=self.unit)
         what = f"{self.method} over {rival}, {column}"
-        found = self.measured(rows, mine, theirs, rival, what, sign, more)
+        found = self.measured(here, mine, theirs, rival, what, sign, more)
         return found if found.ours is not None or printed is not None else None
 
-    def measured(self, rows: dict, mine: pd.Series, theirs: pd.Series, rival: str, what: str, sign: int,
+    def measured(self, here: pd.DataFrame, mine: pd.Series, theirs: pd.Series, rival: str, what: str, sign: int,
                  more: dict) -> Effect:
-        "Ours: as the table has it, or as separate samples."
-        contrast = rows.get(f"{self.method} over {rival}")
-        if self.factor == 1. and contrast is not None: return as_it_stands(contrast, what, **more)
-        if self.factor == 1. and mine.get("against") == rival and number(mine, "our gain") is not None:
-            return as_it_stands(mine, what, **more)
+        "Ours: as the table has it, one way or the other, or as separate samples."
+        for pair in ((self.method, rival), (rival, self.method)) if self.factor == 1. else ():
+            row = tabled(here, *pair)
+            if row is not None: return as_it_stands(row, what, turned=pair[0] == rival, **more)
         return unpaired(what, mean_of(mine, "our"), mean_of(theirs, "our", self.factor), sign, **more)
 
 # %% ../../nbs/repro/86_claim.ipynb #e0f57098
@@ -385,9 +392,9 @@ HOW = ("Its own numbers: whether the claim follows from what the paper prints. "
        "Measured: of all comparisons that a claim makes, the one that speaks most against it, with a 95% interval; "
        "behind it how many of them were run; so behind another scale's verdict, where it was not all. "
        "Verdict: after Holm's correction among the claims of one paper that have a p-value; "
-       "where that leaves it open, the seeds that would decide, or what the claim would be alone, "
+       "where that leaves it open, the seeds, or data sets, that would decide, or what the claim would be alone, "
        "without the correction. "
-       "Where a table has no contrast of two rows they are taken as separate samples, which is wider.")
+       "Where a table has no contrast of two rows they are taken as separate samples, over seeds alone.")
 
 PLACE = re.compile(rf"(?<![\w-])({'|'.join(map(re.escape, DATA_LABELS | NETWORK_LABELS))})(?![\w-])")
 
@@ -410,7 +417,8 @@ def page(data: pd.DataFrame,  # from `frame`
         at = "" if pd.isna(r.effect) else interval(Effect("", None, *ends))
         return f"{at} {r.unit} ({in_words(r['least effect of'])}{f'; n = {r.n}' * bool(r.n)}; {r.run})" if at else ""
     def line(i, r):
-        word = r.verdict + f" ({r['seeds to decide']} seeds)" * (r["seeds to decide"] not in ("", "more test images"))
+        what = "data sets" if r["interval over"] == "sets" else "seeds"
+        word = r.verdict + f" ({r['seeds to decide']} {what})" * (r["seeds to decide"] not in ("", "more test images"))
         word += " (more test images)" * (r["seeds to decide"] == "more test images")
         word += f" (alone: {r.alone})" * (r.verdict == "undecided" != r.alone)
         more = [r[o] for o in others]

@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['LEVEL', 'SQUARED_MOST', 'NONE', 'POWER', 'MOST', 't_interval', 'Measured', 'plus', 'signed', 'no_nan', 'd2',
            'Published', 'no_spread', 'Estimate', 'over_seeds', 'Images', 'Mean', 'check_crossed', 'crossed', 'welch',
-           'block_residual', 'with_pooled', 'at_seeds', 'power', 'seeds_to_decide']
+           'Shared', 'two_way', 'varies_like', 'block_residual', 'among', 'with_pooled', 'at_seeds', 'power',
+           'seeds_to_decide']
 
 # %% ../../nbs/repro/81b_estimates.ipynb #931a553a
 import math
@@ -232,25 +233,49 @@ def welch(a: Published | Measured,
     return Estimate(a.mean - b.mean, min(a.n, b.n), (whole, df))
 
 # %% ../../nbs/repro/81b_estimates.ipynb #4588eaea
-def block_residual(values: dict,  # method -> seed -> value
-                   ) -> tuple[float, int] | None:  # variance, degrees of freedom; None unless three share two seeds
-    "The residual variance of methods by seeds, seeds as blocks; a method that lacks a seed has no part in it."
-    every = {s for by in values.values() for s in by}
-    values = {m: by for m, by in values.items() if set(by) == every}
-    seeds = {tuple(sorted(by)) for by in values.values()}
-    if len(values) < 3 or len(seeds) != 1 or len(next(iter(seeds))) < 2: return None
-    v = np.array([[by[s] for s in sorted(by)] for by in values.values()], dtype=float)
+@dataclass(frozen=True)
+class Shared:
+    "The spread between seeds that some methods share."
+    variance: float
+    df: int
+    methods: tuple  # their names
+
+def two_way(v: np.ndarray) -> tuple[float, int]:  # (M, S), 2 or more each -> variance, degrees of freedom
+    "The residual variance of rows and columns that each have a mean of their own."
     rest = v - v.mean(0) - v.mean(1, keepdims=True) + v.mean()
     df = (v.shape[0] - 1) * (v.shape[1] - 1)
     return float((rest**2).sum() / df), df
 
+def varies_like(v: np.ndarray, m: int) -> float:  # (M, S), M 3 or more; which row -> p-value
+    "That a method varies no more from seed to seed than the others."
+    others = np.delete(v, m, 0)
+    variance, df = two_way(others)
+    own = float((v[m] - others.mean(0)).var(ddof=1)) / (1 + 1 / len(others))
+    return float(stats.f.sf(own / variance, v.shape[1] - 1, df)) if variance else float(own == 0)
+
+def block_residual(values: dict,  # method -> seed -> value
+                   ) -> Shared | None:  # None unless three share two seeds, and vary alike
+    "The residual variance of methods by seeds, seeds as blocks; a method that lacks a seed has no part in it."
+    every = {s for by in values.values() for s in by}
+    names = [m for m, by in values.items() if set(by) == every]
+    v = np.array([[values[m][s] for s in sorted(every)] for m in names], dtype=float)
+    while len(names) > 2 and len(every) > 1:
+        alike = [varies_like(v, m) for m in range(len(v))]
+        if min(alike) * len(alike) >= 1 - LEVEL: return Shared(*two_way(v), tuple(names))
+        names.pop(m := int(np.argmin(alike)))
+        v = np.delete(v, m, 0)
+
 # %% ../../nbs/repro/81b_estimates.ipynb #c2cce849
-def with_pooled(e: Estimate,             # of a difference of two of the methods
-                residual: tuple | None,  # from `block_residual`
+def among(residual: Shared | None, *methods: str) -> Shared | None:
+    "A shared spread, if it is that of all these methods."
+    return residual if residual and set(methods) <= set(residual.methods) else None
+
+def with_pooled(e: Estimate,              # of a difference of two of the methods
+                residual: Shared | None,  # from `block_residual`
                 ) -> Estimate:
     "The estimate with the spread of the whole table, unless its own is larger beyond chance."
-    if not residual or not e.seeds or not residual[0]: return e
-    variance, df = 2 * residual[0] / e.n, residual[1]
+    if not residual or not e.seeds or not residual.variance: return e
+    variance, df = 2 * residual.variance / e.n, residual.df
     if e.seeds[0] / variance > stats.f.ppf(LEVEL, e.seeds[1], df): return e
     return replace(e, seeds=(variance, df), pooled=True)
 

@@ -18,8 +18,8 @@ import numpy as np
 import pandas as pd
 
 from ..core import pick
-from .estimates import (Estimate, Mean, Measured, Published, block_residual, crossed, over_seeds, welch,
-                                      with_pooled)
+from .estimates import (Estimate, Mean, Measured, Published, Shared, among, block_residual, crossed,
+                                      over_seeds, welch, with_pooled)
 from .verdicts import Verdict, gain_verdict, holm, value_verdict, withheld
 
 # %% ../../nbs/repro/81d_rows.ipynb #9db28706
@@ -70,7 +70,7 @@ def paired(ours: dict,      # seed -> value of a method
 
 # %% ../../nbs/repro/81d_rows.ipynb #005c7262
 def gained(ours: dict, base: dict, sign: int, name: str,  # as for `paired`
-           residual: tuple | None = None,  # of the table, from `block_residual`
+           residual: Shared | None = None,  # of the table, from `block_residual`
            ) -> Estimate:
     "What is known of a gain: over test images too where both have them; a dear side may have fewer seeds."
     both = sorted(set(ours) & set(base))
@@ -118,7 +118,7 @@ def one_row(method: str, column: str, where: tuple,  # which; where: our (data s
             reason: str,           # why our values are not the paper's
             at: str,               # the scale that was run
             margin: float | None = None,    # a difference within it is none
-            residual: tuple | None = None,  # of the column, from `block_residual`
+            residual: Shared | None = None,  # of the column, from `block_residual`
             unprinted: str = "the paper gives a figure only",  # said of values where it prints nothing
             ) -> Row:
     "A method in a column, with both verdicts."
@@ -130,7 +130,8 @@ def one_row(method: str, column: str, where: tuple,  # which; where: our (data s
     ours, alone = Measured(ran[method].values()), "not in the paper" if printed else unprinted
     gain = Verdict("baseline") if baseline and method == baseline else Verdict("")
     if baseline and method != baseline:
-        gain = gain_verdict(paper_gain, gained(ran[method], ran[baseline], sign, method, residual), margin)
+        e = gained(ran[method], ran[baseline], sign, method, among(residual, method, baseline))
+        gain = gain_verdict(paper_gain, e, margin)
     why = alone if p.mean is None else reason
     value = Verdict(why) if why else withheld(value_verdict(p.mean, p.sd, p.n, ours, margin=margin), at)
     if gain.effect is not None: gain = withheld(gain, at)
@@ -170,12 +171,12 @@ def rival(contrast: tuple,  # (row, against), or (row, "best of", rows)
 
 # %% ../../nbs/repro/81d_rows.ipynb #f13b3ae9
 def contrast_row(contrast: tuple, column: str, where: tuple, printed: dict, ran: dict, sign: int, at: str,
-                 margin: float | None = None, residual: tuple | None = None,  # all as for `one_row`
+                 margin: float | None = None, residual: Shared | None = None,  # all as for `one_row`
                  ) -> Row:
     "A gain over another row than the baseline."
     row, against = contrast[0], rival(contrast, column, printed, ran, sign)
     paper_gain, theirs = printed_gain(*(printed.get((m, column), Published()) for m in (row, against)), sign)
-    e = gained(ran[row], ran[against], sign, row, residual)
+    e = gained(ran[row], ran[against], sign, row, among(residual, row, against))
     return Row(row, column, *where, Published(), Measured(ran[row].values()), paper_gain,
                withheld(gain_verdict(paper_gain, e, margin), at), Verdict(""), theirs, against, contrast=True)
 

@@ -28,9 +28,9 @@ from scipy import stats
 from ...data.corruptions import CATEGORIES
 from ...metrics.flips import mean_flips
 from ...metrics.robustness import by_category
-from ...repro.estimates import LEVEL, Measured
+from ...repro.estimates import LEVEL, Measured, among, block_residual
 from ...repro.figures import COLOURS
-from ...repro.rows import block_residual, checked, gained
+from ...repro.rows import checked, gained
 from ...repro.scale import said
 from ...repro.verdicts import holm
 
@@ -81,13 +81,14 @@ def one_metric(a: Asked, measured: pd.DataFrame) -> list[dict]:  # measured: its
     "A metric's row for each method."
     (ran,) = checked(measured, a.scale).values()
     means, residual = {m: Measured(by.values()) for m, by in ran.items()}, block_residual(ran)
-    sd = math.sqrt(residual[0]) if residual else math.nan
+
     ranks = stats.rankdata([-a.sign * v.mean for v in means.values()])
     def gain(m):
         if m == BASE: return {}
-        e = gained(ran[m], ran[BASE], a.sign, m, residual)
+        e = gained(ran[m], ran[BASE], a.sign, m, among(residual, m, BASE))
         low, high = e.interval if e.seeds else (math.nan, math.nan)
-        effect = e.effect / sd if sd else 0.  # where no seed differs
+        spread = residual.variance if residual else e.seeds[0] * e.n / 2 if e.seeds else math.nan
+        effect = e.effect / math.sqrt(spread) if spread else 0.  # where no seed differs
         return {"our gain": e.effect, "gain low": low, "gain high": high, "p": e.p, "effect": effect}
     about = dict(family=a.family, metric=a.name, unit=a.unit, better="higher" if a.sign > 0 else "lower")
     return [{"method": m} | about | {"our mean": v.mean, "our sd": v.sd, "our n": v.n, "rank": rank} | gain(m)
