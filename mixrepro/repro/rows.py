@@ -211,6 +211,7 @@ def rows(paper: pd.DataFrame,     # from `reported`
         more = dict(margin=margin, residual=block_residual(ran) if pooled else None)
         out += [one_row(m, column, where, printed, ran, baseline, sign, reasons.get((m, where[0]), ""), at, **more,
                         unprinted=unprinted) for m in methods]
-        out += [contrast_row(c, column, where, printed, ran, sign, at, **more) for c in contrasts if c[0] in ran]
+        pairs = dict.fromkeys((c[0], rival(c, column, printed, ran, sign)) for c in contrasts if c[0] in ran)
+        out += [contrast_row(c, column, where, printed, ran, sign, at, **more) for c in pairs]
     if out: return corrected(out)
     raise ValueError("nothing to show: neither the paper nor the measurements have a row; run the methods first")
