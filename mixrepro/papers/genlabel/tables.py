@@ -136,7 +136,7 @@ def manufactured(rows: pd.DataFrame,  # from `tidy`
 
 def if_chosen(made: dict, name: str) -> str:  # from `manufactured`, a method's name to show
     "What printing only those sets makes of a gain."
-    if not made["share"]: return f"of {name} nothing, which has the best mean in no set"
+    if not made["share"]: return f"nothing of {name}, as no set is left"
     return f"of {name}'s {made['all']:+.2f} points {made['chosen']:+.2f} ({100 * made['share']:.0f} % of the sets)"
 
 def note_gain(id: str, row: str = "genlabel-gm") -> float:
