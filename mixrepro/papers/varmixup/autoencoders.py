@@ -4,9 +4,11 @@
 
 # %% auto #0
 __all__ = ['worded', 'own', 'seen_by', 'once', 'told', 'error', 'coded', 'reached', 'informative', 'crossing', 'meeting', 'met',
-           'along', 'points', 'gaps', 'drawn', 'quantities', 'compared', 'beside', 'rank_correlation']
+           'along', 'points', 'gaps', 'drawn', 'quantities', 'compared', 'beside', 'of_mixtures', 'rank_p',
+           'rank_correlation']
 
 # %% ../../../nbs/varmixup/04_autoencoders.ipynb #83a9d05d
+import math
 import warnings
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
@@ -130,8 +132,8 @@ def meeting(errors: np.ndarray,  # ascending (k,)
     n, k = gaps.shape
     centre = gaps.mean(0)
     if n < 2: return crossing(errors, centre), np.nan, np.nan
-    se, df = gaps.std(0, ddof=1), k * (n - 1)
-    moved = centre + np.sqrt((se**2).mean() / n) * stats.t.rvs(df, size=(draws, k), random_state=0)
+    moved = stats.multivariate_t.rvs(centre, np.cov(gaps.T).reshape(k, k) / n, df=n - 1, size=draws, random_state=0)
+    moved = moved.reshape(draws, k)  # SciPy drops an axis of one
     ends = np.quantile([crossing(errors, g) for g in moved], [(1 - LEVEL) / 2, (1 + LEVEL) / 2], method="nearest")
     return crossing(errors, centre), *map(float, ends)
 
@@ -220,7 +222,7 @@ def compared(rows: pd.DataFrame,  # from `Study.rows`
 # %% ../../../nbs/varmixup/04_autoencoders.ipynb #010b62bd
 def beside(far: pd.DataFrame,        # from `distances`
            accuracy: pd.DataFrame,   # from `Study.rows`, in percent
-           ) -> pd.DataFrame:        # a row a mixing: method, autoencoder, FID, KID, corrupted, half, n
+           ) -> pd.DataFrame:        # a row a way to make images: method, autoencoder, FID, KID, corrupted, half, n
     "Distances with accuracies."
     means = far.groupby(["method", "metric"], sort=False).value.mean().unstack()
     def row(m, v):
@@ -230,12 +232,21 @@ def beside(far: pd.DataFrame,        # from `distances`
     return pd.DataFrame([row(m, v) for m, v in accuracy.groupby("method", sort=False).value if m in means.index])
 
 # %% ../../../nbs/varmixup/04_autoencoders.ipynb #616409ef
+def of_mixtures(data: pd.DataFrame) -> pd.DataFrame: return data[data.method != "erm-r"]  # from `beside`
+
+def rank_p(a: pd.Series, b: pd.Series) -> float:
+    "Two-sided p-value of Spearman's rank correlation, by permutation."
+    ranks = stats.rankdata(b) - (len(b) + 1) / 2
+    return float(stats.permutation_test((stats.rankdata(a),), lambda x, axis: (x * ranks).sum(axis), vectorized=True,
+                                        permutation_type="pairings", n_resamples=math.factorial(9),
+                                        rng=np.random.default_rng(0)).pvalue)
+
 def rank_correlation(a: pd.Series, b: pd.Series) -> str:
-    "Spearman's rank correlation with its bootstrap interval."
+    "Spearman's rank correlation with its bootstrap interval and its p-value."
     def r(x, y): return stats.spearmanr(x, y).statistic
     if len(a) < 4: return f"{r(a, b):+.2f} (fewer than four, no interval)"
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a resample of one value has no correlation
         found = stats.bootstrap((a, b), r, paired=True, vectorized=False, n_resamples=2000, method="percentile",
                                 confidence_level=LEVEL, rng=np.random.default_rng(0)).confidence_interval
-    return f"{r(a, b):+.2f} [{found.low:+.2f}, {found.high:+.2f}]"
+    return f"{r(a, b):+.2f} [{found.low:+.2f}, {found.high:+.2f}], p = {rank_p(a, b):.2g}"
