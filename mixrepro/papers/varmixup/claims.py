@@ -16,6 +16,7 @@ need("pandas")
 import pandas as pd
 from scipy import stats
 
+from .autoencoders import of_mixtures, rank_p
 from ...repro.claim import Asked, Claim, Effect, Over, Tables, exact, unpaired
 from ...repro.estimates import Published
 
@@ -44,14 +45,14 @@ def nonlinear(method: str, factor: float, tables: Tables) -> list:  # of `Effect
 
 # %% ../../../nbs/varmixup/05_claims.ipynb #974dd1c1
 def off_manifold_helps(tables: Tables) -> list:  # of `Effect`
-    "The rank correlation of the FID of the mixtures with corrupted accuracy, by Fisher's z."
-    data = tables["vm-offmanifold"].dropna(subset=["FID", "corrupted"])
+    "The rank correlation of the FID of the mixtures with corrupted accuracy."
+    data = of_mixtures(tables["vm-offmanifold"].dropna(subset=["FID", "corrupted"]))
     if len(data) < 5: return [Effect("rank correlation")]
-    rho, se = float(stats.spearmanr(data.FID, data.corrupted).statistic), 1 / math.sqrt(len(data) - 3)
-    z = math.atanh(max(min(rho, .999999), -.999999))
-    half, p = stats.norm.ppf(.975) * se, 2 * stats.norm.sf(abs(z) / se)
-    return [Effect("rank correlation", ours=rho, low=math.tanh(z - half), high=math.tanh(z + half), p=float(p),
-                   n=len(data), over="settings", unit="")]
+    rho = float(stats.spearmanr(data.FID, data.corrupted).statistic)
+    z, se = math.atanh(max(min(rho, .999999), -.999999)), math.sqrt((1 + rho**2 / 2) / (len(data) - 3))
+    half = stats.norm.ppf(.975) * se
+    return [Effect("rank correlation", ours=rho, low=math.tanh(z - half), high=math.tanh(z + half),
+                   p=rank_p(data.FID, data.corrupted), n=len(data), over="mixings", unit="")]
 
 # %% ../../../nbs/varmixup/05_claims.ipynb #b4098aab
 def dearer(method: str, others: tuple, tables: Tables) -> list:  # of `Effect`

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['WAYS', 'PAIRED', 'pixels', 'reconstructions', 'codes', 'unmixed', 'way', 'ways_of', 'batches', 'draws', 'mixed',
-           'apart', 'distances', 'added', 'with_images', 'larger', 'sureness', 'ways']
+           'apart', 'distances', 'by_chance', 'added', 'with_images', 'of_sets', 'larger', 'sureness', 'ways']
 
 # %% ../../../nbs/varmixup/02_samples.ipynb #c5d4bb93
 from collections.abc import Callable, Iterable, Iterator
@@ -95,7 +95,7 @@ def distances(dataset: str,
               sets: int,             # of mixed images, numbered from 0
               device: str = "cpu",
               most: int = 0,         # images of a set; 0: as many as there are
-              ) -> tuple[pd.DataFrame, dict]:  # method, dataset, metric, seed (the set's number), value; the floor
+              ) -> tuple[pd.DataFrame, dict]:  # method, dataset, metric, seed (the set's number), value; test images
     "FID and KID of each method's mixtures to the training images, and of the test images."
     train, test = (load(dataset, split).to(device) for split in ("train", "test"))
     real = describe(batches(train), extractor, torch.Generator().manual_seed(0))
@@ -104,6 +104,17 @@ def distances(dataset: str,
     rows = [dict(method=m, dataset=dataset, metric=name, seed=k, value=v)
             for (m, k), of in found.items() for name, v in of.items()]
     return pd.DataFrame(rows), apart(real, batches(test), 0)
+
+# %% ../../../nbs/varmixup/02_samples.ipynb #1f6d1e22
+def by_chance(dataset: str,
+              extractor: Extractor,
+              device: str = "cpu",
+              ) -> tuple[dict, int]:  # FID, KID; images of the smaller half
+    "How far one half of the training images, drawn at random, is from the other."
+    train, rng = load(dataset, "train").to(device), torch.Generator().manual_seed(0)
+    halves = torch.randperm(len(train), generator=rng).to(device).tensor_split(2)
+    one, other = ([train.floats(i) for i in half.split(500)] for half in halves)
+    return apart(describe(one, extractor, rng), other, 0), len(halves[1])
 
 # %% ../../../nbs/varmixup/02_samples.ipynb #1c66590a
 def added(real: Tensor,   # features of the images, float64 (N, d)
@@ -135,6 +146,15 @@ def with_images(found: pd.DataFrame,  # from `distances`
         each = added(real, made, torch.cat(pairs, 1), dict(zip(mine.metric, mine.value)))
         images |= {i: each[name] for i, name in mine.metric.items()}
     return found.assign(images=pd.Series(images, dtype=object))
+
+# %% ../../../nbs/varmixup/02_samples.ipynb #d69ae5d5
+def of_sets(data: pd.DataFrame,  # from `Study.table`
+            once: bool,          # whether all sets of a method are of one autoencoder
+            ) -> pd.DataFrame:   # the same
+    "What the intervals are over, in the words of this figure."
+    over = data["interval over"].str.replace("seeds", "sets of mixtures").str.replace("test images", "training images")
+    alone = ", one autoencoder" if once else ""
+    return data.assign(**{"interval over": over.where(over == "", over + alone)})
 
 # %% ../../../nbs/varmixup/02_samples.ipynb #4f69d4e1
 def larger(found: pd.DataFrame,  # from `distances`
