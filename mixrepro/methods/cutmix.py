@@ -77,7 +77,7 @@ def draw_boxes(n: int,                 # images in the batch
 # %% ../../nbs/methods/39_cutmix.ipynb #e9001d94
 @dataclass(frozen=True, kw_only=True)
 class CutMix(Mixing):
-    "CutMix (Yun et al., 2019; NoisyMix paper, section 5): a box of one image over another."
+    "CutMix (Yun et al., 2019; NoisyMix paper, section 4.1): a box of one image over another."
     name = "cutmix"
     alpha: float = choice(1., "code", "Yun et al.: uniform", allowed="(0, inf)",
                           hint="for no mixing use the method 'erm'")

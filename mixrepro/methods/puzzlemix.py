@@ -100,7 +100,7 @@ def plans(mask: Tensor,     # share of the first image, (B, 1, n, n)
 # %% ../../nbs/methods/42_puzzlemix.ipynb #992d6f5e
 @dataclass(frozen=True, kw_only=True)
 class PuzzleMix(Mixing):
-    "PuzzleMix (Kim et al., 2020; NoisyMix paper, section 5): blocks of two images, by what the network looks at."
+    "PuzzleMix (Kim et al., 2020; NoisyMix paper, section 4.1): blocks of two images, by what the network looks at."
     name = "puzzlemix"
     alpha: float = choice(1., "code", "Kim et al.: uniform", allowed="(0, inf)",
                           hint="for no mixing use the method 'erm'")

@@ -132,6 +132,7 @@ def block(found: list[Row],     # the rows of one column
 def reading(found: list[Row], unit: str,  # as in `page`
             family: int,  # comparisons that Holm's correction is over
             margin: float | None = None,  # that of the unit unless given
+            relative: float | None = None,  # or a share of the baseline's mean
             ) -> list[str]:
     "How to read the gains of a page: what occurs on it and nothing else."
     words, over, how = {r.gain.word for r in found}, {r.gain.over for r in found}, []
@@ -148,18 +149,20 @@ def reading(found: list[Row], unit: str,  # as in `page`
     small = sorted({v.word for r in found for v in (r.gain, r.value)} & {"no difference", "agrees"})
     size = margin or MARGINS.get(unit) or 0.
     near = f"± {size:.3g} {'points' if unit == '%' else unit}"
+    if relative is not None: near = f"± {relative:.0%} of the baseline's mean in its column"
     return [*how, *(f"{word.capitalize()}: the 90% interval lies within {near}." for word in small)]
 
 # %% ../../nbs/repro/82_ledger.ipynb #b1d20679
 def how_to_read(found: list[Row], unit: str, spread: str, baseline: str | None,  # as in `page`
                 family: int = 0,  # comparisons that Holm's correction is over; 0: those of this page
                 margin: float | None = None,  # that of the unit unless given
+                relative: float | None = None,  # or a share of the baseline's mean
                 ) -> list[str]:
     "The sentences under a page."
     trials = {"sd": "mean ± standard deviation", "min/max": "mean (smallest to largest)"}[spread]
     how = [f"Paper: as printed. Ours: {trials} over n seeds."]
     if baseline: how.append("Gains: positive is better; ours are taken seed by seed, in brackets the 95% t-interval.")
-    return how + reading(found, unit, family or sum(r.holm is not None for r in found), margin)
+    return how + reading(found, unit, family or sum(r.holm is not None for r in found), margin, relative)
 
 # %% ../../nbs/repro/82_ledger.ipynb #79d6dfe1
 def columns_of(found: list[Row],       # from `rows`
@@ -189,6 +192,7 @@ class Sheet:
     at: str
     family: int = 0  # comparisons that Holm's correction is over; 0: its own
     margin: float | None = None  # a difference within it is none; that of the unit unless given
+    relative: float | None = None  # or within this share of the baseline's mean in the column
 
     @cached_property
     def data(self) -> pd.DataFrame: return frame(self.found, self.unit, self.spread)
@@ -200,7 +204,8 @@ class Sheet:
         return columns_of(self.found, self.unit, self.spread, self.baseline, self.labels, self.decimals)
     @property
     def how(self) -> list[str]:
-        return how_to_read(self.found, self.unit, self.spread, self.baseline, self.family, self.margin)
+        return how_to_read(self.found, self.unit, self.spread, self.baseline, self.family, self.margin,
+                          self.relative)
 
 # %% ../../nbs/repro/82_ledger.ipynb #2f7726b4
 def sheet(paper: pd.DataFrame,           # from `reported`; empty where the paper gives a figure only
@@ -215,7 +220,7 @@ def sheet(paper: pd.DataFrame,           # from `reported`; empty where the pape
           labels: dict | None = None,    # id -> name to show
           decimals: int = 2,             # of every number on the page
           *, at: str,                    # the scale that was run, a profile's name
-          **more: Any,                   # as `rows`: contrasts, margin (that of the unit unless given), pooled
+          **more: Any,                   # as `rows`: contrasts, pooled, relative, margin (that of the unit unless given)
           ) -> Sheet:
     "The paper's numbers beside ours with both verdicts."
     pick("spread", spread, ("sd", "min/max"))
@@ -225,7 +230,8 @@ def sheet(paper: pd.DataFrame,           # from `reported`; empty where the pape
     if odd:
         raise ValueError(f"the paper's spread of {odd[0].method}, {odd[0].column} is {odd[0].paper}, not {spread}: "
                          "choose the other kind of spread")
-    return Sheet(found, unit, spread, baseline, labels or {}, decimals, at, margin=more["margin"])
+    return Sheet(found, unit, spread, baseline, labels or {}, decimals, at, margin=more["margin"],
+                 relative=more.get("relative"))
 
 # %% ../../nbs/repro/82_ledger.ipynb #6edfc818
 def table(*given: Any, **options: Any) -> tuple[pd.DataFrame, str]:  # as for `sheet`; tidy data, Markdown

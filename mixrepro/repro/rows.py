@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['KEYS', 'reported', 'checked', 'paired', 'gained', 'Row', 'printed_gain', 'one_row', 'by_cell', 'known', 'rival',
-           'contrast_row', 'corrected', 'rows']
+           'contrast_row', 'corrected', 'share_of', 'rows']
 
 # %% ../../nbs/repro/81d_rows.ipynb #d38e56bf
 import math
@@ -184,6 +184,14 @@ def corrected(found: list[Row]) -> list[Row]:
     "The rows with p-values for being together, by Holm."
     return [replace(r, holm=p) for r, p in zip(found, holm([r.gain.p for r in found]))]
 
+# %% ../../nbs/repro/81d_rows.ipynb #124b38e1
+def share_of(ran: dict,             # method -> seed -> value, of one column
+             baseline: str | None, share: float,
+             ) -> float | None:     # in the unit of the values; None where the baseline is 0 or was not run
+    "A margin that is a share of the baseline's mean."
+    if not baseline: raise ValueError("a relative margin is a share of the baseline's mean: name a baseline")
+    return share * abs(Measured(ran[baseline].values()).mean) or None if baseline in ran else None
+
 # %% ../../nbs/repro/81d_rows.ipynb #637f2c9f
 def rows(paper: pd.DataFrame,     # from `reported`
          measured: pd.DataFrame,  # method, dataset, metric, seed, value
@@ -195,6 +203,7 @@ def rows(paper: pd.DataFrame,     # from `reported`
          *, at: str,              # the scale that was run, a profile's name
          contrasts: tuple = (),   # (row, against), or (row, "best of", rows): gains over other rows than the baseline
          margin: float | None = None,  # a difference within it is none
+         relative: float | None = None,  # or within this share of the baseline's mean in the column
          pooled: bool = True,     # gains of a column share their spread between seeds
          unprinted: str = "the paper gives a figure only",  # said of values where it prints nothing
          ) -> list[Row]:
@@ -208,7 +217,8 @@ def rows(paper: pd.DataFrame,     # from `reported`
             raise ValueError(f"the baseline {baseline!r} was not measured on {', '.join(where)}: "
                              "run it, or name another baseline")
         methods = dict.fromkeys([*(r for r, c in printed if c == column), *ran])
-        more = dict(margin=margin, residual=block_residual(ran) if pooled else None)
+        near = margin if relative is None else share_of(ran, baseline, relative)
+        more = dict(margin=near, residual=block_residual(ran) if pooled else None)
         out += [one_row(m, column, where, printed, ran, baseline, sign, reasons.get((m, where[0]), ""), at, **more,
                         unprinted=unprinted) for m in methods]
         pairs = dict.fromkeys((c[0], rival(c, column, printed, ran, sign)) for c in contrasts if c[0] in ran)

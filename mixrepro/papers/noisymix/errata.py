@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['erratum', 'POWERS', 'slope_of', 'first_order', 'second_order', 'off_homogeneous', 'lower_bound', 'row', 'copied_row',
-           'wrong_mean', 'mended', 'impossible_shares', 'number', 'ahead', 'categories_led', 'best_clean', 'hurt_too',
-           'weights', 'of_sentences', 'columns_led', 'two_means', 'two_names', 'rows_of_table4', 'last_gain',
-           'of_films', 'one_seed', 'errata']
+           'wrong_mean', 'mended', 'impossible_shares', 'number', 'ahead', 'categories_led', 'mended_words',
+           'cutmix_words', 'best_clean', 'hurt_too', 'weights', 'of_sentences', 'columns_led', 'two_means', 'two_names',
+           'rows_of_table4', 'last_gain', 'of_films', 'one_seed', 'errata']
 
 # %% ../../../nbs/noisymix/04_errata.ipynb #6b32d4a3
 from functools import partial
@@ -70,7 +70,7 @@ def second_order(c: Case, seed: int) -> list[Erratum]:
     return [erratum("Proposition 1, eq. 26", "a remainder of o(ε³), where its proof has o(ε²)", (whole,)),
             erratum("eq. 36, last term", "each ∇p(z_l) meets δz_j", (index,)),
             erratum("eqs. 20, 21, 42, 43", "one noise for both views; the released code draws one for each", (noise,)),
-            erratum("appendix B.2, section 4", "a divergence of two views in the theory, of three in the experiments",
+            erratum("appendix B.2, section 3.2", "a divergence of two views in the theory, of three in the experiments",
                     (views,))]
 
 # %% ../../../nbs/noisymix/04_errata.ipynb #ed1d1b4b
@@ -166,6 +166,17 @@ def categories_led(where: str, says: str, id: str, claim: int) -> Erratum:
     return erratum(where, says, (Finding("NoisyMix has the best mean in another number of the four categories",
                    {"categories": led, "as said": claim}, led != claim),))
 
+# %% ../../../nbs/noisymix/04_errata.ipynb #d6e08999
+def mended_words(table: pd.DataFrame, name: str, column: str, printed: float, where: str, label: str) -> str:
+    "What a caption says of a number that does not fit its row's printed mean."
+    return (f"{label}'s {row(table, name)[column]:.1f} under {column.replace('_', ' ')} is as printed, and most likely a "
+            f"misprint: with {mended(table, name, column, printed):.1f} its row would have the mean that {where} prints.")
+
+def cutmix_words() -> str:
+    "Of CutMix in table 9."
+    return mended_words(reported("noisymix", "nm-table9"), "cutmix", "gaussian_noise",
+                        number("nm-table3", "cutmix", "cifar10-c"), "table 3", "CutMix")
+
 # %% ../../../nbs/noisymix/04_errata.ipynb #c662ae33
 def best_clean() -> Erratum:
     "Section 4.3: PuzzleMix and the clean test sets."
@@ -205,7 +216,8 @@ def of_sentences() -> list[Erratum]:
         ahead("section 1, contributions", "over 4 % ahead of AugMix on ImageNet-C", "nm-table1", "imagenet-c", 4.),
         ahead("Table 12, caption", "more stable by approximately 5 %", "nm-table12", "mean", 5., -1,
               ("augmix", "adversarial"), about=True),
-        ahead("Table 14, caption", "more stable by approximately 5 %", "nm-table14", "mean", 5., -1, about=True),
+        ahead("Table 14, caption", "more stable by approximately 5 %, it does not say than whom", "nm-table14", "mean", 5., -1,
+              ("augmix", "puzzlemix", "nfm", "mixup", "manifold-mixup", "erm", "cutmix"), about=True),
         columns_led("appendix D.3", "NoisyMix is best in 6 of the 10 perturbations of Table 12", "nm-table12", 6),
         categories_led("Figure 6, caption", "NoisyMix leads in 2 of 4 categories", "nm-table6", 2),
         categories_led("Figure 7, caption", "NoisyMix leads in 1 of 4 categories", "nm-table9", 1),

@@ -65,7 +65,8 @@ CLAIMS = {  # (row, column) -> the text
     ("noisymix over augmix", "imagenet-c"): "over 4 points over AugMix on ImageNet-C",
     ("noisymix over augmix", "imagenet-r"): "over 4 points over AugMix on ImageNet-R",
     ("noisymix", "imagenet-p"): "a flip rate of 58 brought down to 28.5 (there a rate, here a probability)",
-    ("noisymix over augmix", "imagenet-p"): "about 5 points below AugMix in films, by the caption of table 12"}
+    ("noisymix over augmix", "imagenet-p"): "about 5 points more stable in films, by the caption of "
+                                             "table 12, which does not say than whom; over AugMix"}
 
 def claimed(data: pd.DataFrame,  # of a table by the ledger, or of several: gains are positive where they are better
             claims: dict,        # (row, column) -> the text
@@ -82,14 +83,15 @@ def claimed(data: pd.DataFrame,  # of a table by the ledger, or of several: gain
 
 # %% ../../../nbs/noisymix/07_imagenet.ipynb #d9e01fe8
 def row_means(single: pd.DataFrame,  # from `reported`: a row's values by kind
-              whole: pd.DataFrame,   # from `reported`: table 1
-              column: str,           # of table 1
+              whole: pd.DataFrame,   # from `reported`: the table of means
+              column: str,           # of that table
               labels: dict,          # id -> name to show
+              name: str = "table 1",  # of that table
               ) -> pd.DataFrame:     # method, the mean as printed and as computed, difference
-    "The mean of each row of a table beside the one that table 1 prints."
+    "The mean of each row of a table beside the one that another table prints."
     computed = single[single.column != "mean"].groupby("row", sort=False)["mean"].mean()
     printed = whole[whole.column == column].set_index("row")["mean"].astype(float)
-    found = pd.DataFrame({"table 1": printed, "mean of the row": computed}).loc[computed.index]
+    found = pd.DataFrame({name: printed, "mean of the row": computed}).loc[computed.index]
     found["difference"] = found.iloc[:, 0] - found.iloc[:, 1]
     return found.rename(index=labels).rename_axis("method").reset_index()
 
@@ -97,9 +99,9 @@ def apart(means: pd.DataFrame,  # from `row_means`
           most: float = .07,    # what two roundings explain
           ) -> str:             # a sentence
     "Which rows do not agree."
-    far = means[means.difference.abs() > most]
-    said = "; ".join(f"{r.method} {r['table 1']:.1f} against {r['mean of the row']:.1f}" for _, r in far.iterrows())
-    good = f"Of {len(means)} rows {len(means) - len(far)} have the mean of table 1"
+    far, name = means[means.difference.abs() > most], means.columns[1]
+    said = "; ".join(f"{r.method} {r[name]:.1f} against {r['mean of the row']:.1f}" for _, r in far.iterrows())
+    good = f"Of {len(means)} rows {len(means) - len(far)} have the mean of {name}"
     return good + (f", not {said}." if said else ".")
 
 # %% ../../../nbs/noisymix/07_imagenet.ipynb #ebbe8293
