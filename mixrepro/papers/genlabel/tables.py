@@ -239,7 +239,6 @@ def which_tables(rows: pd.DataFrame, out: dict, found: list[dict],  # from `tidy
     said = [f"{len(one)} set{'s' * (len(one) > 1)}, {(one.d <= FEATURES).sum()} with at most {FEATURES} columns, "
             f"{(one.k > 2).sum()} with three classes or more; {one.n.min():,} to {one.n.max():,} training rows."]
     if not real: return [*said, "Scikit-learn's sets and Friedman's functions stand in for the note's OpenML tables."]
-
     coded = [str(r["id"]) for r in found if r["encode"] != NOTE["encode"]]
     said += ["Columns of numbers only, scaled over all rows" + f"; of {', '.join(coded)}, which have none, "
              "the categories as numbers." * bool(coded) + "." * (not coded)]
