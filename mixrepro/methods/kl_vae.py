@@ -20,7 +20,7 @@ from .base import Method
 def divergence(mean: Tensor,    # float (B, d)
                logvar: Tensor,  # of the same shape
                ) -> Tensor:     # float (B,), at or above 0
-    "Kullback-Leibler divergence of Gaussians from the standard normal (VarMixup paper, eq. 5)."
+    "Kullback-Leibler divergence of Gaussians from the standard normal (VarMixup paper, eq. 6)."
     return .5 * (mean.square() + logvar.exp() - 1 - logvar).sum(1)
 
 # %% ../../nbs/methods/24b_kl_vae.ipynb #23bd7aac
@@ -35,9 +35,10 @@ def surprise(mse: Tensor,      # squared error of a batch, mean over its pixels,
 # %% ../../nbs/methods/24b_kl_vae.ipynb #6912e6cd
 @dataclass(frozen=True, kw_only=True)
 class KLVAE(Method):
-    "The evidence lower bound (VarMixup paper, eq. 5, in the sign that is minimised), in nats for a pixel."
+    "The evidence lower bound (VarMixup paper, eq. 6, in the sign that is minimised), in nats for a pixel."
     name, trains = "kl-vae", "autoencoder"
-    beta: float = choice(1., "paper", "VarMixup paper, eq. 5", allowed="[0, inf)")
+    beta: float = choice(1., "default", "Kingma and Welling (2014); a gamma > 0 in VarMixup paper, eq. 6",
+                         allowed="[0, inf)")
     sigma: float = choice(0., "default", "of a pixel, in [0, 1]; 0: of highest likelihood in each batch, Rybkin et al. "
                                          "(2021); the paper is silent", allowed="[0, inf)")
 

@@ -107,7 +107,7 @@ def in_turn(through: Callable[[Tensor, int], Tensor],  # mixes all states, given
 class ManifoldMixup(Mixing):
     "Manifold Mixup (Verma et al., 2019, section 2): the segments between hidden states, at a random stage."
     name = "manifold-mixup"
-    alpha: float = choice(2., "paper", "VarMixup paper, section 4, baseline 4; Manifold Mixup paper, tables 1 to 3",
+    alpha: float = choice(2., "paper", "VarMixup paper, section 4, baseline 4; Manifold Mixup paper, tables 1, 3 and 5",
                           allowed="(0, inf)", hint="for no mixing use the method 'erm'")
     stages: tuple[int, ...] = choice((0, 1, 2), "paper", "Manifold Mixup paper, appendix C: the input, "
                                      "the first and the second residual stage", allowed="[0, inf)")

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['OTHERS', 'HALVES', 'QUOTED', 'NAMES', 'THEORY', 'ATTACKING', 'SHOWN_COSTS', 'MARKS', 'costed', 'Passes', 'passes',
-           'entered', 'vat_loss', 'mean_teacher_loss', 'quoted_steps', 'cost_rows', 'beside_theory',
+           'entered', 'vat_loss', 'mean_teacher_loss', 'consistency_loss', 'quoted_steps', 'cost_rows', 'beside_theory',
            'on_papers_network', 'with_hours', 'ladder']
 
 # %% ../../../nbs/across/06_cost.ipynb #4e8a2d24
@@ -83,8 +83,8 @@ class Passes:
         return (self.forward + self.pixels + 2 * self.weights) / 3
 
 # %% ../../../nbs/across/06_cost.ipynb #0cffc465
-QUOTED = {"vat": Passes(4, 1, 2), "mean-teacher": Passes(4, 0, 2)}  # of which no run is trained here
-NAMES = {"vat": "VAT", "mean-teacher": "Mean Teacher"}
+QUOTED = {"consistency": Passes(3, 0, 2), "vat": Passes(4, 1, 2), "mean-teacher": Passes(4, 0, 2)}  # no run of them
+NAMES = {"consistency": "consistency, unmixed (ours)", "vat": "VAT", "mean-teacher": "Mean Teacher"}
 THEORY = {"augmix": Passes(3, 0, 3), "noisymix": Passes(3, 0, 3), "puzzlemix": Passes(2, 1, 1),
           "genlabel": Passes(2), "genlabel-manifold-mixup": Passes(2), "adamixup": Passes(2, 0, 2),
           "ssl-mixup": Passes(3, 0, 2), "ssl-manifold-mixup": Passes(3, 0, 2), **QUOTED}
@@ -127,12 +127,18 @@ def mean_teacher_loss(net: Net, teacher: Net, x: Tensor, y: Tensor, u: Tensor) -
     return F.cross_entropy(logits[:len(x)], y) + F.mse_loss(logits.softmax(1), wanted)
 
 # %% ../../../nbs/across/06_cost.ipynb #5d5828fb
+def consistency_loss(net: Net, x: Tensor, y: Tensor, u: Tensor) -> Tensor:  # as above; shape ()
+    "Labels, and the prediction that the network itself has just made of unlabelled images: nothing is mixed."
+    with torch.no_grad(): wanted = net(u).softmax(1)
+    return F.cross_entropy(net(x), y) + F.mse_loss(net(u).softmax(1), wanted)
+
 def quoted_steps(worker: Worker,  # of ERM; its batch is taken for both, its network for student and teacher
                  ) -> dict[str, int]:  # method -> floating point operations
-    "What a step of the methods takes that are only quoted."
+    "What a step takes of the methods that are only counted."
     rng, net = torch.Generator(worker.device).manual_seed(0), worker.net
     x, y = worker.one.floats(), worker.one.y
-    losses = {"vat": lambda: vat_loss(net, x, y, x, rng), "mean-teacher": lambda: mean_teacher_loss(net, net, x, y, x)}
+    losses = {"consistency": lambda: consistency_loss(net, x, y, x), "vat": lambda: vat_loss(net, x, y, x, rng),
+              "mean-teacher": lambda: mean_teacher_loss(net, net, x, y, x)}
     return {m: flops(lambda: loss().backward()) for m, loss in losses.items()}
 
 # %% ../../../nbs/across/06_cost.ipynb #f3657cc3

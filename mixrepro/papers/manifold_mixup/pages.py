@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['BY', 'UNITS', 'OVER_INPUT', 'by_loss', 'once', 'placed', 'both_losses', 'first_good', 'by_attack', 'same_seeds',
-           'chosen', 'choosing', 'over_input', 'penalties', 'with_epochs', 'draw_semi', 'spread', 'gained', 'compact']
+           'chosen', 'choosing', 'over_input', 'penalties', 'with_epochs', 'draw_semi', 'spread', 'gained', 'compact',
+           'half_gain']
 
 # %% ../../../nbs/manifold_mixup/09_pages.ipynb #e1f8787e
 from collections.abc import Callable
@@ -20,7 +21,7 @@ from .settings import WAYS
 from ...methods.semi_supervised import MixesBoth
 from ...repro.charts import curves
 from ...repro.figures import NETWORK_LABELS
-from ...repro.ledger import Measured, paired, signed
+from ...repro.ledger import Measured, paired, reported, signed
 from ...training.store import Run, history, selected
 
 # %% ../../../nbs/manifold_mixup/09_pages.ipynb #9c028f48
@@ -183,3 +184,11 @@ def compact(data: pd.DataFrame,  # from the ledger's `table`, in percent
         gains = {f"{gain}, paper": f"{mine['paper gain (points)']:+.2f}", f"{gain}, ours": gained(mine)}
         return {"": column} | printed | ours | gains | {"Direction": mine["direction"]}
     return pd.DataFrame([row(c, g.set_index("method")) for c, g in data.groupby("column", sort=False)])
+
+# %% ../../../nbs/manifold_mixup/09_pages.ipynb #c0ad7c5d
+def half_gain(metric: str,  # "error", in points, or "nll"
+              ) -> float:
+    "Half of what Manifold Mixup gains over no mixing in table 1, with PreActResNet-18 on CIFAR-10."
+    printed = reported("manifold_mixup", "mm-table1").set_index(["row", "column"])["mean"]
+    printed = printed.xs(f"cifar10 preactresnet18 {metric}", level="column")
+    return float(printed["erm"] - printed["manifold-mixup"]) / 2
