@@ -163,7 +163,9 @@ def read_c(folder: str | Path,  # a released or a made set
     "One severity of one corruption, not copied into memory."
     _check_severity(severity)
     folder = typed(folder)
-    if (folder / kind).is_dir(): return Stored(*_film_folders(folder / kind), kind, None, None)
+    if (folder / kind).is_dir():
+        raise ValueError(f"{folder / kind} holds folders of pictures, and this reads arrays: "
+                         "`load_c` reads Tiny-ImageNet-C and ImageNet-C as they were released")
     with _advised(_advice(folder)): x, y, made = _five_blocks(folder, kind)
     rows = _severity(len(x), severity)
     return Stored(x[rows], None if y is None else y[rows], kind, int(severity), made)

@@ -21,6 +21,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from ...data.augmix import augmix
 from .stability import stability_loss, theorem2
 from .theorems import (BENDS, KINKS, TONES, Case, along, directions, h_loss, listed,
     logit, mixture_moments, network, nfm_tilted, probabilities)
@@ -203,12 +204,10 @@ def augmix_means(x: Tensor,  # uint8 (N, C, H, W)
                  draws: int,  # second views of each image
                  seed: int) -> Tensor:  # (draws, C, H, W), grey levels
     "The mean second view of images whose mean is taken off, once for each draw."
-    from torchvision.transforms.v2 import AugMix
+
     if x.dtype != torch.uint8: raise TypeError(f"AugMix takes images as uint8, got {x.dtype}: give them unscaled")
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        view = AugMix()
-        means = [torch.stack([view(image) for image in x]).double().mean(0) for _ in range(draws)]
+    rng = torch.Generator().manual_seed(seed)
+    means = [255 * augmix(x.float() / 255, rng).double().mean(0) for _ in range(draws)]
     return torch.stack(means) - x.double().mean(0)
 
 def off_centre(x: Tensor, means: Tensor,  # the images, and their `augmix_means`

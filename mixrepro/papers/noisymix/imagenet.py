@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['QUIET_FILMS', 'AGAINST', 'CLAIMS', 'without_noise', 'mean_films', 'of_seeds', 'rate_grid', 'claimed', 'row_means',
-           'apart', 'named_right', 'crosses']
+           'apart', 'rendered_words', 'named_right', 'crosses']
 
 # %% ../../../nbs/noisymix/07_imagenet.ipynb #31076a6e
-from typing import TYPE_CHECKING
+from typing import Any, TYPE_CHECKING
 
 from ...extras import need
 
@@ -103,6 +103,12 @@ def apart(means: pd.DataFrame,  # from `row_means`
     said = "; ".join(f"{r.method} {r[name]:.1f} against {r['mean of the row']:.1f}" for _, r in far.iterrows())
     good = f"Of {len(means)} rows {len(means) - len(far)} have the mean of {name}"
     return good + (f", not {said}." if said else ".")
+
+# %% ../../../nbs/noisymix/07_imagenet.ipynb #61ccbff5
+def rendered_words(study: Any) -> str:  # "" where renditions are ImageNet-R's own, or nothing was run
+    "What the renditions of a stand-in are."
+    if not {*study.datasets.values()} - {"imagenet"}: return ""
+    return "The renditions of the stand-in are outlines, negatives and sketches of its test images."
 
 # %% ../../../nbs/noisymix/07_imagenet.ipynb #ebbe8293
 def named_right(ax: "Axes", points: dict) -> None:  # name -> (x, y)
