@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['PACKAGE', 'TELLING', 'SAYING', 'NO_VALUES', 'FILLING', 'DEFINING', 'CHANGING', 'GIVEN', 'IMPORTS', 'LOOPS', 'UNREAD',
-           'ALL_NAMES', 'ASKED_FOR_ALL', 'IMPORTING', 'LOOSE', 'TAKEN', 'OUTSIDE', 'PLAIN', 'CODE', 'sources',
-           'data_files', 'imported', 'is_idle', 'base_of', 'parameters_of', 'defaults_of', 'handed_to', 'fills',
-           'changed_in', 'functions_of', 'changed_by', 'called_in', 'adds', 'is_for_checkers', 'run_with', 'Module',
-           'makes_by_text', 'rebinds', 'binds', 'makes', 'bound', 'Reader', 'Names', 'Scopes', 'Loops', 'Typed',
-           'Counted', 'Definition', 'digest_of', 'Code', 'may_change_others', 'changed_elsewhere', 'touched',
+           'ALL_NAMES', 'ASKED_FOR_ALL', 'IMPORTING', 'LOOSE', 'TAKEN', 'OUTSIDE', 'PLAIN', 'CODE', 'package_folder',
+           'sources', 'data_files', 'imported', 'is_idle', 'base_of', 'parameters_of', 'defaults_of', 'handed_to',
+           'fills', 'changed_in', 'functions_of', 'changed_by', 'called_in', 'adds', 'is_for_checkers', 'run_with',
+           'Module', 'makes_by_text', 'rebinds', 'binds', 'makes', 'bound', 'Reader', 'Names', 'Scopes', 'Loops',
+           'Typed', 'Counted', 'Definition', 'digest_of', 'Code', 'may_change_others', 'changed_elsewhere', 'touched',
            'changed_by_call', 'is_told', 'entered_below', 'made_from', 'told_by', 'held_by', 'put_in_words', 'Reached',
            'shown', 'reach', 'entries', 'files_named', 'differences', 'sentence_of', 'source_of', 'project_of',
            'imports_of', 'prefixes', 'take_in', 'is_as_read']
@@ -36,12 +36,18 @@ from .files import several, sha256
 PACKAGE = "mixrepro"
 
 # %% ../nbs/04_fingerprint.ipynb #b7d54761
-def sources(folder: Path = Path(mixrepro.__file__).parent) -> dict[str, str]:
+def package_folder() -> Path:
+    "Where the package's own modules are."
+    if getattr(mixrepro, "__file__", None): return Path(mixrepro.__file__).parent
+    raise ImportError(f"the folder {[*mixrepro.__path__][0]} hides the installed package, whose name it has: "
+                      "call Python in another folder, or give this one another name")
+
+def sources(folder: Path = package_folder()) -> dict[str, str]:
     "The source of every module of the package, by the module's name."
     def name(p): return ".".join((PACKAGE, *p.relative_to(folder).with_suffix("").parts)).removesuffix(".__init__")
     return {name(p): p.read_text(encoding="utf-8") for p in sorted(folder.rglob("*.py")) if p.name != "_modidx.py"}
 
-def data_files(folder: Path = Path(mixrepro.__file__).parent) -> dict[str, Path]:
+def data_files(folder: Path = package_folder()) -> dict[str, Path]:
     "The files of the package that are no code, by their place in it; published numbers have a digest of their own."
     every = [p for p in sorted(folder.rglob("*.*")) if p.suffix not in (".py", ".pyc", ".typed") and p.is_file()]
     return {str(p.relative_to(folder)): p for p in every if p.parent.name not in ("reported", "__pycache__")}
