@@ -6,7 +6,7 @@
 __all__ = ['HEAD', 'HOW', 'PLACE', 'Tables', 'number', 'Effect', 'asked', 'freedom', 'standard_error', 'tested', 'alike',
            'estimated', 'mean_of', 'unpaired', 'tabled', 'as_it_stands', 'Over', 'Paired', 'Asked', 'exact', 'share',
            'Claim', 'Found', 'against_it', 'shown', 'alone', 'verdict', 'ledger', 'needed', 'interval', 'frame',
-           'in_words', 'page', 'tally']
+           'in_words', 'page', 'tally', 'own_numbers']
 
 # %% ../../nbs/repro/86_claim.ipynb #82422f9d
 import math
@@ -69,6 +69,7 @@ class Effect:
     exact: bool = False          # a computation without chance: no interval is needed
     unit: str = "points"
     df: float | None = None      # degrees of freedom of the interval; None: those of n seeds, or not known
+    coin: float | None = None    # of a count that the paper prints: p-value of its own sign test
 
 # %% ../../nbs/repro/86_claim.ipynb #5d993ed7
 def asked(e: Effect, value: float | None) -> bool | None:  # None: no number
@@ -268,12 +269,16 @@ def exact(what: str, value: float | None, paper: float | None = None, **more: An
     return Effect(what, paper=paper, ours=None if value is None else float(value), exact=True, unit="", **more)
 
 # %% ../../nbs/repro/86_claim.ipynb #eda303ef
-def share(what: str, k: int, n: int, paper: float | None = None, bound: float = .5) -> Effect:
-    "A count k of n against a share, by the exact binomial test."
-    if not n: return Effect(what, paper=paper, bound=bound, unit="")
-    found = stats.binomtest(int(k), int(n), bound)
-    ends = found.proportion_ci(LEVEL)
-    return Effect(what, paper, k / n, ends.low, ends.high, found.pvalue, int(n), over="sets", bound=bound, unit="")
+def share(what: str, k: int, n: int,
+          printed: tuple[int, int] = (),  # k and n of the paper; none: not printed
+          bound: float = .5) -> Effect:
+    "A count k of n against a share, by the exact two-sided binomial test."
+    def test(k, n): return stats.binomtest(int(k), int(n), bound)
+    theirs = dict(paper=printed[0] / printed[1], coin=test(*printed).pvalue) if printed else {}
+    if not n: return Effect(what, bound=bound, unit="", **theirs)
+    ends = test(k, n).proportion_ci(LEVEL)
+    return Effect(what, ours=k / n, low=ends.low, high=ends.high, p=test(k, n).pvalue, n=int(n), over="sets",
+                  bound=bound, unit="", **theirs)
 
 # %% ../../nbs/repro/86_claim.ipynb #d9ffd2db
 @dataclass(frozen=True)
@@ -309,7 +314,9 @@ class Found:
         "Whether the paper's own numbers bear it out."
         answers = [a for e in self.effects if (a := asked(e, e.paper)) is not None]
         if not answers: return "not printed"
-        return "yes" if all(answers) else "no" if not any(answers) else f"in {sum(answers)} of {len(answers)}"
+        if not all(answers): return f"in {sum(answers)} of {len(answers)}" if any(answers) else "no"
+        p = max((e.coin for e in self.effects if e.coin is not None), default=0.)
+        return f"yes, as a coin might (p = {p:.2g})" if p >= 1 - LEVEL else "yes"
 
 # %% ../../nbs/repro/86_claim.ipynb #bb3495b4
 def against_it(e: Effect) -> float:
@@ -388,7 +395,8 @@ def frame(found: list[Found],
 
 # %% ../../nbs/repro/86_claim.ipynb #a30de16e
 HEAD = ("", "Where", "The claim", "Verdict", "Measured", "Its own numbers", "Formula", "Artefact")
-HOW = ("Its own numbers: whether the claim follows from what the paper prints. "
+HOW = ("Its own numbers: whether the claim follows from what the paper prints; as a coin might: it does, by a count "
+       "that is no further from one half than a coin's often is (exact two-sided sign test). "
        "Measured: of all comparisons that a claim makes, the one that speaks most against it, with a 95% interval; "
        "behind it how many of them were run; so behind another scale's verdict, where it was not all. "
        "Verdict: after Holm's correction among the claims of one paper that have a p-value; "
@@ -439,3 +447,12 @@ def tally(data: pd.DataFrame) -> pd.DataFrame:  # from `frame`; papers by verdic
     words = ["holds", "does not hold", "undecided", "not run", "withheld"]
     found = pd.crosstab(data.paper, data.verdict).reindex(columns=words, fill_value=0)
     return found.loc[list(dict.fromkeys(data.paper)), [w for w in words if found[w].any()]]
+
+# %% ../../nbs/repro/86_claim.ipynb #e1b64d01
+def own_numbers(data: pd.DataFrame) -> str:  # from `frame`
+    "How many claims the papers' own numbers bear out, as a sentence."
+    word = data["paper's numbers"]
+    yes, none, coin = word.str.startswith("yes"), (word == "not printed").sum(), word.str.startswith("yes, ").sum()
+    apart = f" ({coin} of them by a count that a coin might give)" * bool(coin)
+    return (f"{yes.sum()} follow from the paper's own numbers{apart}, {len(data) - yes.sum() - none} do not or only "
+            f"in part; for {none} none are printed.")

@@ -42,8 +42,8 @@ def by_set(data: pd.DataFrame, method: str, against: str, value: str) -> pd.Seri
 def more_sets(id: str, method: str, against: str, tables: Tables) -> list:  # of `Effect`
     "The share of sets that gain, of those that gain or lose; the note's count beside."
     d, printed = by_set(tables[id], method, against, "accuracy"), reported("genlabel", id).set_index("column")["mean"]
-    paper = float(printed["data sets that gain"] / printed["data sets"])
-    return [share(f"sets in which {method} gains over {against}", (d > 0).sum(), (d != 0).sum(), paper)]
+    theirs = printed["data sets that gain"], printed["data sets"]
+    return [share(f"sets in which {method} gains over {against}", (d > 0).sum(), (d != 0).sum(), theirs)]
 
 def mean_gain(id: str, against: str, value: str, tables: Tables) -> list:  # of `Effect`
     "The mean gain of GenLabel over the sets, and its interval over them; the least gain that the note prints beside."
@@ -63,7 +63,7 @@ def OPENML(method: str, against: str) -> Asked:
         d, printed = by_set(tables["gl-openml-accuracy"], method, against, "accuracy"), note_counts()
         up, down = (d > ON_PAR).sum(), (d < -ON_PAR).sum()
         note = printed.loc[ROWS.get(against, against)]
-        return [share(f"{method} over {against}, sets", up, up + down, note.higher / (note.higher + note.lower))]
+        return [share(f"{method} over {against}, sets", up, up + down, (note.higher, note.higher + note.lower))]
     return Asked("gl-openml-accuracy", f"higher / (higher + lower) > 1/2: {method} over {against}", ask)
 
 # %% ../../../nbs/genlabel/06_claims.ipynb #4c8d162a
