@@ -220,7 +220,7 @@ def sheet(paper: pd.DataFrame,           # from `reported`; empty where the pape
           labels: dict | None = None,    # id -> name to show
           decimals: int = 2,             # of every number on the page
           *, at: str,                    # the scale that was run, a profile's name
-          **more: Any,                   # as `rows`: contrasts, pooled, relative, margin (that of the unit unless given)
+          **more: Any,                   # as `rows`: contrasts, pooled, relative, margin (unless given, of the unit)
           ) -> Sheet:
     "The paper's numbers beside ours with both verdicts."
     pick("spread", spread, ("sd", "min/max"))

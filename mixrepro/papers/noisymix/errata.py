@@ -169,8 +169,9 @@ def categories_led(where: str, says: str, id: str, claim: int) -> Erratum:
 # %% ../../../nbs/noisymix/04_errata.ipynb #d6e08999
 def mended_words(table: pd.DataFrame, name: str, column: str, printed: float, where: str, label: str) -> str:
     "What a caption says of a number that does not fit its row's printed mean."
-    return (f"{label}'s {row(table, name)[column]:.1f} under {column.replace('_', ' ')} is as printed, and most likely a "
-            f"misprint: with {mended(table, name, column, printed):.1f} its row would have the mean that {where} prints.")
+    shown, right = row(table, name)[column], mended(table, name, column, printed)
+    return (f"{label}'s {shown:.1f} under {column.replace('_', ' ')} is as printed, and most likely a misprint: "
+            f"with {right:.1f} its row would have the mean that {where} prints.")
 
 def cutmix_words() -> str:
     "Of CutMix in table 9."
@@ -216,8 +217,8 @@ def of_sentences() -> list[Erratum]:
         ahead("section 1, contributions", "over 4 % ahead of AugMix on ImageNet-C", "nm-table1", "imagenet-c", 4.),
         ahead("Table 12, caption", "more stable by approximately 5 %", "nm-table12", "mean", 5., -1,
               ("augmix", "adversarial"), about=True),
-        ahead("Table 14, caption", "more stable by approximately 5 %, it does not say than whom", "nm-table14", "mean", 5., -1,
-              ("augmix", "puzzlemix", "nfm", "mixup", "manifold-mixup", "erm", "cutmix"), about=True),
+        ahead("Table 14, caption", "more stable by approximately 5 %, it does not say than whom", "nm-table14", "mean",
+              5., -1, ("augmix", "puzzlemix", "nfm", "mixup", "manifold-mixup", "erm", "cutmix"), about=True),
         columns_led("appendix D.3", "NoisyMix is best in 6 of the 10 perturbations of Table 12", "nm-table12", 6),
         categories_led("Figure 6, caption", "NoisyMix leads in 2 of 4 categories", "nm-table6", 2),
         categories_led("Figure 7, caption", "NoisyMix leads in 1 of 4 categories", "nm-table9", 1),

@@ -71,7 +71,8 @@ def with_quiet(paper: pd.DataFrame,  # from `reported`: a row for each method an
 
 # %% ../../../nbs/noisymix/05_tables.ipynb #78933d5c
 RARELY = .05  # of ERM's mean: a flip probability that changes by less has not changed
-CONSTANTS_OF = {"cifar": "CIFAR-10-P", "tiny-imagenet": "Tiny-ImageNet-P", "imagenet": "ImageNet-P"}  # keys of `SEQUENCES`
+# a key of `SEQUENCES` -> whose constants those are
+CONSTANTS_OF = {"cifar": "CIFAR-10-P", "tiny-imagenet": "Tiny-ImageNet-P", "imagenet": "ImageNet-P"}
 
 def filmed_words(found: dict,     # of one network, from the metric `flips`
                  n_test: int,     # images of the test set
