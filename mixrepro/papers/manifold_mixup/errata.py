@@ -155,15 +155,20 @@ def enough_dimensions(d: int = 10,  # classes
                       ) -> Erratum:
     "How many dimensions a loss of zero needs (abstract, theorem 1, corollary 1)."
     floors = {f"dim(H) = {k}": linear_floor(d, k, 2 * d) for k in (d - 2, d - 1, d)}
-    bent = bent_cases((2,), sizes, 1000, np.random.default_rng(0), d)["nearest neighbours"].tolist()
+    def bends(k, states):
+        return bent_cases((k,), sizes, 1000, np.random.default_rng(0), states)["nearest neighbours"].tolist()
+    bent, apart = bends(2, d), 2 * bends(3, 2 * d)[1]  # (a + b)^2 <= 2 (a^2 + b^2): two labels become one
+    in_three = linear_floor(d, 3, 2 * d)
     least = linear_floor(d, 2, 2 * d)
     lost = {"least of an affine map": least} | {f"{n:,} mixtures": v for n, v in zip(sizes, bent)}
     return erratum("abstract; theorem 1; corollary 1",
         "a loss of zero needs more dimensions than there are classes, and then holds the states of a class together", (
             Finding(f"for an affine map one less than the {d} classes is enough", floors,
                     floors[f"dim(H) = {d - 1}"] == 0 < floors[f"dim(H) = {d - 2}"]),
-            Finding("in two dimensions a map that may bend falls far below an affine one's least, and on with more "
-                    "mixtures, whatever a class's states", lost, bent[1] < bent[0] / 10 and bent[1] < least / 10)))
+            Finding("in two dimensions a map that may bend falls far below an affine one's least, further with more "
+                    "mixtures", lost, bent[1] < bent[0] / 10 and bent[1] < least / 10),
+            Finding("so it does in three where the two states of each class lie anywhere on a sphere",
+                    {"at most": apart, "least of an affine map": in_three}, apart < in_three / 10)))
 
 # %% ../../../nbs/manifold_mixup/02_errata.ipynb #b96a2054
 def depth_of_wide_resnet() -> Erratum:
