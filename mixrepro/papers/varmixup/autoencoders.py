@@ -119,7 +119,8 @@ def informative(vae: nn.Module, train: ImageSet, test: ImageSet,  # image sets
     line = make_pipeline(StandardScaler(), LogisticRegression(max_iter=2000)).fit(memory.numpy(), y.numpy())
     near, own = vote(y[nearest(memory, asked, k)], test.k), noise(vae, train)
     return {"spread": memory.std(0).mean().item(), "noise": own.sqrt().mean().item(),
-            "share": (own / (own + memory.var(0)).clamp(min=1e-30)).mean().item(), "linear": line.score(asked.numpy(), test.y.cpu().numpy()),
+            "share": (own / (own + memory.var(0)).clamp(min=1e-30)).mean().item(),
+            "linear": line.score(asked.numpy(), test.y.cpu().numpy()),
             "neighbours": (near == test.y.cpu()).double().mean().item()}
 
 # %% ../../../nbs/varmixup/04_autoencoders.ipynb #0d043282
