@@ -66,8 +66,8 @@ def theorem_1(tables: Tables) -> list:  # of `Effect`
     data = tables["mm-theorem1"]
     data = data[data.what == "linear"]
     enough = data["dim(H)"] >= data.d - 1
-    return [exact("1e-12 less the largest loss, enough dimensions", 1e-12 - data.constructed[enough].max()),
-            exact("the least loss, too few dimensions", data["least of a linear map"][~enough].min())]
+    return [exact("1e-12 less the largest loss, enough dimensions", 1e-12 - data.constructed[enough].max(skipna=False)),
+            exact("the least loss, too few dimensions", data["least of a linear map"][~enough].min(skipna=False))]
 
 def third_class(tables: Tables) -> list:  # of `Effect`
     "How far the share of middle points that show a third class is from none."
