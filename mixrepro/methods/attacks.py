@@ -20,7 +20,7 @@ from torch.nn import functional as F
 
 from ..core import pick
 from ..guards import check_generator, check_gradient, check_pair, check_recordable, check_shares, check_tensor
-from .vicinal import log_odds, one_hot, soft_ce
+from .vicinal import at_least_single, log_odds, one_hot, soft_ce
 from ..networks.staged import Net, in_mode
 
 # %% ../../nbs/methods/30_attacks.ipynb #a563f8a5
@@ -83,8 +83,13 @@ def check_range(x: Tensor,                    # images, (B, ...)
                          "normalise inside the network, not before")
 
 # %% ../../nbs/methods/30_attacks.ipynb #33cbb17f
-def check_precision(net: Net) -> None:  # a network, or a function
-    "Refuse a network in half precision, which tells no steps of an attack apart."
+def check_precision(net: Net,                # a network, or a function
+                    x: Tensor | None = None, # images that are measured in their own precision
+                    ) -> None:
+    "Refuse half precision, which tells no steps of an attack apart."
+    if isinstance(x, Tensor) and x.dtype in (torch.float16, torch.bfloat16):
+        raise TypeError(f"an attack moves pixels by less than half precision resolves, got images in {x.dtype}: "
+                        "convert with x.float()")
     weight = next(net.parameters(), None) if isinstance(net, nn.Module) else None
     if weight is not None and weight.dtype in (torch.float16, torch.bfloat16):
         raise TypeError(f"an attack moves pixels by less than half precision resolves, got weights in {weight.dtype}: "
@@ -188,7 +193,8 @@ def divergence(net: Net,      # images -> logits (B, K)
                logp: Tensor,  # log-probabilities at the clean images, (B, K)
                ) -> Tensor:   # nats, (B,)
     "Kullback-Leibler divergence of each prediction from the one given, KL(p || p(x))."
-    return F.kl_div(net(x).log_softmax(1), logp, reduction="none", log_target=True).sum(1)
+    logq, logp = at_least_single(net(x)).log_softmax(1), at_least_single(logp)
+    return F.kl_div(logq, logp, reduction="none", log_target=True).sum(1)
 
 # %% ../../nbs/methods/30_attacks.ipynb #ada8f1f3
 def balanced(rest: Tensor,  # how each class is pulled, over the scale; whatever at `own`, (B, K)

@@ -15,12 +15,14 @@ from torch.nn import functional as F
 
 from ..core import choice
 from .base import Method
+from .vicinal import at_least_single
 
 # %% ../../nbs/methods/24b_kl_vae.ipynb #01a3a39f
 def divergence(mean: Tensor,    # float (B, d)
                logvar: Tensor,  # of the same shape
                ) -> Tensor:     # float (B,), at or above 0
     "Kullback-Leibler divergence of Gaussians from the standard normal (VarMixup paper, eq. 6)."
+    mean, logvar = at_least_single(mean), at_least_single(logvar)
     return .5 * (mean.square() + logvar.exp() - 1 - logvar).sum(1)
 
 # %% ../../nbs/methods/24b_kl_vae.ipynb #23bd7aac

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from ..core import choice
 from .attacks import STARTS, trades_attack
 from .base import Method
-from .vicinal import floored, one_hot
+from .vicinal import at_least_single, floored, one_hot
 from ..networks.staged import MODES, Net
 
 # %% ../../nbs/methods/32_trades.ipynb #1cae8b91
@@ -25,6 +25,7 @@ def trades_loss(clean: Tensor,   # logits at the images, (B, K)
                 beta: float,     # weight of the second term, 0 or above
                 ) -> Tensor:     # nats, shape ()
     "Loss on the image plus the divergence of the prediction beside it (Zhang et al., 2019, eq. 5)."
+    clean, moved, target = (at_least_single(v) for v in (clean, moved, target))
     clean, moved = floored(clean), floored(moved)
     kl = F.kl_div(moved.log_softmax(1), clean.log_softmax(1), reduction="batchmean", log_target=True)
     return F.cross_entropy(clean, target) + beta * kl

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SCOPES', 'LOSSES', 'by_rows', 'copied', 'taken', 'check_mixable', 'Mix', 'check_alpha', 'draw_lambda', 'draw_mix',
-           'one_hot', 'log_odds', 'floored', 'bce_softmax', 'soft_ce']
+           'one_hot', 'at_least_single', 'log_odds', 'floored', 'bce_softmax', 'soft_ce']
 
 # %% ../../nbs/methods/20_vicinal.ipynb #98b247c9
 import math
@@ -113,6 +113,11 @@ def one_hot(y: Tensor,      # labels, int64 (B,)
     "Labels as rows of the identity, so that they can be mixed."
     check_pair(like, y, look=not y.is_cuda)
     return F.one_hot(y, like.shape[1]).to(like.dtype)
+
+# %% ../../nbs/methods/20_vicinal.ipynb #55781979
+def at_least_single(v: Tensor) -> Tensor:  # float, of any shape -> float32, or float64 if it is
+    "Half precision made single, because half has three digits and a difference of logarithms needs more."
+    return v.to(torch.promote_types(v.dtype, torch.float32))
 
 # %% ../../nbs/methods/20_vicinal.ipynb #bf4cca21
 def log_odds(logits: Tensor,  # (B, K)

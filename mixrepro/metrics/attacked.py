@@ -19,6 +19,7 @@ from ..data.images import ImageSet
 from ..guards import check_counts_of, check_labels, check_networks
 from ..methods.attacks import (PULLS, STARTS, ascend, check_budget, check_precision, check_range, log_target,
                                       slope, still_at, tilt)
+from ..methods.vicinal import at_least_single
 from .accuracy import checked_logits, evaluating, shares
 from ..networks.staged import Net, in_mode
 
@@ -63,6 +64,7 @@ class FGSM(Choices):
              y: Tensor,  # labels, int64 (B,)
              ) -> tuple[Tensor, Tensor]:  # as from a call; where the gradient is exactly 0, bool (B,)
         check_range(x, (0, 1))
+        x = at_least_single(x)  # in half precision a step of 8/255 would be rounded to one of 8.5
         way, _, still = direction(net, x, y, self.criterion)
         moved = x + self.eps * unit_of(net, self.space) * way
         return moved.clamp(0, 1) if self.space == "pixel" else moved, still
@@ -146,7 +148,7 @@ class Unbounded(Choices):
              ) -> tuple[Tensor, Tensor]:  # as from a call; where the climb ended at a gradient of exactly 0, bool (B,)
         check_range(x, (0, 1)); check_labels(y, len(x))
         fell = torch.full((len(x),), self.steps + 1, device=x.device)
-        left, at, stuck = torch.arange(len(x), device=x.device), x, torch.zeros_like(fell, dtype=torch.bool)
+        left, at, stuck = torch.arange(len(x), device=x.device), at_least_single(x), torch.zeros_like(fell, dtype=torch.bool)
         for t in range(self.steps + 1):
             way, stands, still = direction(net, at, y[left], "ce")
             fell[left[~stands]], stuck[left] = t, still & stands

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ..guards import check_gradient, check_labels, check_logits
-from ..methods.attacks import check_budget, slope, tilt
+from ..methods.attacks import check_budget, check_precision, slope, tilt
 
 # %% ../../nbs/metrics/79_boundary.ipynb #9b8694de
 def check_classes(x: Tensor, y: Tensor, k: int | None = None) -> None:  # as for `signed_step`; k: classes
@@ -30,7 +30,7 @@ def signed_step(net: Callable,  # (G, M, m, d) -> logits (G, M, m, K)
     "The fast gradient sign method (GenLabel note, robust accuracy)."
     if not isinstance(eps, Tensor): check_budget(eps, eps, 1)
     elif not x.is_cuda: check_budget(eps.min(), eps.max(), 1)
-    check_classes(x, y)
+    check_classes(x, y); check_precision(net, x)
     def pull(logits):
         flat = logits.flatten(0, 2)
         check_classes(x, y, flat.shape[1])

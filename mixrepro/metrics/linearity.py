@@ -96,7 +96,7 @@ def linearity_errors(net: Net,                          # images (B, C, H, W) in
                      ) -> Tensor:                       # float64 (R, B), not negative, not falling with R
     "The largest departure of the loss from its tangent plane that the search finds (VarMixup paper, eq. 12)."
     check_radii(radii)
-    check_range(x, (0., 1.))
+    check_range(x, (0., 1.)); check_precision(net, x)
     with in_mode(net, "eval"):
         if loss is cross_entropy:
             with torch.no_grad(): check_own(net, x, y)

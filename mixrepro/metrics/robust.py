@@ -17,6 +17,7 @@ from ..data.images import ImageSet
 from ..guards import check_counts_of, check_labels, check_networks
 from ..methods.apgd import CLIMBS, apgd
 from ..methods.attacks import still_at
+from ..methods.vicinal import at_least_single
 from .accuracy import checked_logits, evaluating, shares
 from ..networks.staged import Net
 
@@ -75,7 +76,7 @@ class AutoAttack(Choices):
             attack = Theirs(net, eps=eps, seed=self.seed, version=self.version, device=x.device)
             others = net(x[:1]).shape[1] - 1
             for part in (attack.apgd_targeted, attack.fab): part.n_target_classes = min(part.n_target_classes, others)
-            bad, _ = attack.run_standard_evaluation(x, y, batch_size=len(x))
+            bad, _ = attack.run_standard_evaluation(at_least_single(x), y, batch_size=len(x))
         return bad, torch.zeros_like(y, dtype=torch.bool)
 
 # %% ../../nbs/metrics/75b_robust.ipynb #15d70b2f
