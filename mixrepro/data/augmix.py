@@ -265,13 +265,17 @@ def laid_over(x: Tensor,       # images, float (N, C, H, W) in [0, 1]
     return out
 
 # %% ../../nbs/data/02c_augmix.ipynb #60a0d2bd
-def check_grey_levels(x: Tensor) -> None:  # images, float
+def check_grey_levels(x: Tensor,              # images, float
+                      who: str = "AugMix",    # asks for them
+                      ) -> None:
     "Refuse what is no image in [0, 1], give or take rounding; on a GPU it would make every batch wait for the host."
+    check_tensor(x, "images")
+    if not x.is_floating_point(): raise TypeError(f"images must be float in [0, 1], got {x.dtype}: divide by 255")
     if len(x) and not x.numel(): raise ValueError(f"images have no pixels, shape {tuple(x.shape)}")
     if x.is_cuda or not x.numel(): return
     low, high = (v.item() for v in x.float().aminmax())
     if not -1 / 510 <= low <= high <= 1 + 1 / 510:
-        raise ValueError(f"AugMix works on grey levels: images must be in [0, 1], got {low:.3g} to {high:.3g}: "
+        raise ValueError(f"{who} works on grey levels: images must be in [0, 1], got {low:.3g} to {high:.3g}: "
                          "normalise inside the network, not before")
 
 # %% ../../nbs/data/02c_augmix.ipynb #a100af0c

@@ -11,7 +11,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..core import choice
+from ..core import check_allowed, choice
+from ..data.augmix import check_grey_levels
+from ..guards import check_image_batch
 from .base import Supervised
 from .manifold_mixup import on_host
 from .vicinal import one_hot
@@ -35,6 +37,7 @@ def auto_augment(x: Tensor,             # images, float (B, C, H, W) in [0, 1], 
                  ) -> Tensor:           # whole grey levels over 255, the same shape
     "torchvision's AutoAugment (Cubuk et al., 2019), with a draw for each image."
     from torchvision.transforms.v2 import AutoAugment, AutoAugmentPolicy
+    check_grey_levels(x, "AutoAugment"); check_image_batch(x, "AutoAugment"); check_allowed(policy, "policy", POLICIES)
     if x.shape[1] not in (1, 3):
         raise ValueError(f"AutoAugment needs grey images or colour images, (B, 1 or 3, H, W), got {tuple(x.shape)}")
     change, levels = AutoAugment(AutoAugmentPolicy(policy)), (255 * x).round().byte()

@@ -63,6 +63,14 @@ class Stream:
             raise TypeError(f"rng must be a generator, such as torch.Generator().manual_seed(0), got {rng!r}")
         self.rng, self.worker = rng, None
 
+    def __getstate__(self) -> dict:  # as bytes: a tensor made here would be gone before a new process has fetched it
+        return vars(self) | {"rng": (self.rng.device, self.rng.get_state().numpy().tobytes())}
+
+    def __setstate__(self, kept: dict) -> None:
+        device, state = kept["rng"]
+        rng = torch.Generator(device).set_state(torch.frombuffer(bytearray(state), dtype=torch.uint8))
+        vars(self).update(kept, rng=rng)
+
     def here(self) -> torch.Generator:
         "The generator of this process."
         info = get_worker_info()

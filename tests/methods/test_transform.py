@@ -119,6 +119,14 @@ def test_a_transform_can_be_sent_to_a_worker_that_is_started_anew():
     assert all(map(torch.equal, sent(X, Y), mix(X, Y)))
 
 
+@pytest.mark.parametrize("start", ["spawn", "forkserver"])
+def test_workers_that_are_started_anew_draw_as_forked_ones(start):
+    "Each a stream of its own, the same with the same seed, whatever starts the process."
+    found = epochs(seeded(3), num_workers=2, multiprocessing_context=start)
+    drawn = [v for v in found[0] if v < 1]
+    assert len(set(drawn)) == len(drawn) > 2 and found == epochs(seeded(3), num_workers=2)
+
+
 @pytest.mark.parametrize("name", sorted(METHODS))
 def test_every_method_is_a_transform_or_says_in_a_sentence_why_not(name):
     rest = {"varmixup", "mixup-r", "erm-r", "adv-varmixup"}, {"no-intrusion"}, {"genmix", "genmix-gan", "finetune", "factor-mixup"}
