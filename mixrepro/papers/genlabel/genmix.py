@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['PANELS', 'examples_of', 'made_of_run', 'middles', 'lie', 'middles_of', 'middle_points', 'left_out', 'moved_far',
-           'boundaries', 'off_middle', 'draw_panel', 'draw_generated', 'draw_shapes']
+           'vanilla_beside', 'boundaries', 'off_middle', 'draw_panel', 'draw_generated', 'draw_shapes']
 
 # %% ../../../nbs/genlabel/05_genmix.ipynb #e9ea1405
 import warnings
@@ -100,6 +100,16 @@ def moved_far(counts: pd.DataFrame, runs: dict, labels: dict) -> str:  # from `l
     return ("Moved far: the note asks for d(x + δ, m*) >> d(x, x + δ), so that the places m* nearest to the start may "
             f"be held fixed. Read as {' and '.join(f'{t:g}' for t in times)} times, it fails for {each} of the "
             "candidates that were found with a GAN; they are counted, and kept where all else is met.")
+
+# %% ../../../nbs/genlabel/05_genmix.ipynb #9c1937a1
+def vanilla_beside(data: pd.DataFrame, labels: dict) -> str:  # of a table of errors, percent; names to show
+    "Vanilla training's error on the circles, ours and the note's."
+    mine = data[(data.method == "erm") & data.column.str.startswith("circle")]
+    mine = mine.dropna(subset=["our mean (%)", "paper mean (%)"])
+    def text(mean, sd): return f"{mean:.2f}" + ("" if pd.isna(sd) else f" ± {sd:.2f}") + " %"
+    each = [f"{labels[r['column'].removesuffix(' error')]} {text(r['our mean (%)'], r['our sd (%)'])} "
+            f"(the note {text(r['paper mean (%)'], r['paper sd (%)'])})" for _, r in mine.iterrows()]
+    return f"It came to {'; '.join(each)}." if each else "It was not run."
 
 # %% ../../../nbs/genlabel/05_genmix.ipynb #c6fe55b3
 def boundaries(net: Net, side: int = 161, reach: float = 1.3) -> list[np.ndarray]:  # lines, each (M, 2)
