@@ -56,8 +56,9 @@ STARTS = {
 def check_budget(eps: float,   # radius, above 0; inf for none
                  step: float,  # above 0
                  steps: int,   # 1 or more
+                 bounds: tuple[float, float] | None = None,  # the range of a pixel; None for no bounds
                  ) -> None:
-    "Refuse a budget that attacks nothing."
+    "Refuse a budget that attacks nothing, or one in grey levels."
     def number(v):
         return isinstance(v, Real) and not isinstance(v, bool) or isinstance(v, Tensor) and v.numel() == 1
     if not (number(eps) and eps > 0):
@@ -67,6 +68,10 @@ def check_budget(eps: float,   # radius, above 0; inf for none
         raise ValueError(f"the step must be above 0 and finite, in units of [0, 1], got {step}")
     if isinstance(steps, bool) or not isinstance(steps, Integral) or steps < 1:
         raise ValueError(f"the number of steps must be an integer from 1, got {steps}")
+    for name, v in (("radius eps", eps), ("step", step)):
+        if bounds and bounds[1] - bounds[0] < v < math.inf:
+            raise ValueError(f"the {name} {float(v):g} is larger than the range of the images, "
+                             f"[{bounds[0]:g}, {bounds[1]:g}]: if you mean grey levels, write {float(v):g} / 255")
 
 # %% ../../nbs/methods/30_attacks.ipynb #87a0b9f3
 def check_range(x: Tensor,                    # images, (B, ...)
@@ -151,7 +156,7 @@ def ascend(objective: Callable[[Tensor], Tensor],  # images (B, ...) -> one valu
            tell: Callable = tell_flat,             # is shown the gradient of the last step
            ) -> Tensor:                            # float, shape of x
     "Maximise an objective near `x` by projected steps along the sign of its gradient (Madry et al., 2018, eq. 2.2)."
-    check_budget(eps, step, steps)
+    check_budget(eps, step, steps, bounds)
     first, bounds = pick("start", start, STARTS), bounds or (-math.inf, math.inf)
     check_range(x, bounds)
     check_start(start, eps, rng)

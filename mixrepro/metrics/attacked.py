@@ -55,7 +55,7 @@ class FGSM(Choices):
     criterion: str = choice("ce", "paper", "appendix F: the gradient of the loss; 'bce' is the code of Verma et al.")
 
     def __post_init__(self) -> None:
-        check_budget(self.eps, self.eps, 1)
+        check_budget(self.eps, self.eps, 1, (0, 1) if self.space == "pixel" else None)
         pick("space", self.space, SPACES); pick("criterion", self.criterion, PULLS)
 
     def move(self,
@@ -83,7 +83,7 @@ class Iterated(Choices):
     start: str = choice("uniform", "default", "as Madry et al.: a random point of the ball", allowed=STARTS)
     seed: int = choice(0, "default", "of the start", allowed="[0, inf)")
 
-    def __post_init__(self) -> None: check_budget(self.eps, self.step, self.steps)
+    def __post_init__(self) -> None: check_budget(self.eps, self.step, self.steps, (0, 1))
 
     def move(self, net: Net, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         "As for one step; where the gradient is exactly 0 at the last."
@@ -138,7 +138,7 @@ class Unbounded(Choices):
     bounds: bool = choice(False, "paper", "appendix F: unbounded; True keeps pixels in [0, 1]")
 
     def __post_init__(self) -> None:
-        check_budget(math.inf, self.step, self.steps)
+        check_budget(math.inf, self.step, self.steps, (0, 1) if self.space == "pixel" else None)
         pick("space", self.space, SPACES)
 
     def walk(self,

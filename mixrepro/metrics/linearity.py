@@ -38,7 +38,7 @@ def search(gap: Callable[[Tensor], Tensor],  # images (B, ...) -> what is maximi
            steps: int = 10,                  # of 2 eps / steps each
            ) -> Tensor:                      # the highest value seen for each image, (B,)
     "Maximise an objective over the box of radius eps around each image, within [0, 1]."
-    check_budget(eps, eps, steps)
+    check_budget(eps, eps, steps, (0, 1))
     box = lambda z: torch.maximum(torch.minimum(z, (x + eps).clamp(max=1)), (x - eps).clamp(min=0))
     u = 2 * torch.rand(x.shape, dtype=x.dtype, device=x.device, generator=rng) - 1
     start, free = x + eps / 2 * (way + u), dict(eps=math.inf, bounds=None, start="image", best=True)

@@ -16,7 +16,7 @@ from ..core import Choices, choice
 from ..data.images import ImageSet
 from ..guards import check_counts_of, check_labels, check_networks
 from ..methods.apgd import CLIMBS, apgd
-from ..methods.attacks import still_at
+from ..methods.attacks import check_budget, still_at
 from ..methods.vicinal import at_least_single
 from .accuracy import checked_logits, evaluating, shares
 from ..networks.staged import Net
@@ -89,6 +89,7 @@ def check_rising(radii: dict) -> None:  # name -> radius
         raise ValueError(f"radii are numbers, given by name, such as {{'2/255': 2 / 255}}, got {radii!r}")
     if (found := list(radii.values())) != sorted(found) or not found or found[0] <= 0:
         raise ValueError(f"radii must be above 0 and rise, one at least, got {found}")
+    check_budget(found[-1], found[-1], 1, (0, 1))
 
 def standing(net: Net, x: Tensor, y: Tensor,  # images float (B, C, H, W), labels int64 (B,)
              # (net, x, y, eps) -> adversarial images, where the gradient was 0
