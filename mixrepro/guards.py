@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['NotFinite', 'check_tensor', 'check_rows', 'check_image_batch', 'check_logits', 'check_labels', 'check_pair',
            'check_shares', 'check_gradient', 'check_generator', 'check_counts_of', 'check_networks', 'check_said',
-           'check_looked_up', 'check_size_of', 'check_each_said', 'check_recordable']
+           'check_looked_up', 'check_size_of', 'check_each_said', 'check_recordable', 'check_each_once', 'check_places']
 
 # %% ../nbs/03_guards.ipynb #ab552217
 from collections.abc import Collection
@@ -166,3 +166,21 @@ def check_recordable(*tensors: Tensor) -> None:
     if torch.is_inference_mode_enabled() or not any(t.is_inference() for t in tensors): return
     raise ValueError("a tensor was made in torch.inference_mode(), where no gradient can be taken at it: take a copy "
                      "outside of it with clone(), or use torch.no_grad()")
+
+# %% ../nbs/03_guards.ipynb #94d686f3
+def check_each_once(names: object,  # of corruptions, films, rows
+                    what: str,      # they are, for the message
+                    ) -> None:
+    "Refuse a list of names that is none, is empty, or holds one twice."
+    if isinstance(names, str) or not isinstance(names, Collection):
+        raise TypeError(f"{what} are named in a list, got {names!r}: write [{names!r}]")
+    if not names: raise ValueError(f"the list of {what} is empty: name one at least")
+    if twice := [n for n in names if [*names].count(n) > 1]:
+        raise ValueError(f"{what} are named once each, got {twice[0]!r} {[*names].count(twice[0])} times")
+
+# %% ../nbs/03_guards.ipynb #2e2be34a
+def check_places(index: object) -> None:  # of images, in their set; None: all
+    "Refuse a mask where places are asked for."
+    if index is None or getattr(torch.as_tensor(index), "dtype", None) != torch.bool: return
+    raise TypeError("index must be places in the set, int64 (N,), got a mask of True and False: "
+                    "use index.nonzero()[:, 0]")

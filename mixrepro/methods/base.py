@@ -143,12 +143,20 @@ def check_batch(method: "Method", net: Net, x: Tensor, y: Tensor) -> None:
     check_labels(y, len(x), look=not y.is_cuda)
 
 # %% ../../nbs/methods/20b_base.ipynb #f59b412c
-def check_index(index: object) -> None:  # as for `Method.loss`
+def check_index(index: object,         # as for `Method.loss`
+                n: int | None = None,  # images in the batch; any number unless given
+                ) -> None:
     "Refuse places that are none: -1 would be the last image."
     if not isinstance(index, Tensor): return
     if index.is_floating_point() or index.is_complex():
         raise TypeError(f"index must be places in the training set, int64 (B,), got {index.dtype}: use index.long()")
-    if not index.is_cuda and index.dtype != torch.bool and index.numel() and index.min() < 0:
+    if index.dtype in (torch.bool, torch.uint8):
+        raise TypeError(f"index must be places in the training set, int64 (B,), got a mask, {index.dtype}: use "
+                        "index.nonzero()[:, 0], or index.long() where they are places")
+    if n is not None and tuple(index.shape) != (n,):
+        raise ValueError(f"index must be the place of each of the {n} images, int64 ({n},), got shape "
+                         f"{tuple(index.shape)}")
+    if not index.is_cuda and index.numel() and index.min() < 0:
         raise ValueError(f"index must be places in the training set, from 0, got {index.min().item()}")
 
 # %% ../../nbs/methods/20b_base.ipynb #142c934b
@@ -167,7 +175,7 @@ def at_the_door(loss: Callable[..., Tensor]) -> Callable[..., Tensor]:
     "A method's loss, asked for with what can be used."
     @functools.wraps(loss)
     def asked(self, net, x, y, rng, index=None):
-        check_batch(self, net, x, y); check_generator(rng); check_index(index)
+        check_batch(self, net, x, y); check_generator(rng); check_index(index, len(x))
         try: return loss(self, net, x, y, rng, index)
         except (RuntimeError, IndexError, ValueError) as e:
             explain(self, net, x, y, e)
