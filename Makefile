@@ -50,7 +50,7 @@ docs: install
 	@echo 'site/ is made; to read and search it: .venv/bin/python -m http.server --bind 127.0.0.1 --directory site 8000'
 
 lab: install
-	@.venv/bin/python -m jupyterlab nbs/index.ipynb
+	@.venv/bin/python -m jupyterlab $$(test "$$(id -u)" != 0 || echo --allow-root) nbs/index.ipynb
 
 readme: install
 	@.venv/bin/python -m nbconvert --to notebook --execute --inplace --log-level WARN nbs/index.ipynb

@@ -11,7 +11,7 @@ __all__ = ['catalogue', 'artefact', 'scales', 'allotted_time', 'fingerprints', '
            'allotted', 'way', 'rounds', 'tell_left', 'PassOn', 'reproduce', 'complaint', 'show', 'report',
            'make_report', 'outputs', 'adopt_figures', 'adopt', 'packages', 'prefix_of_kernel', 'kernel', 'trial',
            'set_aside', 'spoilt', 'checks', 'doctor', 'bench', 'data_get', 'data_about', 'data_rows', 'data_verify',
-           'data_add', 'every_kind', 'data_make', 'data_split', 'placed', 'refused', 'main']
+           'data_add', 'every_kind', 'data_make', 'data_split', 'placed', 'unnamed', 'refused', 'main']
 
 # %% ../nbs/workflow/93_cli.ipynb #7198371c
 import contextlib
@@ -801,6 +801,19 @@ def placed(e: BaseException) -> str:
     where = f", in {own[-1].filename}, line {own[-1].lineno} ({own[-1].name})" if own else ""
     return f"{worded(type(e).__name__, str(e))}{where}; PYTHONDEVMODE=1 shows the traceback"
 
+# %% ../nbs/workflow/93_cli.ipynb #c114477a
+def unnamed(e: OSError) -> str:  # empty where nothing is known
+    "What a system's error is about that names no file."
+    try: os.getcwd()
+    except FileNotFoundError: return "the current folder is gone: change to one that is there"
+    try: print(end="", flush=True)
+    except BrokenPipeError: return ""
+    except OSError as full:
+        deafen()
+        advice = ADVICE.get(full.errno, "see where it leads")
+        return f"the standard output cannot be written: {(full.strerror or str(full)).lower()}; {advice}"
+    return ""
+
 # %% ../nbs/workflow/93_cli.ipynb #77790e39
 def refused(e: Exception) -> tuple[str | None, int]:  # the sentence, None for a fault of ours; the exit code
     "What a person is told of an exception."
@@ -810,6 +823,7 @@ def refused(e: Exception) -> tuple[str | None, int]:  # the sentence, None for a
                         e.format_message().strip().rstrip("."))
         return why and f"{why}: see '{command} --help'", 2
     if isinstance(e.__cause__, EOFError) and type(e).__name__ == "Abort": e = e.__cause__  # Typer's, for any file's end
+    if isinstance(e, OSError) and not e.filename and (why := unnamed(e)): return why, 1
     if isinstance(e, OSError) and e.filename and str(e).startswith("[Errno"):  # nobody has said yet what was wanted
         advice = ADVICE.get(e.errno)
         return f"{os.fsdecode(e.filename)} cannot be used: {e.strerror.lower()}{f'; {advice}' if advice else ''}", 1
@@ -821,6 +835,8 @@ def refused(e: Exception) -> tuple[str | None, int]:  # the sentence, None for a
 def main() -> None:
     "The entry point: every refusal is one sentence on the error stream."
     code, sentence = 0, ""
+    if not (width := os.environ.get("COLUMNS", "80")).isdecimal() or not 20 <= int(width[:9]) < 10_000:
+        del os.environ["COLUMNS"]  # no terminal is so wide, and what prints help would fail on it
     for stream in filter(None, (sys.stdout, sys.stderr)): stream.reconfigure(errors="backslashreplace")
     try:
         with heard(SIGTERM, SIGHUP): code = app(prog_name="mixrepro", standalone_mode=False) or 0

@@ -420,3 +420,13 @@ def test_a_folder_that_is_no_place_for_an_environment(tmp_path, make, intact):
     (linked / ".venv").symlink_to(intact / ".venv")
     assert ".venv is a link to" in sentence(make(linked, ok=False))
     assert make(intact) == "", "another's environment is not emptied"
+
+
+@pytest.mark.parametrize("uid, said", [(0, ["-m", "jupyterlab", "--allow-root", "nbs/index.ipynb"]), (1000, ["-m", "jupyterlab", "nbs/index.ipynb"])])
+def test_lab_opens_for_root_too(tmp_path, uid, said):
+    "JupyterLab refuses root unless it is told otherwise, and in a container there is often nobody else."
+    shutil.copy(ROOT / "Makefile", tmp_path)
+    script(tmp_path / ".venv" / "bin" / "python", "#!/bin/sh\necho \"$@\"\n"), script(tmp_path / "bin" / "id", f"#!/bin/sh\necho {uid}\n")
+    done = subprocess.run([MAKE, "-s", "-o", "install", "lab"], cwd=tmp_path, capture_output=True, text=True, timeout=60,
+                          env=dict(os.environ, PATH=f"{tmp_path / 'bin'}:{os.environ['PATH']}"))
+    assert done.stdout.split() == said and not done.returncode, done.stderr

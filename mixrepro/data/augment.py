@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ..guards import check_generator, check_image_batch, check_pixels
+
 # %% ../../nbs/data/02_augment.ipynb #4948da01
 @dataclass(frozen=True)
 class Crop:
@@ -28,6 +30,7 @@ class Crop:
         if x.dim() != 4 or len(x) != len(self.top):
             raise ValueError(f"this draw is for images ({len(self.top)}, C, H, W), got {tuple(x.shape)}")
         h, w = x.shape[2:]
+        check_pixels(x, f"a crop with a border of {self.pad}", self.pad + 1)  # some windows would be border only
         row, col = torch.arange(h, device=x.device), torch.arange(w, device=x.device)
         row, col = self.top[:, None] + row, self.left[:, None] + torch.where(self.mirror[:, None], w - 1 - col, col)
         row = row[:, None, :, None].expand(*x.shape[:3], w + 2 * self.pad)
@@ -52,6 +55,7 @@ def crop_flip(x: Tensor,             # images, uint8 or float (B, C, H, W)
               flip: bool = True,     # mirror every second image on average
               ) -> Tensor:           # same shape, dtype and device
     "Random crop with zero padding, then random horizontal flip, drawn for each image by itself."
+    check_generator(rng)
     if rng.device.type != x.device.type:
         raise ValueError(f"images are on {x.device} but the generator on {rng.device}: "
                          f"make one with torch.Generator({x.device.type!r})")
@@ -62,6 +66,7 @@ def resized_crop(x: Tensor,             # images, uint8 or float (B, C, H, W)
                  rng: torch.Generator,  # on the device of the images
                  ) -> Tensor:           # same shape, dtype and device
     "A window of random size, shape and place, read at the size of the image and mirrored by a coin."
+    check_image_batch(x, "a resized crop"); check_generator(rng)
     area, shape, right, down, coin = torch.rand(5, len(x), generator=rng, device=x.device)
     area, r = .08 + .92 * area, (4 / 3) ** (2 * shape - 1)
     w, h = (area * r).sqrt().clamp(max=1), (area / r).sqrt().clamp(max=1)

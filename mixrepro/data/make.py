@@ -31,6 +31,7 @@ from .datasets import DATASETS, load
 from .images import data_root, integer_labels, read_array, typed
 from .perturbations import PERTURBATIONS, SEQUENCES, frames, perturb
 from ..files import explained, flush_folder, sha256, write_atomic
+from ..guards import check_each_once
 
 # %% ../../nbs/data/07_make.ipynb #3c39cc80
 @dataclass(frozen=True)
@@ -221,8 +222,10 @@ def _make(plan: _Plan, images: _Images, y: np.ndarray | None, folder: Path, batc
 # %% ../../nbs/data/07_make.ipynb #64a920d8
 def _chosen(what: str, kinds, table: str, tables: dict) -> dict:
     "The constants of each kind."
+    kinds = [kinds] if isinstance(kinds, str) else [*kinds]
+    check_each_once(kinds, f"{what}s")
     constants = pick("table of constants", table, tables)
-    return {kind: pick(what, kind, constants) for kind in ([kinds] if isinstance(kinds, str) else kinds)}
+    return {kind: pick(what, kind, constants) for kind in kinds}
 
 # %% ../../nbs/data/07_make.ipynb #8d642045
 def make_c(images: Tensor | np.ndarray | str | Path,  # uint8 (N, C, H, W), or array (N, H, W, C) or its .npy

@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['BYTES', 'HAS', 'altered', 'Frozen', 'Piece', 'MethodPart', 'parts_of', 'state_of', 'restore', 'trainable',
-           'check_range_of', 'check_batch', 'check_index', 'explain', 'at_the_door', 'Method', 'Supervised']
+           'check_range_of', 'kept_by', 'of_images', 'check_prepared', 'check_batch', 'check_index', 'explain',
+           'at_the_door', 'Method', 'Supervised']
 
 # %% ../../nbs/methods/20b_base.ipynb #907b4e36
 import copy
@@ -116,6 +117,32 @@ def check_range_of(x: Tensor) -> None:
     if low >= 0 and high > BYTES and x.dim() == 4 and x.shape[2:] != (1, 1):
         raise ValueError(f"images must be float in [0, 1], got {low:.3g} to {high:.3g}: divide by 255")
 
+# %% ../../nbs/methods/20b_base.ipynb #0659c45b
+def kept_by(piece: Piece) -> list[SimpleNamespace]:
+    "What a piece and its parts have prepared."
+    own = [vars(piece)["_made"]] if "_made" in vars(piece) else []
+    return own + [made for part in parts_of(piece).values() for made in kept_by(part)]
+
+def of_images(made: SimpleNamespace, n: int) -> bool:  # n: numbers in an image
+    "Whether something was prepared on images in [0, 1]: densities and points lie around their mean."
+    if hasattr(made, "vae") or hasattr(made, "vanilla"): return True
+    density = getattr(made, "density", None)
+    if isinstance(density, nn.Module): centre = density.centre if hasattr(density, "centre") else density.mean.mean(0)
+    elif hasattr(made, "drawn"): centre = made.points[:256].flatten(1).mean(0)
+    else: centre = getattr(made, "centre", torch.zeros(0))
+    return centre.numel() == n and bool((centre >= 0).all() and (centre <= 1).all())
+
+def check_prepared(method: "Method", x: Tensor) -> None:
+    "Refuse images of another shape, or range, than those that a method was prepared on; points lie anywhere."
+    if not isinstance(method, Piece) or x.dim() != 4 or tuple(x.shape[2:]) == (1, 1): return
+    for made in kept_by(method):
+        if shape := getattr(getattr(made, "vae", None), "shape", ()): check_size_of(x, shape)
+        if x.is_cuda or not of_images(made, x[0].numel()): continue  # on a GPU every batch would wait for the host
+        low, high = (v.item() for v in x.aminmax())
+        if low < -.5 or high > 1.5:  # noise may go a little beyond
+            raise ValueError(f"{method.name or type(method).__name__} was prepared on images in [0, 1], got "
+                             f"{low:.3g} to {high:.3g}: normalise inside the network, not before")
+
 # %% ../../nbs/methods/20b_base.ipynb #af9d5d6a
 HAS = {"autoencoder": ("posterior", "decode"), "decoder": ("norm",)}
 
@@ -136,19 +163,27 @@ def check_batch(method: "Method", net: Net, x: Tensor, y: Tensor) -> None:
     weights = next((p.dtype for p in own.parameters()), x.dtype) if isinstance(own, nn.Module) else x.dtype
     if x.dtype == torch.float64 != weights:
         raise TypeError(f"images are float64, but the network's weights {weights}: convert with x.float()")
-    check_range_of(x)
+    check_range_of(x); check_prepared(method, x)
     if method.trains in ("gan", "class-gan") and hasattr(own, "shape"): check_size_of(x, own.shape)
     if method.trains != "classifier" or method.unlabelled: return
     check_tensor(y, "labels")
     check_labels(y, len(x), look=not y.is_cuda)
 
 # %% ../../nbs/methods/20b_base.ipynb #f59b412c
-def check_index(index: object) -> None:  # as for `Method.loss`
+def check_index(index: object,         # as for `Method.loss`
+                n: int | None = None,  # images in the batch; any number unless given
+                ) -> None:
     "Refuse places that are none: -1 would be the last image."
     if not isinstance(index, Tensor): return
     if index.is_floating_point() or index.is_complex():
         raise TypeError(f"index must be places in the training set, int64 (B,), got {index.dtype}: use index.long()")
-    if not index.is_cuda and index.dtype != torch.bool and index.numel() and index.min() < 0:
+    if index.dtype in (torch.bool, torch.uint8):
+        raise TypeError(f"index must be places in the training set, int64 (B,), got a mask, {index.dtype}: use "
+                        "index.nonzero()[:, 0], or index.long() where they are places")
+    if n is not None and tuple(index.shape) != (n,):
+        raise ValueError(f"index must be the place of each of the {n} images, int64 ({n},), got shape "
+                         f"{tuple(index.shape)}")
+    if not index.is_cuda and index.numel() and index.min() < 0:
         raise ValueError(f"index must be places in the training set, from 0, got {index.min().item()}")
 
 # %% ../../nbs/methods/20b_base.ipynb #142c934b
@@ -167,7 +202,7 @@ def at_the_door(loss: Callable[..., Tensor]) -> Callable[..., Tensor]:
     "A method's loss, asked for with what can be used."
     @functools.wraps(loss)
     def asked(self, net, x, y, rng, index=None):
-        check_batch(self, net, x, y); check_generator(rng); check_index(index)
+        check_batch(self, net, x, y); check_generator(rng); check_index(index, len(x))
         try: return loss(self, net, x, y, rng, index)
         except (RuntimeError, IndexError, ValueError) as e:
             explain(self, net, x, y, e)

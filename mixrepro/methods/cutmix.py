@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ..core import choice, pick
-from ..guards import check_image_batch
+from ..guards import check_pixels
 from .mixing import Mixing
 from .vicinal import SCOPES, Mix, draw_lambda, taken
 from ..networks.staged import Net
@@ -85,5 +85,5 @@ class CutMix(Mixing):
     per: str = choice("batch", "code", "Yun et al.: one box for the batch; 'example' draws one each", allowed=SCOPES)
 
     def draw(self, net: Net, x: Tensor, y: Tensor, rng: torch.Generator) -> CutDraw:
-        check_image_batch(x, "CutMix")
+        check_pixels(x, "CutMix", 3)  # in smaller ones no box has a pixel
         return draw_boxes(len(x), x.shape[2:], self.alpha, self.prob, rng, self.per)

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ..core import choice
+from ..guards import check_pixels
 from .base import Supervised
 from .vicinal import LOSSES, SCOPES, one_hot
 from ..networks.staged import Net
@@ -51,6 +52,7 @@ class Cutout(Supervised):
 
     def cut(self, x: Tensor, rng: torch.Generator, fill: Tensor) -> Tensor:
         "The images with their holes; `fill` has one value per channel, (1, C, 1, 1)."
+        check_pixels(x, f"Cutout with side={self.side}", max(2, self.side))
         mask = holes(len(x) if self.per == "example" else 1, x.shape[2:], self.side or min(x.shape[2:]) // 2, rng)
         return torch.where(mask, fill.to(x.dtype), x)
 

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from ..core import choice
-from ..guards import check_rows, check_size_of
+from ..guards import check_rows, check_same_network, check_size_of
 from ..data.images import ImageSet
 from .adv_mmd_vae import unrecorded
 from .base import altered
@@ -213,7 +213,7 @@ class OnlineGenLabels(OnLine):
 
     @contextmanager
     def watching(self, net: nn.Module, x: Tensor, place: Place) -> Iterator[None]:
-        head_of(net)
+        head_of(net); check_same_network(self.made.density, getattr(net, "module", net))
         with torch.no_grad(), unrecorded(net):
             place.clean = getattr(net, "module", net).features(x[:len(place.mix.partner)])
         with watched(net, place): yield

@@ -22,7 +22,7 @@ from ..data.corrupted import read_p, table_for
 from ..data.images import ImageSet, balanced, data_root
 from ..data.perturbations import EXTRA_PERTURBATIONS, HARDER, PERTURBATIONS, frames, perturb
 from ..data.sources import GENERATED, RELEASED
-from ..guards import check_labels, check_logits, check_rows, check_tensor
+from ..guards import check_each_once, check_labels, check_logits, check_rows, check_tensor
 from .accuracy import predict
 from ..networks.staged import Net
 
@@ -132,6 +132,7 @@ def flips(nets: list,                          # networks, on the device of the 
           # for each network {"films": source, "images": n, "flips": {kind: FP}, "arrays": {"flipped": (kinds, n)}}
           ) -> list[dict]:
     "Flip probabilities of networks under perturbation sequences (NoisyMix paper, tables 12 to 14)."
+    check_each_once(kinds, "perturbations")
     for kind in kinds: pick("perturbation", kind, (*PERTURBATIONS, *EXTRA_PERTURBATIONS, *HARDER))
     released = pick("source of films", source, (GENERATED, RELEASED)) == RELEASED
     check_images(images)
@@ -164,8 +165,9 @@ def check_seeds_of(found: list) -> None:  # as for `baseline`
                      "perturbations")
 
 def check_some(kinds: tuple[str, ...]) -> None:
-    "Refuse a mean over nothing."
+    "Refuse a mean over nothing, and one that counts a perturbation twice."
     if not kinds: raise ValueError("there are no perturbations to average: name one at least")
+    check_each_once(kinds, "perturbations")
 
 # %% ../../nbs/metrics/76_flips.ipynb #8621fc82
 def _of_kinds(found: dict, kinds: tuple[str, ...]) -> np.ndarray:

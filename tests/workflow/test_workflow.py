@@ -394,3 +394,15 @@ def test_no_reader_of_a_reproduction(project):
     assert done.stdout.startswith("reproducing vm-fig2") and done.stderr == "mixrepro: nobody reads on: what is trained is kept, the same command goes on\n"
     assert not (project / "figures").exists() and len(list((project / "runs/.workflow/plans").iterdir())) == 2
     assert not [p for p in psutil.process_iter(["cwd"]) if p.info["cwd"] == str(project)]
+
+
+@pytest.mark.parametrize("shell, said", [
+    ('mkdir gone && cd gone && rmdir ../gone && "$@" list', "the current folder is gone: change to one that is there"),
+    ('"$@" list > /dev/full', "the standard output cannot be written: no space left on device; free some space and run again"),
+    ('"$@" --version > /dev/full', "the standard output cannot be written: no space left on device; free some space and run again"),
+    ('COLUMNS=99999999999999999999 "$@" lits', "No such command 'lits'. Did you mean 'list'?: see 'mixrepro --help'")])
+def test_a_place_where_nothing_can_be_done_is_one_sentence(tmp_path, shell, said):
+    done = subprocess.run(["sh", "-c", shell, "sh", sys.executable, "-m", "mixrepro"], cwd=tmp_path, capture_output=True, text=True, timeout=120,
+                          env=dict(os.environ, PYTHONPATH=str(ROOT), MIXREPRO_HOME="" if "gone" in shell else str(ROOT)))
+    lines = [line for line in done.stderr.splitlines() if "getcwd() failed" not in line]  # the shell's own
+    assert lines == [f"mixrepro: {said}"] and done.returncode, done.stderr
