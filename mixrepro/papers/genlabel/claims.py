@@ -16,7 +16,7 @@ need("pandas")
 import pandas as pd
 
 from .tables import ON_PAR, ROWS, note_counts
-from ...repro.claim import Asked, Claim, Effect, Over, Tables, estimated, exact, share
+from ...repro.claim import OLDER, Asked, Claim, Effect, Over, Tables, estimated, exact, share
 from ...repro.decided import p_of
 from ...repro.estimates import Measured, over_seeds
 from ...repro.rows import reported
@@ -75,7 +75,7 @@ def wider_margin(against: str, tables: Tables) -> list:  # of `Effect`
         wide = data[data.column == column].pivot(index="seed", columns="method", values="value")
         gain = (wide["genlabel"] - wide[against]).dropna()
         return estimated(f"genlabel over {against}, {column}", over_seeds(Measured(gain)), unit="")
-    return [one(c) for c in data.column.unique()]
+    return [one(c) for c in data.column.unique()] or [Effect(f"genlabel over {against}", why=OLDER)]
 
 def fewer_intrude(tables: Tables) -> list:  # of `Effect`
     "How many mixed points fewer intrude under GenLabel's labels, as shares, at the same seeds, for each toy."
@@ -86,14 +86,14 @@ def fewer_intrude(tables: Tables) -> list:  # of `Effect`
         what = f"y_mix over y_gen, {column}, {metric.removeprefix('intrusion, ')}"
         return estimated(what, over_seeds(Measured(wide["y_mix"] - wide["y_gen"])), unit="share")
     found = [one(*key, mine) for key, mine in data.groupby(["column", "metric"], sort=False)]
-    return found or [Effect("y_mix over y_gen")]
+    return found or [Effect("y_mix over y_gen", why=OLDER)]
 
 # %% ../../../nbs/genlabel/06_claims.ipynb #bfd0176b
 def in_some_case(tables: Tables) -> list:  # of `Effect`
     "The margin that logistic labels give over linear ones, of the points for which it speaks most."
     data = tables["gl-margin"]
     data = data[data.what == "logistic over linear"] if "what" in data else data[:0]
-    if data.empty: return [Effect("logistic over linear")]
+    if data.empty: return [Effect("logistic over linear", why=OLDER)]
     r = data.iloc[(data["mean"] / (data.high - data.low)).to_numpy().argmax()]
     return [Effect(f"logistic over linear, {r.clouds}", ours=r["mean"], low=r.low, high=r.high, n=int(r.n),
                    p=min(1., len(data) * p_of(r["mean"], r.low, r.high, r.n)),

@@ -94,7 +94,7 @@ def once_drawn(seed: int) -> Erratum:
     ordered, random = counts(False), counts(True)
     return erratum("Algorithm 3", "π, which says who is mixed with whom, is drawn once, before the loop", (
         Finding("an example has few partners where batches come in one order", ordered, few(ordered), "partners"),
-        Finding("and where they are drawn at random", random, few(random), "partners")))
+        Finding("it has few where batches are drawn at random, too", random, few(random), "partners")))
 
 # %% ../../../nbs/genlabel/02_errata.ipynb #708f2e07
 def algorithms(seed: int) -> list[Erratum]:

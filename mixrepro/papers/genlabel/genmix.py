@@ -89,7 +89,10 @@ def left_out(found: dict) -> pd.DataFrame:  # (row, column) -> `Made` of its run
     return pd.DataFrame(rows).groupby(["data", "method"], sort=False).sum().reset_index()
 
 # %% ../../../nbs/genlabel/05_genmix.ipynb #0334f4b9
-def moved_far(counts: pd.DataFrame, runs: dict, labels: dict) -> str:  # from `left_out`; by (row, column); names to show
+def moved_far(counts: pd.DataFrame,  # from `left_out`
+              runs: dict,            # by (row, column)
+              labels: dict,          # names to show
+              ) -> str:
     "What 'moved far' counts, and for which share of the candidates that were found."
     mine = counts[counts.method == "genmix-gan"]
     if not len(mine): return "Moved far: no candidate was made by a GAN."

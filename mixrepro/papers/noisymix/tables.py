@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['CONTRASTS', 'QUIET', 'SNOW', 'RARELY', 'CONSTANTS_OF', 'COPIED', 'WHOSE', 'contrasts_of', 'by_kind', 'flip_columns',
-           'with_quiet', 'filmed_words', 'filmed_in', 'translated', 'rarer', 'categories_of', 'sound', 'copied_words',
-           'strengths', 'noise_words', 'beside_code', 'whose_noise', 'learned', 'clean_and_corrupted', 'fifteen',
-           'fifteen_parts', 'dotted', 'panels', 'panels_of_both', 'widened', 'said_of', 'by_parts',
+           'with_quiet', 'filmed_words', 'filmed_in', 'translated', 'rarer', 'unlike_films', 'categories_of', 'sound',
+           'copied_words', 'strengths', 'noise_words', 'beside_code', 'whose_noise', 'learned', 'clean_and_corrupted',
+           'fifteen', 'fifteen_parts', 'dotted', 'panels', 'panels_of_both', 'widened', 'said_of', 'by_parts',
            'rows_printed_alike', 'mixing_words', 'otherwise_mixed']
 
 # %% ../../../nbs/noisymix/05_tables.ipynb #7ef40721
@@ -106,6 +106,18 @@ def rarer(page: pd.DataFrame,  # `data` of a table of films with the contrast of
     ours = f"{gain:+.2f}" + f" [{low:+.2f}, {high:+.2f}]" * bool(np.isfinite(low))
     theirs = f"{at['paper gain (points)']:+.1f}"
     return f"NoisyMix flips less often than AugMix by {theirs} points in the paper, {ours} here."
+
+# %% ../../../nbs/noisymix/05_tables.ipynb #bc4c4ac4
+def unlike_films(study: Any,
+                 metric: str,         # the name of its metric of films
+                 rate: bool = False,  # the paper prints rates over AlexNet's
+                 ) -> dict:           # (row, our data set) -> why, as `reasons` of a table
+    "Why values of films are not the paper's; what the data and the schedule say goes before."
+    if not study.cells: return {}
+    made = study.values(metric)[0]["films"] != RELEASED
+    why = "a rate there" if rate else "films made here"
+    cells = [(c.row, tested_on(c.spec.dataset)) for c in study.cells if rate or made]
+    return dict.fromkeys(cells, f"not comparable ({why})") | study.departures.reasons
 
 # %% ../../../nbs/noisymix/05_tables.ipynb #e315065d
 def categories_of(paper: pd.DataFrame,  # from `reported`: a row for each method and corruption
