@@ -6,7 +6,7 @@
 __all__ = ['LEARNED_FROM', 'NotFinite', 'check_tensor', 'check_rows', 'check_image_batch', 'check_logits', 'check_labels',
            'check_pair', 'check_shares', 'check_gradient', 'check_generator', 'check_counts_of', 'check_networks',
            'check_said', 'check_looked_up', 'check_size_of', 'check_each_said', 'check_recordable', 'check_each_once',
-           'check_places', 'check_as_many', 'check_pixels', 'check_same_network']
+           'check_no_mask', 'check_as_many', 'check_pixels', 'check_same_network']
 
 # %% ../nbs/03_guards.ipynb #ab552217
 from collections.abc import Collection
@@ -181,7 +181,7 @@ def check_each_once(names: object,  # of corruptions, films, rows
         raise ValueError(f"{what} are named once each, got {twice[0]!r} {[*names].count(twice[0])} times")
 
 # %% ../nbs/03_guards.ipynb #2e2be34a
-def check_places(index: object) -> None:  # of images, in their set; None: all
+def check_no_mask(index: object) -> None:  # of images, in their set; None: all
     "Refuse a mask where places are asked for."
     if index is None or getattr(torch.as_tensor(index), "dtype", None) != torch.bool: return
     raise TypeError("index must be places in the set, int64 (N,), got a mask of True and False: "

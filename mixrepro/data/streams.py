@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..guards import check_places
+from ..guards import check_no_mask
 
 # %% ../../nbs/data/03_streams.ipynb #fb560fa5
 def _signed(word: int) -> int:
@@ -41,7 +41,7 @@ def image_keys(seed: int,      # any integer
                index: Tensor,  # position of each image in its data set, integers (N,) in [0, 2**31), unchecked on a GPU
                ) -> Tensor:    # int32 (2, N), on the device of index
     "One key for each image, a function of seed, name and index only."
-    check_places(index)
+    check_no_mask(index)
     if index.dim() != 1 or index.is_floating_point():
         raise ValueError(f"index must be integers of shape (N,), got {index.dtype} {tuple(index.shape)}")
     if not index.is_cuda and len(index) and (index.min() < 0 or index.max() >= 2**31):

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ..data.images import ImageSet
-from ..guards import check_as_many, check_logits, check_places, check_rows, check_size_of
+from ..guards import check_as_many, check_logits, check_no_mask, check_rows, check_size_of
 from ..methods.vicinal import one_hot, soft_ce
 from .accuracy import evaluating
 from ..networks.staged import Net, check_stage
@@ -76,7 +76,7 @@ def check_matched(pairs: object,  # as for `interpolated`
                         "of one tensor (P, 2) take unbind(1)")
     check_as_many(first=pairs[0], second=pairs[1])
     for index in pairs:
-        check_places(index)
+        check_no_mask(index)
         if index.dtype != torch.int64 or index.dim() != 1:
             raise TypeError(f"pairs hold places, int64 (P,) each, got {index.dtype} {tuple(index.shape)}")
         if not index.is_cuda and not 0 <= index.min() <= index.max() < n:
