@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from ..data.datasets import load
 from ..data.images import ImageSet
 from ..data.spirals import plane
-from ..guards import check_counts_of, check_labels, check_logits, check_rows, check_tensor
+from ..guards import check_counts_of, check_labels, check_logits, check_networks, check_rows, check_tensor
 from .accuracy import accuracy, evaluating
 from ..networks.staged import Net
 
@@ -114,6 +114,7 @@ def concentration(nets: Sequence[nn.Module],  # networks with a 2-D bottleneck a
                   test: ImageSet,             # the test set, on their device
                   ) -> list[dict]:  # one each; entropies in nats
     "Concentration and confidence in the bottleneck (Manifold Mixup paper, figures 1, 6 and 7)."
+    check_networks(nets)
     train, out = load(test.name, "train").to(test.x.device), []
     for net in nets:
         h = states(net, test.floats())
@@ -157,6 +158,7 @@ def hull(nets: Sequence[nn.Module],  # networks in stages
          seed: int = 0,              # of the places
          ) -> list[dict]:  # one each; entropies in nats
     "Confidence at random places between hidden states, after stage 1 (Manifold Mixup paper, section 3)."
+    check_networks(nets)
     out = []
     for net in nets:
         h = states(net, test.floats())
@@ -237,6 +239,7 @@ def dimensions(nets: Sequence[nn.Module],  # networks whose stage 1 is a vector
                test: ImageSet,
                ) -> list[dict]:  # one each
     "Spectra and dimensions of the classes' training states after stage 1 (Manifold Mixup paper, corollary 1)."
+    check_networks(nets)
     train, out = load(test.name, "train").to(test.x.device), []
     for net in nets:
         h = states(net, train.floats())

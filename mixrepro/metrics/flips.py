@@ -22,7 +22,7 @@ from ..data.corrupted import read_p, table_for
 from ..data.images import ImageSet, balanced, data_root
 from ..data.perturbations import EXTRA_PERTURBATIONS, HARDER, PERTURBATIONS, frames, perturb
 from ..data.sources import GENERATED, RELEASED
-from ..guards import check_labels, check_logits, check_rows, check_tensor
+from ..guards import check_labels, check_logits, check_networks, check_rows, check_tensor
 from .accuracy import predict
 from ..networks.staged import Net
 
@@ -132,6 +132,7 @@ def flips(nets: list,                          # networks, on the device of the 
           # for each network {"films": source, "images": n, "flips": {kind: FP}, "arrays": {"flipped": (kinds, n)}}
           ) -> list[dict]:
     "Flip probabilities of networks under perturbation sequences (NoisyMix paper, tables 12 to 14)."
+    check_networks(nets)
     for kind in kinds: pick("perturbation", kind, (*PERTURBATIONS, *EXTRA_PERTURBATIONS, *HARDER))
     released = pick("source of films", source, (GENERATED, RELEASED)) == RELEASED
     check_images(images)

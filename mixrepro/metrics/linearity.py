@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ..data.images import ImageSet
-from ..guards import NotFinite, check_counts_of, check_labels, check_recordable, check_said
+from ..guards import NotFinite, check_counts_of, check_labels, check_network, check_recordable, check_said
 from ..methods.attacks import (ascend, check_budget, check_precision, check_range, cross_entropy, in_mode, pgd,
                                       slope)
 from ..networks.staged import Net
@@ -123,6 +123,7 @@ def linearity(nets: Net | Sequence[Net],         # one network, or several as a 
     check_counts_of(batch=batch)
     many, results = list(nets) if isinstance(nets, (list, tuple)) else [nets], []
     for net in many:
+        check_network(net)
         rng = torch.Generator(test.x.device).manual_seed(seed)
         parts = [linearity_errors(net, test.floats(i), test.y[i], rng, radii, steps)
                  for i in torch.arange(len(test), device=test.x.device).split(batch)]

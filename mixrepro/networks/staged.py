@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..core import pick
+from ..guards import check_network, check_types
 
 # %% ../../nbs/networks/10_staged.ipynb #c5d0913b
 Net = Callable[..., Tensor]  # images, float (B, C, H, W) in [0, 1] -> logits (B, K)
@@ -100,6 +101,7 @@ def check_images(x: Tensor,     # what was handed to a network
         raise TypeError(f"images must be float in [0, 1], shape {wanted}, got {x.dtype}: divide uint8 images by 255")
     if x.dtype == torch.float64 != weights:
         raise TypeError(f"images are float64, but the network's weights {weights}: convert with x.float()")
+    check_types(x, weights)
     if x.dim() != 4 or x.shape[1] != shape[0] or (fixed and tuple(x.shape[2:]) != tuple(shape[1:])):
         raise ValueError(f"images must have shape {wanted}, got {tuple(x.shape)}")
 
@@ -173,6 +175,7 @@ def in_mode(net: Net,   # a module; anything else is left as it is
             mode: str,  # a name in MODES
             ) -> Iterator[Net]:
     "Put a network in evaluation or training mode for a while; every module gets its own flag back."
+    check_network(net)
     training = pick("mode", mode, MODES) == "train"
     flags = {m: m.training for m in net.modules()} if isinstance(net, nn.Module) else {}
     try:
