@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['SEVERAL', 'NotFinite', 'check_tensor', 'check_rows', 'check_image_batch', 'check_logits', 'check_labels',
-           'check_pair', 'check_shares', 'check_gradient', 'check_generator', 'check_counts_of', 'check_network',
-           'check_types', 'check_networks', 'check_said', 'check_attack', 'check_looked_up', 'check_size_of',
-           'check_classified', 'check_each_said', 'check_recordable']
+           'check_pair', 'check_shares', 'check_gradient', 'check_generator', 'check_whole', 'check_counts_of',
+           'check_network', 'check_types', 'check_networks', 'check_said', 'check_attack', 'check_looked_up',
+           'check_size_of', 'check_classified', 'check_each_said', 'check_recordable']
 
 # %% ../nbs/03_guards.ipynb #ab552217
 import inspect
@@ -126,11 +126,19 @@ def check_generator(rng: object, some: bool = True) -> None:  # some: None is no
     if hasattr(rng, "device") and hasattr(rng, "get_state") or (rng is None and not some): return
     raise TypeError(f"rng must be a generator, such as torch.Generator().manual_seed(0), got {type(rng).__name__}")
 
+def check_whole(least: int | None = 0, own: bool = False, **numbers: object) -> None:  # own: NumPy's are none
+    "Refuse what is no whole number: Python's or NumPy's, but no truth."
+    for name, n in numbers.items():
+        fits = isinstance(n, Integral) and not isinstance(n, bool) and (least is None or n >= least)
+        if not fits:
+            raise ValueError(f"{name} must be a whole number{'' if least is None else f', {least} or more'}, got {n!r}")
+        if own and not isinstance(n, int):
+            raise TypeError(f"{name} goes to PyTorch, which takes Python's whole numbers alone, got {n!r}: "
+                            f"write int({n})")
+
 def check_counts_of(**numbers: object) -> None:  # what is counted, by the name that the user typed
     "Refuse numbers of things that are no whole numbers from 1."
-    for name, n in numbers.items():
-        if not isinstance(n, Integral) or isinstance(n, bool) or n < 1:
-            raise ValueError(f"{name} must be a whole number, 1 or more, got {n!r}")
+    for name, n in numbers.items(): check_whole(1, name == "batch", **{name: n})
 
 # %% ../nbs/03_guards.ipynb #545d11a9
 SEVERAL = (list, tuple, dict, torch.nn.ModuleList, torch.nn.ModuleDict)

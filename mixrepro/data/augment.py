@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ..guards import check_generator
+
 # %% ../../nbs/data/02_augment.ipynb #4948da01
 @dataclass(frozen=True)
 class Crop:
@@ -62,6 +64,7 @@ def resized_crop(x: Tensor,             # images, uint8 or float (B, C, H, W)
                  rng: torch.Generator,  # on the device of the images
                  ) -> Tensor:           # same shape, dtype and device
     "A window of random size, shape and place, read at the size of the image and mirrored by a coin."
+    check_generator(rng)
     area, shape, right, down, coin = torch.rand(5, len(x), generator=rng, device=x.device)
     area, r = .08 + .92 * area, (4 / 3) ** (2 * shape - 1)
     w, h = (area * r).sqrt().clamp(max=1), (area / r).sqrt().clamp(max=1)

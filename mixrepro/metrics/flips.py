@@ -10,6 +10,7 @@ __all__ = ['FILMED', 'AS_PRINTED', 'NOISELESS', 'FILM_BYTES', 'RELEASED_P', 'to_
 # %% ../../nbs/metrics/76_flips.ipynb #9726c01d
 from collections.abc import Iterator
 from dataclasses import dataclass
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -118,7 +119,7 @@ def filmed(nets: list, test: ImageSet, kind: str, index: Tensor, **how: Any) -> 
 # %% ../../nbs/metrics/76_flips.ipynb #48f15837
 def check_images(n: object) -> None:
     "Refuse what is no number of films."
-    if not (isinstance(n, int) and n >= 0):
+    if not isinstance(n, Integral) or isinstance(n, bool) or n < 0:
         raise ValueError(f"images must be a number of films, or 0 for all of them, got {n}")
 
 # %% ../../nbs/metrics/76_flips.ipynb #0058f763

@@ -10,6 +10,7 @@ __all__ = ['Net', 'MODES', 'check_moments', 'Normalize', 'Resize', 'drop', 'Drop
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
+
 from typing import Any, Callable, Sequence
 
 import torch
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..core import pick
-from ..guards import check_network, check_types
+from ..guards import check_generator, check_network, check_types
 
 # %% ../../nbs/networks/10_staged.ipynb #c5d0913b
 Net = Callable[..., Tensor]  # images, float (B, C, H, W) in [0, 1] -> logits (B, K)
@@ -68,6 +69,7 @@ def drop(h: Tensor,             # a state, (B, ...)
          rng: torch.Generator,  # on the device of the state
          ) -> Tensor:           # same shape
     "Set entries to zero at random, and scale the others so that the mean stays."
+    check_generator(rng)
     return h * torch.empty_like(h).bernoulli_(1 - p, generator=rng) / (1 - p)
 
 # %% ../../nbs/networks/10_staged.ipynb #d81e8515
@@ -115,7 +117,7 @@ def check_stage(at: int | tuple[int, ...] | None,            # a stage, or sever
         raise ValueError(f"`at` and `through` go together, got at={at}, through={through}")
     stages = at if isinstance(at, tuple) else () if at is None else (at,)
     if not all(isinstance(k, int) and 0 <= k <= last for k in stages):
-        raise ValueError(f"this network has stages 0 (the input) to {last}, got at={at}")
+        raise ValueError(f"this network has stages 0 (the input) to {last}, got at={at!r}")
     return stages
 
 # %% ../../nbs/networks/10_staged.ipynb #c58d748f
