@@ -22,7 +22,7 @@ from ..data.corrupted import CORRUPTED, load_c, table_for
 from ..data.corruptions import CATEGORIES, CORRUPTIONS, KINDS, TABLES, corrupt
 from ..data.images import ImageSet, balanced
 from ..data.sources import GENERATED, RELEASED
-from ..guards import check_counts_of, check_each_once, check_no_mask, check_rows
+from ..guards import check_counts_of, check_each_once, check_networks, check_no_mask, check_rows
 from .accuracy import accuracy, nll, predict
 from .calibration import confidence, ece
 from ..networks.staged import Net
@@ -81,6 +81,7 @@ def robustness(nets: Net | Sequence[Net],             # one network, or several 
     "Accuracy, NLL in nats and ECE of networks under each corruption at severities 1 to 5."
     check_each_once(kinds, "corruptions"); check_counts_of(images=images or 1)
     many, table = list(nets) if isinstance(nets, (list, tuple)) else [nets], table or table_for(max(test.shape[1:]))
+    check_networks(many)
     for kind in kinds: pick("corruption", kind, CORRUPTIONS if source == RELEASED else KINDS)
     pick("source of corruptions", source, (GENERATED, RELEASED)); pick("table of corruptions", table, TABLES)
     index = balanced(test.y, images) if 0 < images < len(test) else None
