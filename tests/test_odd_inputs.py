@@ -12,21 +12,29 @@ from PIL import Image, ImageFile
 
 from helpers import seeded
 from mixrepro.data import fetch as F, image_folder as IF, tabular as T
+from mixrepro.data.augment import resized_crop
+from mixrepro.data.corruptions import corrupt
+from mixrepro.data.factors import TASKS, draw_factors
 from mixrepro.data.folder import from_folder
 from mixrepro.data.images import ImageSet, read_picture
 from mixrepro.data.pairs import image_set
+from mixrepro.data.splits import relabelled
 from mixrepro.methods import attacks as K, densities as D, genlabel as G, vicinal as V
 from mixrepro.methods.adamixup import Policy, intrusion_loss
 from mixrepro.methods.catalogue import method
 from mixrepro.methods.genmix_gan import invert
 from mixrepro.methods.mmd_vae import kernel_matrix, mmd
+from mixrepro.methods.noise import FeatureNoise
 from mixrepro.methods.puzzle_mask import costs, least, pooled as blocks, prior
-from mixrepro.methods.views import js
+from mixrepro.methods.views import NoiseViews, js
 from mixrepro.metrics import accuracy as A, calibration as C, categories as CA, concentration as H, distances as S, flips as FL, mixed_loss as M, neighbours as N, ranked as R, rendered as RE, robustness as RB, stability as ST
 from mixrepro.metrics.attacked import FGSM, Iterated, Unbounded, attacked
+from mixrepro.metrics.deformed import deformed
 from mixrepro.metrics.influence import influence
+from mixrepro.metrics.interpolation import interpolation
 from mixrepro.metrics.linearity import linearity, linearity_errors
 from mixrepro.metrics.robust import AutoPGD, robust
+from mixrepro.networks.staged import drop
 from mixrepro.networks.zoo import build
 from mixrepro.papers.genlabel import theory as TH
 
@@ -179,6 +187,45 @@ def test_what_no_attack_and_no_loss_can_use(name):
     state = torch.get_rng_state()
     refused(BUDGETS[name], "attacks are given by name|batch must be|networks are given as a list|must be a module|radii are numbers|images must be|radii must be|have no pixels|radius eps|labels must be|rng must be a generator|index must be places")
     assert torch.equal(state, torch.get_rng_state()), "nothing was drawn from PyTorch's own generator"
+
+
+DRAWS = {"views": lambda: NoiseViews().view(X, None), "noise": lambda: FeatureNoise(factor="none")(X, None), "dropout": lambda: drop(X, .5, None), "hull": lambda: H.in_hull(H5, 3, None), "window": lambda: resized_crop(X, None),
+         "labels": lambda: relabelled(XY, 4, .5, None), "factors": lambda: draw_factors(TASKS["a"], "train", 3, None), "linearity": lambda: linearity_errors(NET, X, XY, None, steps=1),
+         "codes": lambda: build("vae-small", (3, 32, 32), None, seeded(), posterior="gaussian").posterior(torch.rand(2, 3, 32, 32, generator=seeded()), None)}
+
+
+@pytest.mark.parametrize("name", DRAWS)
+def test_nothing_is_drawn_without_a_generator(name):
+    state = torch.get_rng_state()
+    refused(DRAWS[name], "rng must be a generator")
+    assert torch.equal(state, torch.get_rng_state())
+
+
+SEEDS = {"damage": lambda n: corrupt(TEST.x, "fog", 1, seed=n), "deformed": lambda n: deformed([NET], TEST, seed=n), "hull": lambda n: H.hull([NET], TEST, 3, n), "linearity": lambda n: linearity(NET, TEST, steps=1, seed=n),
+         "curves": lambda n: interpolation([NET], TEST, seed=n)}
+
+
+@pytest.mark.parametrize("name", SEEDS)
+def test_seeds_are_whole_numbers(name):
+    for odd in (True, 2.5, "3", torch.tensor(2.)): refused(lambda: SEEDS[name](odd), "seed must be a whole number, got")
+    if name == "damage": assert torch.equal(SEEDS[name](np.int64(3)), SEEDS[name](3))
+    else: refused(lambda: SEEDS[name](np.int64(3)), "Python's whole numbers alone, got .*: write int.3.")
+
+
+@pytest.mark.parametrize("kind", [np.int64, np.uint8])
+def test_sizes_of_numpy_are_sizes(kind):
+    assert R.rms_of(SURE, RIGHT, kind(10)) == R.rms_of(SURE, RIGHT, 10) and FL.check_images(kind(3)) is None
+    for odd in (True, 2.5, -1): refused(lambda: FL.check_images(odd), "images must be a number of films")
+    refused(lambda: TEST.subset(True), "a part of a set is a number of images")
+    refused(lambda: A.predict(NET, TEST, kind(2)), "batch goes to PyTorch.*write int.2.")
+
+
+@pytest.mark.parametrize("name", ["robustness", "linearity", "moved", "deformed", "interpolation", "hull"])
+def test_networks_are_told_from_one(name):
+    ask = dict(robustness=lambda n: RB.robustness(n, TEST, ("fog",)), linearity=lambda n: linearity(n, TEST, steps=1), moved=lambda n: ST.moved(n, TEST), deformed=lambda n: deformed(n, TEST), interpolation=lambda n: interpolation(n, TEST),
+               hull=lambda n: H.hull(n, TEST, 3))[name]
+    for odd in ({"a": NET}, torch.nn.ModuleList([NET]), (n for n in [NET]), "resnet", [None]): refused(lambda: ask(odd), "networks are given as a list|one network is asked for|a network must be a module")
+    if name not in ("robustness", "linearity"): refused(lambda: ask(NET), "write .net.")
 
 
 @pytest.mark.parametrize("bad", [-math.inf, math.nan])

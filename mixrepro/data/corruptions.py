@@ -27,7 +27,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..core import remembered, pick
-from ..guards import check_counts_of, check_each_once, check_places
+from ..guards import check_counts_of, check_each_once, check_no_mask
 from .frost import frost_textures, photographs, texture_side
 from .streams import alias_table, bits, draw, fold, image_keys, integers, normal, uniform
 from .water import relief
@@ -605,7 +605,7 @@ def _checked(x, severity: int, index: Tensor | None, table: str) -> Tensor:
     if not hasattr(severity, "__index__") or severity not in range(1, 6):
         raise ValueError(f"severity must be 1, 2, 3, 4 or 5, got {severity!r}")
     index = torch.arange(len(x), device=x.device) if index is None else torch.as_tensor(index)
-    check_places(index)
+    check_no_mask(index)
     if index.shape != (len(x),):
         raise ValueError(f"index must name the position of each of the {len(x)} images, got shape {tuple(index.shape)}")
     return index

@@ -18,6 +18,7 @@ from torch.nn import functional as F
 
 from ..core import pick
 from .images import SPLITS, ImageSet
+from ..guards import check_generator
 
 # %% ../../nbs/data/05b_factors.ipynb #06fa9951
 CANVAS, STEM = 256, 200  # pixels: side of the canvas, and how far below the bar the stem ends
@@ -153,6 +154,7 @@ def draw_factors(task: Task,
                  tied: bool = False,    # whether the bar's length goes with the label, also where that is the angle
                  ) -> tuple[Tensor, Tensor]:  # factors, float (n, 7), labels, int64 (n,)
     "Rows of factors and their labels (paper, appendix A; ranges: code)."
+    check_generator(rng)
     coins, where = torch.rand(2, n, generator=rng) < .5, torch.rand(n, len(FACTORS), generator=rng)
     label = coins[0 if task.label == "angle" else 1]
     low, high = (torch.tensor([RANGES[f][i] for f in FACTORS]).repeat(n, 1) for i in (0, 1))

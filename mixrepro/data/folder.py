@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SPLIT_NAMES', 'TESTING', 'SHARE', 'ROOM', 'NOT_READ', 'PLACE', 'NAMES', 'MOVED', 'all_pictures', 'check_names',
-           'check_spelling', 'class_pictures', 'drawn_lots', 'split_pictures', 'check_stored', 'decoded_at',
+           'check_class_names', 'class_pictures', 'drawn_lots', 'split_pictures', 'check_stored', 'decoded_at',
            'checked_choices', 'labelled', 'check_kinds', 'folder_at', 'from_folder', 'Added', 'added', 'added_names',
            'by_content', 'moments_of', 'kept_images', 'check_name', 'digest_of_files', 'described', 'add_folder',
            'command_for', 'recorded', 'changed_pictures', 'changed_since', 'read_added', 'faults_of']
@@ -48,14 +48,15 @@ def check_names(folder: Path, paths: list[Path]) -> None:
         raise ValueError(f"{odd[1:]!r} in {folder} has a line end in its name, or a byte that is not UTF-8: rename it")
 
 # %% ../../nbs/data/01j_folder.ipynb #715cc04d
-def check_spelling(names: Iterable[str],  # of classes, of one split or of several
+def check_class_names(names: Iterable[str],  # of classes, of one split or of several
                    folder: Path) -> None:
     "Refuse two names of one class."
     seen = {}
     for name in dict.fromkeys(names):
         same = unicodedata.normalize("NFC", name)
         if (other := seen.setdefault(same.casefold() if len(same) > 1 else same, name)) == name: continue
-        how = "Unicode's spelling of a letter" if unicodedata.normalize("NFC", other) == same else "small and large letters"
+        one = unicodedata.normalize("NFC", other) == same
+        how = "Unicode's spelling of a letter" if one else "small and large letters"
         raise ValueError(f"{folder} has classes that differ in {how} only, {other!a} and {name!a}: "
                          "give both folders one name, or put their pictures into one")
 
@@ -66,7 +67,7 @@ def class_pictures(folder: Path,  # holds a folder for each class
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder} is no folder: name one that holds a folder of pictures for each class")
     found = {at.name: sorted(Path(e.path) for e in pictures(at)) for at in folders(folder)}
-    check_names(folder, all_pictures(found)); check_spelling(found, folder)
+    check_names(folder, all_pictures(found)); check_class_names(found, folder)
     if not found:
         raise ValueError(f"{folder} holds no class folders: pictures belong into a folder for each class, "
                          f"such as {folder / 'cat' / 'a.png'}")
@@ -105,7 +106,7 @@ def split_pictures(folder: Path,
     if there == ["train"]: raise ValueError(f"{folder} holds train, but neither {' nor '.join(TESTING)}")
     if "train" in there and testing:
         found = {"train": class_pictures(folder / "train"), "test": class_pictures(folder / testing[0])}
-        check_spelling([*found["train"], *found["test"]], folder)
+        check_class_names([*found["train"], *found["test"]], folder)
         if odd := found["train"].keys() ^ found["test"].keys():
             where = "train" if min(odd) in found["train"] else testing[0]
             raise ValueError(f"train and {testing[0]} of {folder} have different classes: {min(odd)!r} is in "

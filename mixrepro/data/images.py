@@ -109,7 +109,7 @@ def _ahead(s: ImageSet, batches: list[Tensor], seed: int | None) -> Iterator[Ten
 # %% ../../nbs/data/01b_images.ipynb #f6a6bb1c
 def check_part(part: object, n: int) -> None:  # as for `ImageSet.subset`; images
     "Refuse what names no images of a set."
-    if isinstance(part, (Integral, slice, range)): return
+    if isinstance(part, (Integral, slice, range)) and not isinstance(part, bool): return
     try: index = torch.as_tensor(part)
     except (TypeError, ValueError, RuntimeError): index = torch.zeros((), dtype=torch.float32)
     no_places = index.dim() == 1 and len(index) and (index.is_floating_point() or index.is_complex())

@@ -18,6 +18,7 @@ from torch import Tensor
 from .images import data_root, integer_labels
 from .streams import bits, image_keys
 from ..files import sha256, write_atomic
+from ..guards import check_generator
 
 # %% ../../nbs/data/07b_splits.ipynb #318f3450
 class Split(NamedTuple):
@@ -121,5 +122,6 @@ def relabelled(y: Tensor,             # labels 0..k-1, int64 (N,)
                ) -> Tensor:           # int64 (N,), on the device of y
     "Labels of which a share is drawn anew."
     if not 0 <= share <= 1: raise ValueError(f"a share of the labels must lie in [0, 1], got {share}")
+    check_generator(rng)
     which = torch.randperm(len(y), generator=rng)[:round(share * len(y))]
     return y.index_copy(0, which.to(y.device), torch.randint(k, which.shape, generator=rng).to(y.device))

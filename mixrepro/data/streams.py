@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..guards import check_places
+from ..guards import check_no_mask, check_whole
 
 # %% ../../nbs/data/03_streams.ipynb #fb560fa5
 def _signed(word: int) -> int:
@@ -41,11 +41,12 @@ def image_keys(seed: int,      # any integer
                index: Tensor,  # position of each image in its data set, integers (N,) in [0, 2**31), unchecked on a GPU
                ) -> Tensor:    # int32 (2, N), on the device of index
     "One key for each image, a function of seed, name and index only."
-    check_places(index)
+    check_no_mask(index)
     if index.dim() != 1 or index.is_floating_point():
         raise ValueError(f"index must be integers of shape (N,), got {index.dtype} {tuple(index.shape)}")
     if not index.is_cuda and len(index) and (index.min() < 0 or index.max() >= 2**31):
         raise ValueError("index must lie in [0, 2**31): give positions in the data set")
+    check_whole(None, seed=seed)
     digest = hashlib.blake2b(f"{operator.index(seed)}/{name}".encode(), digest_size=8).digest()
     one, two = (_signed(int.from_bytes(digest[k:k + 4], "little")) for k in (0, 4))
     i = index.to(torch.int32)

@@ -36,9 +36,9 @@ TARGETS = ("adversarial", "clean")
 class AttackedVAE(MMDVAE):
     "How an MMD-VAE is attacked while it is trained."
     eps: float = choice(8 / 255, "default", "the paper gives it for AT, section 4, baseline 5; silent for the VAE",
-                        allowed="(0, inf)", hint="in units of [0, 1]; for no attack use 'mmd-vae'")
+                        allowed="(0, 1]", hint="8 grey levels are 8/255; for no attack use 'mmd-vae'")
     step: float = choice(2 / 255, "default", "the paper gives it for AT, section 4, baseline 5; silent for the VAE",
-                         allowed="(0, inf)", hint="in units of [0, 1]")
+                         allowed="(0, 1]", hint="2 grey levels are 2/255")
     steps: int = choice(10, "default", "the paper is silent; Madry et al. (2018) take 7 or 10", allowed="[1, inf)")
     start: str = choice("uniform", "default", "the paper is silent; Madry et al. (2018)", allowed=STARTS)
     target: str = choice("adversarial", "paper", "VarMixup paper, eq. 10: the attacked image is to be reconstructed",

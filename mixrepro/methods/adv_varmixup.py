@@ -19,9 +19,9 @@ class AdvVarMixup(VarMixup):
     "adv-VarMixup (VarMixup paper, section 4): VarMixup on an adversarially trained MMD-VAE."
     name, attacks, vae_method = "adv-varmixup", "vae", "adv-mmd-vae"
     eps: float = choice(8 / 255, "default", "radius of the VAE's attack; the paper gives it for AT and is silent here",
-                        allowed="(0, inf)", hint="in units of [0, 1]; for no attack use 'varmixup'")
+                        allowed="(0, 1]", hint="8 grey levels are 8/255; for no attack use 'varmixup'")
     step: float = choice(2 / 255, "default", "step of the VAE's attack; the paper gives it for AT and is silent here",
-                         allowed="(0, inf)", hint="in units of [0, 1]")
+                         allowed="(0, 1]", hint="2 grey levels are 2/255")
     steps: int = choice(10, "default", "steps of the VAE's attack; the paper is silent, Madry et al. take 7 or 10",
                         allowed="[1, inf)")
     start: str = choice("uniform", "default", "where the VAE's attack starts; Madry et al. (2018)", allowed=STARTS)

@@ -142,7 +142,8 @@ def check_climb(x: Tensor, eps: float, steps: int, restarts: int, start: str, lo
     brought(restarts, int, "restarts", "[1, inf)")
     for name, value in (("alpha", alpha), ("rho", rho)): brought(value, float, name, "[0, 1]")
     if eps == math.inf: raise ValueError("APGD needs a ball, its first step is twice the radius: got eps=inf")
-    pick("loss", loss, CLIMBS); check_budget(eps, eps, steps, (0, 1)); check_range(x, (0, 1)); check_start(start, eps, rng)
+    pick("loss", loss, CLIMBS); check_budget(eps, eps, steps, (0, 1))
+    check_range(x, (0, 1)); check_start(start, eps, rng)
 
 # %% ../../nbs/methods/30b_apgd.ipynb #280ab154
 def apgd(net: Net,                                    # images in [0, 1] -> logits (B, K)

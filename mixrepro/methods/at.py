@@ -23,9 +23,9 @@ class AT(Supervised):
     "PGD adversarial training (Madry et al., 2018, eq. 2.1; VarMixup paper, section 4, baseline 5)."
     name, attacks = "at", "classifier"
     eps: float = choice(8 / 255, "paper", "VarMixup paper, section 4, baseline 5: radius in [0, 1]",
-                        allowed="(0, inf)", hint="in units of [0, 1]; for no attack use the method 'erm'")
+                        allowed="(0, 1]", hint="8 grey levels are 8/255; for no attack use the method 'erm'")
     step: float = choice(2 / 255, "paper", "VarMixup paper, section 4, baseline 5: change of a pixel in one step",
-                         allowed="(0, inf)", hint="in units of [0, 1]")
+                         allowed="(0, 1]", hint="2 grey levels are 2/255")
     steps: int = choice(10, "code", "config of Madry et al.; the VarMixup paper is silent", allowed="[1, inf)")
     start: str = choice("uniform", "code", "Madry et al.: a point of the ball", allowed=STARTS)
     mode: str = choice("train", "code", "Madry et al. attack with batch statistics; 'eval' uses the running ones",

@@ -19,7 +19,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..core import pick
-from ..guards import check_generator, check_gradient, check_pair, check_recordable, check_shares, check_tensor
+from ..guards import (check_classified, check_generator, check_gradient, check_network, check_pair,
+                             check_recordable, check_shares, check_tensor)
 from .vicinal import at_least_single, log_odds, one_hot, soft_ce
 from ..networks.staged import Net, in_mode
 
@@ -92,6 +93,7 @@ def check_precision(net: Net,                # a network, or a function
                     x: Tensor | None = None, # images that are measured in their own precision
                     ) -> None:
     "Refuse half precision, which tells no steps of an attack apart."
+    check_network(net)
     if isinstance(x, Tensor) and x.dtype in (torch.float16, torch.bfloat16):
         raise TypeError(f"an attack moves pixels by less than half precision resolves, got images in {x.dtype}: "
                         "convert with x.float()")
@@ -198,7 +200,9 @@ def divergence(net: Net,      # images -> logits (B, K)
                logp: Tensor,  # log-probabilities at the clean images, (B, K)
                ) -> Tensor:   # nats, (B,)
     "Kullback-Leibler divergence of each prediction from the one given, KL(p || p(x))."
-    logq, logp = at_least_single(net(x)).log_softmax(1), at_least_single(logp)
+    logits = net(x)
+    check_classified(logits, len(x))
+    logq, logp = at_least_single(logits).log_softmax(1), at_least_single(logp)
     return F.kl_div(logq, logp, reduction="none", log_target=True).sum(1)
 
 # %% ../../nbs/methods/30_attacks.ipynb #ada8f1f3
@@ -289,5 +293,7 @@ def trades_attack(net: Net,               # images in [0, 1] -> logits (B, K)
     "The inner maximisation of TRADES: away from the prediction at the image (Zhang et al., 2019)."
     check_precision(net)
     with in_mode(net, mode):
-        with torch.enable_grad(): logp = net(x).detach().double().log_softmax(1)
+        with torch.enable_grad(): logits = net(x)
+        check_classified(logits, len(x))
+        logp = logits.detach().double().log_softmax(1)
         return ascend(net, x, eps, step, steps, rng, start, pull=partial(tilt, logt=logp))

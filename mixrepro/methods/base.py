@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['BYTES', 'HAS', 'altered', 'Frozen', 'Piece', 'MethodPart', 'parts_of', 'state_of', 'restore', 'trainable',
-           'check_range_of', 'kept_by', 'of_images', 'check_prepared', 'check_batch', 'check_index', 'explain',
-           'at_the_door', 'Method', 'Supervised']
+           'check_range_of', 'kept_by', 'of_images', 'check_prepared', 'check_batch', 'check_index', 'check_cause',
+           'explain', 'at_the_door', 'Method', 'Supervised']
 
 # %% ../../nbs/methods/20b_base.ipynb #907b4e36
 import copy
@@ -22,8 +22,8 @@ from torch.nn import functional as F
 
 from ..core import Choices, choice
 from ..data.images import ImageSet
-from ..guards import (check_generator, check_labels, check_logits, check_pair, check_recordable, check_size_of,
-                             check_tensor)
+from ..guards import (check_generator, check_labels, check_logits, check_network, check_pair, check_recordable,
+                             check_size_of, check_tensor, check_types)
 from .vicinal import LOSSES, one_hot
 from ..networks.staged import Net
 
@@ -148,6 +148,7 @@ HAS = {"autoencoder": ("posterior", "decode"), "decoder": ("norm",)}
 
 def check_batch(method: "Method", net: Net, x: Tensor, y: Tensor) -> None:
     "Refuse a batch, or a network, that a method has no use for."
+    check_network(net)
     own, name = getattr(net, "module", net), method.name or type(method).__name__
     check_tensor(x, "images")
     for a in HAS.get(method.trains, ()) if own is not net else ():
@@ -187,8 +188,14 @@ def check_index(index: object,         # as for `Method.loss`
         raise ValueError(f"index must be places in the training set, from 0, got {index.min().item()}")
 
 # %% ../../nbs/methods/20b_base.ipynb #142c934b
+def check_cause(net: Net, x: Tensor, e: Exception) -> None:
+    "Refuse weights of another type than the images, where that is what went wrong."
+    weights = next((p.dtype for p in net.parameters()), x.dtype) if isinstance(net, nn.Module) else x.dtype
+    if "type" in str(e): check_types(x, weights)
+
 def explain(method: "Method", net: Net, x: Tensor, y: Tensor, e: Exception) -> None:
     "Say in one sentence why a loss could not be computed, where that is known."
+    check_cause(net, x, e)
     if "more than 1 value per channel" in str(e):
         raise ValueError(f"batch norm has no variance over {len(x)} image: train on batches of 2 at least") from e
     if method.trains != "classifier" or method.unlabelled or isinstance(e, (ValueError, TypeError)): return

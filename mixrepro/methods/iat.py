@@ -25,9 +25,9 @@ class IAT(Mixup):
     alpha: float = choice(1., "paper", "VarMixup paper, section 4, baseline 6: Beta(1, 1)",
                           allowed="(0, inf)", hint="for no mixing use the method 'erm'")
     eps: float = choice(8 / 255, "paper", "VarMixup paper, section 4, baseline 6: radius in [0, 1]",
-                        allowed="(0, inf)", hint="in units of [0, 1]; for no attack use the method 'erm'")
+                        allowed="(0, 1]", hint="8 grey levels are 8/255; for no attack use the method 'erm'")
     step: float = choice(2 / 255, "paper", "VarMixup paper, section 4, baseline 6: change of a pixel in one step",
-                         allowed="(0, inf)", hint="in units of [0, 1]")
+                         allowed="(0, 1]", hint="2 grey levels are 2/255")
     steps: int = choice(7, "code", "unofficial implementation (ndb796); the VarMixup paper is silent",
                         allowed="[1, inf)")
     shared: bool = choice(False, "code", "unofficial implementation (ndb796) draws apart; shivamsaboo17's shares it")

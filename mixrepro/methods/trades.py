@@ -37,9 +37,9 @@ class TRADES(Method):
     name, attacks = "trades", "classifier"
     beta: float = choice(6., "code", "Zhang et al.; the VarMixup paper is silent", allowed="[0, inf)")
     eps: float = choice(8 / 255, "paper", "VarMixup paper, section 4, baseline 5: radius; Zhang et al. take .031",
-                        allowed="(0, inf)", hint="in units of [0, 1]; for no attack use the method 'erm'")
+                        allowed="(0, 1]", hint="8 grey levels are 8/255; for no attack use the method 'erm'")
     step: float = choice(2 / 255, "paper", "VarMixup paper, section 4, baseline 5; Zhang et al. take .007",
-                         allowed="(0, inf)", hint="in units of [0, 1]")
+                         allowed="(0, 1]", hint="2 grey levels are 2/255")
     steps: int = choice(10, "code", "Zhang et al.; the VarMixup paper is silent", allowed="[1, inf)")
     start: str = choice("normal", "code", "Zhang et al.: the image and a little normal noise, standard deviation .001",
                         allowed=STARTS)

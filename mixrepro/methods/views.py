@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..core import choice
 from ..data.augmix import OPERATIONS, augmix
-from ..guards import NotFinite, check_said, check_tensor
+from ..guards import NotFinite, check_generator, check_said, check_tensor
 from .base import MethodPart, Supervised
 from .vicinal import LOSSES, one_hot
 from ..networks.staged import Net
@@ -98,6 +98,7 @@ class NoiseViews(FurtherViews):
                       allowed="(0, inf)")
 
     def view(self, x: Tensor, rng: torch.Generator) -> Tensor:
+        check_generator(rng)
         return x + self.s * torch.empty_like(x).normal_(generator=rng)
 
 # %% ../../nbs/methods/20f_views.ipynb #bb4f59c5

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..data.images import ImageSet
-from ..guards import check_counts_of, check_each_said, check_logits, check_pair, check_tensor
+from ..guards import check_counts_of, check_each_said, check_logits, check_network, check_pair, check_tensor
 from ..networks.staged import Net, in_mode
 
 # %% ../../nbs/metrics/60_accuracy.ipynb #003c6162
@@ -46,7 +46,7 @@ def predict(net: Net,                   # images, float (B, C, H, W) in [0, 1] -
             batch: int = 512,           # images in one pass; the last pass may be smaller
             ) -> Tensor:                # logits, float32 (N, K), on the CPU
     "The network's logits for every image."
-    check_counts_of(batch=batch); check_asked_of(images)
+    check_network(net); check_counts_of(batch=batch); check_asked_of(images)
     if batch < 1: raise ValueError(f"batch must be 1 or more, got {batch}")
     x = images.x if isinstance(images, ImageSet) else images
     weight = next(net.parameters(), x) if isinstance(net, nn.Module) else x

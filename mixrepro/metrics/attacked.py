@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ..core import Choices, choice, pick
 from ..data.images import ImageSet
-from ..guards import check_counts_of, check_labels, check_networks
+from ..guards import check_attack, check_counts_of, check_labels, check_networks
 from ..methods.attacks import (PULLS, STARTS, ascend, check_budget, check_precision, check_range, log_target,
                                       slope, still_at, tilt)
 from ..methods.vicinal import at_least_single
@@ -97,8 +97,9 @@ class Iterated(Choices):
 # %% ../../nbs/metrics/75_attacked.ipynb #8a9c7bf8
 def check_attacks(attacks: object) -> None:
     "Refuse attacks without names, and what cannot move an image."
-    if isinstance(attacks, dict) and attacks and all(hasattr(a, "move") for a in attacks.values()): return
-    raise ValueError(f"attacks are given by name, one at least, such as {{'8/255': FGSM()}}, got {attacks!r}")
+    if not isinstance(attacks, dict) or not attacks:
+        raise ValueError(f"attacks are given by name, one at least, such as {{'8/255': FGSM()}}, got {attacks!r}")
+    for attack in attacks.values(): check_attack(attack, "move", ("net", "x", "y"), "FGSM()")
 
 ATTACKS = {"8/255, pixels": FGSM(), "4/255, pixels": FGSM(4 / 255), "2/255, pixels": FGSM(2 / 255),
            ".03, normalised, as in the code": FGSM(.03, "normalised", "bce"),
@@ -148,7 +149,8 @@ class Unbounded(Choices):
              ) -> tuple[Tensor, Tensor]:  # as from a call; where the climb ended at a gradient of exactly 0, bool (B,)
         check_range(x, (0, 1)); check_labels(y, len(x))
         fell = torch.full((len(x),), self.steps + 1, device=x.device)
-        left, at, stuck = torch.arange(len(x), device=x.device), at_least_single(x), torch.zeros_like(fell, dtype=torch.bool)
+        left, stuck = torch.arange(len(x), device=x.device), torch.zeros_like(fell, dtype=torch.bool)
+        at = at_least_single(x)
         for t in range(self.steps + 1):
             way, stands, still = direction(net, at, y[left], "ce")
             fell[left[~stands]], stuck[left] = t, still & stands
@@ -170,7 +172,7 @@ def unbounded(nets: Sequence[Net],  # networks in stages, on the device of the i
               # left at a gradient of exactly 0} for each network
               ) -> list[dict]:
     "Accuracy of networks against the number of steps of an unbounded attack (Manifold Mixup paper, appendix F)."
-    check_networks(nets); check_counts_of(batch=batch)
+    check_networks(nets); check_counts_of(batch=batch); check_attack(attack, "walk", ("net", "x", "y"), "Unbounded()")
     results = []
     for net in nets:
         fell, stuck = map(torch.cat, zip(*(attack.walk(net, test.floats(i), test.y[i])

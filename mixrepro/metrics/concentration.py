@@ -19,7 +19,8 @@ from torch import Tensor, nn
 from ..data.datasets import load
 from ..data.images import ImageSet
 from ..data.spirals import plane
-from ..guards import check_counts_of, check_labels, check_logits, check_rows, check_tensor
+from ..guards import (check_counts_of, check_generator, check_labels, check_logits, check_networks,
+                             check_rows, check_tensor, check_whole)
 from .accuracy import accuracy, evaluating
 from ..networks.staged import Net
 
@@ -114,6 +115,7 @@ def concentration(nets: Sequence[nn.Module],  # networks with a 2-D bottleneck a
                   test: ImageSet,             # the test set, on their device
                   ) -> list[dict]:  # one each; entropies in nats
     "Concentration and confidence in the bottleneck (Manifold Mixup paper, figures 1, 6 and 7)."
+    check_networks(nets)
     train, out = load(test.name, "train").to(test.x.device), []
     for net in nets:
         h = states(net, test.floats())
@@ -145,7 +147,7 @@ def in_hull(h: Tensor,             # hidden states, float (N, ...)
     "Random convex combinations of states; weights uniform on the simplex."
     check_places(h, n, of)
     if not 1 <= of <= len(h): raise ValueError(f"a place lies between 1 to {len(h)} states, got of={of}")
-    check_rows(h, "hidden states")
+    check_rows(h, "hidden states"); check_generator(rng)
     which = torch.randint(len(h), (n, of), generator=rng, device=h.device)
     w = -torch.rand(n, of, generator=rng, device=h.device, dtype=torch.float64).clamp(min=1e-300).log()
     return torch.einsum("no,no...->n...", (w / w.sum(1, keepdim=True)).to(h.dtype), h[which])
@@ -157,6 +159,7 @@ def hull(nets: Sequence[nn.Module],  # networks in stages
          seed: int = 0,              # of the places
          ) -> list[dict]:  # one each; entropies in nats
     "Confidence at random places between hidden states, after stage 1 (Manifold Mixup paper, section 3)."
+    check_networks(nets); check_whole(None, True, seed=seed)
     out = []
     for net in nets:
         h = states(net, test.floats())
@@ -237,6 +240,7 @@ def dimensions(nets: Sequence[nn.Module],  # networks whose stage 1 is a vector
                test: ImageSet,
                ) -> list[dict]:  # one each
     "Spectra and dimensions of the classes' training states after stage 1 (Manifold Mixup paper, corollary 1)."
+    check_networks(nets)
     train, out = load(test.name, "train").to(test.x.device), []
     for net in nets:
         h = states(net, train.floats())

@@ -15,7 +15,7 @@ from ..core import pick
 from ..data.datasets import STATS
 from ..data.images import ImageSet
 from ..data.deformations import DEFORMATIONS, deform
-from ..guards import check_counts_of, check_each_once
+from ..guards import check_counts_of, check_each_once, check_networks, check_whole
 from .accuracy import checked_logits, evaluating, shares
 from ..networks.staged import Net
 
@@ -50,6 +50,7 @@ def deformed(nets: Sequence[Net],   # networks on the device of the images
              ) -> list[dict]:       # {"accuracy": {row: a share}, "fill", "centre", "seed"} for each network
     "Accuracy of networks under each deformation (Manifold Mixup paper, table 5)."
     check_each_once(rows, "deformations"); check_counts_of(batch=batch)
+    check_networks(nets); check_whole(None, True, seed=seed)
     for row in rows: pick("deformation", row, DEFORMATIONS)
     outside, hits = fill_of(fill, test.name), [{row: [] for row in rows} for _ in nets]
     for row in rows:

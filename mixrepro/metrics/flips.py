@@ -10,6 +10,7 @@ __all__ = ['FILMED', 'AS_PRINTED', 'NOISELESS', 'FILM_BYTES', 'RELEASED_P', 'to_
 # %% ../../nbs/metrics/76_flips.ipynb #9726c01d
 from collections.abc import Iterator
 from dataclasses import dataclass
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from ..data.corrupted import read_p, table_for
 from ..data.images import ImageSet, balanced, data_root
 from ..data.perturbations import EXTRA_PERTURBATIONS, HARDER, PERTURBATIONS, frames, perturb
 from ..data.sources import GENERATED, RELEASED
-from ..guards import check_each_once, check_labels, check_logits, check_rows, check_tensor
+from ..guards import check_each_once, check_labels, check_logits, check_networks, check_rows, check_tensor
 from .accuracy import predict
 from ..networks.staged import Net
 
@@ -118,7 +119,7 @@ def filmed(nets: list, test: ImageSet, kind: str, index: Tensor, **how: Any) -> 
 # %% ../../nbs/metrics/76_flips.ipynb #48f15837
 def check_images(n: object) -> None:
     "Refuse what is no number of films."
-    if not (isinstance(n, int) and n >= 0):
+    if not isinstance(n, Integral) or isinstance(n, bool) or n < 0:
         raise ValueError(f"images must be a number of films, or 0 for all of them, got {n}")
 
 # %% ../../nbs/metrics/76_flips.ipynb #0058f763
@@ -133,6 +134,7 @@ def flips(nets: list,                          # networks, on the device of the 
           ) -> list[dict]:
     "Flip probabilities of networks under perturbation sequences (NoisyMix paper, tables 12 to 14)."
     check_each_once(kinds, "perturbations")
+    check_networks(nets)
     for kind in kinds: pick("perturbation", kind, (*PERTURBATIONS, *EXTRA_PERTURBATIONS, *HARDER))
     released = pick("source of films", source, (GENERATED, RELEASED)) == RELEASED
     check_images(images)

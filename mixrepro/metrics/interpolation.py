@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from ..data.images import ImageSet
-from ..guards import check_as_many, check_logits, check_places, check_rows, check_size_of
+from ..guards import (check_as_many, check_logits, check_networks, check_no_mask,
+    check_rows, check_size_of, check_whole)
 from ..methods.vicinal import one_hot, soft_ce
 from .accuracy import evaluating
 from ..networks.staged import Net, check_stage
@@ -76,7 +77,7 @@ def check_matched(pairs: object,  # as for `interpolated`
                         "of one tensor (P, 2) take unbind(1)")
     check_as_many(first=pairs[0], second=pairs[1])
     for index in pairs:
-        check_places(index)
+        check_no_mask(index)
         if index.dtype != torch.int64 or index.dim() != 1:
             raise TypeError(f"pairs hold places, int64 (P,) each, got {index.dtype} {tuple(index.shape)}")
         if not index.is_cuda and not 0 <= index.min() <= index.max() < n:
@@ -132,6 +133,7 @@ def interpolation(nets: Sequence[Net],             # networks in stages
                   # {"lam", "stages": {"0": {"nll", "third"}, ...}, "pairs", "seed"} for each network
                   ) -> list[dict]:
     "The curves of figure 2 for each network."
+    check_networks(nets); check_whole(None, True, seed=seed)
     for net in nets: check_stage(tuple(stages), along, len(net.stages))  # before the first curve
     pairs = draw_pairs(len(test), torch.Generator().manual_seed(seed))
     return [dict(lam=list(lams), stages={str(k): interpolated(net, test, pairs, k, lams) for k in stages},

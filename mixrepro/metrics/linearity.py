@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from ..data.images import ImageSet
-from ..guards import NotFinite, check_counts_of, check_labels, check_recordable, check_said
+from ..guards import (NotFinite, check_counts_of, check_generator, check_labels, check_network,
+                             check_recordable, check_said, check_whole)
 from ..methods.attacks import (ascend, check_budget, check_precision, check_range, cross_entropy, in_mode, pgd,
                                       slope)
 from ..networks.staged import Net
@@ -38,7 +39,7 @@ def search(gap: Callable[[Tensor], Tensor],  # images (B, ...) -> what is maximi
            steps: int = 10,                  # of 2 eps / steps each
            ) -> Tensor:                      # the highest value seen for each image, (B,)
     "Maximise an objective over the box of radius eps around each image, within [0, 1]."
-    check_budget(eps, eps, steps, (0, 1))
+    check_budget(eps, eps, steps, (0, 1)); check_generator(rng)
     box = lambda z: torch.maximum(torch.minimum(z, (x + eps).clamp(max=1)), (x - eps).clamp(min=0))
     u = 2 * torch.rand(x.shape, dtype=x.dtype, device=x.device, generator=rng) - 1
     start, free = x + eps / 2 * (way + u), dict(eps=math.inf, bounds=None, start="image", best=True)
@@ -96,7 +97,7 @@ def linearity_errors(net: Net,                          # images (B, C, H, W) in
                      ) -> Tensor:                       # float64 (R, B), not negative, not falling with R
     "The largest departure of the loss from its tangent plane that the search finds (VarMixup paper, eq. 12)."
     check_radii(radii)
-    check_range(x, (0., 1.)); check_precision(net, x)
+    check_range(x, (0., 1.)); check_precision(net, x); check_generator(rng)
     with in_mode(net, "eval"):
         if loss is cross_entropy:
             with torch.no_grad(): check_own(net, x, y)
@@ -120,9 +121,10 @@ def linearity(nets: Net | Sequence[Net],         # one network, or several as a 
               # for each network {"radii", "linearity": one mean each, in nats, "steps", "images", "seed"}
               ) -> dict | list[dict]:
     "Mean local linearity error of networks at several radii (VarMixup paper, eq. 12 and figure 3)."
-    check_counts_of(batch=batch)
+    check_counts_of(batch=batch); check_whole(None, True, seed=seed)
     many, results = list(nets) if isinstance(nets, (list, tuple)) else [nets], []
     for net in many:
+        check_network(net)
         rng = torch.Generator(test.x.device).manual_seed(seed)
         parts = [linearity_errors(net, test.floats(i), test.y[i], rng, radii, steps)
                  for i in torch.arange(len(test), device=test.x.device).split(batch)]

@@ -7,6 +7,8 @@ __all__ = ['check_size', 'too_few', 'check_left', 'neighbour_bins', 'rms_gaps', 
            'aurra', 'weighted_rms', 'weighted_aurra', 'by_rank', 'ranked', 'check_cells_of', 'ranked_cells']
 
 # %% ../../nbs/metrics/61c_ranked.ipynb #d4e93353
+from numbers import Integral
+
 import torch
 from torch import Tensor
 
@@ -17,7 +19,7 @@ from .calibration import check_sure, check_weights, confidence
 # %% ../../nbs/metrics/61c_ranked.ipynb #1e00e403
 def check_size(size: object) -> None:  # of a bin
     "Refuse a part of a prediction."
-    if not isinstance(size, int) or isinstance(size, bool):
+    if not isinstance(size, Integral) or isinstance(size, bool):
         raise ValueError(f"a bin must hold a whole number of predictions, got {size}")
 
 def too_few(n: int, size: int) -> ValueError:  # predictions, of them in a bin

@@ -11,7 +11,7 @@ from torch import Tensor
 from ..core import pick
 from ..data.image_folder import imagenet_r
 from ..data.images import ImageSet
-from ..guards import check_tensor
+from ..guards import check_networks, check_tensor
 from ..data.renditions import photo_renditions
 from .accuracy import predict
 from .calibration import confidence
@@ -49,6 +49,7 @@ def rendered(nets: list,      # networks, on the device of the images
              # for each network {"renditions": name, "images": N, "accuracy": a share, "arrays": {"sure", "right"}}
              ) -> list[dict]:
     "Accuracy of networks on renditions of their classes (NoisyMix paper, table 1; Hendrycks et al., 2021)."
+    check_networks(nets)
     shown = pick("data set with renditions", test.name, RENDERED)("test")
     kept, what = class_places(shown.classes, test.classes), dict(renditions=shown.name, images=len(shown))
     each = [surely(predict(net, shown), shown.y, kept) for net in nets]

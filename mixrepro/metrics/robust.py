@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..core import Choices, choice
 from ..data.images import ImageSet
-from ..guards import check_counts_of, check_labels, check_networks
+from ..guards import check_attack, check_counts_of, check_labels, check_networks
 from ..methods.apgd import CLIMBS, apgd
 from ..methods.attacks import check_budget, still_at
 from ..methods.vicinal import at_least_single
@@ -121,7 +121,7 @@ def robust(nets: Sequence[Net],   # networks, on the device of the images
            ) -> list[dict]:
     "Accuracy of networks within balls of several radii (GenLabel note, real image data)."
     check_networks(nets); check_counts_of(batch=batch, images=images or 1)
-    check_rising(radii)
+    check_rising(radii); check_attack(attack, "__call__", ("net", "x", "y", "eps"), "AutoPGD()")
     results, test = [], test.subset(images) if images else test
     for net in nets:
         right, stuck = {name: [] for name in (BEFORE, *radii)}, dict.fromkeys(radii, 0)

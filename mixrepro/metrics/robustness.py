@@ -22,7 +22,7 @@ from ..data.corrupted import CORRUPTED, load_c, table_for
 from ..data.corruptions import CATEGORIES, CORRUPTIONS, KINDS, TABLES, corrupt
 from ..data.images import ImageSet, balanced
 from ..data.sources import GENERATED, RELEASED
-from ..guards import check_counts_of, check_each_once, check_places, check_rows
+from ..guards import check_counts_of, check_each_once, check_networks, check_no_mask, check_rows
 from .accuracy import accuracy, nll, predict
 from .calibration import confidence, ece
 from ..networks.staged import Net
@@ -48,7 +48,7 @@ def damaged(test: ImageSet,                 # the clean test set
             index: Tensor | None = None,    # places of the images that are damaged, int64 (n,); None: all
             ) -> ImageSet:                  # on the device of `test`
     "The test set under one corruption."
-    check_places(index)
+    check_no_mask(index)
     if pick("source of corruptions", source, (GENERATED, RELEASED)) == RELEASED:
         whole = _released(test, kind, severity, root)
         return whole if index is None else whole.subset(index)
@@ -81,6 +81,7 @@ def robustness(nets: Net | Sequence[Net],             # one network, or several 
     "Accuracy, NLL in nats and ECE of networks under each corruption at severities 1 to 5."
     check_each_once(kinds, "corruptions"); check_counts_of(images=images or 1)
     many, table = list(nets) if isinstance(nets, (list, tuple)) else [nets], table or table_for(max(test.shape[1:]))
+    check_networks(many)
     for kind in kinds: pick("corruption", kind, CORRUPTIONS if source == RELEASED else KINDS)
     pick("source of corruptions", source, (GENERATED, RELEASED)); pick("table of corruptions", table, TABLES)
     index = balanced(test.y, images) if 0 < images < len(test) else None

@@ -16,7 +16,7 @@ from torch import Tensor
 from ..core import Choices, choice
 from ..data.images import ImageSet
 from ..data.streams import image_keys, normal
-from ..guards import check_logits, check_tensor
+from ..guards import check_each_said, check_logits, check_networks, check_tensor
 from .accuracy import checked_logits, evaluating
 from ..networks.staged import Net
 
@@ -62,6 +62,7 @@ def stepped_logits(net: Net, test: ImageSet, step: Step, batch: int = 512) -> Te
     for i in torch.arange(len(test), device=test.x.device).split(batch):
         x = test.floats(i)
         with evaluating(net): said.append(net(x + step(i, x.shape[1:])))
+    check_each_said(said)
     return torch.cat(said).float().cpu()
 
 def moved(nets: Sequence[Net],  # networks, on the device of the images
@@ -71,6 +72,7 @@ def moved(nets: Sequence[Net],  # networks, on the device of the images
           # for each network {"images": N, "steps": {name: fields}, "arrays": {name: logits (N, K)}}
           ) -> list[dict]:
     "What each network says of each test image after a random step (NoisyMix paper, section 3.1)."
+    check_networks(nets)
     what = dict(images=len(test), steps={name: asdict(step) for name, step in steps.items()})
     return [what | dict(arrays={name: stepped_logits(net, test, step, batch) for name, step in steps.items()})
             for net in nets]

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from ..core import Choices, choice
 from .staged import check_images
+from ..guards import check_generator
 
 # %% ../../nbs/networks/15_autoencoders.ipynb #d111bdd2
 POSTERIORS = ("deterministic", "gaussian")
@@ -96,6 +97,7 @@ class Coder(nn.Module):
         "One sample of the code given the image."
         mean, logvar = self.moments(x)
         if logvar is None: return mean
+        check_generator(rng)
         return mean + (logvar / 2).exp() * torch.empty_like(mean).normal_(generator=rng)
 
 # %% ../../nbs/networks/15_autoencoders.ipynb #9e165f31

@@ -10,6 +10,7 @@ __all__ = ['Net', 'MODES', 'check_moments', 'Normalize', 'Resize', 'drop', 'Drop
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
+
 from typing import Any, Callable, Sequence
 
 import torch
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..core import pick
+from ..guards import check_generator, check_network, check_types
 
 # %% ../../nbs/networks/10_staged.ipynb #c5d0913b
 Net = Callable[..., Tensor]  # images, float (B, C, H, W) in [0, 1] -> logits (B, K)
@@ -67,6 +69,7 @@ def drop(h: Tensor,             # a state, (B, ...)
          rng: torch.Generator,  # on the device of the state
          ) -> Tensor:           # same shape
     "Set entries to zero at random, and scale the others so that the mean stays."
+    check_generator(rng)
     return h * torch.empty_like(h).bernoulli_(1 - p, generator=rng) / (1 - p)
 
 # %% ../../nbs/networks/10_staged.ipynb #d81e8515
@@ -100,6 +103,7 @@ def check_images(x: Tensor,     # what was handed to a network
         raise TypeError(f"images must be float in [0, 1], shape {wanted}, got {x.dtype}: divide uint8 images by 255")
     if x.dtype == torch.float64 != weights:
         raise TypeError(f"images are float64, but the network's weights {weights}: convert with x.float()")
+    check_types(x, weights)
     if x.dim() != 4 or x.shape[1] != shape[0] or (fixed and tuple(x.shape[2:]) != tuple(shape[1:])):
         raise ValueError(f"images must have shape {wanted}, got {tuple(x.shape)}")
 
@@ -113,7 +117,7 @@ def check_stage(at: int | tuple[int, ...] | None,            # a stage, or sever
         raise ValueError(f"`at` and `through` go together, got at={at}, through={through}")
     stages = at if isinstance(at, tuple) else () if at is None else (at,)
     if not all(isinstance(k, int) and 0 <= k <= last for k in stages):
-        raise ValueError(f"this network has stages 0 (the input) to {last}, got at={at}")
+        raise ValueError(f"this network has stages 0 (the input) to {last}, got at={at!r}")
     return stages
 
 # %% ../../nbs/networks/10_staged.ipynb #c58d748f
@@ -173,6 +177,7 @@ def in_mode(net: Net,   # a module; anything else is left as it is
             mode: str,  # a name in MODES
             ) -> Iterator[Net]:
     "Put a network in evaluation or training mode for a while; every module gets its own flag back."
+    check_network(net)
     training = pick("mode", mode, MODES) == "train"
     flags = {m: m.training for m in net.modules()} if isinstance(net, nn.Module) else {}
     try:

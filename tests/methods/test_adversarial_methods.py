@@ -180,7 +180,7 @@ def test_it_is_in_the_catalogue_and_every_field_says_where_it_comes_from(name):
 
 @pytest.mark.parametrize("name", KINDS)
 @pytest.mark.parametrize("args, message", [
-    (dict(eps=0.), "eps must be above 0, got 0.0: in units of .0, 1.; for no attack use"), (dict(step=-1.), "step must be above 0, got -1"), (dict(steps=0), "steps must be at least 1, got 0"),
+    (dict(eps=0.), "eps must be in .0, 1., got 0.0: 8 grey levels are 8.255; for no attack use"), (dict(step=-1.), "step must be in .0, 1., got -1"), (dict(steps=0), "steps must be at least 1, got 0"),
     (dict(mode="trian"), "unknown mode 'trian': did you mean 'train'"), (dict(epsilon=.1), "unknown hyper-parameter of '.*' 'epsilon': did you mean 'eps'")])
 def test_a_bad_budget_is_refused_before_anything_is_trained(name, args, message):
     with pytest.raises(ValueError, match=message): Spec("digits", name, "tiny-cnn", method_args=args)

@@ -362,7 +362,7 @@ def test_statistics_are_recorded_again_after_an_error():
     assert not own.track_running_stats
 
 
-@pytest.mark.parametrize("bad, message", [(dict(eps=0.), "eps must be above 0, got 0.0: in units of"), (dict(step=-1.), "step must be above 0"), (dict(steps=0), "steps must be at least 1, got 0"),
+@pytest.mark.parametrize("bad, message", [(dict(eps=0.), "eps must be in .0, 1., got 0.0: 8 grey"), (dict(step=-1.), "step must be in .0, 1."), (dict(steps=0), "steps must be at least 1, got 0"),
                                           (dict(target="cleen"), "unknown target 'cleen': did you mean 'clean'"), (dict(start="unifrm"), "did you mean 'uniform'"),
                                           (dict(epss=1.), "unknown hyper-parameter of 'adv-mmd-vae' 'epss': did you mean 'eps'")])
 def test_attacks_that_cannot_be(bad, message):

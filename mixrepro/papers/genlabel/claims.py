@@ -103,7 +103,7 @@ def in_some_case(tables: Tables) -> list:  # of `Effect`
 def third_order(tables: Tables) -> list:  # of `Effect`
     "How far the slope of lemma 1's remainder is above 2, as printed, for each c."
     data = tables["gl-lemma1"]
-    least = data[data.what == "printed"].groupby("c").slope.min()
+    least = data[data.what == "printed"].groupby("c").slope.agg(lambda v: v.min(skipna=False))
     return [exact(f"slope - 2, c = {c:g}", v - 2) for c, v in least.items()]
 
 def printed_label(tables: Tables) -> list:  # of `Effect`
@@ -115,7 +115,7 @@ def above(id: str, high: str, low: str, tables: Tables) -> list:  # of `Effect`
     "The least difference of two losses where all examples are classified rightly."
     data = tables[id]
     data = data[data["in Theta"].astype(bool)]
-    return [exact(f"least {high} - {low}", (data[high] - data[low]).min())]
+    return [exact(f"least {high} - {low}", (data[high] - data[low]).min(skipna=False))]
 
 # %% ../../../nbs/genlabel/06_claims.ipynb #49e1cdb9
 GL_TABLES = (
