@@ -222,7 +222,7 @@ def test_the_plan_is_the_papers():
         for c in cells(find("mm-table4"), name, 1): assert c.spec.n_train % 128 == 0 and c.spec.n_train <= ROWS["train"]
 
 
-BATCH = (None, torch.zeros(4, 1, 64, 64), torch.zeros(4).long(), torch.Generator())  # network, images, labels, generator
+BATCH = (torch.nn.Flatten(), torch.zeros(4, 1, 64, 64), torch.zeros(4).long(), torch.Generator())  # network, images, labels, generator
 
 
 @pytest.mark.parametrize("call, says", [

@@ -174,7 +174,7 @@ def test_other_bad_inputs():
     with pytest.raises(TypeError, match="needs a network in stages, .* got Linear"): ManifoldMixup().loss(torch.nn.Linear(2, 2), x, y, seeded())
     with pytest.raises(ValueError, match="unknown criterion 'cross': "): method("manifold-mixup", criterion="cross")
     with pytest.raises(ValueError, match="alpha must be above 0, got 0"): ManifoldMixup(alpha=0.).loss(network(), x, y, seeded())
-    wrapped = SimpleNamespace(module=network())  # what distributed training wraps a network in has no stages itself
+    wrapped = torch.nn.DataParallel(network())  # what distributed training wraps a network in has no stages itself
     with pytest.raises(ValueError, match="to 3, but those to mix at are"): ManifoldMixup(stages=(4,)).loss(wrapped, x, y, seeded())
 
 
