@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['BYTES', 'HAS', 'altered', 'Frozen', 'Piece', 'MethodPart', 'parts_of', 'state_of', 'restore', 'trainable',
-           'check_range_of', 'kept_by', 'of_images', 'check_prepared', 'check_batch', 'check_index', 'check_cause',
-           'explain', 'at_the_door', 'Method', 'Supervised']
+           'check_range_of', 'check_prepared', 'check_batch', 'check_index', 'check_cause', 'explain', 'at_the_door',
+           'Method', 'Supervised']
 
 # %% ../../nbs/methods/20b_base.ipynb #907b4e36
 import copy
@@ -118,26 +118,23 @@ def check_range_of(x: Tensor) -> None:
         raise ValueError(f"images must be float in [0, 1], got {low:.3g} to {high:.3g}: divide by 255")
 
 # %% ../../nbs/methods/20b_base.ipynb #0659c45b
-def kept_by(piece: Piece) -> list[SimpleNamespace]:
-    "What a piece and its parts have prepared."
-    own = [vars(piece)["_made"]] if "_made" in vars(piece) else []
-    return own + [made for part in parts_of(piece).values() for made in kept_by(part)]
-
-def of_images(made: SimpleNamespace, n: int) -> bool:  # n: numbers in an image
-    "Whether something was prepared on images in [0, 1]: densities and points lie around their mean."
-    if hasattr(made, "vae") or hasattr(made, "vanilla"): return True
-    density = getattr(made, "density", None)
-    if isinstance(density, nn.Module): centre = density.centre if hasattr(density, "centre") else density.mean.mean(0)
-    elif hasattr(made, "drawn"): centre = made.points[:256].flatten(1).mean(0)
-    else: centre = getattr(made, "centre", torch.zeros(0))
-    return centre.numel() == n and bool((centre >= 0).all() and (centre <= 1).all())
-
 def check_prepared(method: "Method", x: Tensor) -> None:
     "Refuse images of another shape, or range, than those that a method was prepared on; points lie anywhere."
+    def kept_by(piece):  # what a piece and its parts have prepared
+        own = [vars(piece)["_made"]] if "_made" in vars(piece) else []
+        return own + [made for part in parts_of(piece).values() for made in kept_by(part)]
+    def grey(made):  # whether it was prepared on images in [0, 1]: densities and points lie around their mean
+        if hasattr(made, "vae") or hasattr(made, "vanilla"): return True
+        density = getattr(made, "density", None)
+        if isinstance(density, nn.Module):
+            centre = density.centre if hasattr(density, "centre") else density.mean.mean(0)
+        elif hasattr(made, "drawn"): centre = made.points[:256].flatten(1).mean(0)
+        else: centre = getattr(made, "centre", torch.zeros(0))
+        return centre.numel() == x[0].numel() and bool((centre >= 0).all() and (centre <= 1).all())
     if not isinstance(method, Piece) or x.dim() != 4 or tuple(x.shape[2:]) == (1, 1): return
     for made in kept_by(method):
         if shape := getattr(getattr(made, "vae", None), "shape", ()): check_size_of(x, shape)
-        if x.is_cuda or not of_images(made, x[0].numel()): continue  # on a GPU every batch would wait for the host
+        if x.is_cuda or not grey(made): continue  # on a GPU every batch would wait for the host
         low, high = (v.item() for v in x.aminmax())
         if low < -.5 or high > 1.5:  # noise may go a little beyond
             raise ValueError(f"{method.name or type(method).__name__} was prepared on images in [0, 1], got "
