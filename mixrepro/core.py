@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['SOURCES', 'READERS', 'choice', 'plain', 'unchanged', 'spelled', 'provenance', 'given', 'pick', 'Open', 'named_in',
            'lies_in', 'in_words', 'whole', 'number', 'truth', 'text', 'fields_by_name', 'refused', 'brought',
-           'check_allowed', 'conform', 'Choices', 'weight', 'remembered']
+           'check_allowed', 'told_of', 'conform', 'Choices', 'weight', 'remembered']
 
 # %% ../nbs/00_core.ipynb #25102bcf
 import copy
@@ -211,11 +211,14 @@ def check_allowed(value: typing.Any, name: str, allowed: Collection | Callable[[
     if not fits: refused(name, in_words(allowed) + " and finite" * math.isinf(value), value, hint)
 
 # %% ../nbs/00_core.ipynb #467f1b1a
+@functools.cache
+def told_of(kind: type) -> list[tuple]:
+    "What `brought` is told of each field of a dataclass: its type, its name, what may stand there, and a hint."
+    return [(f.type, f.name, f.metadata.get("allowed"), f.metadata.get("hint", "")) for f in dataclasses.fields(kind)]
+
 def conform(obj: typing.Any) -> None:
     "Bring each field of a frozen dataclass to its type, and refuse what may not stand there."
-    for f in dataclasses.fields(obj):
-        told = f.metadata.get("allowed"), f.metadata.get("hint", "")
-        object.__setattr__(obj, f.name, brought(getattr(obj, f.name), f.type, f.name, *told))
+    for told in told_of(type(obj)): object.__setattr__(obj, told[1], brought(getattr(obj, told[1]), *told))
 
 @dataclasses.dataclass(frozen=True)
 class Choices:
