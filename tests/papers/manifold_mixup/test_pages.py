@@ -44,3 +44,5 @@ def test_a_table_of_the_ledger_as_rows(seeds):
     directions = ["undecided (n = 1)"] * 2 if seeds == 1 else ["same direction", "opposite direction"]
     assert rows["Direction"].tolist() == directions
     assert all(("±" in cell) == (seeds > 1) for cell in rows["ERM, ours"])
+    ps = [float(stats.ttest_rel(values["mixup", c], values["erm", c]).pvalue) for c in "ab"]
+    assert rows["p, Holm"].tolist() == ([""] * 2 if seeds == 1 else [f"{p:.2g}" for p in (2 * min(ps), max(*ps, 2 * min(ps)))])
