@@ -15,6 +15,7 @@ from ..core import choice, pick
 from ..guards import check_pixels
 from .mixing import Mixing
 from .vicinal import SCOPES, Mix, draw_lambda, taken
+from .views import Views, check_in_place
 from ..networks.staged import Net
 
 # %% ../../nbs/methods/39_cutmix.ipynb #d913e32b
@@ -86,4 +87,5 @@ class CutMix(Mixing):
 
     def draw(self, net: Net, x: Tensor, y: Tensor, rng: torch.Generator) -> CutDraw:
         check_pixels(x, "CutMix", 3)  # in smaller ones no box has a pixel
+        check_in_place(self.views if self.per == "example" else Views(), "boxes of each image")
         return draw_boxes(len(x), x.shape[2:], self.alpha, self.prob, rng, self.per)
