@@ -125,7 +125,7 @@ NFM = dict(add=.4, mult=.2, sparse=0., factor="beta", shared=False, levels=(1.,)
 def test_only_mixing_and_noise_is_nfm_to_the_last_bit(seed, views):
     "At NFM's own levels .4 and .2, no sparsity, Beta(2, 5) factors, one level, stages 0 to 3 and alpha 1."
     (x, y), net, (noise, place), rng = batch(seed=seed % 97), network(), NFM, seeded(seed)
-    mix, k = draw_mix(10, 1., rng), draw_stage((0, 1, 2, 3), rng)
+    mix, k = draw_mix(10, 1., rng), torch.randint(4, (), generator=rng).item()
     def at(h):
         m = torch.lerp(h[mix.partner], h, mix.lam)
         times = torch.empty(m.shape).uniform_(-.2, .2, generator=rng)
