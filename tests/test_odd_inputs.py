@@ -13,6 +13,7 @@ from PIL import Image, ImageFile
 from helpers import seeded
 from mixrepro.data import fetch as F, image_folder as IF, tabular as T
 from mixrepro.data.augment import resized_crop
+from mixrepro.data.augmix import augmix
 from mixrepro.data.corruptions import corrupt
 from mixrepro.data.factors import TASKS, draw_factors
 from mixrepro.data.folder import from_folder
@@ -21,7 +22,9 @@ from mixrepro.data.pairs import image_set
 from mixrepro.data.splits import relabelled
 from mixrepro.methods import attacks as K, densities as D, genlabel as G, vicinal as V
 from mixrepro.methods.adamixup import Policy, intrusion_loss
+from mixrepro.methods.autoaugment import auto_augment
 from mixrepro.methods.catalogue import method
+from mixrepro.methods.cutmix import draw_boxes
 from mixrepro.methods.genmix_gan import invert
 from mixrepro.methods.mmd_vae import kernel_matrix, mmd
 from mixrepro.methods.noise import FeatureNoise
@@ -189,7 +192,7 @@ def test_what_no_attack_and_no_loss_can_use(name):
     assert torch.equal(state, torch.get_rng_state()), "nothing was drawn from PyTorch's own generator"
 
 
-DRAWS = {"views": lambda: NoiseViews().view(X, None), "noise": lambda: FeatureNoise(factor="none")(X, None), "dropout": lambda: drop(X, .5, None), "hull": lambda: H.in_hull(H5, 3, None), "window": lambda: resized_crop(X, None),
+DRAWS = {"views": lambda: NoiseViews().view(X, None), "augmix": lambda: augmix(X, None), "mix": lambda: V.draw_mix(4, 1., None), "boxes": lambda: draw_boxes(4, (8, 8), 1., 1., None), "policy": lambda: auto_augment(X, None, "svhn"), "noise": lambda: FeatureNoise(factor="none")(X, None), "dropout": lambda: drop(X, .5, None), "hull": lambda: H.in_hull(H5, 3, None), "window": lambda: resized_crop(X, None),
          "labels": lambda: relabelled(XY, 4, .5, None), "factors": lambda: draw_factors(TASKS["a"], "train", 3, None), "linearity": lambda: linearity_errors(NET, X, XY, None, steps=1),
          "codes": lambda: build("vae-small", (3, 32, 32), None, seeded(), posterior="gaussian").posterior(torch.rand(2, 3, 32, 32, generator=seeded()), None)}
 
