@@ -13,7 +13,7 @@ __all__ = ['LEAST', 'LOG_2PI', 'SHAPES', 'DENSITIES', 'check_real', 'check_examp
 import math
 import warnings
 from functools import partial
-from numbers import Integral
+from numbers import Integral, Real
 
 import torch
 from torch import Tensor, nn
@@ -80,7 +80,8 @@ def borrowed(n: Tensor, mean: Tensor, cov: Tensor) -> Tensor:  # (K, d, d)
 # %% ../../nbs/methods/44_densities.ipynb #610b5330
 def check_ridge(ridge: float, total: Tensor) -> None:  # variances of all examples, (d,)
     "Refuse a negative ridge, and none where a column is constant."
-    if not 0 <= ridge < float("inf"): raise ValueError(f"ridge must be at least 0 and finite, got {ridge}")
+    if not (isinstance(ridge, Real) and 0 <= ridge < float("inf")):
+        raise ValueError(f"ridge must be at least 0 and finite, got {ridge!r}")
     if not total.isfinite().all():
         raise ValueError("examples of that size have no variance in float64: scale them to below 1e150")
     if not ridge and (flat := (total <= 0).nonzero()[:, 0].tolist()):
@@ -270,8 +271,9 @@ def absorbed(mean: Tensor, variance: Tensor,  # of the classes, (K, d) and (K,)
 def check_running(k: int, memory: float, floor: float) -> None:
     "Refuse what no running density can be made with."
     if not isinstance(k, Integral) or k < 2: raise ValueError(f"a posterior needs two classes or more, got k = {k}")
-    if not 0 <= memory < 1: raise ValueError(f"memory must be in [0, 1), got {memory}")
-    if not 0 < floor < math.inf: raise ValueError(f"floor must be above 0 and finite, got {floor}")
+    if not (isinstance(memory, Real) and 0 <= memory < 1): raise ValueError(f"memory must be in [0, 1), got {memory!r}")
+    if not (isinstance(floor, Real) and 0 < floor < math.inf):
+        raise ValueError(f"floor must be above 0 and finite, got {floor!r}")
 
 def check_features(z: Tensor,     # features
                 hot: Tensor,   # labels as vectors
