@@ -6,8 +6,8 @@
 __all__ = ['LEAST', 'LOG_2PI', 'SHAPES', 'DENSITIES', 'check_real', 'check_examples', 'check_correction', 'class_moments', 'tell',
            'borrowed', 'check_ridge', 'whitening', 'Density', 'check_width', 'Whitened', 'Gaussian', 'Spherical',
            'log_spherical', 'check_near', 'fit_gaussian', 'KDE', 'check_factor', 'fit_kde', 'check_likely',
-           'posteriors', 'classify', 'absorbed', 'check_running', 'check_features', 'check_begun', 'Remembered',
-           'check_learnable', 'RunningGaussian']
+           'check_priors', 'posteriors', 'classify', 'absorbed', 'check_running', 'check_features', 'check_begun',
+           'Remembered', 'check_learnable', 'RunningGaussian']
 
 # %% ../../nbs/methods/44_densities.ipynb #a4f775d0
 import math
@@ -242,10 +242,21 @@ def check_likely(log_p: Tensor,  # of classes at points, (B, K)
         raise NotFinite(f"{bad} of {len(log_p)} points hold NaN or infinity, or lie so far out that every class has "
                         "the density 0 in float64: leave them out, or scale them as the examples")
 
+def check_priors(log_prior: object, k: int) -> None:  # None, or of k classes
+    "Refuse priors of other classes, and those by which no class is left; on a GPU the host would wait for a look."
+    if log_prior is None: return
+    check_tensor(log_prior, "priors")
+    if log_prior.shape != (k,):
+        raise ValueError(f"priors must be one logarithm for each of {k} classes, got {tuple(log_prior.shape)}")
+    if not log_prior.is_cuda and not log_prior.amax().isfinite():
+        raise NotFinite("priors must be logarithms of shares, one of them above 0, got "
+                        f"{log_prior.tolist()}: take the log of counts over their sum")
+
 def posteriors(log_p: Tensor,                    # log-densities, (B, K)
                log_prior: Tensor | None = None,  # (K,); without: all classes are as likely beforehand
                ) -> Tensor:                      # rows that sum to 1, (B, K)
     "How likely each class is at a point (GenLabel note, GenLabel algorithm, step 3)."
+    check_priors(log_prior, log_p.shape[1])
     made = (log_p if log_prior is None else log_p + log_prior).softmax(1)
     if not (made.is_cuda or math.isfinite(made.sum())): check_likely(log_p)  # one sum tells that all are
     return made
