@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['WHY', 'logit', 'check_pairable', 'ordered_pairs', 'share_of', 'accepted', 'nearest_root', 'gaussian_root',
-           'bisected_root', 'means_of', 'check_pairs', 'lines_by_means', 'example_of', 'lines_by_examples',
+           'bisected_root', 'means_of', 'check_all_pairs', 'lines_by_means', 'example_of', 'lines_by_examples',
            'Candidates', 'Made', 'labels_of', 'first_of', 'counted', 'in_rounds', 'check_search', 'genmix',
            'tell_missing', 'by_density', 'GenMixChoices', 'GenMixing', 'GenMix']
 
@@ -103,7 +103,7 @@ def means_of(density: Whitened) -> tuple[Tensor, Tensor]:  # (K, d), W^-1 (K, d,
     back = torch.linalg.inv_ex(density.W).inverse  # without a look at whether there is one: it was made by dividing
     return density.centre - (back @ density.shift.view(*back.shape[:2], 1))[..., 0], back
 
-def check_pairs(pairs: Tensor, k: int) -> None:  # (P, 2); classes of the densities
+def check_all_pairs(pairs: Tensor, k: int) -> None:  # (P, 2); classes of the densities
     "Refuse the pairs of more or fewer classes than there are densities."
     if len(pairs) != k * (k - 1):
         raise ValueError(f"densities of {k} classes have {k * (k - 1)} ordered pairs, got {len(pairs)}: ask for as "
@@ -111,7 +111,7 @@ def check_pairs(pairs: Tensor, k: int) -> None:  # (P, 2); classes of the densit
 
 def lines_by_means(mean: Tensor, back: Tensor, pairs: Tensor, n: int, rng: torch.Generator) -> tuple[Tensor, Tensor]:
     "n lines from mean to mean for each ordered pair, moved by draws of its first class: starts and ways, (P n, d)."
-    check_pairs(pairs, len(mean))
+    check_all_pairs(pairs, len(mean))
     i, j = pairs.unbind(1)
     z = torch.randn(len(mean), (len(mean) - 1) * n, mean.shape[1], generator=rng, device=rng.device, dtype=mean.dtype)
     moved = (z @ back.mT).view(len(pairs), n, -1)
