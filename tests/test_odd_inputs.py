@@ -77,7 +77,7 @@ NUMBERS = {
     "no classes": (lambda: ST.js_divergence(Z[:, :0], Z[:, :0]), "one at least for each example"), "one number": (lambda: H.scatter(Z[:, 0], Y), "hidden states must be"),
     "no numbers": (lambda: H.gap(Z[:, :0], Y), "hidden states must be"), "classes unknown": (lambda: RE.surely(Z[:, :1], Y, [1, 3]), "with the classes"), "a class each": (lambda: ST.steadiness(Z, Y, {"a": Z > 0}), "must be float"),
     "integer sure": (lambda: R.rms_of(RIGHT.long(), RIGHT), "confidences must be float"), "weak weights": (lambda: C.weighted_ece(W.float(), SURE, RIGHT), "weights must be float, and as precise"),
-    "bin size": (lambda: R.rms_of(SURE, RIGHT, "3"), "whole number of predictions"), "kinds left out": (lambda: R.ranked_cells(SURE.view(1, 5, 6), RIGHT.view(1, 5, 6) > 0), "15 kinds at 5 severities"),
+    "bin size": (lambda: R.rms_of(SURE, RIGHT, "3"), "size must be a whole number"), "kinds left out": (lambda: R.ranked_cells(SURE.view(1, 5, 6), RIGHT.view(1, 5, 6) > 0), "15 kinds at 5 severities"),
     "no kinds": (lambda: R.ranked_cells(SURE.view(1, 5, 6), RIGHT.view(1, 5, 6) > 0, ()), "0 kinds at 5"), "no bins": (lambda: C.pooled([]), "one at least"),
     "other bins": (lambda: C.pooled([C.reliability(Z, Y), C.reliability(Z, Y, 10)]), "as many for each network, got 10 and 15"), "half a bin": (lambda: C.pooled([{"count": [1]}]), "without accuracy"),
     "half an image": (lambda: influence(lambda w: w.sum() / w.sum(), 2.5), "n must be a whole number"), "no number": (lambda: influence(lambda w: 1., 3), "got float"), "many numbers": (lambda: influence(lambda w: w / w.sum(), 3), "a tensor .3,."),
@@ -217,8 +217,10 @@ def test_seeds_are_whole_numbers(name):
 
 @pytest.mark.parametrize("kind", [np.int64, np.uint8])
 def test_sizes_of_numpy_are_sizes(kind):
-    assert R.rms_of(SURE, RIGHT, kind(10)) == R.rms_of(SURE, RIGHT, 10) and FL.check_images(kind(3)) is None
-    for odd in (True, 2.5, -1): refused(lambda: FL.check_images(odd), "images must be a number of films")
+    assert R.rms_of(SURE, RIGHT, kind(10)) == R.rms_of(SURE, RIGHT, 10)
+    assert FL.flips([NET], TEST, ("tilt",), kind(3))[0]["images"] == 3
+    for odd in (True, 2.5, -1): refused(lambda: FL.flips([NET], TEST, ("tilt",), odd), "images must be a whole number, 0 or more")
+    for odd in (True, 2.5): refused(lambda: R.rms_of(SURE, RIGHT, odd), "size must be a whole number")
     refused(lambda: TEST.subset(True), "a part of a set is a number of images")
     refused(lambda: A.predict(NET, TEST, kind(2)), "batch goes to PyTorch.*write int.2.")
 
