@@ -13,6 +13,7 @@ from PIL import Image, ImageFile
 from helpers import seeded
 from mixrepro.data import fetch as F, image_folder as IF, tabular as T
 from mixrepro.data.augment import resized_crop
+from mixrepro.data.augmix import augmix
 from mixrepro.data.corruptions import corrupt
 from mixrepro.data.factors import TASKS, draw_factors
 from mixrepro.data.folder import from_folder
@@ -21,7 +22,9 @@ from mixrepro.data.pairs import image_set
 from mixrepro.data.splits import relabelled
 from mixrepro.methods import attacks as K, densities as D, genlabel as G, vicinal as V
 from mixrepro.methods.adamixup import Policy, intrusion_loss
+from mixrepro.methods.autoaugment import auto_augment
 from mixrepro.methods.catalogue import method
+from mixrepro.methods.cutmix import draw_boxes
 from mixrepro.methods.genmix_gan import invert
 from mixrepro.methods.mmd_vae import kernel_matrix, mmd
 from mixrepro.methods.noise import FeatureNoise
@@ -74,7 +77,7 @@ NUMBERS = {
     "no classes": (lambda: ST.js_divergence(Z[:, :0], Z[:, :0]), "one at least for each example"), "one number": (lambda: H.scatter(Z[:, 0], Y), "hidden states must be"),
     "no numbers": (lambda: H.gap(Z[:, :0], Y), "hidden states must be"), "classes unknown": (lambda: RE.surely(Z[:, :1], Y, [1, 3]), "with the classes"), "a class each": (lambda: ST.steadiness(Z, Y, {"a": Z > 0}), "must be float"),
     "integer sure": (lambda: R.rms_of(RIGHT.long(), RIGHT), "confidences must be float"), "weak weights": (lambda: C.weighted_ece(W.float(), SURE, RIGHT), "weights must be float, and as precise"),
-    "bin size": (lambda: R.rms_of(SURE, RIGHT, "3"), "whole number of predictions"), "kinds left out": (lambda: R.ranked_cells(SURE.view(1, 5, 6), RIGHT.view(1, 5, 6) > 0), "15 kinds at 5 severities"),
+    "bin size": (lambda: R.rms_of(SURE, RIGHT, "3"), "size must be a whole number"), "kinds left out": (lambda: R.ranked_cells(SURE.view(1, 5, 6), RIGHT.view(1, 5, 6) > 0), "15 kinds at 5 severities"),
     "no kinds": (lambda: R.ranked_cells(SURE.view(1, 5, 6), RIGHT.view(1, 5, 6) > 0, ()), "0 kinds at 5"), "no bins": (lambda: C.pooled([]), "one at least"),
     "other bins": (lambda: C.pooled([C.reliability(Z, Y), C.reliability(Z, Y, 10)]), "as many for each network, got 10 and 15"), "half a bin": (lambda: C.pooled([{"count": [1]}]), "without accuracy"),
     "half an image": (lambda: influence(lambda w: w.sum() / w.sum(), 2.5), "n must be a whole number"), "no number": (lambda: influence(lambda w: 1., 3), "got float"), "many numbers": (lambda: influence(lambda w: w / w.sum(), 3), "a tensor .3,."),
@@ -189,7 +192,7 @@ def test_what_no_attack_and_no_loss_can_use(name):
     assert torch.equal(state, torch.get_rng_state()), "nothing was drawn from PyTorch's own generator"
 
 
-DRAWS = {"views": lambda: NoiseViews().view(X, None), "noise": lambda: FeatureNoise(factor="none")(X, None), "dropout": lambda: drop(X, .5, None), "hull": lambda: H.in_hull(H5, 3, None), "window": lambda: resized_crop(X, None),
+DRAWS = {"views": lambda: NoiseViews().view(X, None), "augmix": lambda: augmix(X, None), "mix": lambda: V.draw_mix(4, 1., None), "boxes": lambda: draw_boxes(4, (8, 8), 1., 1., None), "policy": lambda: auto_augment(X, None, "svhn"), "noise": lambda: FeatureNoise(factor="none")(X, None), "dropout": lambda: drop(X, .5, None), "hull": lambda: H.in_hull(H5, 3, None), "window": lambda: resized_crop(X, None),
          "labels": lambda: relabelled(XY, 4, .5, None), "factors": lambda: draw_factors(TASKS["a"], "train", 3, None), "linearity": lambda: linearity_errors(NET, X, XY, None, steps=1),
          "codes": lambda: build("vae-small", (3, 32, 32), None, seeded(), posterior="gaussian").posterior(torch.rand(2, 3, 32, 32, generator=seeded()), None)}
 
@@ -214,8 +217,10 @@ def test_seeds_are_whole_numbers(name):
 
 @pytest.mark.parametrize("kind", [np.int64, np.uint8])
 def test_sizes_of_numpy_are_sizes(kind):
-    assert R.rms_of(SURE, RIGHT, kind(10)) == R.rms_of(SURE, RIGHT, 10) and FL.check_images(kind(3)) is None
-    for odd in (True, 2.5, -1): refused(lambda: FL.check_images(odd), "images must be a number of films")
+    assert R.rms_of(SURE, RIGHT, kind(10)) == R.rms_of(SURE, RIGHT, 10)
+    assert FL.flips([NET], TEST, ("tilt",), kind(3))[0]["images"] == 3
+    for odd in (True, 2.5, -1): refused(lambda: FL.flips([NET], TEST, ("tilt",), odd), "images must be a whole number, 0 or more")
+    for odd in (True, 2.5): refused(lambda: R.rms_of(SURE, RIGHT, odd), "size must be a whole number")
     refused(lambda: TEST.subset(True), "a part of a set is a number of images")
     refused(lambda: A.predict(NET, TEST, kind(2)), "batch goes to PyTorch.*write int.2.")
 

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['MATRICES', 'DULL', 'BASIC', 'OPERATIONS', 'posterized', 'solarized', 'autocontrasted', 'equalized', 'check_default',
            'warped', 'shifted', 'cut', 'turning', 'matrix_of', 'greyed', 'smoothed', 'enhanced', 'Chains',
-           'draw_shares', 'draw_chains', 'as_rows', 'only', 'matrices_of', 'step_of', 'through', 'laid_over',
-           'check_grey_levels', 'augmix', 'pillow_operation', 'augmix_by_pillow', 'benchmark_augmix']
+           'draw_shares', 'check_real', 'draw_chains', 'as_rows', 'only', 'matrices_of', 'step_of', 'through',
+           'laid_over', 'check_grey_levels', 'augmix', 'pillow_operation', 'augmix_by_pillow', 'benchmark_augmix']
 
 # %% ../../nbs/data/02c_augmix.ipynb #3e009292
 import math
@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from numbers import Real
 
 
 import numpy as np
@@ -24,7 +25,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..core import pick
-from ..guards import check_tensor, check_whole
+from ..guards import check_generator, check_tensor, check_whole
 
 # %% ../../nbs/data/02c_augmix.ipynb #a9bcc3d6
 def posterized(u: Tensor,     # images, uint8 (N, C, H, W)
@@ -166,6 +167,11 @@ def draw_shares(k: int,                # shares that sum to 1
     return torch.softmax(g.log() + v.log() / alpha, 0).float()
 
 # %% ../../nbs/data/02c_augmix.ipynb #3cca8a19
+def check_real(**numbers: object) -> None:  # by the name that the user typed
+    "Refuse what is no number: Python's or NumPy's, but no truth."
+    for name, v in numbers.items():
+        if not isinstance(v, Real) or isinstance(v, bool): raise ValueError(f"{name} must be a number, got {v!r}")
+
 def draw_chains(n: int,                # images
                 rng: torch.Generator,  # the only source of randomness
                 severity: float = 3.,  # s: levels are from U(.1, s), .1 to 10
@@ -175,7 +181,8 @@ def draw_chains(n: int,                # images
                 ops: str = "basic",    # a key of OPERATIONS
                 ) -> Chains:
     "Draw chains for each image by itself (code of AugMix)."
-    check_whole(None, width=width, depth=depth)
+    check_generator(rng); check_whole(n=n); check_whole(None, width=width, depth=depth)
+    check_real(severity=severity, alpha=alpha)
     if not .1 <= severity <= 10: raise ValueError(f"severity must be in [.1, 10], got {severity}: AugMix has 3")
     if width < 1 or depth < 1:
         raise ValueError(f"AugMix needs 1 chain of 1 operation at least, got width {width} and depth {depth}")

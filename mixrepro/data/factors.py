@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..core import pick
-from .images import SPLITS, ImageSet
+from .images import SPLITS, ImageSet, check_part
 from ..guards import check_generator
 
 # %% ../../nbs/data/05b_factors.ipynb #06fa9951
@@ -181,6 +181,7 @@ class FactorSet(ImageSet):
     @property
     def shape(self) -> tuple[int, int, int]: return 1, self.size, self.size
     def floats(self, index: Tensor | slice | Sequence[int] = slice(None)) -> Tensor:
+        check_part(index, len(self))
         return render(self.x[index], self.size)
 
 # %% ../../nbs/data/05b_factors.ipynb #f5c112ab

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ..core import pick
-from .images import SPLITS, ImageSet
+from .images import SPLITS, ImageSet, check_part
 
 # %% ../../nbs/data/05c_spirals.ipynb #1ea0886d
 SQUARE = 2.5  # of the square of the plane that is [0, 1]^2; the spirals end at radius 1
@@ -47,7 +47,9 @@ class PointSet(ImageSet):
                              "use as_images")
 
     def __repr__(self) -> str: return f"{self.name} {self.split}: {len(self):,} points, {self.k} classes"
-    def floats(self, index: Tensor | slice | Sequence[int] = slice(None)) -> Tensor: return self.x[index]
+    def floats(self, index: Tensor | slice | Sequence[int] = slice(None)) -> Tensor:
+        check_part(index, len(self))
+        return self.x[index]
 
 # %% ../../nbs/data/05c_spirals.ipynb #0c4b8bd2
 def draw_spirals(n: int,                # points of each arm

@@ -6,8 +6,8 @@
 __all__ = ['NUMBER', 'GROUPED', 'GAPS', 'ENCODERS', 'COLLECTIONS', 'NOTES', 'FRI', 'EMBEDDED', 'FOLDER', 'INDEXES', 'NOMINAL',
            'PAUSES', 'BEGINS', 'DATE', 'SPELLED', 'SEED', 'NOTE', 'DEAD', 'Table', 'check_spelling', 'check_frame',
            'check_finite', 'warn_of_rounding', 'check_spread', 'to_numbers', 'check_not_empty', 'to_labels', 'friedman',
-           'check_records', 'check_commas', 'check_nominal', 'check_texts', 'check_asked', 'check_two_parts',
-           'check_parts', 'tabular', 'verify_openml', 'fetch_openml']
+           'check_records', 'check_commas', 'check_header', 'check_nominal', 'check_texts', 'check_asked',
+           'check_two_parts', 'check_parts', 'tabular', 'verify_openml', 'fetch_openml']
 
 # %% ../../nbs/data/08_tabular.ipynb #6488a665
 import csv
@@ -432,6 +432,15 @@ def check_commas(data: bytes, text: str) -> None:
         if mark in first and "," not in first:
             raise ValueError(f"its columns are parted by {called}: save it again with commas between the cells")
 
+# %% ../../nbs/data/08_tabular.ipynb #db6ea022
+def check_header(names: list[str], rows: list[list[str]]) -> None:
+    "Refuse a first line that is a row like the others."
+    if len(names) < 2 or names[-1] not in {row[-1] for row in rows}: return
+    if all(name.strip().isdecimal() for name in names): return  # pandas counts columns
+    if all(NUMBER.fullmatch(name.strip()) for name in names[:-1]):
+        raise ValueError("the first line holds a row of the table and no names "
+                         f"({', '.join(names[:3])}{', ...' * (len(names) > 3)}): write names above it")
+
 # %% ../../nbs/data/08_tabular.ipynb #3b200e04
 def _rows(data: bytes) -> tuple[list[str], list[list[str]], list[int]]:  # names, cells of each row, its line
     "The cells of a CSV file, exactly as they are written."
@@ -453,6 +462,7 @@ def _rows(data: bytes) -> tuple[list[str], list[list[str]], list[int]]:  # names
         if len(row) != len(names):
             raise ValueError(f"line {line} has {len(row)} cells, but there are {len(names)} names of columns"
                              + ": remove the comma at its end" * (len(row) > len(names) and not row[-1].strip()))
+    check_header(names, rows)
     return names, rows, lines[1:]
 
 # %% ../../nbs/data/08_tabular.ipynb #1bd211e5

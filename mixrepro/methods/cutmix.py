@@ -12,9 +12,10 @@ import torch
 from torch import Tensor
 
 from ..core import choice, pick
-from ..guards import check_pixels
+from ..guards import check_pixels, check_whole
 from .mixing import Mixing
 from .vicinal import SCOPES, Mix, draw_lambda, taken
+from .views import Views, check_in_place
 from ..networks.staged import Net
 
 # %% ../../nbs/methods/39_cutmix.ipynb #d913e32b
@@ -66,7 +67,7 @@ def draw_boxes(n: int,                 # images in the batch
                per: str = "batch",     # "batch": one box for all; "example": one each
                ) -> CutDraw:
     "Draw boxes and partners for a batch (code of Yun et al., 2019)."
-    check_boxes(size, prob, per)
+    check_whole(n=n); check_boxes(size, prob, per)
     shape = (n if per == "example" else 1,)
     lam = draw_lambda(shape, alpha, rng)
     lam = torch.where(torch.rand(shape, generator=rng, device=rng.device) < prob, lam, 1.)
@@ -86,4 +87,5 @@ class CutMix(Mixing):
 
     def draw(self, net: Net, x: Tensor, y: Tensor, rng: torch.Generator) -> CutDraw:
         check_pixels(x, "CutMix", 3)  # in smaller ones no box has a pixel
+        check_in_place(self.views if self.per == "example" else Views(), "boxes of each image")
         return draw_boxes(len(x), x.shape[2:], self.alpha, self.prob, rng, self.per)

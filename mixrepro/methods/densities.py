@@ -6,14 +6,14 @@
 __all__ = ['LEAST', 'LOG_2PI', 'SHAPES', 'DENSITIES', 'check_real', 'check_examples', 'check_correction', 'class_moments', 'tell',
            'borrowed', 'check_ridge', 'whitening', 'Density', 'check_width', 'Whitened', 'Gaussian', 'Spherical',
            'log_spherical', 'check_near', 'fit_gaussian', 'KDE', 'check_factor', 'fit_kde', 'check_likely',
-           'posteriors', 'classify', 'absorbed', 'check_running', 'check_features', 'check_begun', 'Remembered',
-           'check_learnable', 'RunningGaussian']
+           'check_priors', 'posteriors', 'classify', 'absorbed', 'check_running', 'check_features', 'check_begun',
+           'Remembered', 'check_learnable', 'RunningGaussian']
 
 # %% ../../nbs/methods/44_densities.ipynb #a4f775d0
 import math
 import warnings
 from functools import partial
-from numbers import Integral
+from numbers import Integral, Real
 
 import torch
 from torch import Tensor, nn
@@ -80,7 +80,8 @@ def borrowed(n: Tensor, mean: Tensor, cov: Tensor) -> Tensor:  # (K, d, d)
 # %% ../../nbs/methods/44_densities.ipynb #610b5330
 def check_ridge(ridge: float, total: Tensor) -> None:  # variances of all examples, (d,)
     "Refuse a negative ridge, and none where a column is constant."
-    if not 0 <= ridge < float("inf"): raise ValueError(f"ridge must be at least 0 and finite, got {ridge}")
+    if not (isinstance(ridge, Real) and 0 <= ridge < float("inf")):
+        raise ValueError(f"ridge must be at least 0 and finite, got {ridge!r}")
     if not total.isfinite().all():
         raise ValueError("examples of that size have no variance in float64: scale them to below 1e150")
     if not ridge and (flat := (total <= 0).nonzero()[:, 0].tolist()):
@@ -241,10 +242,21 @@ def check_likely(log_p: Tensor,  # of classes at points, (B, K)
         raise NotFinite(f"{bad} of {len(log_p)} points hold NaN or infinity, or lie so far out that every class has "
                         "the density 0 in float64: leave them out, or scale them as the examples")
 
+def check_priors(log_prior: object, k: int) -> None:  # None, or of k classes
+    "Refuse priors of other classes, and those by which no class is left; on a GPU the host would wait for a look."
+    if log_prior is None: return
+    check_tensor(log_prior, "priors")
+    if log_prior.shape != (k,):
+        raise ValueError(f"priors must be one logarithm for each of {k} classes, got {tuple(log_prior.shape)}")
+    if not log_prior.is_cuda and not log_prior.amax().isfinite():
+        raise NotFinite("priors must be logarithms of shares, one of them above 0, got "
+                        f"{log_prior.tolist()}: take the log of counts over their sum")
+
 def posteriors(log_p: Tensor,                    # log-densities, (B, K)
                log_prior: Tensor | None = None,  # (K,); without: all classes are as likely beforehand
                ) -> Tensor:                      # rows that sum to 1, (B, K)
     "How likely each class is at a point (GenLabel note, GenLabel algorithm, step 3)."
+    check_priors(log_prior, log_p.shape[1])
     made = (log_p if log_prior is None else log_p + log_prior).softmax(1)
     if not (made.is_cuda or math.isfinite(made.sum())): check_likely(log_p)  # one sum tells that all are
     return made
@@ -270,8 +282,9 @@ def absorbed(mean: Tensor, variance: Tensor,  # of the classes, (K, d) and (K,)
 def check_running(k: int, memory: float, floor: float) -> None:
     "Refuse what no running density can be made with."
     if not isinstance(k, Integral) or k < 2: raise ValueError(f"a posterior needs two classes or more, got k = {k}")
-    if not 0 <= memory < 1: raise ValueError(f"memory must be in [0, 1), got {memory}")
-    if not 0 < floor < math.inf: raise ValueError(f"floor must be above 0 and finite, got {floor}")
+    if not (isinstance(memory, Real) and 0 <= memory < 1): raise ValueError(f"memory must be in [0, 1), got {memory!r}")
+    if not (isinstance(floor, Real) and 0 < floor < math.inf):
+        raise ValueError(f"floor must be above 0 and finite, got {floor!r}")
 
 def check_features(z: Tensor,     # features
                 hot: Tensor,   # labels as vectors

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['WHY', 'logit', 'check_pairable', 'ordered_pairs', 'share_of', 'accepted', 'nearest_root', 'gaussian_root',
-           'bisected_root', 'means_of', 'lines_by_means', 'example_of', 'lines_by_examples', 'Candidates', 'Made',
-           'labels_of', 'first_of', 'counted', 'in_rounds', 'check_search', 'genmix', 'tell_missing', 'by_density',
-           'GenMixChoices', 'GenMixing', 'GenMix']
+           'bisected_root', 'means_of', 'check_all_pairs', 'lines_by_means', 'example_of', 'lines_by_examples',
+           'Candidates', 'Made', 'labels_of', 'first_of', 'counted', 'in_rounds', 'check_search', 'genmix',
+           'tell_missing', 'by_density', 'GenMixChoices', 'GenMixing', 'GenMix']
 
 # %% ../../nbs/methods/47_genmix.ipynb #196b4610
 import math
@@ -14,7 +14,7 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from numbers import Integral
+from numbers import Integral, Real
 from typing import Any, Self
 
 import torch
@@ -103,8 +103,15 @@ def means_of(density: Whitened) -> tuple[Tensor, Tensor]:  # (K, d), W^-1 (K, d,
     back = torch.linalg.inv_ex(density.W).inverse  # without a look at whether there is one: it was made by dividing
     return density.centre - (back @ density.shift.view(*back.shape[:2], 1))[..., 0], back
 
+def check_all_pairs(pairs: Tensor, k: int) -> None:  # (P, 2); classes of the densities
+    "Refuse the pairs of more or fewer classes than there are densities."
+    if len(pairs) != k * (k - 1):
+        raise ValueError(f"densities of {k} classes have {k * (k - 1)} ordered pairs, got {len(pairs)}: ask for as "
+                         "many classes")
+
 def lines_by_means(mean: Tensor, back: Tensor, pairs: Tensor, n: int, rng: torch.Generator) -> tuple[Tensor, Tensor]:
     "n lines from mean to mean for each ordered pair, moved by draws of its first class: starts and ways, (P n, d)."
+    check_all_pairs(pairs, len(mean))
     i, j = pairs.unbind(1)
     z = torch.randn(len(mean), (len(mean) - 1) * n, mean.shape[1], generator=rng, device=rng.device, dtype=mean.dtype)
     moved = (z @ back.mT).view(len(pairs), n, -1)
@@ -181,18 +188,19 @@ def in_rounds(find: Callable[[Tensor, int, float], Candidates],  # pairs as rows
     return parts, had, counts
 
 # %% ../../nbs/methods/47_genmix.ipynb #2226b8ff
-def check_search(n_aug: object, lams: object, rounds: object) -> None:
-    "Refuse what counts nothing, and shares that are none."
+def check_search(n_aug: object, lams: object, rounds: object, eps: object) -> None:
+    "Refuse what counts nothing, and shares and a margin that are none."
     for what, n in (("n_aug", n_aug), ("rounds", rounds)):
         if not isinstance(n, Integral) or isinstance(n, bool) or (what == "rounds" and n < 1):
             raise ValueError(f"{what} must be at least 1, a whole number, got {n!r}")
     if not isinstance(lams, (tuple, list)) or not all(isinstance(lam, (int, float)) for lam in lams):
         raise TypeError(f"lams must be shares such as (.5,), got {lams!r}")
+    if not isinstance(eps, Real): raise TypeError(f"eps must be a number above 0, got {eps!r}")
 
 def genmix(find: Callable[[Tensor, int, float], Candidates], k: int, n_aug: int, lams: tuple, eps: float, rounds: int,
            device: torch.device | str = "cpu") -> Made:
     "Algorithm 4 (GenMix note) for each lambda; a pair that lacks points is told in a warning."
-    check_search(n_aug, lams, rounds)
+    check_search(n_aug, lams, rounds, eps)
     if n_aug < 1 or not eps > 0: raise ValueError(f"n_aug must be at least 1 and eps above 0, got {n_aug} and {eps}")
     if not lams: raise ValueError("lams must hold one share at least, got none: a mixture of classes needs it")
     for lam in lams: logit(lam)  # which refuses what is no share of a mixture

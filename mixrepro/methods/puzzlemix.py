@@ -26,6 +26,7 @@ from .mixing import Mixing
 from .puzzle_mask import costs, least, pooled
 from .transport import moved, moves, moves_by_table
 from .vicinal import SCOPES, Mix, draw_lambda, taken
+from .views import check_in_place
 from ..networks.staged import Net, in_mode
 
 # %% ../../nbs/methods/42_puzzlemix.ipynb #8e3999f6
@@ -122,6 +123,7 @@ class PuzzleMix(Mixing):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        check_in_place(self.views, "puzzles")
         if not self.blocks: raise ValueError("blocks must name one number at least: of blocks a side, such as 8")
 
     def draw(self, net: Net, x: Tensor, y: Tensor, rng: torch.Generator) -> PuzzleDraw:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..guards import check_pair, check_shares, check_tensor
+from ..guards import check_generator, check_pair, check_shares, check_tensor, check_whole
 
 # %% ../../nbs/methods/20_vicinal.ipynb #e1079a0f
 def by_rows(f: Callable[[Tensor], Tensor],  # rows (B, ...) -> rows (N, ...)
@@ -85,7 +85,7 @@ def draw_lambda(shape: tuple[int, ...],  # of the draw; () is a single coefficie
                 rng: torch.Generator,    # the only source of randomness
                 ) -> Tensor:             # float32, in [0, 1], on the device of `rng`
     "Mixing coefficients from Beta(alpha, alpha)."
-    check_alpha(alpha)
+    check_alpha(alpha); check_generator(rng)
     if not 0 < alpha < math.inf:
         raise ValueError(f"alpha must be above 0 and finite, got {alpha}: for no mixing use the method 'erm'")
     shapes = torch.full((2, *shape), alpha + 1., dtype=torch.float64, device=rng.device)
@@ -102,6 +102,7 @@ def draw_mix(n: int,                # examples in the batch
              per: str = "batch",    # "batch": one lambda for all; "example": one each
              ) -> Mix:
     "Draw partners and mixing coefficients for a batch (VarMixup paper, section 2.3)."
+    check_whole(n=n)
     if per not in SCOPES: raise ValueError(f"per must be 'batch' or 'example', got {per!r}")
     lam = draw_lambda(() if per == "batch" else (n,), alpha, rng)
     return Mix(lam, torch.randperm(n, generator=rng, device=rng.device))

@@ -4,13 +4,12 @@
 
 # %% auto #0
 __all__ = ['FILMED', 'AS_PRINTED', 'NOISELESS', 'FILM_BYTES', 'RELEASED_P', 'to_first', 'flipped', 'portions', 'check_frames',
-           'stored_films', 'stills', 'films', 'classes_of', 'filmed', 'check_images', 'flips', 'check_probabilities',
-           'check_seeds_of', 'check_some', 'mean_flips', 'Baseline', 'baseline', 'flip_rates', 'mean_flip_rate']
+           'stored_films', 'stills', 'films', 'classes_of', 'filmed', 'flips', 'check_probabilities', 'check_seeds_of',
+           'check_some', 'mean_flips', 'Baseline', 'baseline', 'flip_rates', 'mean_flip_rate']
 
 # %% ../../nbs/metrics/76_flips.ipynb #9726c01d
 from collections.abc import Iterator
 from dataclasses import dataclass
-from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,8 @@ from ..data.corrupted import read_p, table_for
 from ..data.images import ImageSet, balanced, data_root
 from ..data.perturbations import EXTRA_PERTURBATIONS, HARDER, PERTURBATIONS, frames, perturb
 from ..data.sources import GENERATED, RELEASED
-from ..guards import check_each_once, check_labels, check_logits, check_networks, check_rows, check_tensor
+from ..guards import (
+    check_each_once, check_labels, check_logits, check_networks, check_rows, check_tensor, check_whole)
 from .accuracy import predict
 from ..networks.staged import Net
 
@@ -116,12 +116,6 @@ def filmed(nets: list, test: ImageSet, kind: str, index: Tensor, **how: Any) -> 
         for net, mine in zip(nets, shares): mine.append(flipped(classes_of(net, film), to_first(kind)))
     return [torch.cat(mine) for mine in shares]
 
-# %% ../../nbs/metrics/76_flips.ipynb #48f15837
-def check_images(n: object) -> None:
-    "Refuse what is no number of films."
-    if not isinstance(n, Integral) or isinstance(n, bool) or n < 0:
-        raise ValueError(f"images must be a number of films, or 0 for all of them, got {n}")
-
 # %% ../../nbs/metrics/76_flips.ipynb #0058f763
 def flips(nets: list,                          # networks, on the device of the images
           test: ImageSet,                      # the clean test set
@@ -137,7 +131,7 @@ def flips(nets: list,                          # networks, on the device of the 
     check_networks(nets)
     for kind in kinds: pick("perturbation", kind, (*PERTURBATIONS, *EXTRA_PERTURBATIONS, *HARDER))
     released = pick("source of films", source, (GENERATED, RELEASED)) == RELEASED
-    check_images(images)
+    check_whole(images=images)
     index = torch.arange(len(test), device=test.y.device) if not 0 < images < len(test) else balanced(test.y, images)
     if released: how = dict(folder=folder or data_root() / pick("released set of films", test.name, RELEASED_P))
     else: how = dict(seed=seed, table=table_for(max(test.shape[1:])))

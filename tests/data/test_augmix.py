@@ -94,6 +94,13 @@ def test_operations_lengths_levels_signs_and_weights_have_their_law():
     assert abs(np.corrcoef(own, (d.weight / d.weight.sum(0))[0])[0, 1]) < 4 / n ** .5
 
 
+@pytest.mark.parametrize("severity", [.1, 1., 10.])
+def test_levels_go_up_to_the_severity(severity):
+    level = draw_chains(4000, seeded(3), severity, width=1, depth=1).level.flatten().numpy()
+    assert level.min() >= .1 and level.max() <= severity
+    if severity > .1: assert stats.kstest(level, stats.uniform(.1, severity - .1).cdf).pvalue > 1e-4
+
+
 @pytest.mark.parametrize("alpha", [.01, .5, 1., 4.])
 def test_shares_are_dirichlets(alpha):
     w = draw_shares(3, 20_000, alpha, seeded(5))

@@ -277,7 +277,7 @@ def test_names_of_one_hot_columns_are_distinct(columns, names):
     ("a,class\n1,x\n".encode("utf-16"), "1_t.csv: line 1 is not UTF-8 text"), (b"", "1_t.csv: it is empty"),
     (b"a,class\n1,x,\n2,y,\n", "line 2 has 3 cells, but there are 2 names of columns: remove the comma at its end"),
     (b"a,class,\n1,x,\n2,y,\n", "column 3 has no name"), (b",a,class\n0,1,x\n1,2,y\n", "column 1 has no name"),
-    (b"a,b,class\n1,2\n", "line 2 has 2 cells, but there are 3 names"), (b'a,class\n"1,x\n', "is not CSV"), (b"a,a,class\n1,2,x\n", "two columns are named 'a'")])
+    (b"a,b,class\n1,2\n", "line 2 has 2 cells, but there are 3 names"), (b'a,class\n"1,x\n', "is not CSV"), (b"1.5,x\n2,y\n3,x\n", "1_t.csv: the first line holds a row of the table and no names .1.5, x.: write names above it"), (b"a,a,class\n1,2,x\n", "two columns are named 'a'")])
 def test_a_file_that_is_no_table_is_refused_in_one_sentence(tmp_path, data, sentence):
     (tmp_path / "openml").mkdir()
     (tmp_path / "openml" / "1_t.csv").write_bytes(data)

@@ -7,7 +7,7 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings, strategies as st
+from hypothesis import assume, given, settings, strategies as st
 from scipy import stats
 from scipy.optimize import brentq
 from scipy.special import logit
@@ -93,6 +93,18 @@ def test_every_point_meets_the_ratio_and_intrudes_nowhere(kind):
     assert (own.amin(1) >= third - 1e-2).all()
     rounding = 1e-3 if kind == "kde" else 1e-6  # SciPy's kernels have no ridge
     assert torch.allclose(made.y.gather(1, made.pair), own.softmax(1), atol=rounding) and torch.allclose(made.y.sum(1), torch.ones(len(made)).double())
+
+
+@given(lam=st.floats(.05, .95), eps=st.floats(.001, .04), off=st.floats(-2, 2), third=st.floats(-3, 3))
+@settings(max_examples=60, deadline=None)
+def test_the_margin_and_the_intrusion_test_have_the_notes_edges(lam, eps, off, third):
+    "A point off by more than eps is left out, and so is one at which a third class is likelier than either of the two."
+    share = lam + off * eps
+    assume(0 < share < 1 and abs(abs(off) - 1) > 1e-3 and abs(third) > 1e-3)
+    low = np.log(min(share, 1 - share))
+    log_p = torch.tensor([[np.log(1 - share), low + third, np.log(share)]], dtype=torch.float64)
+    met, clear = G.accepted(log_p, torch.tensor([[0, 2]]), lam, eps)
+    assert met.item() == (abs(off) < 1) and clear.item() == (third < 0)
 
 
 def test_counts_add_up_and_a_pair_without_points_is_told():
@@ -182,6 +194,19 @@ def test_what_does_not_settle_is_left_out_and_told():
     with pytest.warns(UserWarning, match="2 of 2 pairs of classes have fewer than 5 made points .0 and 1 at lambda = 0.5: 0; 1 and 0"):
         made = G.genmix(find, 2, 5, (.5,), .05, 2)
     assert len(made) == 0 and made.report()["found nothing"] == made.report()["tried"] == 40
+
+
+@pytest.mark.parametrize("end", [False, True])
+def test_neither_the_search_at_the_start_nor_the_one_at_the_end_may_be_unsettled(end):
+    "Both ask the same inverter: the start for two classes of each point, the end for all of them."
+    data, y, asked = torch.randn(20, 2, generator=seeded()), torch.arange(20) % 2, []
+    class Once(A.Inverter):
+        def __call__(self, x, c):
+            found, sure = super().__call__(x, c)
+            asked.append(len(x))
+            return found, torch.ones_like(sure) if (len(asked) == 2) != end else torch.zeros_like(sure)
+    find = A.by_gan(Once(Line(), torch.tensor(.1), A.GenMixGAN(n_aug=5), seeded()), data, y, 2, seeded(1))
+    assert not find(G.ordered_pairs(2), 5, .5).valid.any() and asked == [20, 20]
 
 
 def test_a_gan_is_asked_about_no_nan():

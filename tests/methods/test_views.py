@@ -21,7 +21,7 @@ from mixrepro.methods.factor_mixup import FactorMixup
 from mixrepro.methods.labels import LinearLabels, LogisticLabels
 from mixrepro.methods.manifold_mixup import ManifoldMixup, draw_at_stages, draw_stage
 from mixrepro.methods.mixup import Mixup
-from mixrepro.methods.noise import FeatureNoise, draw_factor
+from mixrepro.methods.noise import FeatureNoise, MixNoise, draw_factor
 from mixrepro.methods.varmixup import VarMixup
 from mixrepro.methods.vicinal import LOSSES, Mix, draw_mix
 from mixrepro.methods.views import AugMixViews, FurtherViews, NoiseViews, Viewed, Views, js
@@ -125,7 +125,7 @@ NFM = dict(add=.4, mult=.2, sparse=0., factor="beta", shared=False, levels=(1.,)
 def test_only_mixing_and_noise_is_nfm_to_the_last_bit(seed, views):
     "At NFM's own levels .4 and .2, no sparsity, Beta(2, 5) factors, one level, stages 0 to 3 and alpha 1."
     (x, y), net, (noise, place), rng = batch(seed=seed % 97), network(), NFM, seeded(seed)
-    mix, k = draw_mix(10, 1., rng), draw_stage((0, 1, 2, 3), rng)
+    mix, k = draw_mix(10, 1., rng), torch.randint(4, (), generator=rng).item()
     def at(h):
         m = torch.lerp(h[mix.partner], h, mix.lam)
         times = torch.empty(m.shape).uniform_(-.2, .2, generator=rng)
@@ -177,6 +177,18 @@ def test_noisymix_by_hand(seed, form, count, labels):
     made = ManifoldMixup(alpha=1., stages=(0, 1, 2, 3), noise=FORMS[form], views=AugMixViews(count=count), labels=PARTS[labels]())
     naive = by_hand(FORMS[form], count + 1, labels, x, y, net, seeded(seed))
     assert alike(made.loss(net, x, y, seeded(seed)), naive, net, atol=2e-5)
+
+@pytest.mark.parametrize("form", ["paper", "code"])
+@pytest.mark.parametrize("stage", [0, 1, 3])
+def test_noisymix_with_only_views_and_their_comparison_is_augmix_with_jsd_to_the_last_bit(form, stage):
+    "Its mixing leaves each image as it is, and its noise has the levels 0, or is none."
+    (x, y), whole = batch(), Mix(torch.tensor(1.), torch.arange(10))
+    still = ManifoldMixup(alpha=1., stages=(stage,), views=AugMixViews(), noise=replace(FORMS[form], add=0., mult=0.))
+    for kind in (still, replace(still, noise=MixNoise())):
+        net, other = network(training=True), network(training=True)  # batch norm has seen nothing in either
+        losses = kind.risk(net, x, y, whole, seeded(1)), ERM(views=AugMixViews()).loss(other, x, y, seeded(1))
+        grads = [torch.autograd.grad(l, list(n.parameters())) for l, n in zip(losses, (net, other))]
+        assert torch.equal(*losses) and all(torch.equal(a, b) for a, b in zip(*grads))
 
 
 @pytest.mark.parametrize("wrong", ["shared", "levels", "gamma"])

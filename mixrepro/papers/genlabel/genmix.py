@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['LIE_WORDS', 'COUNT_WORDS', 'PANELS', 'examples_of', 'made_of_run', 'middles', 'lie', 'middles_of', 'middle_points',
-           'left_out', 'moved_far', 'vanilla_beside', 'boundaries', 'off_middle', 'draw_panel', 'draw_generated',
-           'draw_shapes']
+           'left_out', 'moved_far', 'nearest_own', 'own_words', 'vanilla_beside', 'boundaries', 'off_middle',
+           'draw_panel', 'draw_generated', 'draw_shapes']
 
 # %% ../../../nbs/genlabel/05_genmix.ipynb #e9ea1405
 import warnings
@@ -29,6 +29,7 @@ from ...data.shapes import SPAN, distances_to, draw_classes
 from ...data.spirals import as_points
 from ...methods.catalogue import method
 from ...methods.genmix import GenMixing, Made, example_of, ordered_pairs
+from ...methods.genmix_gan import Inverter
 from ...networks.staged import Net
 from ...repro.boundaries import boundary_of
 from ...repro.figures import PAGE
@@ -110,6 +111,23 @@ def moved_far(counts: pd.DataFrame,  # from `left_out`
     return ("Moved far: the note asks for d(x + δ, m*) >> d(x, x + δ), so that the places m* nearest to the start may "
             f"be held fixed. Read as {' and '.join(f'{t:g}' for t in times)} times, it fails for {each} of the "
             "candidates that were found with a GAN; they are counted, and kept where all else is met.")
+
+# %% ../../../nbs/genlabel/05_genmix.ipynb #4cded364
+def nearest_own(run: Run, n: int = 100, store: Store | None = None) -> float:  # of n test examples, in [0, 1]
+    "The share of test examples that are nearest to their own class, by the distances of a run's GAN."
+    spec, asked, test = run.spec, method(run.spec.method, **run.spec.method_args), load(run.spec.dataset, "test")
+    gan, test = open_net(train_run(spec.needs["gan"], store)).eval().requires_grad_(False), test.subset(n)
+    inverter = Inverter(gan, torch.ones(()), asked, generator(spec, "nearest"))  # in which unit decides no order
+    far, _ = inverter.energies(test.floats().flatten(1), test.k)
+    return (far.argmin(1) == test.y).double().mean().item()
+
+def own_words(runs: dict, labels: dict, n: int = 100, store: Store | None = None) -> str:  # as for `moved_far`
+    "How often a GAN's distances know the class of a test example, on each data set."
+    mine = {column: np.mean([nearest_own(r, n, store) for r in of])
+            for (row, column), of in runs.items() if row == "genmix-gan"}
+    if not mine: return "No GAN was trained."
+    each = ", ".join(f"{100 * v:.0f} % ({labels.get(d, d)})" for d, v in mine.items())
+    return f"By a GAN's distances alone the own class is nearest to {each} of {n} test examples, or of all there are."
 
 # %% ../../../nbs/genlabel/05_genmix.ipynb #9c1937a1
 def vanilla_beside(data: pd.DataFrame, labels: dict) -> str:  # of a table of errors, percent; names to show
