@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['SHORTER', 'SIDE', 'middle', 'window', 'Files', 'gathered_files', 'unspoilt', 'loaded', 'OnDisk', 'imagenet_folder',
-           'check_shown', 'strays', 'stray_faults', 'check_strays', 'image_files', 'check_same_classes', 'imagenet',
-           'imagenet_stylized', 'imagenet_r', 'imagenet_c', 'undecodable', 'benchmark_decoding']
+           'check_shown', 'strays', 'stray_faults', 'check_strays', 'check_filled', 'image_files', 'check_same_classes',
+           'imagenet', 'imagenet_stylized', 'imagenet_r', 'imagenet_c', 'undecodable', 'benchmark_decoding']
 
 # %% ../../nbs/data/01h_image_folder.ipynb #14899916
 import copy
@@ -163,12 +163,18 @@ def check_strays(paths: list[str]) -> None:
     for why in strays(paths): raise ValueError(why)
 
 # %% ../../nbs/data/01h_image_folder.ipynb #857c1730
+def check_filled(folder: Path, fix: str) -> None:  # as for `image_files`
+    "Refuse a class without pictures."
+    for at in folders(folder) if folder.is_dir() else ():
+        if not any(is_picture(n) for _, _, names in os.walk(at, followlinks=True) for n in names):
+            raise FileNotFoundError(f"{at} holds no pictures ({', '.join(PICTURES)}): remove it, or {fix}")
+
 def image_files(folder: Path,  # a folder for each class
                 fix: str,      # what to do where it is not there
                 ) -> tuple[list[str], Tensor, tuple[str, ...]]:  # files, labels, classes
     "The images of a folder, in the order of their classes and names."
     from torchvision.datasets import ImageFolder
-    check_shown(folder)
+    check_shown(folder); check_filled(folder, fix)
     try: found = ImageFolder(folder)
     except FileNotFoundError as e:
         raise FileNotFoundError(f"{folder} is missing or has a class without images ({e}): {fix}") from e

@@ -210,8 +210,8 @@ class KDE(Whitened):
         white, at = self.white(z), self._buffers
         near = torch.baddbmm(at["weight"], white.transpose(0, 1), at["points"])  # -|w - u|^2 / 2 + |w|^2 / 2
         most = near.detach().amax(2, keepdim=True).clamp_min_(-1e300)  # finite, also of an absent class
-        log = near.sub_(most).exp_().sum(2).log().add_(most[..., 0])  # the exponentials overwrite the distances
-        return torch.add(at["top"], log.T).sub_(white.square().sum(2), alpha=.5)
+        log = near.sub_(most).exp_().sum(2, keepdim=True).log_().add_(most)[..., 0]  # exponentials overwrite distances
+        return log.T.add_(at["top"]).sub_(white.square().sum(2), alpha=.5)
 
 # %% ../../nbs/methods/44_densities.ipynb #fe7b7013
 def check_factor(factor: object) -> None:  # the width of a kernel, in deviations

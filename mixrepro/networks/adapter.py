@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from ..files import in_a_line
-from ..guards import check_counts_of, check_tensor
+from ..guards import check_counts_of, check_each_once, check_tensor
 from .staged import Dropout, Normalize, check_images, check_stage, in_mode
 
 # %% ../../nbs/networks/10b_adapter.ipynb #27f021c4
@@ -184,6 +184,7 @@ def staged(net: nn.Module,                       # any classifier: images (B, C,
     "Put stages on a network by the names of its submodules."
     modules = [part_of(net, n, "a stage") for n in ([stages] if isinstance(stages, str) else stages)]
     if not modules: raise ValueError("name one submodule at least, such as 'layer1', to be a stage")
+    check_each_once([stages] if isinstance(stages, str) else stages, "stages")
     linear = [n for n, m in net.named_modules() if isinstance(m, nn.Linear)]
     if not head and not linear: raise ValueError(f"{type(net).__name__} has no linear layer: say head=, its last layer")
     part_of(net, head or linear[-1], "the head")

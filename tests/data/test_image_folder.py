@@ -153,7 +153,11 @@ def test_renditions_of_some_classes_are_judged_among_these(root, small, monkeypa
 def test_what_is_not_there_is_said(tmp_path):
     with pytest.raises(FileNotFoundError, match="run `mixrepro data get imagenet --root .*`, with --from and the folder that holds train/ and val/"): load("imagenet", "train", tmp_path)
     (tmp_path / "imagenet" / "train" / "n00000000").mkdir(parents=True)
-    with pytest.raises(FileNotFoundError, match="is missing or has a class without images"): load("imagenet", "train", tmp_path)
+    (at := tmp_path / "imagenet" / "train" / "n00000000" / "note.txt").write_text("no picture")
+    with pytest.raises(FileNotFoundError, match=r"n00000000 holds no pictures \(.jpeg, .jpg, .png\): remove it, or run `mixrepro data get") as e: load("imagenet", "train", tmp_path)
+    assert ".bmp" not in str(e.value), "of what is refused it is not said that it would do"
+    at.with_suffix(".JPEG").symlink_to("gone")  # it has the name of a picture, and is told of when it is opened
+    assert len(load("imagenet", "train", tmp_path)) == 1
     digits = load("digits", "test")
     with pytest.raises(ValueError, match="'digits' lies in memory"): digits.ahead([torch.arange(2)], 0)
     assert isinstance(digits, ImageSet)
