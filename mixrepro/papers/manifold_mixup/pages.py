@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['BY', 'UNITS', 'OVER_INPUT', 'by_loss', 'once', 'placed', 'both_losses', 'first_good', 'by_attack', 'same_seeds',
-           'chosen', 'choosing', 'over_input', 'penalties', 'with_epochs', 'draw_semi', 'spread', 'gained', 'corrected',
-           'compact', 'half_gain']
+           'chosen', 'choosing', 'over_input', 'penalties', 'with_epochs', 'draw_semi', 'spread', 'gained', 'compact',
+           'half_gain']
 
 # %% ../../../nbs/manifold_mixup/09_pages.ipynb #e1f8787e
 from collections.abc import Callable
@@ -21,7 +21,7 @@ from .settings import WAYS
 from ...methods.semi_supervised import MixesBoth
 from ...repro.charts import curves
 from ...repro.figures import NETWORK_LABELS
-from ...repro.ledger import HOLM, Measured, paired, reported, signed
+from ...repro.ledger import HOLM, Measured, p_value, paired, reported, signed
 from ...training.store import Run, history, selected
 
 # %% ../../../nbs/manifold_mixup/09_pages.ipynb #9c028f48
@@ -172,11 +172,6 @@ def gained(row: pd.Series,  # of a table of the ledger, in percent
     return f"{gain:+.1f}" + ("" if pd.isna(low) else f" [{low:+.1f}, {high:+.1f}]")
 
 # %% ../../../nbs/manifold_mixup/09_pages.ipynb #fe044972
-def corrected(row: pd.Series) -> str:  # of the ledger's `table`; "" where there is no interval
-    "A row's p-value among all of its table."
-    p = row[HOLM]
-    return "" if pd.isna(p) else "< 0.001" if p < .001 else f"{p:.2g}"
-
 def compact(data: pd.DataFrame,  # from the ledger's `table`, in percent
             method: str,         # whose gain is shown
             labels: dict,        # id -> name to show
@@ -187,7 +182,7 @@ def compact(data: pd.DataFrame,  # from the ledger's `table`, in percent
         ours = {f"{labels[m]}, ours": spread(r["our mean (%)"], r["our sd (%)"]) for m, r in at.iterrows()}
         mine, gain = at.loc[method], f"Gain of {labels[method]}"
         gains = {f"{gain}, paper": f"{mine['paper gain (points)']:+.2f}", f"{gain}, ours": gained(mine)}
-        return {"": column} | printed | ours | gains | {"Direction": mine["direction"], "p, Holm": corrected(mine)}
+        return {"": column} | printed | ours | gains | {"Direction": mine["direction"], HOLM: p_value(mine[HOLM])}
     return pd.DataFrame([row(c, g.set_index("method")) for c, g in data.groupby("column", sort=False)])
 
 # %% ../../../nbs/manifold_mixup/09_pages.ipynb #c0ad7c5d
