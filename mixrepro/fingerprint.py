@@ -4,14 +4,15 @@
 
 # %% auto #0
 __all__ = ['PACKAGE', 'TELLING', 'SAYING', 'NO_VALUES', 'FILLING', 'DEFINING', 'CHANGING', 'GIVEN', 'IMPORTS', 'LOOPS', 'UNREAD',
-           'ALL_NAMES', 'ASKED_FOR_ALL', 'IMPORTING', 'LOOSE', 'TAKEN', 'OUTSIDE', 'PLAIN', 'CODE', 'package_folder',
-           'sources', 'data_files', 'imported', 'is_idle', 'base_of', 'parameters_of', 'defaults_of', 'handed_to',
-           'fills', 'changed_in', 'functions_of', 'changed_by', 'called_in', 'adds', 'is_for_checkers', 'run_with',
-           'Module', 'makes_by_text', 'rebinds', 'binds', 'makes', 'bound', 'Reader', 'Names', 'Scopes', 'Loops',
-           'Typed', 'Counted', 'Definition', 'digest_of', 'Code', 'may_change_others', 'changed_elsewhere', 'touched',
-           'changed_by_call', 'is_told', 'entered_below', 'made_from', 'told_by', 'held_by', 'put_in_words', 'Reached',
-           'shown', 'reach', 'entries', 'files_named', 'differences', 'sentence_of', 'source_of', 'project_of',
-           'imports_of', 'prefixes', 'take_in', 'is_as_read']
+           'ACTING', 'ALL_NAMES', 'ASKED_FOR_ALL', 'IMPORTING', 'LOOSE', 'TAKEN', 'OUTSIDE', 'PLAIN', 'CODE',
+           'package_folder', 'sources', 'data_files', 'imported', 'is_idle', 'base_of', 'parameters_of', 'defaults_of',
+           'handed_to', 'fills', 'changed_in', 'functions_of', 'changed_by', 'called_in', 'adds', 'is_for_checkers',
+           'run_with', 'Module', 'makes_by_text', 'rebinds', 'binds', 'makes', 'bound', 'Reader', 'Names', 'acts',
+           'only_refuses', 'read_beyond', 'Scopes', 'Loops', 'Typed', 'goes_on', 'is_waiting', 'Counted', 'Definition',
+           'digest_of', 'Code', 'may_change_others', 'changed_elsewhere', 'touched', 'changed_by_call', 'is_told',
+           'entered_below', 'made_from', 'told_by', 'held_by', 'put_in_words', 'Reached', 'shown', 'reach', 'refusals',
+           'entries', 'files_named', 'differences', 'sentence_of', 'source_of', 'project_of', 'imports_of', 'prefixes',
+           'take_in', 'is_as_read']
 
 # %% ../nbs/04_fingerprint.ipynb #e8438834
 import ast
@@ -269,6 +270,7 @@ class Reader:
     def __init__(self, code: "Code", module: str) -> None:
         self.code, self.module, self.own, self.within = code, module, {}, 0  # within: so many functions
         self.words, self.reads, self.texts = [], set(), set()
+        self.kept, self.awaited, self.refusing = set(), False, set()  # read for more than a refusal; see `put_waiting`
 
     def put(self,
             n: Any,            # a node, or what a field of one holds
@@ -295,7 +297,9 @@ class Names(Reader):
     def word(self, target: str) -> None:
         "Write what stands somewhere; a definition of the package, or one of its modules, is noted."
         at, _, name = target.partition(":")
-        if name or at in self.code.texts: self.reads.add(target if name else f"{at}:*")
+        if name or at in self.code.texts:
+            self.reads.add(where := target if name else f"{at}:*")
+            if self.awaited: self.refusing.add(where)
         self.words.append(f"@{name}" if name else target)
 
     def put_Name(self, n: ast.Name, local: frozenset) -> None:
@@ -317,6 +321,27 @@ class Names(Reader):
     def put_Constant(self, n: ast.Constant, local: frozenset) -> None:
         self.words.append(repr(n.value))
         if isinstance(n.value, str): self.texts.add(n.value)
+
+# %% ../nbs/04_fingerprint.ipynb #1e9ff6d4
+ACTING = re.compile(r"(manual_)?seed(_all)?|set_\w+|use_\w+|train|eval|backward|step|zero_grad|load_state_dict"
+                    r"|register_\w+|rand\w*|normal|bernoulli|multinomial|poisson|permut\w+|uniform|integers|sample"
+                    r"|choices?|send")
+
+def acts(n: ast.Call) -> bool:
+    "Whether a call sets something, or takes from a stream, by its name alone."
+    if isinstance(n.func, ast.Attribute): return bool(ACTING.fullmatch(n.func.attr))
+    return getattr(n.func, "id", "") == "next" and isinstance(n.args[0], ast.Name)
+
+def only_refuses(s: ast.AST) -> bool:
+    "Whether a statement refuses or does nothing."
+    if isinstance(s, ast.If): return not s.orelse and all(isinstance(t, ast.Raise) for t in s.body)
+    return isinstance(s, (ast.Raise, ast.Assert)) or isinstance(s, ast.Expr) and is_idle(s)
+
+def read_beyond(nodes: list) -> set[str]:
+    "The names that some code reads for more than a refusal."
+    if isinstance(nodes, ast.Name): return {nodes.id} if isinstance(nodes.ctx, ast.Load) else set()
+    below = nodes if isinstance(nodes, list) else ast.iter_child_nodes(nodes)
+    return set().union(*(read_beyond(n) for n in below if not only_refuses(n)))
 
 # %% ../nbs/04_fingerprint.ipynb #e961ca1f
 class Scopes(Names):
@@ -340,8 +365,9 @@ class Scopes(Names):
         self.words.append(f"{len(a.posonlyargs)} {len(a.args)} {bool(a.vararg)} {[x.arg for x in each]}")
         for v in (*a.defaults, *a.kw_defaults): self.put(v, local)
         self.within += 1
+        kept, self.kept = self.kept, self.kept | read_beyond(body)
         self.put_list(body, (local - of_module) | names | {x.arg for x in each})
-        self.own, self.within = before, self.within - 1
+        self.own, self.within, self.kept = before, self.within - 1, kept
 
 # %% ../nbs/04_fingerprint.ipynb #864f99db
 class Loops(Scopes):
@@ -376,6 +402,18 @@ class Typed(Loops):
         self.put_list([*n.ops, n.left, *n.comparators], local)
         self.texts = texts
 
+# %% ../nbs/04_fingerprint.ipynb #08553319
+def goes_on(h: ast.ExceptHandler) -> bool:
+    "Whether what catches an exception may do other things than raise again."
+    leaving = (ast.Return, ast.Continue, ast.Break)
+    return not h.body or not isinstance(h.body[-1], ast.Raise) or any(isinstance(n, leaving) for n in ast.walk(h))
+
+def is_waiting(s: ast.Try | ast.With) -> bool:
+    "Whether a statement waits for refusals, and goes on."
+    if isinstance(s, (ast.Try, ast.TryStar)): return any(map(goes_on, s.handlers))
+    calls = [i.context_expr.func for i in s.items if isinstance(i.context_expr, ast.Call)]
+    return any(getattr(f, "id", getattr(f, "attr", "")) == "suppress" for f in calls)
+
 # %% ../nbs/04_fingerprint.ipynb #91028a76
 ALL_NAMES, ASKED_FOR_ALL = ("globals", "eval", "exec"), ("vars", "locals", "dir")
 
@@ -393,16 +431,32 @@ class Counted(Typed):
         self.put_list([k for k in n.keywords if k.arg not in told], local)
 
     def put_Expr(self, n: ast.Expr, local: frozenset) -> None:
-        if not is_idle(n) or self.changes_more(n.value, local): self.put(n.value, local)
+        if self.awaited or not is_idle(n) or self.does_more(n.value, local): self.put(n.value, local)
 
-    def changes_more(self, n: ast.expr, local: frozenset) -> bool:
-        "Whether what is called only to check changes what it is given."
-        if not isinstance(n, ast.Call) or not isinstance(n.func, ast.Name) or n.func.id in local: return False
-        module, _, name = self.target(n.func.id).partition(":")
-        return bool(name) and GIVEN in changed_by(name, self.code.module(module).made)
+    def does_more(self, n: ast.expr, local: frozenset) -> bool:
+        "Whether what is called only to tell names a value, or changes more than what is its own."
+        named = {w.target.id for w in ast.walk(n) if isinstance(w, ast.NamedExpr)}
+        if named & self.kept if self.within else named: return True
+        changed = changed_in([n], {}) & (local | self.code.module(self.module).made.keys())
+        return bool(changed) or self.code.acting(self.module, [n], local, self.own)
 
-    def put_Raise(self, n: ast.Raise, local: frozenset) -> None: self.words.append("Raise")
-    def put_Assert(self, n: ast.Assert, local: frozenset) -> None: pass
+    def put_Raise(self, n: ast.Raise, local: frozenset) -> None:
+        self.words.append("Raise")
+        if self.awaited and n.exc: self.put(getattr(n.exc, "func", n.exc), local)  # its sentence decides nothing
+
+    def put_Assert(self, n: ast.Assert, local: frozenset) -> None:
+        if self.awaited or any(isinstance(w, ast.NamedExpr) and w.target.id in self.kept for w in ast.walk(n)):
+            self.words.append("Assert"); self.put(n.test, local)
+
+    def put_waiting(self, n: ast.Try | ast.With, local: frozenset) -> None:
+        "Likewise, and what is refused in it counts where somebody waits for that."
+        self.words.append(type(n).__name__)
+        for field in (f for f in n._fields if f not in UNREAD and getattr(n, f)):
+            self.words.append(field)
+            before, self.awaited = self.awaited, self.awaited or field == "body" and is_waiting(n)
+            self.put(getattr(n, field), local)
+            self.awaited = before
+    put_Try = put_TryStar = put_With = put_AsyncWith = put_waiting
     def put_Import(self, n: ast.Import | ast.ImportFrom, local: frozenset) -> None:
         if self.within: return  # of a function the names are told where they are used
         for whole in imported(n, self.code.place(self.module)).values(): self.word(self.code.where(whole))
@@ -415,6 +469,7 @@ class Definition:
     digest: str        # of its words
     reads: frozenset   # the definitions of the package that it names
     texts: frozenset   # the texts that stand in it, which may be names in a table
+    refusing: frozenset  # of those definitions the ones whose refusals somebody waits for
 
 def digest_of(words: Iterable[str]) -> str:
     "A short name of a list of words."
@@ -430,6 +485,7 @@ class Code:
                  files: dict[str, Path] = {},    # of `data_files`
                  ) -> None:
         self.texts, self.files, self.modules, self.known, self.patches = texts, files, {}, {}, None
+        self.active = {}  # (module, a function's or method's name) -> whether it changes more than what is its own
         self.packages = {m.rpartition(".")[0] for m in texts}
 
     def place(self, name: str) -> str: return f"{name}.__init__" if name in self.packages else name
@@ -490,6 +546,56 @@ class Code:
         derived = re.compile(rf"^class (\w+)\([^)]*\b{name}\b", re.M)
         return {f"{m}:{k}" for m, text in self.texts.items() if name in text for k in derived.findall(text)}
 
+    def called(self, module: str, n: ast.Call, local: frozenset, own: dict) -> tuple[str, str]:
+        "The module and the name of what a call calls; a method of who knows what is sought in the module."
+        if isinstance(n.func, ast.Name): target = "" if n.func.id in local else self.target(module, n.func.id, own)
+        else: target = self.chain(module, n.func) if base_of(n.func) not in local | {""} else ""
+        at, _, name = target.partition(":")
+        return (at, name) if name else (module, f".{getattr(n.func, 'attr', '')}")
+
+    def functions(self, module: str, name: str) -> list[ast.FunctionDef]:
+        "The functions of a module under a name; of a dot and a name the methods of its classes."
+        made = self.module(module).made
+        if name[:1] != ".": return functions_of(name, made)
+        classes = (s for statements in made.values() for s in statements if isinstance(s, ast.ClassDef))
+        return [f for k in classes for f in k.body if isinstance(f, ast.FunctionDef) and f.name == name[1:]]
+
+    def acting(self, module: str, nodes: list, local: frozenset = frozenset(), own: dict = {}) -> bool:
+        "Whether some code changes more than what is its own, by itself or by functions that it calls."
+        calls = [n for node in nodes for n in ast.walk(node) if isinstance(n, ast.Call)]
+        return any(map(acts, calls)) or any(self.is_active(*self.called(module, n, local, own)) for n in calls)
+
+    def is_active(self, module: str, name: str) -> bool:
+        "Whether a function does."
+        if (module, name) not in self.active:
+            self.active[module, name] = False  # where it calls itself
+            made = self.module(module).made
+            self.active[module, name] = any(self.changes(module, f) or self.acting(module, f.body)
+                                            for f in self.functions(module, name))
+        return self.active[module, name]
+
+    def changes(self, module: str, f: ast.FunctionDef) -> bool:
+        "Whether a function changes what it is given, or what its module has and somebody else asks for."
+        given, made = {a.arg for a in parameters_of(f)}, self.module(module).made
+        names, _, of_module = bound(f.body)
+        added_to = {base_of(n.target) for n in ast.walk(f) if isinstance(n, ast.AugAssign)}
+        changed = changed_in(f.body, made) | of_module | added_to
+        return bool(changed & given) or any(self.asks_for(module, k, f) for k in changed & made.keys() - names)
+
+    def asks_for(self, module: str, name: str, f: ast.FunctionDef) -> bool:
+        "Whether code other than one function's asks for a name of a module."
+        if any(name in text for m, text in self.texts.items() if m != module): return True
+        beside = (s for s in self.module(module).body if s is not f and s not in self.module(module).made[name])
+        return any(isinstance(n, ast.Name) and n.id == name for s in beside for n in ast.walk(s))
+
+    def refusal(self, where: str) -> Definition:
+        "Likewise, with all that is refused in it."
+        module, _, name = where.partition(":")
+        reader = Counted(self, module)
+        reader.awaited = True
+        for n in self.nodes(module, name): reader.put(n, frozenset())
+        return Definition(digest_of(reader.words), frozenset(), frozenset(reader.texts), frozenset(reader.refusing))
+
     def definition(self, where: str) -> Definition:
         "What stands under a module and a name."
         if where not in self.known:
@@ -501,7 +607,8 @@ class Code:
             reads = frozenset(r for r in reader.reads if ":" in r and r != where)
             texts = frozenset(reader.texts)
             by_name = self.spelled(module, texts) if IMPORTING & {*reader.words} else frozenset()
-            self.known[where] = Definition(digest_of(reader.words), reads | by_name, texts)
+            refusing = frozenset(reader.refusing & reads)
+            self.known[where] = Definition(digest_of(reader.words), reads | by_name, texts, refusing)
         return self.known[where]
 
     def spelled(self, module: str, texts: frozenset) -> frozenset[str]:
@@ -662,7 +769,7 @@ def reach(code: Code,
           beside: frozenset = frozenset(),  # definitions that decide nothing: they are not entered
           ) -> Reached:
     "All that is reached."
-    todo, parts, spoken = set(), {}, frozenset(spoken)
+    todo, parts, spoken, waited = set(), {}, frozenset(spoken), set()
     for r in roots: todo.add(r) if isinstance(r, str) else put_in_words(r, todo)
     if todo: todo |= {f"{m}:!" for m, _ in code.patched().get("", ())}  # what is done to others counts everywhere
     todo, seen = [*todo], set(beside) | tables.keys()
@@ -679,8 +786,24 @@ def reach(code: Code,
         parts[name] = digest_of(sorted([parts[name], d.digest])) if name in parts else d.digest  # two without a name
         parts |= {f"{PACKAGE}:{f}": sha256(code.files[f])[:16] for f in files_named(code, d.texts)}
         todo += d.reads
+        waited |= d.refusing
         for t in d.reads & tables.keys(): todo += entries(t, tables[t], spoken | d.texts, parts)
+    parts |= refusals(code, waited, set(beside) | tables.keys())
     return Reached(dict(sorted(parts.items())))
+
+def refusals(code: Code,
+             waited: set,  # definitions whose refusals somebody waits for
+             seen: set,    # those that are not entered
+             ) -> dict[str, str]:  # as the parts of `Reached`
+    "What refuses, and what that calls; a definition that refuses nothing is left out."
+    todo, parts = [*waited], {}
+    while todo:
+        if (where := todo.pop()) in seen or (module := where.partition(":")[0]) not in code.texts: continue
+        seen.add(where)
+        d = code.refusal(where)
+        if d.digest != code.definition(where).digest: parts[f"{shown(where)} (refusals)"] = d.digest
+        todo += (w for w in d.refusing if not w.endswith(":*"))
+    return parts
 
 # %% ../nbs/04_fingerprint.ipynb #9ec50054
 def entries(where: str,    # of the table
