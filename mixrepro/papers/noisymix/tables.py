@@ -30,7 +30,7 @@ from ...metrics.catalogue import fitted
 from ...metrics.flips import AS_PRINTED, NOISELESS, mean_flips
 from ...metrics.robustness import by_category, corruption_mean
 from .parts import PARTS, meaningful, setting_name
-from .settings import KNOWN, Wide, scheme, with_parts
+from .settings import AS_RELEASED, KNOWN, Wide, scheme, with_parts
 from ...repro.columns import leaders, led_alike, side_by_side
 from ...repro.estimates import Measured, Published, welch
 from ...repro.figures import LABELS, line
@@ -196,9 +196,14 @@ def clean_and_corrupted(study: Any,  # of table 2 or 3
     "Both accuracies beside the paper's, and where the corrupted one comes from."
     clean = study.measure("clean", lambda found: {"clean accuracy": found["accuracy"]})
     corrupted = study.measure("corruptions", lambda found: {"corrupted accuracy": corruption_mean(found["accuracy"])})
-    columns = {f"{d}{end}": (d, f"{what} accuracy") for d in study.datasets
+    measured, paper = pd.concat([clean, corrupted]), study.reported()
+    network = measured.column.str.partition(AS_RELEASED)[1]  # on the same data sets there may be two
+    again = paper.assign(column=paper.column + AS_RELEASED)
+    columns = {d + end + other: (d + other, f"{what} accuracy{other}")
+               for d, other, _ in (c.partition(AS_RELEASED) for c in study.datasets)
                for end, what in (("-c", "corrupted"), ("", "clean"))}
-    table = study.table(pd.concat([clean, corrupted]), columns, scale=100, spread="min/max",
+    table = study.table(measured.assign(metric=measured.metric + network), columns,
+                        pd.concat([paper, again[again.column.isin(columns)]]), scale=100, spread="min/max",
                         contrasts=contrasts_of(study))
     by = study.measure("corruptions", lambda found: by_category(found["accuracy"]))
     means = by.groupby(["column", "method", "metric"], sort=False).value.mean().mul(100).unstack()
