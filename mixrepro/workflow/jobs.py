@@ -494,7 +494,7 @@ def logged(log: Path) -> str:
     if found and not re.search(r"^Ending Cell", last, re.M):
         kind, what = found[-1] if "PapermillExecutionError" in found[0][0] else found[0]
         earlier = re.findall(r"^([A-Za-z_][\w.]*(?:Error|Exception)): (.+)$", text, re.M)
-        if kind.endswith("PapermillExecutionError") and not what and earlier: kind, what = earlier[-1]  # shown by no cell
+        if kind.endswith("PapermillExecutionError") and not what and earlier: kind, what = earlier[-1]
         if kind.endswith("DeadKernelError"): return "its kernel died: killed from outside, or for want of memory"
         return worded(kind.rpartition(".")[2], what)
     if "Executing notebook with kernel" in text or not text.strip(): return f"{UNKNOWN}{full(log.parent)}"
