@@ -28,6 +28,7 @@ import threading
 import tomllib
 import traceback
 from collections.abc import Iterator
+from errno import EACCES
 from functools import cache
 from importlib.metadata import PackageNotFoundError, distribution, requires, version
 from importlib.util import find_spec
@@ -825,7 +826,8 @@ def refused(e: Exception) -> tuple[str | None, int]:  # the sentence, None for a
     if isinstance(e.__cause__, EOFError) and type(e).__name__ == "Abort": e = e.__cause__  # Typer's, for any file's end
     if isinstance(e, OSError) and not e.filename and (why := unnamed(e)): return why, 1
     if isinstance(e, OSError) and e.filename and str(e).startswith("[Errno"):  # nobody has said yet what was wanted
-        advice = ADVICE.get(e.errno)
+        unread = "give yourself the right to read it, and to write where it lies" if e.errno == EACCES else ""
+        advice = unread or ADVICE.get(e.errno)
         return f"{os.fsdecode(e.filename)} cannot be used: {e.strerror.lower()}{f'; {advice}' if advice else ''}", 1
     if isinstance(e, (ValueError, TypeError, OSError, RuntimeError)) and str(e).strip():
         return in_a_line(str(e), 10_000), getattr(e, "code", 1)

@@ -35,7 +35,7 @@ def seconds_left(run: Run,
     whole = known.get(kind(run.spec))
     if whole is None or not (run.folder / "checkpoint.pt").is_file(): return whole
     state = load_checkpoint(run)
-    return whole * (1 - len(state["rows"]) / run.spec.epochs) if state else whole
+    return whole * (1 - len(state.get("rows", [])) / run.spec.epochs) if state else whole
 
 # %% ../../nbs/training/51b_allotted.ipynb #9e52120c
 MOMENT = "MIXREPRO_UNTIL"  # seconds since 1970

@@ -37,10 +37,10 @@ from ..methods.base import Method, restore, state_of, trainable
 from ..methods.catalogue import METHODS, method
 from ..networks.staged import in_mode
 from .allotted import check_begin, check_go_on, is_over
-from .made import code_of, file_of_split, since, write_table
+from .made import check_indices, code_of, file_of_split, since, write_table
 from .spec import Spec, generator
 from .standing import made_with, other, stands
-from .store import Run, Store, finish, load_checkpoint, network_of, open_net, save_checkpoint
+from .store import Run, Store, distrust, finish, load_checkpoint, network_of, open_net, save_checkpoint
 
 # %% ../../nbs/training/52_loop.ipynb #df28abfe
 def rate(spec: Spec,
@@ -140,7 +140,7 @@ def looks_after(spec: Spec,
 def commit(folder: Path) -> str:
     "The commit of a clone; empty where git is not there, refuses or knows none: a run is not lost for it."
     if not (folder / ".git").exists(): return ""
-    try: done = subprocess.run(["git", "rev-parse", "HEAD"], cwd=folder, capture_output=True, timeout=60)
+    try: done = subprocess.run(["git", "rev-parse", "HEAD"], cwd=folder, capture_output=True, timeout=10)
     except (OSError, subprocess.TimeoutExpired): return ""
     said = done.stdout.strip().decode(errors="replace")
     return said if done.returncode == 0 and re.fullmatch("[0-9a-f]{40,64}", said) else ""
@@ -263,6 +263,7 @@ def train_run(spec: Spec,                  # what to train
     run = store.run(spec)
     if stands(run): return run
     check_begin(run, store)
+    if spec.split: check_indices(file_of_split(spec))
     parts, made = start(spec, store, device), made_with(run)
     with store.lock(run):
         if not run.done or other(run):
@@ -294,14 +295,17 @@ def to_go_on(run: Run,
              made: dict,  # what it is made of now
              ) -> dict | None:
     "The checkpoint of a run, if it may go on from there."
-    state = load_checkpoint(run)
-    then = state.get("made") if state else None
+    if not (state := load_checkpoint(run)): return None
+    path, lacks = run.folder / "checkpoint.pt", [k for k in ("net", "opt", "rngs", "rows", "spent") if k not in state]
+    if lacks: return distrust(path, f"it has no {', '.join(lacks)}")
+    if (n := len(state["rows"])) > run.spec.epochs: return distrust(path, f"it has {n} of {run.spec.epochs} epochs")
+    then = state.get("made")
     if not then: return state
     why = since(run.folder.parents[1], run.spec, then)
     moved = [name for name, w in then.get("needs", {}).items() if w != made.get("needs", {}).get(name)]
     why = why or " and ".join(f"the {name} that it needs was made again" for name in moved)
     if not why: return state
-    aside = set_aside(run.folder / "checkpoint.pt", "other-code")
+    aside = set_aside(path, "other-code")
     print(f"{run}: its checkpoint is set aside as {aside.name} and the run begins anew: {why}", flush=True)
 
 # %% ../../nbs/training/52_loop.ipynb #36976f6a

@@ -4,11 +4,12 @@
 
 # %% auto #0
 __all__ = ['TRAINING', 'LOOKED_UP', 'BESIDE', 'AS_EVER', 'WAY', 'CHEAP', 'AS_IT_IS', 'texts_in', 'spoken_by', 'reached_by',
-           'written_otherwise', 'code_of', 'file_of_split', 'indices_of', 'installed', 'made_now', 'write_table',
-           'changes', 'since', 'OtherCode', 'again', 'caveats']
+           'written_otherwise', 'code_of', 'file_of_split', 'indices_of', 'check_indices', 'installed', 'made_now',
+           'write_table', 'changes', 'since', 'OtherCode', 'as_seconds', 'again', 'caveats']
 
 # %% ../../nbs/training/50b_made.ipynb #62a7ba12
 import json
+import math
 import os
 import re
 from dataclasses import fields
@@ -70,8 +71,8 @@ def reached_by(roots: tuple,       # as for `reach`
 # What writes a run down decides nothing while it writes what it is given. It counts from the day on which it is
 # another than this: who has changed one of these, and keeps every number as it is, writes its new digest here.
 AS_EVER = {"training.store:finish": "bf1ebc2c7eff1589", "training.store:to_csv": "9154248807c07e9c",
-           "training.store:save_checkpoint": "c06952bc5a41491d", "training.store:load_checkpoint": "7c140d62657d8378",
-           "training.loop:train_run": "0cb5f17f4400883d", "training.loop:Keeper": "1ec32bdf58f9b0b4"}
+           "training.store:save_checkpoint": "c06952bc5a41491d", "training.store:load_checkpoint": "a5fbb4eb71949af8",
+           "training.loop:train_run": "c54b7f182455bcba", "training.loop:Keeper": "1ec32bdf58f9b0b4"}
 
 def written_otherwise() -> dict[str, str]:  # as the parts of `Reached`
     "What writes runs down, and is another than it was."
@@ -91,11 +92,26 @@ def file_of_split(spec: Spec) -> Path:
     return data_root() / "splits" / f"{name}.json"
 
 def indices_of(path: Path) -> str:
-    "A digest of the indices in the file of a split; empty where there is none, or nothing to be read."
+    "A digest of the indices in the file of a split; empty where there is none. A damaged one has none of them."
     try: what = json.loads(small_text(path))
-    except (OSError, ValueError, RecursionError): return ""
-    if not isinstance(what, dict): return ""
+    except OSError: return ""
+    except (ValueError, RecursionError): what = None
+    if not isinstance(what, dict): what = {}
     return sha256(json.dumps([what.get("labelled"), what.get("validation")]).encode())[:16]
+
+def check_indices(path: Path) -> None:
+    "Refuse a split that names an image twice, or a place outside of the set: its own sum fits all the same."
+    if not path.is_file(): return
+    try:
+        what = json.loads(small_text(path))
+        every, n = [*what["labelled"], *what["validation"]], what["n"]
+        strange = [i for i in every if type(i) is not int or not 0 <= i < n]
+    except (ValueError, KeyError, TypeError, RecursionError): return  # who reads it says what is wrong
+    if strange: raise ValueError(f"{path} names {strange[0]!r}, which is no place among {n} images: write it again")
+    seen = set()
+    twice = [i for i in every if i in seen or seen.add(i)]
+    if twice: raise ValueError(f"{path} names {twice[0]} more than once: an image is labelled or held out, "
+                               "and either once; write it again")
 
 @lru_cache
 def installed(name: str) -> str:
@@ -151,12 +167,16 @@ class OtherCode(RuntimeError):
 AS_IT_IS: dict[str, list[str]] = {}  # what changed -> all that was shown nevertheless
 
 # %% ../../nbs/training/50b_made.ipynb #efc9982d
+def as_seconds(value: object) -> float | None:
+    "A time that something took; None where it is none."
+    return float(value) if isinstance(value, (int, float)) and 0 <= value < math.inf else None
+
 def again(what: str,              # what is of other code
           why: str,               # what changed
           seconds: float | None,  # that it took last time; None where nobody knows
           ) -> bool:              # False: it is shown as it is
     "Whether something that is of other code is made again; a refusal where that must be decided."
-    way = os.environ.get(WAY, "")
+    way, seconds = os.environ.get(WAY, ""), as_seconds(seconds)
     if way == "as-is":
         shown = AS_IT_IS.setdefault(why, [])
         if what not in shown: shown.append(what)

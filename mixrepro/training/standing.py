@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from ..files import small_text, write_atomic
-from .made import again, changes, code_of, made_now, since, write_table
+from .made import again, as_seconds, changes, code_of, made_now, since, write_table
 from .store import (Run, Store, about, read_arrays, read_metric, sealed_arrays, sum_of, vouch, vouched,
                                      weights_of)
 
@@ -41,9 +41,11 @@ def other(run: Run,
         if (why := other(r)): return f"of the {name} that it needs, {why}"
     return ""
 
+
+
 def seconds_of(run: Run) -> float | None:
     "How long a run took; None where that cannot be read."
-    try: return float(json.loads(small_text(run.folder / "environment.json"))["wall_seconds"])
+    try: return as_seconds(json.loads(small_text(run.folder / "environment.json"))["wall_seconds"])
     except (OSError, ValueError, KeyError, TypeError, RecursionError): return None
 
 def stands(run: Run) -> bool:
@@ -58,7 +60,7 @@ def outdated(runs: list[Run], name: str,
     there = [(r, m[1]) for r in runs if (m := read_metric(r.folder / "metrics" / f"{name}.json")) and m[1].get("code")]
     old = [(r, m) for r, m in there if m["code"] != code_of(r).name]
     if not old: return None
-    (run, made), seconds = old[0], [m.get("seconds") for _, m in old]
+    (run, made), seconds = old[0], [as_seconds(m.get("seconds")) for _, m in old]
     why = changes(run.folder.parents[1], made["code"], code_of(run))
     return f"{name} of {counted(len(old))}", why, None if None in seconds else sum(seconds)
 

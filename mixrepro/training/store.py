@@ -26,7 +26,7 @@ import torch
 
 from ..data.datasets import STATS, load
 from ..data.whitening import WHITENINGS, Whiten
-from ..files import TooLarge, home, set_aside, sha256, small_text, write_atomic
+from ..files import TooLarge, home, retold, set_aside, sha256, small_text, write_atomic
 from ..networks.staged import Resize
 from ..networks.zoo import build
 from .made import installed
@@ -51,6 +51,9 @@ def distrust(path: Path, why: str) -> None:
     "Rename a file that cannot be trusted, and say so; it is kept for whoever wants to look."
     try: aside = set_aside(path, "corrupt")
     except FileNotFoundError: return  # another process was faster
+    except OSError as e:
+        raise retold(e, f"{path} is corrupt ({why}) and cannot be set aside, {(e.strerror or str(e)).lower()}: "
+                        "make its folder writable, or copy the store to one that is") from e
     print(f"{path} is corrupt ({why}): it was set aside as {aside.name} and will be made again", file=sys.stderr)
 
 # %% ../../nbs/training/51_store.ipynb #7823bb18
@@ -74,7 +77,8 @@ def vouched(folder: Path) -> dict | None:  # of a run
     if not isinstance(said, dict) or not is_made(said.get("made") or {}):
         return distrust(path, "it is not what was written")
     rest = {k: v for k, v in said.items() if k != "sealed"}
-    if {"of", "sealed"} & said.keys() and said.get("sealed") != sha256(json.dumps(rest, sort_keys=True).encode()):
+    marked = said.get("made") or {"of", "sealed"} & said.keys()
+    if marked and said.get("sealed") != sha256(json.dumps(rest, sort_keys=True).encode()):
         return distrust(path, "its checksum does not match")
     return said
 
@@ -211,7 +215,9 @@ def load_checkpoint(run: Run) -> dict | None:
     except OSError: raise
     except Corrupt as e: return distrust(path, str(e))
     except Exception as e: return distrust(path, f"PyTorch cannot read it: {type(e).__name__}")
-    if not isinstance(state, dict): return distrust(path, "it is not what was written")
+    as_written = isinstance(state, dict) and isinstance(state.get("rows", []), list)
+    if not as_written or not is_made(state.get("made") or {}):
+        return distrust(path, "it is not what was written")
     return state if state.get("of", run.id) == run.id else distrust(path, f"it is of the run {state['of']}")
 
 # %% ../../nbs/training/51_store.ipynb #2f56d5fa
@@ -240,9 +246,10 @@ def read_metric(path: Path) -> tuple | None:  # the value, and whose it is: {} w
     try: d = json.loads(small_text(path))
     except (FileNotFoundError, NotADirectoryError): return None
     except (ValueError, RecursionError) as e: return distrust(path, no_json(e))
-    if isinstance(d, dict) and isinstance(d.get("made"), dict): found = sum_of(d.get("value"), d["made"])
-    else: found = sha256(json.dumps(d.get("value"), sort_keys=True).encode()) if isinstance(d, dict) else None
-    if found is None or found != d.get("sha256"): return distrust(path, "its checksum does not match")
+    if not isinstance(d, dict) or "value" not in d: return distrust(path, "it is not what was written")
+    if isinstance(d.get("made"), dict): found = sum_of(d["value"], d["made"])
+    else: found = sha256(json.dumps(d["value"], sort_keys=True).encode())
+    if found != d.get("sha256"): return distrust(path, "its checksum does not match")
     return d["value"], d.get("made") or {}
 
 # %% ../../nbs/training/51_store.ipynb #b9216d5c

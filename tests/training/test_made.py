@@ -1,6 +1,7 @@
 """A run, a metric, a split and a data set of other content are noticed and named; what decides nothing is not; nothing that was copied passes for another's."""
 
 import json
+import os
 import resource
 import shutil
 import sys
@@ -17,7 +18,7 @@ from mixrepro.data.splits import write_split
 from mixrepro.fingerprint import Code, differences
 from mixrepro.metrics import catalogue
 from mixrepro.methods.catalogue import METHODS, method
-from mixrepro.training import loop, made, store as store_module
+from mixrepro.training import allotted, loop, made, store as store_module
 from mixrepro.training.loop import train_run
 from mixrepro.training.made import AS_IT_IS, WAY, OtherCode, caveats, code_of
 from mixrepro.training.spec import Spec
@@ -203,6 +204,16 @@ def test_a_changed_split_file(tmp_path, monkeypatch):
     then = made.made_now(spec)
     mine.write_text(write_split("digits", y, 50, 2).read_text())
     assert made.since(tmp_path, spec, then) == "the split digits-lmine changed"
+    for text in ("", "null", "[]", "{"):
+        mine.write_text(text)
+        assert made.since(tmp_path, spec, then) == "the split digits-lmine changed", "a damaged one is another"
+    mine.unlink()
+    assert made.since(tmp_path, spec, then) == "", "one that is gone changes no run that stands"
+    twice = json.loads(write_split("digits", y, 50, 1).read_text())
+    mine.write_text(json.dumps(twice | dict(validation=twice["labelled"][:1])))
+    with pytest.raises(ValueError, match="digits-lmine.json names .* more than once"): train_run(spec, Store(tmp_path / "runs"), "cpu")
+    mine.unlink()
+    write_split("digits", y, 50, 1).rename(mine)
     named = write_split("digits", y, 50, 3)
     named.write_text(mine.read_text())
     with pytest.raises(ValueError, match="digits-l50-v0-s3.json holds other indices than its name draws: give it a name of its own"):
@@ -276,6 +287,35 @@ def test_a_run_that_says_nothing_of_what_made_it_is_set_aside_though_it_is_seale
 def test_a_sealed_checkpoint_that_cannot_be_read_is_set_aside(payload, run, capsys):
     (run.folder / "checkpoint.pt").write_bytes(store_module.seal(payload))
     assert store_module.load_checkpoint(run) is None and "checkpoint.pt is corrupt (PyTorch cannot read it" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("lacks", ["net", "opt", "rngs", "rows", "spent"])
+def test_a_checkpoint_that_lacks_something_is_set_aside(lacks, run, capsys):
+    "As one of another version would: the run begins anew, and how much is left of it can still be said."
+    whole = dict(net={}, opt={}, rngs={}, rows=[{}], spent=1.)
+    store_module.save_checkpoint(run, {k: v for k, v in whole.items() if k != lacks})
+    assert allotted.seconds_left(run, {allotted.kind(run.spec): 2.}) in (0., 2.)
+    assert loop.to_go_on(run, {}) is None and f"checkpoint.pt is corrupt (it has no {lacks})" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("wrong", [dict(made=[1]), dict(made="x"), dict(rows=3), dict(rows=[{}] * 9)], ids=str)
+def test_a_checkpoint_of_another_form_is_set_aside(wrong, run, capsys):
+    store_module.save_checkpoint(run, dict(net={}, opt={}, rngs={}, rows=[{}], spent=1.) | wrong)
+    assert loop.to_go_on(run, {}) is None and "checkpoint.pt is corrupt (it " in capsys.readouterr().err
+
+
+def test_what_cannot_be_set_aside_is_named(run, monkeypatch):
+    "In a store that can be read only."
+    def refuse(*_): raise PermissionError(13, "Permission denied", "x")
+    keep(run, "clean", dict(accuracy=1.))
+    path = run.folder / "metrics" / "clean.json"
+    for text in ("{}", '{"made": {}, "sha256": "0"}', "null", "3"):
+        path.write_text(text)
+        with monkeypatch.context() as patch, pytest.raises(PermissionError) as e:
+            patch.setattr(os, "replace", refuse)
+            kept(run, "clean")
+        assert "clean.json is corrupt (it is not what was written) and cannot be set aside, permission denied: make its folder writable" in str(e.value)
+        assert kept(run, "clean") is None and not path.exists()
 
 
 def claiming(made="{}", **tensor) -> bytes:
