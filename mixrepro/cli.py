@@ -839,7 +839,9 @@ def main() -> None:
     code, sentence = 0, ""
     if not (width := os.environ.get("COLUMNS", "80")).isdecimal() or not 20 <= int(width[:9]) < 10_000:
         del os.environ["COLUMNS"]  # no terminal is so wide, and what prints help would fail on it
-    for stream in filter(None, (sys.stdout, sys.stderr)): stream.reconfigure(errors="backslashreplace")
+    for name in ("stdout", "stderr"):  # one that was closed is None
+        setattr(sys, name, getattr(sys, name) or open(os.devnull, "w"))
+        getattr(sys, name).reconfigure(errors="backslashreplace")
     try:
         with heard(SIGTERM, SIGHUP): code = app(prog_name="mixrepro", standalone_mode=False) or 0
         print(end="", flush=True)

@@ -103,7 +103,9 @@ DATA_LABELS = {"cifar10": "CIFAR-10", "cifar10-c": "CIFAR-10-C", "cifar100": "CI
                "photo-digits-64-stylized": "photo-digits (64 px) with painted copies",
                **{f"imagenet-{k}{which}": f"ImageNet-{k.upper()}{which}"
                   for k in "crp" for which in ("", " without noise")},
-               **{f"photo-digits-16-{k}": f"photo-digits (16 px, {k[0]} to {k[-1]})" for k in ("0to4", "5to9")}}
+               **{f"photo-digits-16-{k}": f"photo-digits (16 px, {k[0]} to {k[-1]})" for k in ("0to4", "5to9")},
+               **{f"cifar{n}{c}, {which}": f"CIFAR-{n}{c.upper()}, {network}" for n in (10, 100) for c in ("", "-c")
+                  for which, network in (("wide", "WRN-28-2"), ("as released", "WRN-28-4 as released"))}}
 
 # %% ../../nbs/repro/83_figures.ipynb #e344be5f
 NETWORK_LABELS = {"small-cnn": "small CNN", "small-cnn-3": "small CNN, 3 convolutions a stage",

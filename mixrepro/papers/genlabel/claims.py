@@ -8,6 +8,7 @@ __all__ = ['GENMIX', 'GL_CLEAN', 'ROBUST', 'RELU', 'DIGITS', 'GL_TABLES', 'GL_IM
            'printed_label', 'above']
 
 # %% ../../../nbs/genlabel/06_claims.ipynb #f11a9fa8
+import math
 from functools import partial
 
 from ...extras import need
@@ -94,7 +95,7 @@ def in_some_case(tables: Tables) -> list:  # of `Effect`
     data = tables["gl-margin"]
     data = data[data.what == "logistic over linear"] if "what" in data else data[:0]
     if data.empty: return [Effect("logistic over linear", why=OLDER)]
-    r = data.iloc[(data["mean"] / (data.high - data.low)).to_numpy().argmax()]
+    r = data.iloc[(data["mean"] / (data.high - data.low)).fillna(-math.inf).to_numpy().argmax()]
     return [Effect(f"logistic over linear, {r.clouds}", ours=r["mean"], low=r.low, high=r.high, n=int(r.n),
                    p=min(1., len(data) * p_of(r["mean"], r.low, r.high, r.n)),
                    over="seeds", unit="of the SVM's margin")]

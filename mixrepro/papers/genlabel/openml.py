@@ -174,8 +174,9 @@ def latent_networks(p: Protocol, net: Stacked, warm: Stacked, view: Callable, ra
 
 # %% ../../../nbs/genlabel/03_openml.ipynb #f4862a18
 def first_best(scores: np.ndarray) -> tuple[int, ...]:
-    "The place of the largest number, the first of equal ones."
-    return tuple(int(i) for i in np.unravel_index(np.argmax(scores.round(12)), scores.shape))
+    "The place of the largest number, the first of equal ones; a network that has no number is never chosen."
+    known = np.where(np.isnan(scores), -np.inf, scores.round(12))
+    return tuple(int(i) for i in np.unravel_index(np.argmax(known), scores.shape))
 
 # %% ../../../nbs/genlabel/03_openml.ipynb #1f6979a3
 def blocks_of_folds(p: Protocol, n: int) -> list[list[int]]:
@@ -216,7 +217,8 @@ def choose(p: Protocol, scores: list[dict]) -> dict[str, Chosen]:  # from `score
         mean = np.concatenate([s[m] for s in scores]).mean(0)  # (trials, rates, ratios)
         at = [first_best(one) for one in mean]
         ratios = p.ratios if "genlabel" in m else (1.,)
-        found[m] = Chosen([p.rates[r] for r, _ in at], [ratios[g] for _, g in at], [float(one.max()) for one in mean])
+        found[m] = Chosen([p.rates[r] for r, _ in at], [ratios[g] for _, g in at],
+                          [float(one[i]) for one, i in zip(mean, at)])
     return found
 
 # %% ../../../nbs/genlabel/03_openml.ipynb #e6533e20
