@@ -13,6 +13,7 @@ import csv
 import hashlib
 import io
 import json
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -315,6 +316,10 @@ def working_on(run: Run,
                root: Path,  # of the store
                ) -> Iterator[None]:
     "A lock that goes when its holder does, however it ends."
+    for p in (run.folder.parent, run.folder):
+        if os.path.lexists(p) and not p.is_dir():
+            what = "a link to what is not there" if p.is_symlink() else "a file"
+            raise FileExistsError(f"{p} is {what}, and should be the folder of {run}: move it away")
     path = root / ".locks" / f"{run.folder.parent.name}-{run.folder.name}.lock"
     try: path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as e:
