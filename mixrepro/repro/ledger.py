@@ -20,7 +20,8 @@ import pandas as pd
 from ..core import pick
 from .estimates import (LEVEL, MOST, Measured, Published, d2, no_spread, over_seeds, plus, signed,
                                       t_interval)
-from .rows import KEYS, Row, by_cell, checked, corrected, gained, one_row, paired, reported, rows
+from .rows import (EACH, KEYS, Row, by_cell, checked, corrected, gained, in_a_cell, one_row, paired,
+                                 reported, rows)
 from .scale import banner
 from .verdicts import MARGINS, Verdict, claim, gain_verdict, value_verdict, withheld
 
@@ -53,7 +54,7 @@ def frame(found: list[Row],  # from `rows`
                 f"difference from the paper ({points})": number(r.value.effect), "value": r.value.word,
                 "against": r.against, f"paper gain low ({points})": p_low, f"paper gain high ({points})": p_high,
                 "paper p": p_own, "p": number(r.gain.p), HOLM: number(r.holm), "seeds to decide": number(r.gain.needs),
-                "interval over": r.gain.over}
+                "interval over": r.gain.over, f"{EACH} ({unit})": in_a_cell(r.each)}
     return pd.DataFrame(map(flat, found)).astype({"paper n": "Int64"})
 
 # %% ../../nbs/repro/82_ledger.ipynb #85813484
