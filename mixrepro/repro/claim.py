@@ -408,8 +408,8 @@ def frame(found: list[Found],
         return verdict(f) + f" ({run(f)})" * (0 < len(f.ran) < len(f.effects))
     def line(i, f):
         e = shown(f)
-        numbers = [none(getattr(e, k, None)) for k in ("ours", "low", "high", "p")]
-        own = dict(zip(("effect", "low", "high", "p"), numbers))
+        own = {name: none(getattr(e, k, None)) for name, k in (("effect", "ours"), ("low", "low"), ("high", "high"))}
+        own["p"] = none(alone(f)[1])
         printed = [e.paper for e in f.effects if e.paper is not None]
         far = any(e.margin for e in f.effects)
         least = max(printed, key=abs, default=math.nan) if far else min(printed, default=math.nan)
