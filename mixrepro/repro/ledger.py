@@ -124,11 +124,12 @@ def block(found: list[Row],     # the rows of one column
     def ours(m): return Published(m.mean, around(m), m.n).text(decimals) if m else ""
     def value(v): return v.word + ("" if v.effect is None else f" ({w.sign(v.effect)})")
     def line(r): return [w.show(r.method), r.paper.text(decimals), ours(r.ours)]
-    rest = [f"ours ({w.points})", "Direction", "Holm"]
+    rest = [f"ours ({w.points})", "Direction"] + ["Holm"] * (corrected := any(r.holm is not None for r in found))
+    def gains(r): return w.gains(r)[:3 + corrected]
     head = ["Method", f"Paper ({unit})", f"Ours ({unit})"]
     if baseline: head += [f"Gain over {w.show(baseline)}, paper ({w.points})", *rest]
-    lines = [line(r) + (w.gains(r) if baseline else []) + [value(r.value)] for r in plain]
-    below = [[f"{w.show(r.method)} over {w.show(r.against)}", *w.gains(r)] for r in found if r.contrast]
+    lines = [line(r) + (gains(r) if baseline else []) + [value(r.value)] for r in plain]
+    below = [[f"{w.show(r.method)} over {w.show(r.against)}", *gains(r)] for r in found if r.contrast]
     parts = [title(found, w), grid([*head, "Value"], lines)]
     if below: parts.append(grid(["Contrast", f"Gain, paper ({w.points})", *rest], below))
     return "\n\n".join(parts)
@@ -204,6 +205,10 @@ class Sheet:
     @cached_property
     def text(self) -> str:
         return "\n\n".join(filter(None, [banner(self.at), self.blocks, " ".join(self.how) + "\n"]))
+    @property
+    def uncorrected(self) -> "Sheet":
+        "The same while it is not known how many comparisons there are beside its own."
+        return replace(self, found=[replace(r, holm=None) for r in self.found])
     @property
     def blocks(self) -> str:
         return columns_of(self.found, self.unit, self.spread, self.baseline, self.labels, self.decimals)

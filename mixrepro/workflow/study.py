@@ -191,7 +191,9 @@ class Page:
     sheet: ledger.Sheet = field(default=None, repr=False)  # what it was made from, where that is a table of the ledger
 
     @classmethod
-    def of(cls, sheet: ledger.Sheet) -> "Page": return cls(sheet.data, sheet.text, sheet)
+    def of(cls, sheet: ledger.Sheet) -> "Page":
+        "Without Holm's correction, whose family is known when all of an artefact is published."
+        return cls(sheet.data, sheet.uncorrected.text, sheet)
 
     def _repr_markdown_(self) -> str: return self.markdown
     def __str__(self) -> str: return self.markdown
