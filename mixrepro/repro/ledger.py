@@ -20,7 +20,8 @@ import pandas as pd
 from ..core import pick
 from .estimates import (LEVEL, MOST, Measured, Published, d2, no_spread, over_seeds, plus, signed,
                                       t_interval)
-from .rows import KEYS, Row, by_cell, checked, corrected, gained, one_row, paired, reported, rows
+from .rows import (EACH, KEYS, Row, by_cell, checked, corrected, gained, in_a_cell, one_row, paired,
+                                 reported, rows)
 from .scale import banner
 from .verdicts import MARGINS, Verdict, claim, gain_verdict, value_verdict, withheld
 
@@ -53,7 +54,7 @@ def frame(found: list[Row],  # from `rows`
                 f"difference from the paper ({points})": number(r.value.effect), "value": r.value.word,
                 "against": r.against, f"paper gain low ({points})": p_low, f"paper gain high ({points})": p_high,
                 "paper p": p_own, "p": number(r.gain.p), HOLM: number(r.holm), "seeds to decide": number(r.gain.needs),
-                "interval over": r.gain.over}
+                "interval over": r.gain.over, f"{EACH} ({unit})": in_a_cell(r.each)}
     return pd.DataFrame(map(flat, found)).astype({"paper n": "Int64"})
 
 # %% ../../nbs/repro/82_ledger.ipynb #85813484
@@ -123,11 +124,12 @@ def block(found: list[Row],     # the rows of one column
     def ours(m): return Published(m.mean, around(m), m.n).text(decimals) if m else ""
     def value(v): return v.word + ("" if v.effect is None else f" ({w.sign(v.effect)})")
     def line(r): return [w.show(r.method), r.paper.text(decimals), ours(r.ours)]
-    rest = [f"ours ({w.points})", "Direction", "Holm"]
+    rest = [f"ours ({w.points})", "Direction"] + ["Holm"] * (corrected := any(r.holm is not None for r in found))
+    def gains(r): return w.gains(r)[:3 + corrected]
     head = ["Method", f"Paper ({unit})", f"Ours ({unit})"]
     if baseline: head += [f"Gain over {w.show(baseline)}, paper ({w.points})", *rest]
-    lines = [line(r) + (w.gains(r) if baseline else []) + [value(r.value)] for r in plain]
-    below = [[f"{w.show(r.method)} over {w.show(r.against)}", *w.gains(r)] for r in found if r.contrast]
+    lines = [line(r) + (gains(r) if baseline else []) + [value(r.value)] for r in plain]
+    below = [[f"{w.show(r.method)} over {w.show(r.against)}", *gains(r)] for r in found if r.contrast]
     parts = [title(found, w), grid([*head, "Value"], lines)]
     if below: parts.append(grid(["Contrast", f"Gain, paper ({w.points})", *rest], below))
     return "\n\n".join(parts)
@@ -203,6 +205,10 @@ class Sheet:
     @cached_property
     def text(self) -> str:
         return "\n\n".join(filter(None, [banner(self.at), self.blocks, " ".join(self.how) + "\n"]))
+    @property
+    def uncorrected(self) -> "Sheet":
+        "The same while it is not known how many comparisons there are beside its own."
+        return replace(self, found=[replace(r, holm=None) for r in self.found])
     @property
     def blocks(self) -> str:
         return columns_of(self.found, self.unit, self.spread, self.baseline, self.labels, self.decimals)

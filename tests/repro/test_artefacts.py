@@ -4,9 +4,11 @@ from pathlib import Path
 
 from dataclasses import replace
 
+import nbformat
 import pytest
 from hypothesis import given, strategies as st
 
+from conftest import ROOT
 from mixrepro.papers.catalogue import ARTEFACTS, PAPERS, find
 from mixrepro.repro.artefact import FIGURE, TABLE, Artefact, catalogue, no_runs, shows, state
 
@@ -58,3 +60,14 @@ def test_frozen_and_no_id_twice():
     with pytest.raises(AttributeError): find("vm-fig1").title = "other"
     with pytest.raises(ValueError, match="across lists x-a more than once"): catalogue("across", shows("x-a", "one"), shows("x-a", "two", outputs=FIGURE))
     assert catalogue("across", shows("x-a", "one", no_runs, outputs=FIGURE)) == {"x-a": Artefact("x-a", "across", "one", FIGURE, no_runs)}
+
+
+SEEN_OTHERWISE = {"vm-fig4": "its title names the judge and the data that it has seen", "vm-cost": "its title names network and data",
+                  "mm-fig7": "an axis names the digits", "nm-fig5": "each picture has its name"}
+
+
+@pytest.mark.parametrize("id", [id for id, a in ARTEFACTS.items() if {"svg", "png"} & set(a.outputs)])
+def test_a_picture_of_a_stand_in_names_it(id):
+    from mixrepro.workflow.study import Captioned
+    source = "\n".join(c.source for c in nbformat.read(ROOT / ARTEFACTS[id].notebook, 4).cells if c.cell_type == "code")
+    if Captioned(id).departures.standins or "study.reads(" in source: assert "study.subtitle()" in source or id in SEEN_OTHERWISE

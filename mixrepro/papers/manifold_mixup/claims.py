@@ -12,8 +12,10 @@ from functools import partial
 from typing import Any
 
 from .pages import first_good, half_gain
-from ...repro.claim import Asked, Claim, Effect, Over, Paired, Tables, estimated, exact, unpaired
-from ...repro.estimates import Measured, Published, over_seeds
+from ...repro.claim import (OLDER, Asked, Claim, Effect, Over, Paired, Tables, by_seed, estimated, exact,
+                                  seed_by_seed)
+from ...repro.estimates import Measured, over_seeds
+from ...repro.rows import EACH
 
 _says = partial(Claim, "manifold_mixup")
 
@@ -30,12 +32,11 @@ TIGHTER = dict(higher=False, log=True, unit="log of a share")  # scatter within 
 def half_way(places: tuple, tables: Tables, margin: float | None = None) -> list:  # of `Effect`
     "How much lower Manifold Mixup's loss on middle points is than Input Mixup's."
     data = tables["mm-fig2"]
-    data = data[data["lambda"] == .5]
-    def at(m, place):
-        r = data[(data.method == m) & (data.place == place)].iloc[0]
-        return Published.measured(r.nll, r.sd, r.seeds)
-    return [unpaired(f"manifold-mixup under mixup, {p}", at("mixup", p), at(MM, p), 1, unit="nats", margin=margin)
-            for p in places if p in set(data.place) and {MM, "mixup"} <= set(data.method)]
+    if EACH not in data: return [Effect(f"{MM} under mixup", margin=margin, why=OLDER)]
+    data = data[data["lambda"] == .5].set_index(["place", "method"])
+    def at(m, place): return by_seed(data.loc[place, m])
+    return [seed_by_seed(f"{MM} under mixup, {p}", at("mixup", p), at(MM, p), 1, unit="nats", margin=margin)
+            for p in places if {(p, MM), (p, "mixup")} <= set(data.index)]
 
 # %% ../../../nbs/manifold_mixup/09b_claims.ipynb #57d08fb8
 def as_soon(margin: float, tables: Tables) -> list:  # of `Effect`

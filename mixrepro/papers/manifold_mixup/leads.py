@@ -7,7 +7,7 @@ __all__ = ['Lead', 'lead', 'by_word', 'leads_of', 'judged', 'told', 'held', 'dif
 
 # %% ../../../nbs/manifold_mixup/07_leads.ipynb #3b94abc1
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ...extras import need
 
@@ -15,7 +15,10 @@ need("pandas")
 import pandas as pd
 from scipy import stats
 
-from ...repro.ledger import Measured, Verdict, claim, paired, signed, withheld
+from ...repro.estimates import LEVEL, over_seeds
+from ...repro.ledger import HOLM, Measured, Verdict, claim, p_value, paired, signed, withheld
+from ...repro.scale import scale
+from ...repro.verdicts import holm
 
 # %% ../../../nbs/manifold_mixup/07_leads.ipynb #4e23833e
 @dataclass(frozen=True)
@@ -23,6 +26,7 @@ class Lead:
     "A method's lead over the best of others; positive is better."
     ours: Measured  # seed by seed
     paper: float
+    holm: float | None = None  # its p-value among all leads of a page
 
     def verdict(self, at: str) -> Verdict:  # at: the scale that was run
         "What our seeds say of the claim that the method is ahead."
@@ -30,7 +34,8 @@ class Lead:
 
     def shown(self, at: str) -> dict:
         "A row of a table."
-        return {"ours": signed(self.ours), "ahead": self.verdict(at).word, "paper": f"{self.paper:+.2f}"}
+        return {"ours": signed(self.ours), "ahead": self.verdict(at).word, HOLM: p_value(self.holm),
+                "paper": f"{self.paper:+.2f}"}
 
 # %% ../../../nbs/manifold_mixup/07_leads.ipynb #5f59d72e
 def lead(rows: pd.DataFrame,   # method, seed, value: of one data set and one metric
@@ -62,8 +67,10 @@ def leads_of(rows: pd.DataFrame,   # method, column, metric, seed, value
              ) -> dict:            # (claim, metric, column) -> Lead
     "The leads behind some claims, in every column and metric."
     printed = {c: mine.set_index("row")["mean"] for c, mine in paper.groupby("column")}
-    return {(claim, m, c): lead(mine, printed[f"{c} {m}"], *sides, m in higher) for claim, sides in claims.items()
-            for (m, c), mine in rows.groupby(["metric", "column"], sort=False)}
+    found = {(claim, m, c): lead(mine, printed[f"{c} {m}"], *sides, m in higher) for claim, sides in claims.items()
+             for (m, c), mine in rows.groupby(["metric", "column"], sort=False)}
+    corrected = holm([over_seeds(one.ours).p for one in found.values()])
+    return {key: replace(one, holm=p) for (key, one), p in zip(found.items(), corrected)}
 
 def judged(leads: dict, labels: dict,  # metric -> its name
            at: str) -> list[str]:
@@ -72,6 +79,8 @@ def judged(leads: dict, labels: dict,  # metric -> its name
     for said, metric in dict.fromkeys((said, metric) for said, metric, _ in leads):
         mine = {c: one for (what, m, c), one in leads.items() if (what, m) == (said, metric)}
         words = by_word({c: one.verdict(at).word for c, one in mine.items()})
+        if (ps := {c: one.holm for c, one in mine.items() if one.holm is not None}) and scale(at).verdicts:
+            words += f"; after Holm's correction decided on {', '.join(c for c in ps if ps[c] < 1 - LEVEL) or 'none'}"
         theirs = ", ".join(c for c, one in mine.items() if one.paper > 0) or "none"
         answer.append(f"{said} in {labels.get(metric, metric)}: {words} (the paper: on {theirs}).")
     return answer

@@ -14,7 +14,7 @@ from ...extras import need
 need("pandas")
 import pandas as pd
 
-from ...repro.claim import Asked, Claim, Effect, Over, Paired, Tables, exact, mean_of, number, unpaired
+from ...repro.claim import Asked, Claim, Effect, Over, Paired, Tables, by_seed, exact, number, seed_by_seed
 
 _says = partial(Claim, "noisymix")
 
@@ -38,9 +38,9 @@ def wider(methods: tuple, sign: int, tables: Tables) -> list:  # of `Effect`
     def effect(m, c, wide, narrow):
         a, b = number(wide, "paper mean"), number(narrow, "paper mean")
         printed = None if None in (a, b) else sign * (a - b)
-        ours = mean_of(wide, "our"), mean_of(narrow, "our")
+        ours = by_seed(wide), by_seed(narrow)
         if ours[0] == ours[1]: return Effect(f"{m}, {c}", paper=printed)  # one network stands in for both
-        return unpaired(f"{m}, {c}", *ours, sign, paper=printed)
+        return seed_by_seed(f"{m}, {c}", *ours, sign, paper=printed)
     return [effect(*p) for p in pairs if p[2] is not None and p[3] is not None]
 
 # %% ../../../nbs/noisymix/09_claims.ipynb #5cb06b0a

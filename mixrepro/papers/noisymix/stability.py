@@ -19,8 +19,8 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from mixrepro.papers.noisymix.theorems import (BENDS, KINKS, TONES, Case, along, beta_moments, beta_rule, directions,
-    draw_case, expected, fitted_slope, identity, line_of, listed, mixture_moments, mixture_rule, neighbours, network,
+from mixrepro.papers.noisymix.theorems import (BENDS, DASHES, KINKS, TONES, Case, along, beta_moments, beta_rule,
+    directions, draw_case, expected, fitted_slope, identity, line_of, listed, mixture_moments, mixture_rule, neighbours, network,
     probabilities, remainders)
 
 if TYPE_CHECKING: from matplotlib.axes import Axes
@@ -212,7 +212,7 @@ def draw_lemma2(ax: "Axes", gaps: pd.DataFrame,  # from `lemma2`
     for kind, part in gaps[whole].groupby("network", sort=False):
         ax.plot(part.nodes, part.gap.clip(lower=1e-17), KINKS[kind] + "-", color=TONES[kind], ms=3.5, label=kind)
     for kind, part in gaps[~whole].groupby("network", sort=False):
-        ax.plot(part.nodes, part.gap, "--", color=TONES[kind], lw=1, label=f"{kind}, 1 − λ halved")
+        ax.plot(part.nodes, part.gap, ls=DASHES[kind], color=TONES[kind], lw=1.2, label=f"{kind}, 1 − λ halved")
     ax.set(yscale="log", xlabel="nodes of each quadrature", ylabel="|left − right side|",
            title="Lemma 2: two sides")
 

@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['C', 'CLEAN', 'VM', 'ADV', 'REST', 'DISTANCES', 'VM_CORRUPTED', 'VM_CLEAN', 'VM_SAMPLES', 'VARMIXUP_CLAIMS',
-           'of_group', 'nonlinear', 'off_manifold_helps', 'dearer', 'by_divergence', 'says_more']
+           'nonlinear', 'off_manifold_helps', 'dearer', 'by_divergence', 'says_more']
 
 # %% ../../../nbs/varmixup/05_claims.ipynb #1c4dd195
 import math
+from dataclasses import replace
 from functools import partial
 
 from ...extras import need
@@ -17,8 +18,8 @@ import pandas as pd
 from scipy import stats
 
 from .autoencoders import of_mixtures, rank_p
-from ...repro.claim import Asked, Claim, Effect, Over, Tables, exact, unpaired
-from ...repro.estimates import Published
+from ...repro.claim import OLDER, Asked, Claim, Effect, Over, Tables, by_seed, exact, seed_by_seed, times
+from ...repro.rows import EACH
 
 _says = partial(Claim, "varmixup")
 
@@ -28,20 +29,16 @@ CLEAN = ("cifar10", "cifar100", "tiny-imagenet")
 VM, ADV, REST = ("vm-table1", "varmixup"), ("vm-table1", "adv-varmixup"), ("at", "trades", "iat", "erm", "mixup")
 DISTANCES = {"FID": "features squared", "KID": "kernel"}  # metric -> its unit
 
-def of_group(data: pd.DataFrame, mean: str, sd: str, n: str, factor: float = 1.) -> Published:
-    "A row's mean and deviation, times a factor."
-    r = data.iloc[0]
-    return Published.measured(factor * r[mean], factor * r[sd], r[n])
-
 # %% ../../../nbs/varmixup/05_claims.ipynb #57c9bae7
 def nonlinear(method: str, factor: float, tables: Tables) -> list:  # of `Effect`
     "How much less the loss departs from linear than Mixup's, at every radius."
     data = tables["vm-fig3"]
-    def at(m, radius, f): return of_group(data[(data.method == m) & (data["radius (1/255)"] == radius)],
-                                          "error (nats)", "sd (nats)", "n", f)
-    radii = sorted(set(data["radius (1/255)"]))
-    return [unpaired(f"{method} under mixup at {r}/255", at("mixup", r, 1.), at(method, r, factor), 1, unit="nats")
-            for r in radii if {"mixup", method} <= set(data.method)]
+    if EACH not in data: return [Effect(f"{method} under mixup", why=OLDER)]
+    def one(where, radius, rows):
+        what = f"{method} under mixup at {radius}/255" + f", {where}" * (data["data set"].nunique() > 1)
+        return seed_by_seed(what, by_seed(rows.loc["mixup"]), times(by_seed(rows.loc[method]), factor), 1, unit="nats")
+    each = data.set_index("method").groupby(["data set", "radius (1/255)"], sort=False)
+    return [one(*key, rows) for key, rows in each if {"mixup", method} <= set(rows.index)]
 
 # %% ../../../nbs/varmixup/05_claims.ipynb #974dd1c1
 def off_manifold_helps(tables: Tables) -> list:  # of `Effect`
@@ -65,22 +62,22 @@ def dearer(method: str, others: tuple, tables: Tables) -> list:  # of `Effect`
 # %% ../../../nbs/varmixup/05_claims.ipynb #14818628
 def by_divergence(tables: Tables) -> list:  # of `Effect`
     "VarMixup on an MMD-VAE over VarMixup on a KL-VAE."
-    data = tables["vm-kl"]
-    data = data[data.metric == "corrupted (%)"]
-    ends = [of_group(data[data.method == m], "mean", "std", "count") for m in ("mmd-vae", "kl-vae")]
-    return [unpaired("mmd-vae over kl-vae, corrupted", *ends, 1)]
+    data, what = tables["vm-kl"].set_index(["metric", "method"]), "mmd-vae over kl-vae, corrupted"
+    if EACH not in data: return [Effect(what, why=OLDER)]
+    return [seed_by_seed(what, *(by_seed(data.loc["corrupted (%)", m]) for m in ("mmd-vae", "kl-vae")), 1)]
 
 # %% ../../../nbs/varmixup/05_claims.ipynb #8699f569
 def says_more(method: str, other: str, tables: Tables,
               metrics: tuple = ("linear probe (%)", "neighbours (%)")) -> list:  # of `Effect`
     "How much more there is in the codes of one kind of autoencoder; of one for all seeds there is no interval."
     data = tables["vm-kl"].set_index(["metric", "method"])
+    if EACH not in data: return [Effect(f"{method} over {other}", why=OLDER)]
     def one(metric):
         what = f"{method} over {other}, {metric.removesuffix(' (%)')}"
         if metric not in data.index: return Effect(what)  # a table older than it
-        ends = [of_group(data.loc[[(metric, m)]], "mean", "std", "count") for m in (method, other)]
-        if all(e.sd for e in ends): return unpaired(what, *ends, 1)
-        return Effect(what, ours=ends[0].mean - ends[1].mean, n=1)  # one autoencoder each
+        ends = [by_seed(data.loc[metric, m]) for m in (method, other)]
+        if all(len(set(v.values())) > 1 for v in ends): return seed_by_seed(what, *ends, 1)
+        return replace(seed_by_seed(what, *({0: next(iter(v.values()))} for v in ends), 1), over="")  # one autoencoder each
     return [one(metric) for metric in metrics]
 
 # %% ../../../nbs/varmixup/05_claims.ipynb #10efc3b9
