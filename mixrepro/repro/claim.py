@@ -226,8 +226,8 @@ class Over:
             if row is not None: return as_it_stands(row, what, turned=pair[0] == rival, **more)
         values = {m: own for m, r in rows.items() if (own := by_seed(r))}
         if {self.method, rival} <= set(values):
-            pooled = self.factor == 1. and "interval over" in here and here["interval over"].str.contains("pooled").any()
-            residual = among(block_residual(values), self.method, rival) if pooled else None
+            shared = here["interval over"].str.contains("pooled").any() if "interval over" in here else False
+            residual = among(block_residual(values), self.method, rival) if shared and self.factor == 1. else None
             return seed_by_seed(what, values[self.method], times(values[rival], self.factor), sign, residual, **more)
         ends = mean_of(rows[self.method], "our"), mean_of(rows[rival], "our", self.factor)
         return unpaired(what, *ends, sign, **more)

@@ -49,7 +49,8 @@ def check_injected(cells: list[str]) -> None:  # the code cells that were run, i
         first = {name: v for before in reversed(cells[:i]) for name, v in values_of(before).items()}
         for name, v in values_of(source).items():
             if another_kind(v, first.get(name)):
-                raise ValueError(f"parameter {name!r} of this notebook is of type {type(first[name]).__name__}, got {v!r}")
+                raise ValueError(f"parameter {name!r} of this notebook is of type {type(first[name]).__name__}, "
+                                 f"got {v!r}")
 
 def cells_run() -> list[str]:
     "The code cells that were run in this notebook; none outside of one."
