@@ -202,9 +202,10 @@ class Over:
         if data.empty: return [Effect(f"{self.method} over {r}") for r in self.rivals]
         for c in self.columns: pick(f"column of {self.artefact}", c, list(data.column.unique()))
         if self.metric: data = data[data.metric.isna() | data.metric.str.contains(self.metric, regex=False, na=False)]
-        every = data.groupby(["column"], sort=False)
+        every, there = data.groupby(["column"], sort=False), set(data.method)
+        def one(here, c, r): return self.of(here, c, r) if r in there else Effect(f"{self.method} over {r}, {c}")
         return [e for (c,), here in every if not self.columns or c in self.columns
-                for r in self.rivals if (e := self.of(here, c, r))]
+                for r in self.rivals if (e := one(here, c, r))]
 
     def of(self, here: pd.DataFrame, column: str, rival: str) -> Effect | None:  # None: neither printed nor run
         "The effect in one column."
@@ -225,8 +226,8 @@ class Over:
             if row is not None: return as_it_stands(row, what, turned=pair[0] == rival, **more)
         values = {m: own for m, r in rows.items() if (own := by_seed(r))}
         if {self.method, rival} <= set(values):
-            pooled = self.factor == 1. and "interval over" in here and here["interval over"].str.contains("pooled").any()
-            residual = among(block_residual(values), self.method, rival) if pooled else None
+            shared = here["interval over"].str.contains("pooled").any() if "interval over" in here else False
+            residual = among(block_residual(values), self.method, rival) if shared and self.factor == 1. else None
             return seed_by_seed(what, values[self.method], times(values[rival], self.factor), sign, residual, **more)
         ends = mean_of(rows[self.method], "our"), mean_of(rows[rival], "our", self.factor)
         return unpaired(what, *ends, sign, **more)
@@ -429,6 +430,7 @@ HOW = ("Its own numbers: whether the claim follows from what the paper prints; a
        "that is no further from one half than a coin's often is (exact two-sided sign test). "
        "Measured: of all comparisons that a claim makes, the one that speaks most against it, with a 95% interval; "
        "behind it how many of them were run; so behind another scale's verdict, where it was not all. "
+       "Without an interval: counted or computed without chance, or of one run or of runs that are all alike. "
        "Verdict: after Holm's correction among the claims of one paper that have a p-value; "
        "where that leaves it open, the seeds, or data sets, that would decide, or what the claim would be alone, "
        "without the correction. "

@@ -19,9 +19,9 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from mixrepro.papers.noisymix.theorems import (BENDS, DASHES, KINKS, TONES, Case, along, beta_moments, beta_rule,
-    directions, draw_case, expected, fitted_slope, identity, line_of, listed, mixture_moments, mixture_rule, neighbours, network,
-    probabilities, remainders)
+from .theorems import (BENDS, DASHES, KINKS, TONES, Case, along, beta_moments, beta_rule,
+    directions, draw_case, expected, fitted_slope, identity, line_of, listed, mixture_moments, mixture_rule,
+    neighbours, network, probabilities, remainders)
 
 if TYPE_CHECKING: from matplotlib.axes import Axes
 

@@ -14,7 +14,6 @@ from functools import partial
 from ...extras import need
 
 need("pandas")
-import pandas as pd
 from scipy import stats
 
 from .autoencoders import of_mixtures, rank_p
@@ -77,7 +76,8 @@ def says_more(method: str, other: str, tables: Tables,
         if metric not in data.index: return Effect(what)  # a table older than it
         ends = [by_seed(data.loc[metric, m]) for m in (method, other)]
         if all(len(set(v.values())) > 1 for v in ends): return seed_by_seed(what, *ends, 1)
-        return replace(seed_by_seed(what, *({0: next(iter(v.values()))} for v in ends), 1), over="")  # one autoencoder each
+        first = ({0: next(iter(v.values()))} for v in ends)  # one autoencoder each
+        return replace(seed_by_seed(what, *first, 1), over="")
     return [one(metric) for metric in metrics]
 
 # %% ../../../nbs/varmixup/05_claims.ipynb #10efc3b9
