@@ -2,6 +2,8 @@
 import json
 import os
 import shutil
+import subprocess
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -254,3 +256,11 @@ def test_names_are_those_of_the_data_root(sets, monkeypatch):
     with pytest.raises(ValueError, match="unknown dataset 'flowers'"): Spec("flowers", "erm", **SMALL)
     with pytest.raises(ValueError, match="unknown data set 'flowers'"): load("flowers", "train", sets / "data")
     assert json.loads((sets / "data/own/flowers.json").read_text())["images"] == dict(train=24, test=6)
+
+
+@pytest.mark.parametrize("module", ["images", "datasets", "pairs", "folder"])
+def test_it_is_there_after_whichever_import(module, sets):
+    code = ("import sys; from mixrepro.data.images import ImageSet\n"
+            f"import mixrepro.data.{module}\nprint(ImageSet.from_folder(sys.argv[1], size=8))")
+    said = subprocess.run([sys.executable, "-c", code, str(sets / "flowers")], text=True, capture_output=True)
+    assert "classes" in said.stdout, said.stderr
