@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['SPLIT_NAMES', 'TESTING', 'SHARE', 'ROOM', 'NOT_READ', 'PLACE', 'NAMES', 'MOVED', 'all_pictures', 'check_names',
-           'check_class_names', 'class_pictures', 'drawn_lots', 'split_pictures', 'check_stored', 'decoded_at',
-           'checked_choices', 'labelled', 'check_kinds', 'folder_at', 'from_folder', 'Added', 'added', 'added_names',
-           'by_content', 'moments_of', 'kept_images', 'check_name', 'digest_of_files', 'described', 'add_folder',
-           'command_for', 'recorded', 'changed_pictures', 'changed_since', 'read_added', 'faults_of']
+           'check_class_names', 'check_apart', 'class_pictures', 'drawn_lots', 'split_pictures', 'check_stored',
+           'decoded_at', 'checked_choices', 'labelled', 'is_unread', 'holders', 'check_kinds', 'warn_of_loose',
+           'folder_at', 'from_folder', 'Added', 'added', 'added_names', 'by_content', 'moments_of', 'kept_images',
+           'check_name', 'digest_of_files', 'described', 'add_folder', 'command_for', 'recorded', 'changed_pictures',
+           'changed_since', 'read_added', 'faults_of']
 
 # %% ../../nbs/data/01j_folder.ipynb #94ab2c9c
 import hashlib
@@ -16,6 +17,7 @@ import os
 import re
 import shlex
 import unicodedata
+import warnings
 from collections.abc import Callable, Container, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -30,8 +32,8 @@ from PIL import Image
 from torch import Tensor
 
 from .image_folder import middle, undecodable
-from .images import (PICTURES, SPLITS, ImageSet, check_upright, data_root, folders, pictures,
-                                  read_picture, typed)
+from .images import (PICTURES, SPLITS, ImageSet, check_upright, data_root, folders, is_picture,
+                                  pictures, read_picture, typed)
 from .tiny_imagenet import cached, fingerprint
 from ..core import brought, pick
 from ..files import sha256, write_atomic
@@ -60,6 +62,18 @@ def check_class_names(names: Iterable[str],  # of classes, of one split or of se
         raise ValueError(f"{folder} has classes that differ in {how} only, {other!a} and {name!a}: "
                          "give both folders one name, or put their pictures into one")
 
+# %% ../../nbs/data/01j_folder.ipynb #02eb2d09
+def check_apart(found: dict[str, list[Path]]) -> None:  # class -> its pictures
+    "Refuse a picture that links put into two classes."
+    at = {f: os.path.realpath(f) for f in {p.parent for p in all_pictures(found)}}
+    seen = {}
+    for c, p in ((c, p) for c, paths in found.items() for p in paths):
+        file = os.path.realpath(p) if p.is_symlink() else os.path.join(at[p.parent], p.name)
+        other, first = seen.setdefault(file, (c, p))
+        if other != c:
+            raise ValueError(f"{p if str(first) == file else first} is {file} by a link, and so a picture of two "
+                             f"classes, {other!r} and {c!r}: remove the link")
+
 # %% ../../nbs/data/01j_folder.ipynb #72cda262
 def class_pictures(folder: Path,  # holds a folder for each class
                    ) -> dict[str, list[Path]]:  # class -> its pictures, both by name
@@ -67,7 +81,7 @@ def class_pictures(folder: Path,  # holds a folder for each class
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder} is no folder: name one that holds a folder of pictures for each class")
     found = {at.name: sorted(Path(e.path) for e in pictures(at)) for at in folders(folder)}
-    check_names(folder, all_pictures(found)); check_class_names(found, folder)
+    check_names(folder, all_pictures(found)); check_class_names(found, folder); check_apart(found)
     if not found:
         raise ValueError(f"{folder} holds no class folders: pictures belong into a folder for each class, "
                          f"such as {folder / 'cat' / 'a.png'}")
@@ -123,10 +137,13 @@ def split_pictures(folder: Path,
 
 # %% ../../nbs/data/01j_folder.ipynb #d73e3cfe
 def check_stored(path: Path) -> None:  # of a picture
-    "Refuse one that its camera stored turned; a file that cannot be opened is another matter."
+    "Refuse one that its camera stored turned, or that moves; a file that cannot be opened is another matter."
     try: image = Image.open(path)
     except Exception: return
-    with image: check_upright(image, str(path))
+    with image:
+        check_upright(image, str(path))
+        if image.format != "MPO" and getattr(image, "n_frames", 1) > 1:  # a camera's second picture is a preview
+            raise ValueError(f"{path} is a film of {image.n_frames} pictures: save the one that is meant")
 
 # %% ../../nbs/data/01j_folder.ipynb #9de82f11
 ROOM = 8 << 30  # bytes: what is larger is not brought into memory
@@ -170,15 +187,32 @@ def labelled(by_class: dict, x: Tensor, name: str, split: str) -> ImageSet:
 # %% ../../nbs/data/01j_folder.ipynb #a9952d61
 NOT_READ = (".webp", ".gif", ".bmp", ".tif", ".tiff", ".jfif", ".ppm", ".pgm", ".avif", ".heic", ".jp2")
 
+def is_unread(name: str) -> bool: return name.lower().endswith(NOT_READ) and not name.startswith(".")
+
+def holders(folder: Path) -> list[Path]:
+    "The folders that hold the classes."
+    there = {f.name for f in folders(folder)}
+    testing = [t for t in TESTING if t in there]
+    return [folder / "train", folder / testing[0]] if "train" in there and testing else [folder]
+
 def check_kinds(folder: Path) -> None:
     "Refuse pictures of kinds that are not read, which would be left out."
-    above = {str(folder / part) for part in ("", "train", *TESTING)}  # what lies beside the classes is in none
-    for at, below, names in os.walk(folder, followlinks=True):
+    classes = [c for at in holders(folder) for c in folders(at)]
+    for at, below, names in (found for c in classes for found in os.walk(c, followlinks=True)):
         below[:] = [b for b in below if not b.startswith(".")]
-        lost = sorted(n for n in names if n.lower().endswith(NOT_READ) and not n.startswith("."))
-        if lost and at not in above:
-            raise ValueError(f"{Path(at) / lost[0]} is no kind of picture that is read ({', '.join(PICTURES)}): "
+        for n in sorted(filter(is_unread, names))[:1]:
+            raise ValueError(f"{Path(at) / n} is no kind of picture that is read ({', '.join(PICTURES)}): "
                              "no picture is left out, so convert it or move it away")
+
+# %% ../../nbs/data/01j_folder.ipynb #2e392e34
+def warn_of_loose(folder: Path) -> None:
+    "Say which pictures are in no class."
+    for at in sorted({folder, *holders(folder)}):
+        loose = sorted(e.name for e in os.scandir(at) if e.is_file() and (is_picture(e.name) or is_unread(e.name)))
+        if not loose: continue
+        more = f" and {len(loose) - 1:,} more" * (len(loose) > 1)
+        warnings.warn(f"{at / loose[0]}{more} beside the class folders {'are' if more else 'is'} in no class, and "
+                      "left out", stacklevel=3)
 
 # %% ../../nbs/data/01j_folder.ipynb #b78a3d1a
 def folder_at(path: str | Path) -> Path:
@@ -197,7 +231,7 @@ def from_folder(path: str | Path,          # holds train/ and test/ (or val/), o
     size, share, seed = checked_choices(size, share, seed)
     folder = folder_at(path)
     parts = split_pictures(folder, share, seed)
-    check_kinds(folder)
+    check_kinds(folder); warn_of_loose(folder)
     if pick("split", split, SPLITS) not in parts:
         raise ValueError(f"{folder} is not split, share is 0: give a share of each class to test on")
     return labelled(parts[split], decoded_at(all_pictures(parts[split]), size), name or folder.resolve().name, split)

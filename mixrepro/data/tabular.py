@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['NUMBER', 'GROUPED', 'GAPS', 'ENCODERS', 'COLLECTIONS', 'NOTES', 'FRI', 'EMBEDDED', 'FOLDER', 'INDEXES', 'NOMINAL',
-           'PAUSES', 'BEGINS', 'DATE', 'SPELLED', 'SEED', 'NOTE', 'DEAD', 'Table', 'check_spelling', 'check_frame',
-           'check_finite', 'warn_of_rounding', 'check_spread', 'to_numbers', 'check_not_empty', 'to_labels', 'friedman',
-           'check_records', 'check_commas', 'check_header', 'check_nominal', 'check_texts', 'check_asked',
-           'check_two_parts', 'check_parts', 'tabular', 'verify_openml', 'fetch_openml']
+           'PAUSES', 'BEGINS', 'DATE', 'SPELLED', 'SEED', 'NOTE', 'DEAD', 'Table', 'check_spelling', 'check_one_number',
+           'check_frame', 'check_finite', 'warn_of_rounding', 'check_spread', 'to_numbers', 'check_not_empty',
+           'to_labels', 'friedman', 'check_records', 'check_commas', 'check_header', 'check_nominal', 'check_texts',
+           'check_asked', 'check_two_parts', 'check_parts', 'tabular', 'verify_openml', 'fetch_openml']
 
 # %% ../../nbs/data/08_tabular.ipynb #6488a665
 import csv
@@ -23,6 +23,7 @@ import urllib.request
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from decimal import Decimal
 from functools import partial
 from itertools import count
 from pathlib import Path
@@ -114,6 +115,20 @@ def check_spelling(text: "pd.Series",  # cells
         raise ValueError(f"column {name!r} has whole numbers above 2^53, which float64 does not tell apart: subtract "
                          "the least of them, or declare the column nominal")
 
+# %% ../../nbs/data/08_tabular.ipynb #f4b2fac5
+def check_one_number(text: "pd.Series", said: "pd.Series", name: str, codes: bool,
+                     lines: list[int] | None) -> None:  # as for `check_spelling`
+    "Refuse classes that are one number in two spellings; a target with fractions is a quantity."
+    numbers = sorted(text[said == "number"].unique(), key=lambda c: (len(c), c))
+    if not codes or not (said == "word").any() and any(float(c) % 1 for c in numbers): return
+    known = {}
+    for c in numbers:
+        if (other := known.setdefault(Decimal(c.strip()), c)) == c: continue
+        i = text.tolist().index(c)
+        raise ValueError(f"column {name!r} has {other!r} and, in row {i + 1}{f' (line {lines[i]})' if lines else ''}, "
+                         f"{c!r}, which are one number: write both in one way, or declare the column nominal (in "
+                         "index.json; in pandas a category)")
+
 # %% ../../nbs/data/08_tabular.ipynb #0dd7d814
 def _untyped(column: "pd.Series",  # text, numbers or nothing in each row
              name: str,            # for the sentence
@@ -124,7 +139,7 @@ def _untyped(column: "pd.Series",  # text, numbers or nothing in each row
     text = column.astype(object).where(column.notna(), "").map(str)
     said = text.map({c: _said(c) for c in text.unique()})
     numbers = int(said.isin(["number", "spelled"]).sum()) > int((said == "word").sum())
-    check_spelling(text, said, name, codes, lines)
+    check_spelling(text, said, name, codes, lines); check_one_number(text, said, name, codes, lines)
     known = text.where(~said.isin(["empty", "gap"] if numbers else ["empty"]), np.nan).astype(object)
     odd = np.flatnonzero(said.isin(["spelled", "word"])) if numbers else []
     if codes and numbers and not (text[said == "number"].astype(float) % 1 != 0).any(): odd = []

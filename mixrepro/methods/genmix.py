@@ -196,6 +196,7 @@ def check_search(n_aug: object, lams: object, rounds: object, eps: object) -> No
     if not isinstance(lams, (tuple, list)) or not all(isinstance(lam, (int, float)) for lam in lams):
         raise TypeError(f"lams must be shares such as (.5,), got {lams!r}")
     if not isinstance(eps, Real): raise TypeError(f"eps must be a number above 0, got {eps!r}")
+    if eps == math.inf: raise ValueError("eps must be above 0 and finite, got inf: at 1 every ratio is met already")
 
 def genmix(find: Callable[[Tensor, int, float], Candidates], k: int, n_aug: int, lams: tuple, eps: float, rounds: int,
            device: torch.device | str = "cpu") -> Made:
@@ -222,7 +223,8 @@ def tell_missing(pairs: Tensor, lams: tuple, found: Tensor, n_aug: int) -> None:
     if not lacks: return
     said = "; ".join(f"{i} and {j} at lambda = {lam:g}: {n}" for i, j, lam, n in lacks[:6]) + "; ..." * (len(lacks) > 6)
     warnings.warn(f"{len(lacks)} of {found.numel()} pairs of classes have fewer than {n_aug} made points ({said}): "
-                  "the others are trained on", stacklevel=3)
+                  + ("those that were made are trained on" if found.any() else "none was made, so the examples alone "
+                     "are trained on; take a larger eps or more rounds"), stacklevel=3)
 
 # %% ../../nbs/methods/47_genmix.ipynb #ed61e061
 def by_density(density: Density,

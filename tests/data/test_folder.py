@@ -2,6 +2,8 @@
 import json
 import os
 import shutil
+import subprocess
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -104,6 +106,7 @@ def spoil(at, how):
     if how == "webp": Image.new("RGB", (12, 9)).save(at / "rose/some.webp")
     if how == "loop": (at / "rose/up").symlink_to("..")
     if how == "link": (at / "rose/x.png").symlink_to("gone.png")
+    if how == "linked class": (at / "poppy").symlink_to("rose")
     if how == "two lines": (at / "rose/3.png").rename(at / "rose/3\n.png")
     if how == "bytes": (at / "rose/3.png").rename(os.fsdecode(os.fsencode(at / "rose") + b"/\xff.png"))
     if how == "no test":
@@ -124,6 +127,7 @@ def spoil(at, how):
     ("webp", "some.webp is no kind of picture that is read .*: no picture is left out, so convert it or move it away"),
     ("loop", "rose/up is a link to a folder that it lies in: remove it"),
     ("link", "rose/x.png is no file but a link that leads nowhere"),
+    ("linked class", "poppy/0.png is .*rose/0.png by a link, and so a picture of two classes, 'poppy' and 'rose': remove"),
     ("two lines", r"3\\n.png' in .*flowers has a line end in its name"),
     ("bytes", "in .*flowers has a line end in its name, or a byte that is not UTF-8: rename it"),
     ("no test", "flowers holds train, but neither test nor val")])
@@ -254,3 +258,11 @@ def test_names_are_those_of_the_data_root(sets, monkeypatch):
     with pytest.raises(ValueError, match="unknown dataset 'flowers'"): Spec("flowers", "erm", **SMALL)
     with pytest.raises(ValueError, match="unknown data set 'flowers'"): load("flowers", "train", sets / "data")
     assert json.loads((sets / "data/own/flowers.json").read_text())["images"] == dict(train=24, test=6)
+
+
+@pytest.mark.parametrize("module", ["images", "datasets"])
+def test_it_is_there_after_whichever_import(module, sets):
+    code = ("import sys; from mixrepro.data.images import ImageSet\n"
+            f"import mixrepro.data.{module}\nprint(ImageSet.from_folder(sys.argv[1], size=8))")
+    said = subprocess.run([sys.executable, "-c", code, str(sets / "flowers")], text=True, capture_output=True)
+    assert "classes" in said.stdout, said.stderr
