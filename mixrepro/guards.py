@@ -276,4 +276,4 @@ def check_loss(loss: object, method: object) -> None:  # what a method's `loss` 
     got = f"a tensor {tuple(loss.shape)}" if isinstance(loss, Tensor) else type(loss).__name__
     lost = isinstance(loss, Tensor) and loss.numel() == 1
     raise TypeError(f"the loss of {type(method).__name__} must be one number, a tensor with a gradient, got {got}"
-                    + (" without one: leave out detach() and no_grad()" if lost else ": return its mean over the batch"))
+                    + (" without one: leave out detach() and no_grad()" if lost else ": return its mean"))
