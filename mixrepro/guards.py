@@ -7,7 +7,7 @@ __all__ = ['SEVERAL', 'LEARNED_FROM', 'NotFinite', 'check_tensor', 'check_rows',
            'check_labels', 'check_pair', 'check_shares', 'check_gradient', 'check_generator', 'check_whole',
            'check_counts_of', 'check_network', 'check_types', 'check_networks', 'check_said', 'check_attack',
            'check_looked_up', 'check_size_of', 'check_classified', 'check_each_said', 'check_recordable',
-           'check_each_once', 'check_no_mask', 'check_as_many', 'check_pixels', 'check_same_network']
+           'check_each_once', 'check_no_mask', 'check_as_many', 'check_pixels', 'check_same_network', 'check_loss']
 
 # %% ../nbs/03_guards.ipynb #ab552217
 import inspect
@@ -268,3 +268,12 @@ def check_same_network(learned: object, net: object) -> None:
     elif known() is not net:
         raise ValueError("the method has learned densities of another network's features: prepare it again for this "
                          "network")
+
+# %% ../nbs/03_guards.ipynb #a87b62b8
+def check_loss(loss: object, method: object) -> None:  # what a method's `loss` gave
+    "Refuse what nothing can be learned from."
+    if isinstance(loss, Tensor) and loss.numel() == 1 and loss.requires_grad: return
+    got = f"a tensor {tuple(loss.shape)}" if isinstance(loss, Tensor) else type(loss).__name__
+    lost = isinstance(loss, Tensor) and loss.numel() == 1
+    raise TypeError(f"the loss of {type(method).__name__} must be one number, a tensor with a gradient, got {got}"
+                    + (" without one: leave out detach() and no_grad()" if lost else ": return its mean"))

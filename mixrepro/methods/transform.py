@@ -7,6 +7,7 @@ __all__ = ['Looking', 'transformable', 'Stream', 'BatchTransform']
 
 # %% ../../nbs/methods/49b_transform.ipynb #16a4ff50
 from collections.abc import Callable
+from numbers import Integral
 from typing import NoReturn
 
 import torch
@@ -92,9 +93,9 @@ class BatchTransform:
                  net: Net | None = None,  # the network in training, for what looks at it: PuzzleMix, AT
                  ) -> None:
         transformable(method, net)
-        if not isinstance(k, int) or k < 2:
+        if not isinstance(k, Integral) or isinstance(k, bool) or k < 2:
             raise ValueError(f"k must be the number of classes, 2 or more, got {k}")
-        self.method, self.k, self.net, self.stream = method, k, net, Stream(rng)
+        self.method, self.k, self.net, self.stream = method, int(k), net, Stream(rng)
 
     def __call__(self,
                  x: Tensor,                    # images, float (B, C, H, W) in [0, 1]

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ..guards import check_rows, check_tensor
-from .accuracy import checked_logits
+from .accuracy import checked_logits, warn_of_probabilities
 
 # %% ../../nbs/metrics/61_calibration.ipynb #345b2051
 def confidence(scores: Tensor,       # logits, or probabilities, float (N, K)
@@ -21,6 +21,7 @@ def confidence(scores: Tensor,       # logits, or probabilities, float (N, K)
                probs: bool = False,  # the scores are probabilities already
                ) -> tuple[Tensor, Tensor]:  # confidence, float64 (N,); whether right, float64 (N,)
     "How sure each prediction is, and whether it is right."
+    warn_of_probabilities(scores, probs)
     scores, y = checked_logits(scores, y)
     if probs and ((scores < 0).any() or (scores.sum(1) - 1).abs().max() > 1e-3):
         raise ValueError("with probs=True every row must be a distribution, but some are negative or do not sum to 1: "

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['FILMED', 'AS_PRINTED', 'NOISELESS', 'FILM_BYTES', 'RELEASED_P', 'to_first', 'flipped', 'portions', 'check_frames',
            'stored_films', 'stills', 'films', 'classes_of', 'filmed', 'flips', 'check_probabilities', 'check_seeds_of',
-           'check_some', 'mean_flips', 'Baseline', 'baseline', 'flip_rates', 'mean_flip_rate']
+           'check_some', 'mean_flips', 'Baseline', 'baseline', 'check_baseline', 'flip_rates', 'mean_flip_rate']
 
 # %% ../../nbs/metrics/76_flips.ipynb #9726c01d
 from collections.abc import Iterator
@@ -155,7 +155,8 @@ def check_probabilities(found: dict) -> None:  # kind -> FP, or arrays (N,)
 # %% ../../nbs/metrics/76_flips.ipynb #9a1ded0b
 def check_seeds_of(found: list) -> None:  # as for `baseline`
     "Refuse seeds that were not measured under the same perturbations."
-    kinds = {tuple(sorted(f.get("flips", {}))) for f in found}
+    dicts = isinstance(found, (list, tuple)) and all(isinstance(f, dict) for f in found)
+    kinds = {tuple(sorted(f.get("flips", {}))) for f in found} if dicts else ()
     if len(kinds) == 1 and all(kinds): return
     raise ValueError("a baseline is a mean over seeds: give what `flips` returned, one at least, all of the same "
                      "perturbations")
@@ -206,11 +207,18 @@ def baseline(name: str,         # of the network
     return Baseline(name, {k: float(np.mean([f["flips"][k] for f in found])) for k in found[0]["flips"]})
 
 # %% ../../nbs/metrics/76_flips.ipynb #e5ed5b67
+def check_baseline(by: object) -> None:
+    "Refuse bare numbers to divide by: a rate says whose they are."
+    if isinstance(by, Baseline): return
+    raise TypeError(f"by must be a baseline, such as Baseline('ERM', flips) or baseline('ERM', seeds), got "
+                    f"{type(by).__name__}")
+
 def flip_rates(found: dict[str, float],                 # {perturbation: FP}, or arrays (N,)
                by: Baseline,
                kinds: tuple[str, ...] = PERTURBATIONS,
                ) -> dict[str, float]:                   # {perturbation: FP / the baseline's}
     "Flip rates (NoisyMix paper, table 12)."
+    check_baseline(by)
     below = _of_kinds(by.flips, kinds)
     return {k: v / b for k, v, b in zip(kinds, _of_kinds(found, kinds), below)}
 

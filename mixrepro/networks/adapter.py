@@ -205,7 +205,8 @@ def check_images_moments(shape: tuple, mean: Sequence[float] | None, std: Sequen
     for what, values in (("mean", mean), ("std", std)):
         if values is None or not hasattr(values, "__len__"): continue
         if len(values) != shape[0]:
-            raise ValueError(f"images have {shape[0]} channels, so that {what} has {shape[0]} values, got {len(values)}")
+            raise ValueError(f"images have {shape[0]} channels, so that {what} has {shape[0]} values, "
+                             f"got {len(values)}")
         if max(values) > 1:
             raise ValueError(f"mean and std are those of images in [0, 1], got {what} {max(values):g}: divide by 255")
 
@@ -221,7 +222,8 @@ def check_order(net: nn.Module, stages: Sequence[str], x: Tensor) -> None:  # x:
         except Exception: return  # of another size, or of several inputs
     met = list(dict.fromkeys(met))
     if met != [n for n in names if n in met]:
-        raise ValueError(f"the stages {', '.join(names)} were met as {', '.join(met)}: name them in the order of the pass")
+        raise ValueError(f"the stages {', '.join(names)} were met as {', '.join(met)}: "
+                         "name them in the order of the pass")
 
 # %% ../../nbs/networks/10b_adapter.ipynb #eeb438f6
 def staged(net: nn.Module,                       # any classifier: images (B, C, H, W) -> logits (B, K)

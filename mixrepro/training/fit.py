@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..guards import NotFinite, check_as_many, check_counts_of, check_generator
+from ..guards import NotFinite, check_as_many, check_counts_of, check_generator, check_loss
 
 # %% ../../nbs/training/53_fit.ipynb #89347f87
 def fit(net: torch.nn.Module,  # trained in place
@@ -32,6 +32,7 @@ def fit(net: torch.nn.Module,  # trained in place
     def step():
         i = torch.randint(len(x), (batch,), generator=rng, device=x.device)
         loss = method.loss(net, x[i], y[i], rng)
+        check_loss(loss, method)
         opt.zero_grad(); loss.backward(); opt.step(); fall.step()
         return loss.detach()
     if not net.training: net.train()  # in a network in training mode, what its owner froze stays

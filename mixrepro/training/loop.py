@@ -26,7 +26,7 @@ import torch
 
 import mixrepro
 from ..files import home, set_aside
-from ..guards import NotFinite
+from ..guards import NotFinite, check_loss
 from ..data.augment import AUGMENTS
 from ..data.datasets import load
 from ..data.images import ImageSet
@@ -92,6 +92,7 @@ def train_epoch(net: torch.nn.Module, method: Method, train: ImageSet, spec: Spe
         with torch.autocast(x.device.type, torch.bfloat16, enabled=spec.precision == "bfloat16"):
             loss = method.at((epoch + step / len(parts)) / spec.epochs).loss(net, x, train.y[index],
                                                                              rngs["method"], index)
+        check_loss(loss, method)
         opt.zero_grad(set_to_none=True)
         loss.backward()
         if spec.clip: torch.nn.utils.clip_grad_norm_([p for g in opt.param_groups for p in g["params"]], spec.clip)

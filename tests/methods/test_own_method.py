@@ -121,8 +121,8 @@ def test_its_fields_are_checked_as_others_are(mine):
     ("hard_mixpu:HardMixup", "there is no module 'hard_mixpu' for the method"),
     ("hard_mixup:HardMix", "unknown class of hard_mixup 'HardMix': did you mean 'HardMixup'"),
     ("hard_mixup:draw_mix", "hard_mixup:draw_mix is no method"), ("hard_mixup:torch", "hard_mixup:torch is no method"),
-    ("builtins:int", "builtins:int is no method"), ("hard_mixup:", "unknown method"), (":HardMixup", "unknown method"),
-    ("mixrepro.methods.base:Method", "defines no loss"), ("../hard_mixup:HardMixup", "unknown method")])
+    ("builtins:int", "builtins:int is no method"), ("hard_mixup:", "names no method: one of your own"), (":HardMixup", "names no method"),
+    ("mixrepro.methods.base:Method", "defines no loss"), ("../hard_mixup:HardMixup", "names no method")])
 def test_what_is_no_method_is_refused_in_a_sentence(mine, name, sentence):
     with pytest.raises(ValueError, match=sentence) as e: Spec(**SPEC | dict(method=name))
     assert "\n" not in str(e.value)
