@@ -68,7 +68,8 @@ def checked_logits(logits: Tensor,  # float (N, K)
 # %% ../../nbs/metrics/60_accuracy.ipynb #a07d8de9
 def warn_of_probabilities(scores: object, probs: bool = False) -> None:  # probs: they are meant to be
     "Say that logits look like probabilities."
-    if probs or not isinstance(scores, Tensor) or scores.dim() != 2 or scores.is_cuda or scores.is_complex(): return
+    if probs or not isinstance(scores, Tensor) or scores.dim() != 2 or scores.device.type != "cpu": return
+    if scores.layout != torch.strided or not scores.is_floating_point(): return
     if (scores < 0).any() or (scores == scores.round()).all(): return  # 0 and 1 alone are more likely made by hand
     if ((scores.double().sum(1) - 1).abs() < 1e-3).all():
         warnings.warn("every row of the logits is a distribution: if these are probabilities, say probs=True where a "
