@@ -569,7 +569,6 @@ class Code:
         "Whether a function does."
         if (module, name) not in self.active:
             self.active[module, name] = False  # where it calls itself
-            made = self.module(module).made
             self.active[module, name] = any(self.changes(module, f) or self.acting(module, f.body)
                                             for f in self.functions(module, name))
         return self.active[module, name]
@@ -798,7 +797,7 @@ def refusals(code: Code,
     "What refuses, and what that calls; a definition that refuses nothing is left out."
     todo, parts = [*waited], {}
     while todo:
-        if (where := todo.pop()) in seen or (module := where.partition(":")[0]) not in code.texts: continue
+        if (where := todo.pop()) in seen or where.partition(":")[0] not in code.texts: continue
         seen.add(where)
         d = code.refusal(where)
         if d.digest != code.definition(where).digest: parts[f"{shown(where)} (refusals)"] = d.digest

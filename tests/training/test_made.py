@@ -151,7 +151,7 @@ def test_whatever_runs_is_in_the_fingerprint(tmp_path):
         return {k for k in seen if "<" not in k}
     beside = {b.removeprefix("mixrepro.") for b in made.BESIDE} | {"networks.zoo:arguments", "networks.zoo:builder_of", "data.datasets:tested_on", "data.images:typed", "training.loop:commit"}
     keeping = ("core:", "files:", "guards:", "outside:", "fingerprint:", "data.contents:", "data.sources:", "metrics.catalogue:", *(f"training.{m}:" for m in ("made", "store", "standing", "spec", "allotted", "progress")))
-    def missed(seen, parts): return {k for k in seen - parts.keys() - beside if not k.startswith(keeping) and not k.partition(":")[2].lstrip("_").startswith(("check", "need"))}
+    def missed(seen, parts): return {k for k in seen - parts.keys() - beside if not k.startswith(keeping) and not k.partition(":")[2].lstrip("_").startswith(("check", "need", "warn"))}
     store, few = Store(tmp_path), dict(epochs=1, augment="crop", batch=20)
     for spec in (SPEC, Spec("digits", "cutout", "mlp", n_train=40, **few), Spec("photo-digits-16", "manifold-mixup", "small-cnn", n_train=40, **few),
                  Spec("digits", "varmixup", "tiny-cnn", n_train=40, **few, method_args=dict(vae_network="vae-small", vae_epochs=1)),
