@@ -226,7 +226,8 @@ class Over:
             if row is not None: return as_it_stands(row, what, turned=pair[0] == rival, **more)
         values = {m: own for m, r in rows.items() if (own := by_seed(r))}
         if {self.method, rival} <= set(values):
-            shared = here["interval over"].str.contains("pooled").any() if "interval over" in here else False
+            over = here.get("interval over", pd.Series(dtype=str)).astype(str)  # of floats where there is no interval
+            shared = over.str.contains("pooled").any()
             residual = among(block_residual(values), self.method, rival) if shared and self.factor == 1. else None
             return seed_by_seed(what, values[self.method], times(values[rival], self.factor), sign, residual, **more)
         ends = mean_of(rows[self.method], "our"), mean_of(rows[rival], "our", self.factor)
@@ -473,7 +474,7 @@ def page(data: pd.DataFrame,  # from `frame`
         body = "\n".join(map(row, (head, ["---"] * len(head), *rows)))
         return f"## {names[paper]}\n\n{body}"
     blocks = [block(p, data[data.paper == p]) for p in dict.fromkeys(data.paper)]
-    older = ", ".join(sorted(set(data.artefact[data["interval over"].str.contains("unpaired")])))
+    older = ", ".join(sorted(set(data.artefact[data["interval over"].astype(str).str.contains("unpaired")])))
     return "\n\n".join([*blocks, HOW + f" {SEPARATE.format(older)}" * bool(older)]) + "\n"
 
 # %% ../../nbs/repro/86_claim.ipynb #7deef993
