@@ -319,7 +319,7 @@ def working_on(run: Run,
     for p in (run.folder.parent, run.folder):
         if os.path.lexists(p) and not p.is_dir():
             what = "a link to what is not there" if p.is_symlink() else "a file"
-            raise FileExistsError(f"{p} is {what}, and should be the folder of {run}: move it away")
+            raise FileExistsError(f"cannot write to {run.folder}: {p} is {what} and should be a folder: move it away")
     path = root / ".locks" / f"{run.folder.parent.name}-{run.folder.name}.lock"
     try: path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as e:
