@@ -566,12 +566,17 @@ class Code:
         return any(map(acts, calls)) or any(self.is_active(*self.called(module, n, local, own)) for n in calls)
 
     def is_active(self, module: str, name: str) -> bool:
-        "Whether a function does."
-        if (module, name) not in self.active:
-            self.active[module, name] = False  # where it calls itself
-            self.active[module, name] = any(self.changes(module, f) or self.acting(module, f.body)
-                                            for f in self.functions(module, name))
-        return self.active[module, name]
+        "Whether a function does; some call each other in a circle."
+        if (module, name) in self.active: return self.active[module, name]
+        todo, seen = [(module, name)], set()
+        while todo:
+            if (at := todo.pop()) in seen: continue
+            seen.add(at)
+            for f in self.functions(*at):
+                calls = [n for s in f.body for n in ast.walk(s) if isinstance(n, ast.Call)]
+                if self.changes(at[0], f) or any(map(acts, calls)): return self.active.setdefault((module, name), True)
+                todo += [self.called(at[0], n, frozenset(), {}) for n in calls]
+        return self.active.setdefault((module, name), False)
 
     def changes(self, module: str, f: ast.FunctionDef) -> bool:
         "Whether a function changes what it is given, or what its module has and somebody else asks for."
