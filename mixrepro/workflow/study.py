@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['TEMPERED', 'UNMIXED', 'alike', 'Trained', 'pictured', 'Measured', 'Page', 'Compared', 'Tempered', 'one_family',
-           'networks', 'sharing', 'Captioned', 'Study']
+           'networks', 'sharing', 'Captioned', 'duration', 'Study']
 
 # %% ../../nbs/workflow/91_study.ipynb #2133123d
 from collections import Counter
@@ -347,6 +347,15 @@ class Captioned(Tempered):
         plain, after = (sum(p < 1 - LEVEL for p in ps) for ps in ([r.gain.p for r in rows], [r.holm for r in rows]))
         return [f"Comparisons: {len(rows)}, decided {plain}, after Holm's correction {after}."]
 
+# %% ../../nbs/workflow/91_study.ipynb #92995c9c
+def duration(what: str, seconds: dict) -> str:  # part -> seconds
+    "A sentence: how long it took, and each of several parts."
+    whole = sum(seconds.values())
+    size, unit = (1, "seconds") if whole < 120 else (60, "minutes") if whole < 7200 else (3600, "hours")
+    def count(s: float) -> str: return f"{s / size:.{int(size == 3600)}f}"
+    parts = ", ".join(f"{name} {count(s)}" for name, s in seconds.items()) if len(seconds) > 1 else ""
+    return f"{what} took {count(whole)} {unit} to compute" + f" ({parts})." * bool(parts) + "." * (not parts)
+
 # %% ../../nbs/workflow/91_study.ipynb #9023c5c1
 class Study(Captioned):
     "An artefact at a scale."
@@ -363,6 +372,19 @@ class Study(Captioned):
         codes = {name: code_of(w.spec).name for name, w in bench.workers.items()}
         return clocked(home() / "figures" / self.scale.name, self.artefact.id, codes, blocks, asked, about,
                        lambda: bench.times(rounds), home() / "runs/.workflow/timings.lock", again)
+
+    def took(self,
+             parts: dict,     # part -> (a short name of what made its results, seconds that this took)
+             what: str,       # that was computed
+             again: bool = False,  # the seconds of now, at any rate
+             ) -> str:
+        "How long results took: as the scale's file of timings has it, which is written where it has nothing."
+        about = {k: v for k, v in environment("cpu", 0.).items() if k in ("hardware", "torch", "threads")}
+        codes, seconds = ({name: part[i] for name, part in parts.items()} for i in (0, 1))
+        (said,) = clocked(home() / "figures" / self.scale.name, self.artefact.id, codes, 1,
+                          dict(rounds=1, device="cpu"), about, lambda: {name: (s, 0.) for name, s in seconds.items()},
+                          home() / "runs/.workflow/timings.lock", again)
+        return duration(what, {name: said[name][0] for name in parts})
 
     def publish(self,
                 *parts: "Page | str",              # tables and paragraphs, in their order

@@ -4,12 +4,14 @@
 
 # %% auto #0
 __all__ = ['DEEP', 'SHARES', 'ON_PAR', 'ROWS', 'NAMES', 'NOTE_NAMES', 'FEATURES', 'ASKED', 'SPLITS', 'FOLDS', 'FEW', 'at_hand',
-           'results', 'tidy', 'differences', 'counted', 'sign_test', 'note_counts', 'printed_means', 'manufactured',
-           'if_chosen', 'note_gain', 'mean_sd', 'beside_note', 'summary', 'worded', 'over_sets', 'coin', 'tried_words',
-           'tidy_together', 'which_tables', 'all_rows', 'five_seeds', 'by_split', 'splits_tried', 'table_name',
-           'cut_at', 'draw_ordered', 'draw_histogram', 'draw_named', 'draw_differences', 'how_drawn']
+           'results', 'clocks', 'tidy', 'differences', 'counted', 'sign_test', 'note_counts', 'printed_means',
+           'manufactured', 'if_chosen', 'note_gain', 'mean_sd', 'beside_note', 'summary', 'worded', 'over_sets', 'coin',
+           'tried_words', 'tidy_together', 'which_tables', 'all_rows', 'five_seeds', 'by_split', 'splits_tried',
+           'table_name', 'cut_at', 'draw_ordered', 'draw_histogram', 'draw_named', 'draw_differences', 'how_drawn']
 
 # %% ../../../nbs/genlabel/03b_tables.ipynb #caa33611
+import hashlib
+import json
 import math
 import warnings
 from collections.abc import Iterable, Iterator
@@ -27,14 +29,17 @@ from scipy import stats
 from sklearn.model_selection import KFold, ShuffleSplit, StratifiedKFold, train_test_split
 
 # %% ../../../nbs/genlabel/03b_tables.ipynb #2fd24734
+from ...core import spelled
 from ...data.images import data_root
 from ...data.tabular import COLLECTIONS, FOLDER, NOTE, _records, _source, to_labels, to_numbers
 from ...methods.densities import fit_gaussian
-from .openml import Protocol, table_of
+from ...fingerprint import CODE, reach
+from .openml import Protocol, on_tables, table_of
 from ...repro.estimates import LEVEL, plus
 from ...repro.figures import COLOURS
 from ...repro.rows import reported
 from ...repro.verdicts import claim
+from ...training.made import BESIDE, LOOKED_UP
 from ...training.store import Store
 
 if TYPE_CHECKING: from matplotlib.axes import Axes
@@ -59,6 +64,14 @@ def results(p: Protocol, names: Iterable, store: Store | None = None,
         except ValueError as e: out[str(name)] = str(e)
     if found: return found, out
     raise ValueError(f"no table is left: {'; '.join(out.values())}")
+
+# %% ../../../nbs/genlabel/03b_tables.ipynb #29c637ff
+def clocks(p: dict[str, Protocol], found: dict[str, list[dict]]) -> dict[str, tuple[str, float]]:  # for `Study.took`
+    "Of each protocol's results a short name of what made them, and the seconds that this took."
+    code = reach(CODE, (on_tables,), LOOKED_UP, (), BESIDE).name
+    def name(kind): return json.dumps([code, spelled(p[kind]), [str(r["id"] or r["name"]) for r in found[kind]]])
+    return {kind: (hashlib.sha256(name(kind).encode()).hexdigest()[:16], sum(r["seconds"] for r in found[kind]))
+            for kind in found}
 
 # %% ../../../nbs/genlabel/03b_tables.ipynb #db6e1186
 SHARES = ("accuracy", "fgsm", "boundary", "folds")
