@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['ON_2000', 'SOME_DAMAGED', 'SOME_FILMED', 'FEW_FILMED', 'FEW', 'APGD_ON_250', 'APGD_ON_60', 'IN_PIXELS', 'METRICS',
            'DAMAGED', 'FLIPS', 'READ', 'ALSO', 'OF_CELLS', 'AT_SOME', 'OPENING', 'IMAGES', 'IN_CELLS', 'logits',
-           'clean', 'calibration', 'on_first', 'key_of', 'code_of_metric', 'images_met', 'telling_how_far', 'fill',
-           'filled', 'said', 'with_sure', 'told', 'measure', 'share_fitted', 'fitted', 'adopt', 'of_logits',
-           'of_calibration', 'of_scaled', 'of_ranks', 'of_moved', 'of_images']
+           'clean', 'calibration', 'on_first', 'key_of', 'code_of_metric', 'read_ahead', 'images_met',
+           'telling_how_far', 'fill', 'filled', 'said', 'with_sure', 'told', 'measure', 'share_fitted', 'fitted',
+           'adopt', 'of_logits', 'of_calibration', 'of_scaled', 'of_ranks', 'of_moved', 'of_images']
 
 # %% ../../nbs/metrics/69_catalogue.ipynb #82828743
 import re
@@ -47,7 +47,8 @@ from .temperature import cross_fitted, scaled_metrics
 from ..networks.staged import Net
 from ..training.loop import auto_device, seen_of
 from ..training.progress import share_shown, with_progress
-from ..training.made import again, reached_by, texts_in, write_table
+from ..training.made import (LOOKED_UP, TRAINING, again, reached_by, texts_in, write_table,
+                                    written_otherwise)
 from ..training.standing import counted, mark, outdated
 from ..training.store import Run, Store, keep, keep_arrays, kept, kept_arrays, open_net
 
@@ -129,6 +130,13 @@ def code_of_metric(name: str,  # in METRICS or READ, or "fitted"; any other name
     names = [s.network, s.network_args, s.whiten, s.dataset, tested_on(s.dataset)]
     roots = (share_fitted,) if name == "fitted" else tuple(t[name] for t in (METRICS, READ) if name in t)
     return reached_by(roots and (*roots, *OPENING), frozenset(texts_in(names)))
+
+# %% ../../nbs/metrics/69_catalogue.ipynb #aaeea9a7
+def read_ahead() -> None:
+    "Read the code that runs and metrics reach, whichever names they look up."
+    every = frozenset(name for table in LOOKED_UP.values() for name in table)
+    written_otherwise()
+    for roots in (TRAINING, (*METRICS.values(), *READ.values(), share_fitted, *OPENING)): reached_by(roots, every)
 
 # %% ../../nbs/metrics/69_catalogue.ipynb #9c6a0c89
 def images_met(key: str,        # a name in METRICS

@@ -17,12 +17,8 @@ from execnb.shell import CaptureShell
 from papermill.engines import Engine, papermill_engines
 
 from mixrepro.data.datasets import load
-from mixrepro.metrics.catalogue import METRICS, code_of_metric
+from mixrepro.metrics.catalogue import read_ahead
 from mixrepro.papers.catalogue import find
-from mixrepro.repro.artefact import cells
-from mixrepro.training.made import code_of
-from mixrepro.training.spec import Spec, name_of
-from mixrepro.training.store import Store
 from mixrepro.workflow import study  # noqa: F401  imported before the forks
 
 execnb.shell.set_matplotlib_formats = None  # what is published is drawn; shown in the notebook it would be drawn three times more
@@ -54,15 +50,6 @@ def told(asked: str) -> tuple[str, int]:
     return id, int(seeds or 0)
 
 
-def read_the_code(asked: list[str]) -> None:
-    "Follow the code that the runs and their usual metrics reach once, before the forks, each of which would read all of it."
-    def specs(s: Spec): return [s, *(n for need in s.needs.values() for n in specs(need))]
-    every = {name_of(s): s for id, seeds in map(told, asked) for c in cells(find(id), "smoke", seeds) for s in specs(c.spec)}.values()
-    for s in every: code_of(s)
-    for run in map(Store().run, every):
-        for name in METRICS: code_of_metric(name, run)
-
-
 def drawn(asked: str) -> int:  # an artefact's id, or with the number of its seeds: mm-fig1=1
     "Execute one notebook in a fork; its exit status."
     id, seeds = told(asked)
@@ -82,7 +69,7 @@ if __name__ == "__main__":
     matplotlib.use("agg")
     load("digits-few", "test")
     torch.optim.Adam([torch.zeros(1)])  # the first optimizer imports torch's compiler: once, not in each fork
-    read_the_code(sys.argv[1:])
+    read_ahead()
     gc.freeze()  # what is loaded by now is not looked through by any fork
     Path("runs/.workflow/notebooks").mkdir(parents=True, exist_ok=True)
     if failed := [id for id in sys.argv[1:] if drawn(id)]: sys.exit(f"failed: {' '.join(failed)}")

@@ -19,7 +19,7 @@ from mixrepro.workflow import warm
 
 pytestmark = pytest.mark.skipif(not warm.able(), reason="this system does not fork as is needed")
 
-SERVER = "import sys; from mixrepro.workflow.warm import serve; serve(*sys.argv[1:], modules=('ipykernel.kernelapp', 'wave'))"
+SERVER = "import sys; from mixrepro.workflow.warm import serve; serve(*sys.argv[1:], modules=('ipykernel.kernelapp', 'wave'), called=())"
 FORKED = "sys.orig_argv[1] == '-c' and 'wave' in sys.modules"  # a fresh kernel has another command line, and no reason to import that
 
 
