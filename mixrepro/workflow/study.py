@@ -351,9 +351,9 @@ class Captioned(Tempered):
 def duration(what: str, seconds: dict) -> str:  # part -> seconds
     "A sentence: how long it took, and each of several parts."
     whole = sum(seconds.values())
-    size, unit = (1, "seconds") if whole < 120 else (60, "minutes") if whole < 7200 else (3600, "hours")
-    def count(s: float) -> str: return f"{s / size:.{int(size == 3600)}f}"
-    parts = ", ".join(f"{name} {count(s)}" for name, s in seconds.items()) if len(seconds) > 1 else ""
+    size, unit = (1, "seconds") if whole < 300 else (60, "minutes") if whole < 18000 else (3600, "hours")
+    def count(s: float) -> str: return f"{s / size:.{int(s < 9.5 * size)}f}"
+    parts = ", ".join(f"{name}: {count(s)}" for name, s in seconds.items()) if len(seconds) > 1 else ""
     return f"{what} took {count(whole)} {unit} to compute" + f" ({parts})." * bool(parts) + "." * (not parts)
 
 # %% ../../nbs/workflow/91_study.ipynb #9023c5c1
