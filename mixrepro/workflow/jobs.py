@@ -461,7 +461,7 @@ def full(folder: Path) -> str:
     "Words about a disk on which nothing more can be logged."
     try: free = shutil.disk_usage(folder).free
     except OSError: return ""
-    return f", and the disk of {folder} is full" if free < 4 << 20 else ""
+    return f", and the disk of {folder} is full: free some space and run again" if free < 4 << 20 else ""
 
 # %% ../../nbs/workflow/92_jobs.ipynb #5baaafff
 def ended(executed: Path) -> tuple[str, str]:  # exception, place; each empty where it is not known
