@@ -289,6 +289,7 @@ def handed(todo: dict, base: Path, args: list[str]) -> bool:  # whether there is
     "Have Snakemake do what there is to do; a failure is one sentence."
     workflow.check_files(todo, base)
     workflow.forget(todo, base)
+    workflow.check_places(todo, base)
     handed_over = workflow.without_what_stands(todo, base)
     write_if_changed(base / workflow.WORK / "jobs.json", json.dumps(handed_over, indent=1))
     stamps, before = [a["stamp"] for a in todo["artefacts"].values()], times(looked_at(todo), base)
