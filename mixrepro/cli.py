@@ -420,7 +420,9 @@ def complaint(failed: list[tuple[Path, str]], todo: dict, base: Path) -> str:
         begun = re.findall(BEGUN, whole.read_text(encoding="utf-8", errors="replace"), re.M)
         late = f"failed, and no notebook did ({len(begun)} were begun; {kept})"
         when = late if begun else "failed before any notebook did"
-        return f"Snakemake {when}{(why := workflow.told(whole)) and f' ({why})'}: the whole log is {whole}"
+        room = workflow.full(base) or workflow.full(Path(tempfile.gettempdir()))
+        why = f"{workflow.told(whole)}{room}".removeprefix(", and ")
+        return f"Snakemake {when}{why and f' ({why})'}: the whole log is {whole}"
     log, said = failed[0]
     name, own = log.stem, log.stem.removeprefix(f"{todo['profile']}-")
     why = workflow.reason(log)
