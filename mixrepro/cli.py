@@ -6,9 +6,9 @@
 __all__ = ['catalogue', 'artefact', 'scales', 'allotted_time', 'fingerprints', 'specifications', 'contents', 'standing', 'stores',
            'workflow', 'drawings', 'warm', 'app', 'KEPT', 'BEGUN', 'PATIENCE', 'TRIAL', 'BENCHES', 'data_app', 'Root',
            'tell_version', 'about', 'sources', 'named', 'package', 'absent', 'origin', 'remedy', 'lacking', 'rows',
-           'said_of_runs', 'list_', 'announce', 'follow', 'times', 'executed', 'looked_at', 'unwritten', 'Stopped',
-           'heard', 'Interrupted', 'deafen', 'telling_what_is_kept', 'put_an_end', 'handed', 'moment', 'passed_on',
-           'allotted', 'way', 'rounds', 'tell_left', 'PassOn', 'reproduce', 'complaint', 'show', 'report',
+           'said_of_runs', 'list_', 'checked', 'announce', 'follow', 'times', 'executed', 'looked_at', 'unwritten',
+           'Stopped', 'heard', 'Interrupted', 'deafen', 'telling_what_is_kept', 'put_an_end', 'handed', 'moment',
+           'passed_on', 'allotted', 'way', 'rounds', 'tell_left', 'PassOn', 'reproduce', 'complaint', 'show', 'report',
            'make_report', 'outputs', 'adopt_figures', 'adopt', 'packages', 'prefix_of_kernel', 'kernel', 'trial',
            'set_aside', 'spoilt', 'checks', 'doctor', 'bench', 'data_get', 'data_about', 'data_rows', 'data_verify',
            'data_add', 'every_kind', 'data_make', 'data_split', 'placed', 'unnamed', 'refused', 'main']
@@ -152,6 +152,12 @@ def list_(as_json: Annotated[bool, typer.Option("--json", help="a list of object
     if not any((base / "runs").glob("*/*/done.json")): return  # what follows waits for PyTorch
     for line in lines_kept(base, profile, lambda: said_of_runs(base, profile)): print(line)
 
+# %% ../nbs/workflow/93_cli.ipynb #16ce39ec
+def checked(profile: str, ids: list[str] | None = None) -> None:
+    "Refuse the name of a scale or of an artefact that is none."
+    profile_of(profile)
+    for id in ids or []: entry_of(id)
+
 # %% ../nbs/workflow/93_cli.ipynb #53319b8e
 def announce(todo: dict, base: Path) -> None:
     "Say what will be done, and how long the like took last time."
@@ -283,6 +289,7 @@ def handed(todo: dict, base: Path, args: list[str]) -> bool:  # whether there is
     "Have Snakemake do what there is to do; a failure is one sentence."
     workflow.check_files(todo, base)
     workflow.forget(todo, base)
+    workflow.check_places(todo, base)
     handed_over = workflow.without_what_stands(todo, base)
     write_if_changed(base / workflow.WORK / "jobs.json", json.dumps(handed_over, indent=1))
     stamps, before = [a["stamp"] for a in todo["artefacts"].values()], times(looked_at(todo), base)
@@ -381,9 +388,11 @@ def reproduce(context: typer.Context,
     for name in names:
         if names.count(name) == 1: continue
         raise ValueError(f"{name} is given more than once: give it once, the profile by --profile")
+    checked(profile, ids)
+    decision = way(refresh, as_is)
     need("snakemake", "papermill", "ipykernel")
     # In `-- --dag | dot` the output is Snakemake's.
-    decided = passed_on(**{fingerprints.WAY: way(refresh, as_is)})
+    decided = passed_on(**{fingerprints.WAY: decision})
     with (telling_what_is_kept(), workflow.only_one(base), allotted(end), decided,
           contextlib.redirect_stdout(sys.stderr if extra else sys.stdout)):
         news = late = False
@@ -411,7 +420,9 @@ def complaint(failed: list[tuple[Path, str]], todo: dict, base: Path) -> str:
         begun = re.findall(BEGUN, whole.read_text(encoding="utf-8", errors="replace"), re.M)
         late = f"failed, and no notebook did ({len(begun)} were begun; {kept})"
         when = late if begun else "failed before any notebook did"
-        return f"Snakemake {when}{(why := workflow.told(whole)) and f' ({why})'}: the whole log is {whole}"
+        room = workflow.full(base) or workflow.full(Path(tempfile.gettempdir()))
+        why = f"{workflow.told(whole)}{room}".removeprefix(", and ")
+        return f"Snakemake {when}{why and f' ({why})'}: the whole log is {whole}"
     log, said = failed[0]
     name, own = log.stem, log.stem.removeprefix(f"{todo['profile']}-")
     why = workflow.reason(log)
@@ -438,10 +449,11 @@ def show(id: str, profile: Annotated[str, typer.Option("--profile", help=" | ".j
 def report(profile: Annotated[str, typer.Option("--profile", help=" | ".join(PROFILES))] = "embedded") -> None:
     "Write the gallery page and Snakemake's HTML report of a profile."
     base = clone()
+    checked(profile)
     need("snakemake")
     if not (base / workflow.WORK / "jobs.json").is_file():
         raise FileNotFoundError(f"nothing was reproduced in {base} yet: run 'mixrepro reproduce' first")
-    with workflow.only_one(base): make_report(profile_of(profile), base)
+    with workflow.only_one(base): make_report(profile, base)
 
 # %% ../nbs/workflow/93_cli.ipynb #6e6c801f
 def make_report(profile: str, base: Path) -> None:
@@ -477,10 +489,10 @@ def make_report(profile: str, base: Path) -> None:
 def outputs(ids: Annotated[list[str], typer.Argument(help="artefacts; all that are ready unless given")] = None,
             profile: Annotated[str, typer.Option("--profile", help=" | ".join(PROFILES))] = "embedded") -> None:
     "Write the figures and answers of the last reproduction into the notebooks."
-    from mixrepro.workflow.outputs import carry_all
     base = clone()
-    for id in ids or []: entry_of(id)  # refuses an unknown one
-    changed, left = carry_all(ids or workflow.ready(base), base, profile_of(profile))
+    checked(profile, ids)
+    from mixrepro.workflow.outputs import carry_all
+    changed, left = carry_all(ids or workflow.ready(base), base, profile)
     for id, why in left.items(): print(f"{id} left as it is: {why}")
     print(f"{len(changed)} notebook{'s' * (len(changed) != 1)} written")
     if ids and left: raise RuntimeError(f"{', '.join(left)}: the notebook was left as it is, see above")
@@ -502,12 +514,13 @@ def adopt_figures(profile: str, base: Path) -> int:  # how many
 @app.command()
 def adopt(profile: Annotated[str, typer.Option("--profile", help="whose figures")] = "embedded") -> None:
     "Give runs and figures of before their fingerprints; nothing is trained, measured or drawn."
+    checked(profile)
     from mixrepro.metrics.catalogue import adopt as adopt_runs
     from mixrepro.training.computed import adopt_computed
     base = clone()
     with workflow.only_one(base):
         store = stores.Store(base / "runs")
-        n, values, figures = adopt_runs(store), adopt_computed(store), adopt_figures(profile_of(profile), base)
+        n, values, figures = adopt_runs(store), adopt_computed(store), adopt_figures(profile, base)
     print(f"{standing.counted(n)}, {values} computed values and {figures} figures adopted: taken for made by the "
           "code, the data sets and the splits that are here now, with this PyTorch; what was made by other code is not "
           "told apart, delete it to have it made again")
@@ -627,7 +640,7 @@ def checks(base: Path) -> list[tuple[bool | None, str]]:
                   "runs and figures are as they were written"))
     found += [(None, line) for line in standing.lines_on(stores.Store(base / "runs").runs())]
     try:
-        write_atomic(base / "runs" / ".probe", "x"); (base / "runs" / ".probe").unlink()
+        write_atomic(probe := base / "runs" / f".probe-{os.getpid()}", "x"); probe.unlink()
         found.append((True, "the store can be written"))
     except OSError as e: found.append((False, str(e)))
     return found

@@ -497,7 +497,10 @@ def index_imagenet(root: Path, source: str | None, say: Callable[[str], None]) -
 def openml_ids(name: str,      # "openml", "openml:31,37" or "openml:genlabel-fc"
                ) -> list[str]:  # numbers and names of collections
     "What a name asks of OpenML."
-    return [i.strip() for i in name.partition(":")[2].split(",") if i.strip()] or ["openml"]
+    ids = [i.strip() for i in name.partition(":")[2].split(",") if i.strip()]
+    if ":" in name and not ids:  # all of them are not meant by what names none
+        raise ValueError(f"{name!r} names no table: write openml for all of them, openml:31,37 for some")
+    return ids or ["openml"]
 
 def fetch_tables(name: str, root: Path, source: str | None, say: Callable[[str], None]) -> Path:
     "The tables of OpenML, by mixrepro.data.tabular."

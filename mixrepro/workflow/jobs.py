@@ -8,7 +8,7 @@ __all__ = ['WORK', 'TRAIN', 'SWITCHES', 'INLINE', 'OPEN_FILES', 'PARENT', 'KINDS
            'unfetched', 'behind', 'jobs', 'first', 'title', 'specs_in', 'planned', 'unfinished', 'check_standing',
            'fetching', 'check_fetched', 'check_gpu', 'made', 'forget', 'without_what_stands', 'open_tasks', 'expected',
            'takes_files', 'environment', 'Busy', 'kernelspec', 'allow_open_files', 'snakemake', 'check_folders',
-           'check_files', 'only_one', 'full', 'ended', 'reason', 'logged', 'told']
+           'check_files', 'check_places', 'only_one', 'full', 'ended', 'reason', 'logged', 'told']
 
 # %% ../../nbs/workflow/92_jobs.ipynb #0b06fea7
 import ast
@@ -437,6 +437,14 @@ def check_files(todo: dict, base: Path) -> None:
     for path in (base / WORK / place for n in names for place in (f"logs/{n}.log", f"notebooks/{n}.ipynb")):
         if path.is_dir(): raise OSError(f"cannot write {path}, which is a folder: move it away")
 
+def check_places(todo: dict, base: Path) -> None:
+    "Refuse a folder of figures that takes no files; it would be found out after hours of training."
+    drawn = [a for a in todo["artefacts"].values() if not (base / a["stamp"]).exists()]
+    for folder in dict.fromkeys((base / f).parent for a in drawn for f in a["outputs"]):
+        if not takes_files(folder):
+            raise OSError(f"could not write to {folder}, where figures go: make it a folder that you can write to, "
+                          "or move away what stands there; nothing was begun")
+
 # %% ../../nbs/workflow/92_jobs.ipynb #6348b604
 def only_one(base: Path) -> filelock.FileLock:
     "The lock of a reproduction; `Busy` if another process holds it."
@@ -461,7 +469,7 @@ def full(folder: Path) -> str:
     "Words about a disk on which nothing more can be logged."
     try: free = shutil.disk_usage(folder).free
     except OSError: return ""
-    return f", and the disk of {folder} is full" if free < 4 << 20 else ""
+    return f", and the disk of {folder} is full: free some space and run again" if free < 4 << 20 else ""
 
 # %% ../../nbs/workflow/92_jobs.ipynb #5baaafff
 def ended(executed: Path) -> tuple[str, str]:  # exception, place; each empty where it is not known

@@ -30,7 +30,8 @@ def outputs_of(notebook: nbformat.NotebookNode,  # a notebook, in memory
     copied = [c for c in code(executed) if "injected-parameters" not in c.metadata.get("tags", [])]
     if [c.source for c in code(notebook)] != [c.source for c in copied]:
         raise ValueError("its code was edited after it was executed: reproduce it again")
-    if any(o.output_type == "error" for c in copied for o in c.outputs):
+    said = [(c.metadata.get("papermill") or {}).get("status", "completed") for c in copied]
+    if set(said) - {"completed"} or any(o.output_type == "error" for c in copied for o in c.outputs):
         raise ValueError("it did not come to its end: see its log and reproduce it again")
     return [[o for o in c.outputs if o.output_type in SHOWN] for c in copied]
 

@@ -313,7 +313,7 @@ def test_a_log_on_a_full_disk(tmp_path, monkeypatch):
     log.write_text("")
     assert workflow.reason(log) == f"({workflow.UNKNOWN})"
     monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(100, 100, 0))
-    assert workflow.reason(log) == f"({workflow.UNKNOWN}, and the disk of {log.parent} is full)"
+    assert workflow.reason(log) == f"({workflow.UNKNOWN}, and the disk of {log.parent} is full: free some space and run again)"
 
 
 def test_a_failure_without_a_log_is_no_failure_before_the_notebooks(tmp_path):
