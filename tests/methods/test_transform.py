@@ -127,6 +127,19 @@ def test_workers_that_are_started_anew_draw_as_forked_ones(start):
     assert len(set(drawn)) == len(drawn) > 2 and found == epochs(seeded(3), num_workers=2)
 
 
+class Both:
+    "Two transforms of one generator, as a collate function."
+    def __init__(self): self.each = [BatchTransform(Mixup(), 10, rng) for rng in (seeded(),) for _ in range(2)]
+    def __call__(self, examples): return [mix.collate(examples)[1] for mix in self.each]
+
+
+@pytest.mark.parametrize("start", ["fork", "spawn"])
+def test_two_transforms_of_one_generator_do_not_draw_alike_in_a_worker(start):
+    data = TensorDataset(torch.eye(10).view(10, 1, 1, 10), torch.arange(10))
+    loader = DataLoader(data, 5, collate_fn=Both(), num_workers=1, multiprocessing_context=start)
+    assert not any(torch.equal(a, b) for a, b in loader)
+
+
 @pytest.mark.parametrize("name", sorted(METHODS))
 def test_every_method_is_a_transform_or_says_in_a_sentence_why_not(name):
     rest = {"varmixup", "mixup-r", "erm-r", "adv-varmixup"}, {"no-intrusion"}, {"genmix", "genmix-gan", "finetune", "factor-mixup"}
