@@ -11,7 +11,6 @@ from difflib import get_close_matches
 from functools import cache
 from pathlib import Path
 
-
 from ..repro.entry import FIGURE, TABLE, Entry, outputs_of
 
 # %% ../../nbs/workflow/90a_index.ipynb #c2d90ce4
