@@ -57,8 +57,8 @@ def check_intruders(mixed: Tensor, original: Tensor, weight: float) -> None:  # 
         raise ValueError(f"the weight of originals must be 0 or more, got {weight!r}")
     if not mixed.numel() or not original.numel(): raise ValueError("mixtures and originals are needed, got none")
 
-def intrusion_loss(mixed: Tensor,     # how original mixtures look, logits (B,)
-                   original: Tensor,  # and originals, logits (B,)
+def intrusion_loss(mixed: Tensor,     # logits (B,) that a mixture is an original
+                   original: Tensor,  # logits (B,) that an original is one
                    weight: float = 2.,  # originals for a mixture
                    ) -> Tensor:         # in nats, shape ()
     "How well mixtures are told from originals, the smaller the better (Guo et al., 2019)."

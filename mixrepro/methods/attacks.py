@@ -210,7 +210,7 @@ def balanced(rest: Tensor,  # how each class is pulled, over the scale; whatever
              own: Tensor,   # the class that gives what the others take, int64 (B, 1)
              scale: Tensor, # the logarithm of what was divided by, (B, 1)
              ) -> Tensor:   # rows that sum to 0, (B, K)
-    "What pulls the classes of each image, and how hard beside other images."
+    "Complete the rows so that each sums to 0, and weight each by its share of the scales in the batch."
     way = rest.scatter(1, own, 0.)
     return way.scatter(1, own, -way.sum(1, keepdim=True)) * scale.softmax(0).clamp(min=2. ** -40)
 

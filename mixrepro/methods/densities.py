@@ -298,7 +298,7 @@ def check_features(z: Tensor,     # features
                          f"{tuple(z.shape)} and {tuple(hot.shape)}")
 
 def check_begun(mean: Tensor | None) -> None:
-    "Refuse densities of nothing."
+    "Refuse to evaluate densities before the first batch."
     if mean is None: raise ValueError("no batch has been seen, so there is no density yet: call see(z, hot) first")
 
 # %% ../../nbs/methods/44_densities.ipynb #41afecd5

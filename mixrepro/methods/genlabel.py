@@ -112,7 +112,7 @@ def watched(net: nn.Module, place: Place) -> Iterator[Place]:
 # %% ../../nbs/methods/45_genlabel.ipynb #0a6a44f7
 @dataclass(frozen=True, kw_only=True)
 class ByDensity(Labels):
-    "Labels by densities of the classes; a subclass says of what."
+    "Labels (B, K) by densities of the classes; a subclass says of what. `gamma` is the share of the density's label."
     gamma: float = choice(1., "code", "GenLabel, two circles; the OpenML experiments choose among 0, .2, ..., 1",
                           allowed="[0, 1]", hint="0 is the method's own label, 1 the density's alone")
     top: int = choice(0, "paper", "GenLabel note, algorithms 1 and 2: all classes; 3: the two likeliest",

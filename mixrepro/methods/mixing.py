@@ -55,7 +55,7 @@ class Mixing(Viewed):
 
     def placed(self, net: Net, x: Tensor, y: Tensor, draw: Mix, rng: torch.Generator,
                index: Tensor | None = None) -> tuple:
-        "Logits, target, and the place."
+        "Logits (views * B, K), target (B, K), and the place, which knows what was mixed."
         place = Place(draw, self.noise, rng, len(x) // len(y))
         with self.labels.watching(net, x, place): logits = self.forward(net, x, place, rng, index)
         check_said(logits, None)

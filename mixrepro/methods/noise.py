@@ -33,7 +33,7 @@ class MixNoise(MethodPart):
 NOISE_FACTORS = ("beta", "none")
 
 def draw_factor(rng: torch.Generator) -> Tensor:  # float32 (), in [0, 1], on the generator's device
-    "Of Beta(2, 5) (code of NFM)."
+    "A factor of a noise level, drawn from Beta(2, 5) (code of NFM)."
     shapes = torch.arange(2., 6., 3., device=rng.device)  # 2 and 5, made where they are needed: a list would be sent
     g = torch._standard_gamma(shapes, generator=rng)
     return g[0] / g.sum()
@@ -49,7 +49,7 @@ def masks(v: Tensor,             # float (n,); it is written over
           share: float,          # of the elements that are left out, in [0, 1)
           rng: torch.Generator,
           ) -> tuple[Tensor, Tensor]:  # (n,) each: 1 stays, 0 is left out
-    "Two masks that know nothing of each other (code of NoisyMix)."
+    "Two independent masks (code of NoisyMix)."
     q, one, two = 1 - share, torch.empty_like(v), torch.empty_like(v)  # comparing into floats spares a conversion
     torch.lt(v.uniform_(generator=rng), q, out=one)
     torch.lt(v, q * share + q, out=two)
@@ -66,7 +66,7 @@ BLOCK = 1 << 16  # numbers at a time on a CPU
 
 def thin(rows: list[Tensor],  # two, float (n,) each; they are written over
          share: float, rng: torch.Generator) -> None:  # as for `masks`
-    "Leave out a share of the elements of each."
+    "Set a share of the elements of each row to 0, by independent masks."
     n = BLOCK if rng.device.type == "cpu" else rows[0].numel()
     for parts in zip(*(row.split(n) for row in rows)):
         for part, stays in zip(parts, masks(torch.empty_like(parts[0]), share, rng)): part.mul_(stays)
@@ -96,7 +96,7 @@ class FeatureNoise(MixNoise):
                          "give one for each")
 
     def drawn(self, m: Tensor, rng: torch.Generator, levels: tuple[float, ...]) -> tuple[Tensor, Tensor]:
-        "What the views are multiplied by, less 1, and what is added to them."
+        "What the views are multiplied by, less 1, and what is added to them: each of the shape of `m`."
         check_generator(rng)
         rows = [torch.empty(m.numel(), dtype=m.dtype, device=m.device) for _ in range(2)]
         rows[0].uniform_(-self.mult, self.mult, generator=rng), rows[1].normal_(0, self.add, generator=rng)

@@ -93,7 +93,7 @@ VAE_RUN = dict(optimizer="adam", lr=1e-3, momentum=.9, nesterov=False, weight_de
 # %% ../../nbs/methods/25_varmixup.ipynb #e85fcc0a
 @dataclass(frozen=True, kw_only=True)
 class NeedsVAE(Mixing):
-    "Which VAE a mixing sees the data through."
+    "A mixing that needs a VAE: its fields say which one, and how it is trained."
     vae_network: str = choice("vae", "default", "the paper names an MMD-VAE and no architecture",
                               allowed=lambda: networks_of("autoencoder"))
     vae_epochs: int = choice(100, "default", "the paper is silent; as many as ERM", allowed="[1, inf)")

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SCOPES', 'LOSSES', 'by_rows', 'copied', 'taken', 'check_mixable', 'Mix', 'check_alpha', 'draw_lambda', 'draw_mix',
-           'one_hot', 'at_least_single', 'log_odds', 'floored', 'bce_softmax', 'soft_ce']
+           'one_hot', 'at_least_single', 'log_odds', 'bce_softmax', 'floored', 'soft_ce']
 
 # %% ../../nbs/methods/20_vicinal.ipynb #98b247c9
 import math
@@ -22,20 +22,20 @@ from ..guards import check_generator, check_pair, check_shares, check_tensor, ch
 def by_rows(f: Callable[[Tensor], Tensor],  # rows (B, ...) -> rows (N, ...)
             a: Tensor,                      # one row per example, (B, ...)
             ) -> Tensor:  # (N, ...), in the memory format of `a`
-    "A function of rows, given them in the order in which their numbers lie."
+    "Apply a function of rows to a batch, read in the order in which its numbers lie in memory: that is faster."
     pixels_first = a.dim() == 4 and (a.stride(1), a.stride(3)) == (1, a.shape[1])
     if pixels_first and a.is_contiguous(memory_format=torch.channels_last):
         return f(a.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
     return f(a)
 
 def copied(rows: Tensor, index: Tensor) -> Tensor:  # (B, ...), int64 (N,) -> (N, ...)
-    "Whole rows, where they are whole."
+    "`rows[index]`, as a copy of whole rows where the rows are contiguous."
     return rows.index_select(0, index.to(rows.device)) if rows.is_contiguous() else rows[index.to(rows.device)]
 
 def taken(a: Tensor,      # one row per example, (B, ...)
           index: Tensor,  # int64 (N,)
           ) -> Tensor:    # (N, ...), in the memory format of `a`
-    "`a[index]`."
+    "`a[index]`, as a copy of whole rows."
     return by_rows(lambda rows: copied(rows, index), a)
 
 # %% ../../nbs/methods/20_vicinal.ipynb #2291124e
@@ -123,7 +123,7 @@ def at_least_single(v: Tensor) -> Tensor:  # float, of any shape -> float32, or 
 # %% ../../nbs/methods/20_vicinal.ipynb #bf4cca21
 def log_odds(logits: Tensor,  # (B, K)
              ) -> Tensor:     # (B, K)
-    "The logarithm of p / (1 - p) for each class of a softmax."
+    "log(p / (1 - p)) for each class of a softmax, exact also where p rounds to 1."
     top = logits.argmax(1, keepdim=True)
     small = logits.softmax(1).scatter(1, top, 0.)
     others = logits.logsumexp(1, keepdim=True) + torch.log1p(-small)
@@ -131,11 +131,6 @@ def log_odds(logits: Tensor,  # (B, K)
     return logits - others.scatter(1, top, beside)
 
 # %% ../../nbs/methods/20_vicinal.ipynb #b00da20d
-def floored(logits: Tensor,  # (B, K)
-            ) -> Tensor:     # (B, K)
-    "The lowest number instead of -inf, whose product with 0 is none."
-    return logits.clamp(min=torch.finfo(logits.dtype).min)
-
 def bce_softmax(logits: Tensor,  # (B, K)
                 target: Tensor,  # rows that sum to 1, float (B, K)
                 ) -> Tensor:     # in nats, mean over batch and classes, shape ()
@@ -146,14 +141,21 @@ def bce_softmax(logits: Tensor,  # (B, K)
         odds, target = odds.clamp(torch.finfo(odds.dtype).min, torch.finfo(odds.dtype).max), target.to(odds.dtype)
         return -(target * F.logsigmoid(odds) + (1 - target) * F.logsigmoid(-odds)).mean()
 
+# %% ../../nbs/methods/20_vicinal.ipynb #53eb6e69
+def floored(logits: Tensor,  # (B, K)
+            ) -> Tensor:     # (B, K)
+    "Logits with the lowest finite number in place of -inf: 0 times it is 0, where 0 times -inf is NaN."
+    return logits.clamp(min=torch.finfo(logits.dtype).min)
+
 def soft_ce(logits: Tensor,            # (B, K); -inf for a class that is ruled out
             target: Tensor,            # rows that sum to 1, float (B, K)
             reduction: str = "mean",   # or "none"
             ) -> Tensor:               # in nats, shape () or (B,)
-    "Cross-entropy against labels as vectors: a class that is ruled out costs nothing where it has no share."
+    "Cross-entropy against labels as vectors; a class with logit -inf costs nothing where it has no share, else inf."
     check_shares(target, logits, look=False)
     loss = F.cross_entropy(floored(logits), target, reduction=reduction)
     never = ((logits == -math.inf) & (target > 0)).any(1)  # what is ruled out has a share
     return loss + torch.where(never if reduction == "none" else never.any(), math.inf, 0.).to(loss.dtype)
 
+# %% ../../nbs/methods/20_vicinal.ipynb #5e075475
 LOSSES = {"ce": soft_ce, "bce": bce_softmax}

@@ -61,7 +61,7 @@ class Views(MethodPart):
         return [x]
 
     def apart(self, logits: list[Tensor]) -> Tensor | float:
-        "What is added to the loss for the views' logits, each (B, K)."
+        "What is added to the loss for the views' logits, each (B, K): in nats, shape ()."
         return 0.
 
 # %% ../../nbs/methods/20f_views.ipynb #3a49ccd0

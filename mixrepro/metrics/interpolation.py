@@ -83,6 +83,7 @@ def check_matched(pairs: object,  # as for `interpolated`
         if not index.is_cuda and not 0 <= index.min() <= index.max() < n:
             raise ValueError(f"pairs hold places among {n} examples, 0..{n - 1}, got {index.min()}..{index.max()}")
 
+# %% ../../nbs/metrics/72_interpolation.ipynb #865b4b7d
 @torch.no_grad()
 def interpolated(net: Net,                        # a network in stages
                  test: ImageSet,                  # on the network's device

@@ -29,6 +29,7 @@ def check_k(k: int, n: int) -> None:  # neighbours; examples in the memory
     if not isinstance(k, Integral) or isinstance(k, bool) or not 1 <= k <= n:
         raise ValueError(f"k must be from 1 to the {n} examples in the memory, got {k}")
 
+# %% ../../nbs/metrics/74_neighbours.ipynb #dad237db
 def in_order(part: Tensor,    # queries, float64 (B, d)
              memory: Tensor,  # float64 (M, d)
              k: int,          # 1..M
@@ -41,6 +42,7 @@ def in_order(part: Tensor,    # queries, float64 (B, d)
         order[i] = (memory - part[i]).square().sum(1).sort(stable=True).indices[:order.shape[1]]
     return order[:, :k]
 
+# %% ../../nbs/metrics/74_neighbours.ipynb #d993ad89
 def nearest(memory: Tensor,     # features of the training images, float (M, d)
             queries: Tensor,    # of the test images, float (N, d)
             k: int,             # neighbours, 1..M

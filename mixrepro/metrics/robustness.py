@@ -67,6 +67,7 @@ def _measured(nets, cell: ImageSet) -> list[tuple[dict, dict[str, Tensor]]]:
              dict(right=logits.argmax(1) == y, sure=confidence(logits, y)[0].float()))
             for logits in (predict(net, cell) for net in nets)]
 
+# %% ../../nbs/metrics/62_robustness.ipynb #f6a536ee
 def robustness(nets: Net | Sequence[Net],             # one network, or several as a list
                test: ImageSet,                        # the clean test set
                kinds: tuple[str, ...] = CORRUPTIONS,  # what to measure
