@@ -106,7 +106,7 @@ def check_parameters(notebook: Path, given: dict) -> dict:  # name -> value, of 
 
 # %% ../../nbs/workflow/92_jobs.ipynb #0f50ab63
 def depth(spec: Spec) -> int:
-    "How many generations of runs must be there before: 0 for a run that needs none."
+    "The length of the chain of runs that a run needs: 0 for a run that needs none."
     return 1 + max(map(depth, spec.needs.values())) if spec.needs else 0
 
 # %% ../../nbs/workflow/92_jobs.ipynb #b9debab3
@@ -230,7 +230,7 @@ def jobs(ids: list[str],            # artefacts; empty: every ready one
 
 # %% ../../nbs/workflow/92_jobs.ipynb #83cc27be
 def first(todo: dict) -> str:
-    "The artefact with the longest chain of groups, then the most: done first, no core idles at the end."
+    "The id of the artefact with the longest chain of groups, among equals the one with the most groups."
     def chain(group): return 1 + max(map(chain, todo["groups"][group]["needs"]), default=0)
     def effort(item): return max(map(chain, item[1]["groups"]), default=0), len(item[1]["groups"])
     return max(todo["artefacts"].items(), key=effort)[0]

@@ -45,7 +45,7 @@ def examples_of(run: Run) -> ImageSet:
     return seen_of(run.spec, load(run.spec.dataset, "train"))["train"]
 
 def made_of_run(run: Run, store: Store | None = None) -> Made:
-    "The made points of a GenMix run, made again as they were."
+    "The generated points of a GenMix run, computed again: the same bits as in training."
     spec, asked = run.spec, method(run.spec.method, **run.spec.method_args)
     if not isinstance(asked, GenMixing): raise ValueError(f"{run} made no points: {spec.method!r} is not GenMix")
     nets = {name: open_net(train_run(s, store)) for name, s in spec.needs.items()}

@@ -66,7 +66,7 @@ def label_moments(x: Tensor, y: Tensor, law: Law, nodes: int = 1024) -> tuple[Te
     return y_gen @ (w * lam), y_gen @ (w * (1 - lam))
 
 def linear_moments(y: Tensor) -> tuple[Tensor, Tensor]:  # labels (n,) -> (n, n) each
-    "The same of Mixup's label."
+    "E[y_mix lambda] and E[y_mix (1 - lambda)] of each pair, with Mixup's linear label."
     return y[:, None] / 3 + y / 6, y[:, None] / 6 + y / 3
 
 # %% ../../../nbs/genlabel/01b_losses.ipynb #102ee0d6
@@ -84,7 +84,7 @@ def taylor_loss(f: Tensor, y: Tensor, A: Tensor, B: Tensor) -> Tensor:  # (n, P)
     return (h_loss(f, y[:, None]) + first + second).mean(0)
 
 def adversarial_loss(f: Tensor, y: Tensor, eta: Tensor, norm: Tensor) -> Tensor:  # scores (n, P) -> (P,)
-    "The second-order loss under attack (GenLabel note, recall under theorem 1)."
+    "The second-order loss under an attack of radius eta, (n,) (GenLabel note, recall under theorem 1)."
     p = torch.sigmoid(f)
     first = eta * (p - y[:, None]).abs() * norm
     return (h_loss(f, y[:, None]) + first + eta**2 / 2 * p * (1 - p) * norm**2).mean(0)
@@ -98,7 +98,7 @@ def radius_of(x: Tensor, gradients: Tensor,  # (n, d); of f at each point, (n, P
 
 # %% ../../../nbs/genlabel/01b_losses.ipynb #4e864512
 def pair_constants(law: Law, y: Tensor) -> tuple[Tensor, Tensor]:  # A and B of each point, (n,)
-    "Those of lemma 1."
+    "Lemma 1's A and B of each point, by its class."
     each = [of_class(law, c) for c in (0, 1)]
     return tuple(torch.tensor([e[k] for e in each], dtype=y.dtype)[y.long()] for k in "AB")
 

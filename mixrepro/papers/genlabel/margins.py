@@ -35,7 +35,7 @@ def margin_of(theta: np.ndarray,  # slope and offset of a line, (3,)
     return float(((2 * y - 1) * (x @ theta[:2] + theta[2])).min() / np.linalg.norm(theta[:2]))
 
 def separable(x: np.ndarray, y: np.ndarray, turns: int = 720) -> bool:
-    "Whether a line of one of so many directions lies between the classes."
+    "Whether a line separates the classes; so many directions over the circle are tried."
     way = np.linspace(0, 2 * np.pi, turns, endpoint=False)
     p = x @ np.stack([np.cos(way), np.sin(way)])
     return bool((p[y == 1].min(0) > p[y == 0].max(0)).any())
@@ -72,7 +72,7 @@ def logistic_share(lam: np.ndarray, s2: float) -> np.ndarray:
 def label_moment(s2: float | None = None,  # sigma^2; None: linear labels
                  alpha: float = 1.,  # lambda ~ Beta(alpha, alpha)
                  ) -> float:         # m
-    "What a linear classifier sees of the labels."
+    "m = E[rho lambda], what a linear classifier sees of the labels; in (1/4, 3/8) for logistic ones if alpha is 1."
     lam, w = (t.numpy() for t in rule(alpha, alpha, 1024))
     return float(w @ (lam * (lam if s2 is None else logistic_share(lam, s2))))
 
@@ -86,7 +86,7 @@ def mixtures_of(x: np.ndarray, nodes: int = 12) -> tuple[np.ndarray, np.ndarray]
     return np.c_[z.reshape(-1, 2), np.ones(weight.size)], weight.ravel()
 
 def seen_labels(x: np.ndarray, y: np.ndarray, m: float) -> np.ndarray:  # v, (3,)
-    "What the loss takes from the labels."
+    "The vector v of the loss, by the formula above."
     z = np.c_[x, np.ones(len(x))]
     return 2 * m * (y[:, None] * z).mean(0) + (1 - 2 * m) * y.mean() * z.mean(0)
 
@@ -94,7 +94,7 @@ def seen_labels(x: np.ndarray, y: np.ndarray, m: float) -> np.ndarray:  # v, (3,
 def fitted_line(z: np.ndarray, w: np.ndarray, v: np.ndarray,  # from `mixtures_of`, and from `seen_labels`
                 theta: np.ndarray = np.zeros(3),              # where to start
                 steps: int = 100) -> np.ndarray:              # slope and offset, (3,)
-    "The minimum of the loss."
+    "The line at the minimum of the loss, by Newton's method."
     def loss(t): return w @ np.logaddexp(0, z @ t) - v @ t
     for _ in range(steps):
         p = expit(z @ theta)

@@ -94,12 +94,12 @@ def fold(a: Tensor, f: int, folds: int) -> tuple[Tensor, Tensor]:  # (D, n, ...)
 # %% ../../../nbs/genlabel/03_openml.ipynb #53a02807
 def generators(p: Protocol, folds: list[int], shift: int = 0,
                device: torch.device | str = "cpu") -> list[torch.Generator]:
-    "One for each fold and trial."
+    "A random generator for each fold and trial, which all methods share."
     return [torch.Generator(device).manual_seed(1000 * s + f + shift) for f in folds for s in range(p.trials)]
 
 # (D, n, d), (D, n), rates (1, R) or (G, R)
 def fit_clean(p: Protocol, x: Tensor, y: Tensor, k: int, rates: Tensor, folds: list[int], epochs: int = 0) -> Stacked:
-    "Networks that see no mixtures."
+    "Networks trained without mixing (ERM): R in each group, a group for each fold and trial."
     rngs = generators(p, folds, device=x.device)
     net = untrained(p.sizes(x.shape[2], k), rngs, rates.shape[1], p.relu)
     draws = together([draw_epochs(x.shape[1], 1, p.batch, p.alpha, rng) for rng in rngs])  # their number counts
@@ -174,7 +174,7 @@ def latent_networks(p: Protocol, net: Stacked, warm: Stacked, view: Callable, ra
 
 # %% ../../../nbs/genlabel/03_openml.ipynb #f4862a18
 def first_best(scores: np.ndarray) -> tuple[int, ...]:
-    "The place of the largest number, the first of equal ones; a network that has no number is never chosen."
+    "The index of the largest number, the first of equal ones (up to rounding); nan is never chosen."
     known = np.where(np.isnan(scores), -np.inf, scores.round(12))
     return tuple(int(i) for i in np.unravel_index(np.argmax(known), scores.shape))
 

@@ -47,7 +47,7 @@ class Theory(Settings):
 # %% ../../../nbs/genlabel/00_settings.ipynb #743e1119
 @dataclass(frozen=True)
 class GenMixRuns(Settings):
-    "How GenMix and what it is held against are trained."
+    "How GenMix and the schemes that it is compared with are trained."
     epochs: int = setting(100, "default", "the note is silent", smoke=4)
     batch: int = setting(50, "default", "the note is silent")
     lr: float = setting(.01, "default", "of Adam, cosine; the note is silent")
@@ -86,7 +86,7 @@ class GenMixError(GenMixRuns):
 
 # %% ../../../nbs/genlabel/00_settings.ipynb #ff140435
 def gan_of(steps: int, n: int, batch: int, **more: Any) -> dict:
-    "Fields of GenMix for a GAN of so many steps on n examples."
+    "Fields of GenMixGAN by which its GAN trains for so many steps on n examples, to the nearest whole epoch."
     return dict(gan_epochs=max(1, round(steps / -(-n // batch))), gan_batch=batch) | more
 
 # %% ../../../nbs/genlabel/00_settings.ipynb #b0c2a802
@@ -97,7 +97,7 @@ def genmix_rows(s: GenMixRuns, gan: dict) -> dict:  # row -> method
             "genmix-gan": GenMixGAN(lams=lams, descent=s.inversion, **gan), "genmix-gm": GenMix(lams=lams)}
 
 def few(s: GenMixRuns, dataset: str, n: int, seed: int, method: Method, **more: Any) -> Spec:
-    "A run on as many examples of a data set, drawn by the seed."
+    "The spec of a run on n examples of a data set, drawn by the seed."
     args = plain(method, short=True)
     own = dict(network="mlp", epochs=s.epochs, lr=s.lr, network_args=dict(widths=s.widths, norm=False))
     return Spec(dataset, args.pop("name"), seed=seed, batch=s.batch, optimizer="adam", schedule="cosine",
@@ -122,7 +122,7 @@ def circles(s: GenMixError, at: Scale, seed: int) -> list[Cell]:
             for row, scheme in genmix_rows(s, gan(data, n)).items()]
 
 def errors(s: GenMixError, at: Scale, seed: int) -> list[Cell]:
-    "The circles, and of the first seeds the digits."
+    "The schemes of the table on the circles, and for the first seeds on the digits."
     if seed >= s.few_seeds: return circles(s, at, seed)
     gan = gan_of(s.digit_gan_steps, s.n_digits, s.batch, gan_network=s.digit_gan, gan_args=s.digit_gan_args,
                  gan_lr=s.digit_gan_lr, gan_every=2, restarts=2)
@@ -190,7 +190,7 @@ def toy_methods(s: Toys, dataset: str) -> dict:  # row -> method
     return {"erm": ERM(), "mixup": Mixup(alpha=s.alpha), "genlabel": Mixup(alpha=s.alpha, labels=labels)}
 
 def toys(s: Toys, at: Scale, seed: int) -> list[Cell]:
-    "All three on both sets."
+    "The three classifiers on clouds and rings."
     def spec(d, scheme):
         args, n = plain(scheme, short=True), s.epochs[d]
         more = SCHEDULES[d] | (dict(milestones=tuple(m * n // 100 for m in (20, 50))) if d == "two-rings" else {})
@@ -239,7 +239,7 @@ def image_methods(s: Images) -> dict:  # row -> method
 
 # %% ../../../nbs/genlabel/00_settings.ipynb #5e77a1b2
 def image_run(s: Images, at: Scale, dataset: str, scheme: Method, seed: int) -> Spec:
-    "A run on the paper's data set, or on what stands for it."
+    "The spec of one row's run on a data set of the table, or on its stand-in."
     args, digits = plain(scheme, short=True), dataset == "mnist"
     own = dict(optimizer="sgd", lr=s.lr, weight_decay=s.weight_decay, schedule="cosine", batch=s.batch)
     common = dict(n_train=s.n_train, augment=s.augment, precision=at.precision)

@@ -113,7 +113,7 @@ def counted(d: pd.DataFrame) -> dict:  # from `differences`
 
 # %% ../../../nbs/genlabel/03b_tables.ipynb #15530876
 def sign_test(k: int, n: int) -> float:
-    "The chance that a coin is as far from one half as k of n, two-sided."
+    "Two-sided p-value of k heads in n tosses of a fair coin; nan for n = 0."
     return float(stats.binomtest(k, n).pvalue) if n else math.nan
 
 # %% ../../../nbs/genlabel/03b_tables.ipynb #458f4e6b
@@ -138,7 +138,7 @@ def printed_means(id: str) -> pd.DataFrame:  # row x column, percent
 def manufactured(rows: pd.DataFrame,  # from `tidy`
                  id: str, method: str,  # an artefact with a table of the note
                  of: str = "accuracy") -> dict:
-    "A mean gain over Mixup: on all sets, and on those that the note's rule would print."
+    "The mean gain over Mixup on all sets, and on those that the note's rule prints: the method has the best mean."
     mean, printed = rows.pivot_table(index="table", columns="method", values=of), printed_means(id).index
     ours = [m for m, theirs in ROWS.items() if theirs in printed]
     label = [m for m in ours if m.startswith("genlabel")]
@@ -207,7 +207,7 @@ def worded(found: pd.DataFrame) -> pd.DataFrame:  # from `summary`
 
 # %% ../../../nbs/genlabel/03b_tables.ipynb #04652206
 def over_sets(found: pd.DataFrame, pair: str, at: str) -> str:  # from `summary`, one of its rows, a profile's name
-    "What one difference is over all sets."
+    "A sentence: the mean gain of one pair over all sets, its interval, and a verdict on its being above 0."
     r = found.loc[pair]
     word = claim((float(r["mean"]), float(r.low), float(r.high)), 1, at=at).word
     p = f", signed rank p = {r.p:.2g}" if r.p == r.p else ""
@@ -246,7 +246,7 @@ ASKED = {"openml": ({*COLLECTIONS["openml"]}, "ids that the note prints or its c
 def which_tables(rows: pd.DataFrame, out: dict, found: list[dict],  # from `tidy` and `results`
                  names: tuple = ("openml",),                        # that were asked for, as for `at_hand`
                  ) -> list[str]:
-    "Sentences."
+    "Sentences on the tables that were used, how they were encoded, and which of those asked for are missing."
     one = rows.drop_duplicates("table")
     real = {int(t) for t in one.table if t.isdigit()}
     said = [f"{len(one)} set{'s' * (len(one) > 1)}, {(one.d <= FEATURES).sum()} with at most {FEATURES} columns, "

@@ -30,7 +30,7 @@ if TYPE_CHECKING: from matplotlib.axes import Axes
 
 # %% ../../../nbs/genlabel/01_theory.ipynb #993d013c
 def check_sigma(lam: Any, *sigmas: Any) -> None:
-    "Refuse places that are no numbers, and deviations that no normal law has."
+    "ValueError unless lam is finite and every sigma finite and above 0."
     try: at = np.asarray(lam, dtype=float)
     except (TypeError, ValueError): raise ValueError(f"lambda must be numbers, got {lam!r}") from None
     if not np.isfinite(at).all(): raise ValueError(f"lambda must be finite numbers, got {lam!r}")
@@ -44,7 +44,7 @@ def gaussian_label(lam: np.ndarray, sigma: float) -> np.ndarray:
     return expit((np.asarray(lam) - .5) / sigma**2)
 
 def printed_label(lam: np.ndarray, sigma: float) -> np.ndarray:
-    "The same as it is printed, with a square."
+    "Proposition 1 as the note prints it, with the square."
     check_sigma(lam, sigma)
     return expit((np.asarray(lam) - .5)**2 / sigma**2)
 
@@ -53,7 +53,7 @@ def by_densities(x: np.ndarray,
                  sigmas: tuple[float, float],  # of class 0 and class 1
                  logs: bool = True,            # with the densities' own factors -log sigma
                  ) -> np.ndarray:
-    "The label of class 1 by both densities; without factors: the softmax of the note under proposition 1."
+    "The label of class 1 by both densities; logs=False gives the softmax that the note prints under proposition 1."
     check_sigma(x, *sigmas)
     p0, p1 = (-((np.asarray(x) - mean) / s)**2 / 2 - logs * np.log(s) for mean, s in zip((0, 1), sigmas))
     return np.exp(p1 - np.logaddexp(p0, p1))
@@ -126,7 +126,7 @@ def of_class(law: Law, y: int, **more: Any) -> dict[str, float]:
 def weights(law: Law, y: Tensor, lam: Tensor,
             within: Callable[[Tensor], Tensor] = lambda l: 2 * l,  # v of a pair of one class
             ) -> Tensor:                                           # (n, n, L)
-    "v_ij(lambda): of what loss each point gets from each partner."
+    "v_ij(lambda): the weight of point i's own loss in its mixtures with partner j."
     other = torch.where(y[:, None] == 1, 2 * own_label(law, lam, 1), 2 * own_label(law, lam, 0))
     return torch.where((y[:, None] == y)[:, :, None], within(lam), other[:, None])
 
@@ -167,7 +167,7 @@ def lemma1_lines(x: Tensor, y: Tensor, nets: dict,  # name -> (..., d) -> (...)
                  law: Law, cs: tuple,               # values of c
                  powers: tuple,                     # eps = 2^-power
                  nodes: int = 512) -> pd.DataFrame:  # c, network, what, slope; eps, loss, expansion, remainder
-    "What the expansion leaves of the loss: derived here, and as printed."
+    "Remainders of the expansion derived here and of the printed one, with their fitted slopes."
     (lam, w), parts = beta_rule(1., 1., nodes), []
     for c in cs:
         at = Law(law.sigma1, c, law.tau, law.d)

@@ -42,7 +42,7 @@ def mixed_points(train: PointSet,
                  alpha: float,          # lambda ~ Beta(alpha, alpha), one each
                  rng: torch.Generator,  # the only source of randomness
                  ) -> tuple[Tensor, Tensor]:  # images (n, 2, 1, 1); likeliest class under y_mix, int64 (n,)
-    "Mixtures of training points, and whose label they have for the larger part."
+    "Mixtures of random pairs of training points, with the class of the parent that has the larger share."
     i, j = (torch.randint(len(train), (n,), generator=rng) for _ in range(2))
     lam = draw_lambda((n,), alpha, rng)
     x = torch.lerp(train.x[j], train.x[i], lam.view(-1, 1, 1, 1))
@@ -66,7 +66,7 @@ def labels_of(spec: Spec) -> Callable[[Tensor], Tensor]:  # of a run with GenLab
     return lambda x: ready.labels.made.density(x.flatten(1))
 
 def intrusion(train: PointSet, density: Callable[[Tensor], Tensor], n: int, alpha: float, rng: torch.Generator) -> dict:
-    "How often the likeliest class of a mixture is another than where it lies."
+    "The share of intrusions under Mixup's and GenLabel's labels, against both references, in [0, 1]."
     x, mix = mixed_points(train, n, alpha, rng)
     tops = {"y_mix": mix, "y_gen": density(x).argmax(1)}
     truths = {"nearest point": nearest_class(train, x), "true density": true_class(train, x)}

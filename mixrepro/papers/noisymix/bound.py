@@ -48,7 +48,7 @@ def labelled(c: Case, p: Callable[[Tensor], Tensor]) -> Case:  # p: (n, d) -> (n
 
 def assumptions(p: Callable[[Tensor], Tensor], c: Case,
                 ) -> dict:  # what it is -> how far it is from holding, 0 where it holds
-    "How far the assumptions of theorem 3 are from holding."
+    "The size of each violation of theorem 3's assumptions: 0 where it holds."
     out, slope, bend = along(p, c.x, c.x)
     return {"p = ∇p·x": (out - slope).abs().max().item(), "no curvature": bend.abs().max().item(),
             "mean of x": c.x.mean(0).norm().item(), "mean of A(x)": c.ax.mean(0).norm().item(),
@@ -71,7 +71,7 @@ def worst(p: Callable[[Tensor], Tensor], c: Case,
           steps: int = 40,  # each .85 times as long as the one before
           sides: int = 16,  # from which each ball is entered
           ) -> Tensor:      # losses (n,)
-    "The largest loss in the ball around each example, by projected ascent."
+    "The largest loss found in the ball around each example, in nats, by projected ascent (exact for a linear p)."
     def unit(a): return torch.nn.functional.normalize(a, dim=-1)
     starts = torch.randn(sides, *c.x.shape, generator=torch.Generator().manual_seed(0), dtype=c.x.dtype)
     away, sign, found = unit(starts), (1 - 2 * c.y)[:, None], h_loss(p(c.x), c.y)
@@ -117,7 +117,7 @@ def nfm_gaps(seed: int, powers: tuple,  # eps = 2^-power
 def without(seed: int, eps: float,  # small
             **constants: Any,       # of the case
             ) -> dict:              # what is given up -> the gap over eps
-    "Left minus right side over eps, with one assumption of theorem 3 given up."
+    "Left minus right side over eps for a linear p, with all assumptions ('none') and with one given up at a time."
     new = torch.Generator().manual_seed(seed)
     p = logit(network("linear", 1, new, bias=0.))
     c = labelled(centred(new, **constants), p)
@@ -132,7 +132,7 @@ def without(seed: int, eps: float,  # small
 # %% ../../../nbs/noisymix/03c_bound.ipynb #8ae39715
 def summed(P: Callable[[Tensor], Tensor], z: Tensor,  # probabilities (..., d) -> (..., K), and points
            ) -> tuple[Tensor, Tensor]:
-    "The sums over classes of p^k and of grad p^k^T z."
+    "The sums over classes of p^k and of grad p^k^T z, each (...): 1 and 0 for any probabilities."
     value, slope, _ = along(P, z, z)
     return value.sum(-1), slope.sum(-1)
 
@@ -152,15 +152,15 @@ def binary(p: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:  # (...
     return lambda z: torch.sigmoid(torch.stack([p(z), -p(z)], -1))
 
 def elasticity(p: Callable[[Tensor], Tensor], c: Case) -> float:  # p: (n, d) -> (n,); no unit
-    "-S_1 / (E[1 - lambda] JS): 1 in the printed step from eq. 40 to eq. 46."
+    "-S_1 / (E[1 - lambda] JS) for two classes; the printed step from eq. 40 to eq. 46 takes it to be 1."
     stable, s1, _ = theorem2(binary(p), c)
     return -s1 / (mixture_moments(c.alpha, c.beta)[0] * stable)
 
 # %% ../../../nbs/noisymix/03c_bound.ipynb #8f845d01
 def elasticities(seed: int, draws: int,  # of network and points
-                 scales: tuple,          # factors of the logits
+                 scales: tuple,          # mean sizes of the logits
                  **constants: Any) -> pd.DataFrame:  # network, draw, scale, elasticity
-    "The elasticity of the divergence, over sizes of the logits."
+    "The elasticity of the divergence for each draw and each mean size of the logits."
     rows = []
     for kind in ("linear", "ReLU"):
         for draw in range(draws):
@@ -175,7 +175,7 @@ def elasticities(seed: int, draws: int,  # of network and points
 # %% ../../../nbs/noisymix/03c_bound.ipynb #b424c795
 def both_gaps(p: Callable[[Tensor], Tensor], c: Case, eps: float, gamma: float,
               ) -> tuple[float, float]:  # corrected, printed
-    "Left minus right side of theorem 3, with S_1 and as printed."
+    "Left minus right side of theorem 3 in nats, with S_1 kept and as printed."
     stable, s1, s2 = theorem2(binary(p), c)
     left = nfm_tilted(p, c, eps) + gamma * stability_loss(binary(p), c, eps)
     rest = adversarial_side(p, c, eps) + gamma * (stable + eps**2 * s2)
@@ -187,7 +187,7 @@ def bounds(seed: int, powers: tuple,  # eps = 2^-power
            gamma: float,              # weight of the stability loss
            sizes: tuple = (.3, 3.),   # mean |logit|
            **constants: Any) -> pd.DataFrame:  # logits, bound, eps, gap, over eps^2
-    "Theorem 3 with small and with large logits, corrected and printed."
+    "The gaps of theorem 3, corrected and as printed, with small and with large logits."
     new, rows = torch.Generator().manual_seed(seed), []
     f = logit(network("ReLU", 1, new, bias=0.))
     c = labelled(centred(new, **constants), f)
@@ -203,7 +203,7 @@ def bounds(seed: int, powers: tuple,  # eps = 2^-power
 def augmix_means(x: Tensor,  # uint8 (N, C, H, W)
                  draws: int,  # second views of each image
                  seed: int) -> Tensor:  # (draws, C, H, W), grey levels
-    "The mean second view of images whose mean is taken off, once for each draw."
+    "The mean second view minus the mean image, once for each draw; TypeError unless the images are uint8."
 
     if x.dtype != torch.uint8: raise TypeError(f"AugMix takes images as uint8, got {x.dtype}: give them unscaled")
     rng = torch.Generator().manual_seed(seed)
@@ -212,7 +212,7 @@ def augmix_means(x: Tensor,  # uint8 (N, C, H, W)
 
 def off_centre(x: Tensor, means: Tensor,  # the images, and their `augmix_means`
                ) -> dict:                 # root mean squares over pixels, grey levels
-    "How far the second views' mean is from 0, what chance would make of it, and how far images are."
+    "The size of the mean second view, its standard error over draws, and the size of a centred image."
     rms = lambda a: a.square().mean().sqrt().item()
     chance = means.std(0) / len(means)**.5
     return {"mean of the second views": rms(means.mean(0)), "its standard error": rms(chance),
@@ -222,7 +222,7 @@ def off_centre(x: Tensor, means: Tensor,  # the images, and their `augmix_means`
 def told_nfm(limit: pd.Series,  # gaps over eps^2 at the smallest eps, by network and norms
              given_up: dict,    # from `without`
              ) -> list[str]:
-    "What was found on the half of the mixed loss."
+    "Pieces of the answer of nm-theorem3 about the mixed loss."
     lost = listed(pd.Series(given_up).drop("none"), ".3f")
     return [f"Half of the mixed loss: the gap over ε² ends at {limit.xs('equal', level='norms').min():.3f} or above;",
             f"over ε, with an assumption given up: {lost} (none {given_up['none']:.0e})."]
@@ -232,7 +232,7 @@ def told_stability(sums: tuple,          # from `sums_of_classes`
                    every: pd.DataFrame,  # from `elasticities`
                    ends: pd.Series,      # of `bounds`: gaps over eps^2 at the smallest eps, by logits and bound
                    ) -> list[str]:
-    "What was found on the half of the stability loss."
+    "Pieces of the answer of nm-theorem3 about the stability loss."
     left, right = sums
     fails = every.assign(fails=every.elasticity > 1).groupby("scale").fails.mean()
     return [f"Half of the stability loss: over the classes the p^k sum to {left:.0f}, the ∇p^k·z to {right:.0e}.",
@@ -244,7 +244,7 @@ def told_stability(sums: tuple,          # from `sums_of_classes`
 
 # %% ../../../nbs/noisymix/03c_bound.ipynb #33b8822f
 def told_mean(off: pd.Series) -> str:  # from `off_centre`
-    "What was found on second views."
+    "The sentence of nm-theorem3 about second views."
     far, error, image = (off[k] for k in ("mean of the second views", "its standard error", "an image"))
     return (f"The mean second view of centred images is {far:.1f} grey levels (rms) from 0, "
             f"standard error {error:.1f}; an image is {image:.0f} from the mean.")

@@ -28,13 +28,13 @@ if TYPE_CHECKING: from matplotlib.figure import FigureBase
 # %% ../../../nbs/noisymix/01_gallery.ipynb #45bbf00e
 @dataclass(frozen=True)
 class Picture:
-    "A picture to corrupt."
+    "A picture to corrupt, with the table of constants for its size."
     image: Tensor  # uint8 (1, C, H, W)
     table: str     # of constants
     name: str      # to show
 
 def photograph(side: int) -> Tensor:  # uint8 (1, 3, side, side)
-    "A dahlia, cut square."
+    "scikit-learn's photograph of a flower, cut to a square and resized."
     whole = Image.open(shipped("images", "flower.jpg"))
     square = whole.crop((150, 0, 577, 427)).resize((side, side), Image.LANCZOS)
     return torch.from_numpy(np.array(square)).permute(2, 0, 1)[None]
@@ -43,19 +43,19 @@ def photograph(side: int) -> Tensor:  # uint8 (1, 3, side, side)
 def pictures(test: ImageSet,  # an image set
              label: str,      # its name to show
              ) -> list[Picture]:
-    "For the upper left, the lower left and the right."
+    "The three pictures of figure 5: upper left, lower left, right."
     if test.name == "cifar10":
         names = {13: "CIFAR-10-C, a horse", 23: "CIFAR-10-C, a fire engine"}
         horse, engine = (Picture(test.x[i:i + 1], "cifar", name) for i, name in names.items())
         return [horse, engine, horse]
     threes = test.x[test.y == 3]
-    three = threes[threes.float().flatten(1).std(1).argmax()][None]  # of little contrast 16 pixels show nothing
+    three = threes[threes.float().flatten(1).std(1).argmax()][None]  # at 16 pixels only high contrast can be seen
     return [Picture(photograph(64), "tiny-imagenet", "A photograph"), Picture(three, "cifar", f"{label}-C"),
             Picture(photograph(32), "cifar", "A photograph")]
 
 # %% ../../../nbs/noisymix/01_gallery.ipynb #5b51d02c
 def described(shown: list[Picture]) -> str:
-    "What the pictures are."
+    "The caption's sentences on where the pictures come from."
     upper, lower, right = shown
     if upper is right: return "Test images 13 and 23 of CIFAR-10, with the constants of CIFAR-10-C."
     return ("Upper left: a photograph of 64 x 64 pixels with the constants of Tiny-ImageNet-C; it stands in for "
@@ -67,7 +67,7 @@ def described(shown: list[Picture]) -> str:
 SHORT = {"elastic_transform": "elastic", "jpeg_compression": "JPEG", "gaussian_noise": "Gaussian noise"}
 
 def short(kind: str) -> str:
-    "A corruption as it stands in a figure."
+    "The label of a corruption in a figure; \"\" is the clean image."
     return SHORT.get(kind, kind.replace("_", " ")) or "clean"
 
 def strongest(figure: "FigureBase", p: Picture, seed: int) -> None:
@@ -89,7 +89,7 @@ def severities(figure: "FigureBase", p: Picture, seed: int) -> None:
 def moved(x: Tensor,     # uint8 (N, C, H, W)
           seed: int,
           ) -> pd.DataFrame:  # a row for each corruption and severity
-    "Mean absolute change, in grey levels."
+    "The mean absolute change of a pixel by each corruption at each severity, in grey levels of 255."
     column = "mean absolute change (grey levels)"
     def change(kind, s): return (corrupt(x, kind, s, seed).float() - x.float()).abs().mean().item()
     kinds = [(k, category) for category, group in CATEGORIES.items() for k in group]

@@ -98,7 +98,7 @@ def row_means(single: pd.DataFrame,  # from `reported`: a row's values by kind
 def apart(means: pd.DataFrame,  # from `row_means`
           most: float = .07,    # what two roundings explain
           ) -> str:             # a sentence
-    "Which rows do not agree."
+    "Which rows differ by more than rounding explains."
     far, name = means[means.difference.abs() > most], means.columns[1]
     said = "; ".join(f"{r.method} {r[name]:.1f} against {r['mean of the row']:.1f}" for _, r in far.iterrows())
     good = f"Of {len(means)} rows {len(means) - len(far)} have the mean of {name}"

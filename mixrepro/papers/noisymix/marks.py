@@ -38,30 +38,30 @@ IN_TABLE_3 = {"erm": (), "manifold-mixup": ("mixing",), "nfm": ("mixing", "noise
 
 def by_row(paper: pd.DataFrame,  # from `reported`
            ) -> pd.DataFrame:    # a line for each row in the paper's order, a column for each printed column
-    "A printed table with its means as a table."
+    "The printed means, rows against columns."
     return paper.pivot(index="row", columns="column", values="mean").reindex(paper.row.drop_duplicates())
 
 # %% ../../../nbs/noisymix/02_marks.ipynb #a7a6c56f
 @dataclass(frozen=True)
 class Constraint:
-    "What some rows of table 4 must fulfil."
+    "A condition on the settings of some rows of table 4, with its place in the paper."
     name: str
     where: str                # in the paper
-    rows: tuple[str, ...]     # of which it speaks
-    allows: Callable          # of their settings, one argument each -> bool
+    rows: tuple[str, ...]     # that it is about, names in ROWS
+    allows: Callable          # one setting (a frozenset of parts) for each of `rows` -> bool
 
     def __post_init__(self) -> None:
         for row in self.rows: pick("row", row, ROWS)
 
 def is_setting(row: str, method: str, parts: tuple[str, ...], where: str) -> Constraint:
-    "One row has one setting."
+    "The constraint that a row is a certain setting."
     return Constraint(f"{row} is {method}", where, (row,), lambda on: on == frozenset(parts))
 
 # %% ../../../nbs/noisymix/02_marks.ipynb #1458e5f9
 PAIR = ["cifar100", "cifar100-c"]
 
 def as_in_table3(table3: pd.DataFrame, table4: pd.DataFrame) -> list[Constraint]:
-    "Rows of table 4 with the numbers of one method of table 3."
+    "Constraints from rows of table 4 that have the two numbers of a method of table 3."
     found = []
     for method, parts in IN_TABLE_3.items():
         same = table4.index[(table4[PAIR] == table3.loc[method, PAIR]).all(axis=1)]
@@ -71,19 +71,19 @@ def as_in_table3(table3: pd.DataFrame, table4: pd.DataFrame) -> list[Constraint]
 
 # %% ../../../nbs/noisymix/02_marks.ipynb #7c5231c9
 def by_gain(table4: pd.DataFrame, gain: int, method: str, parts: tuple[str, ...]) -> list[Constraint]:
-    "The one row whose gain, rounded, is that of the text."
+    "The constraint from a gain of the text, in points; none where it is not that of exactly one row."
     same = table4.index[table4.gain.round() == gain]
     where = f"section 4.4: robust accuracy improves by {gain}%"
     return [is_setting(same[0], method, parts, where)] if len(same) == 1 else []
 
 def below_augmentation(table4: pd.DataFrame, alone: str) -> list[Constraint]:
-    "Rows that are less robust than augmentation alone do not have it."
+    "Constraints: rows that are less robust than augmentation alone are without it."
     less = table4.index[table4["cifar100-c"] < table4.loc[alone, "cifar100-c"]]
     return [Constraint(f"{row} is without augmentation", f"section 4.4: less robust than {alone}", (row,),
                        lambda on: "augmentation" not in on) for row in less]
 
 def from_text(table3: pd.DataFrame, table4: pd.DataFrame) -> list[Constraint]:
-    "What numbers and text of the paper fix (NoisyMix paper, section 4.4, tables 3 and 4)."
+    "All constraints above, for the printed tables (NoisyMix paper, section 4.4, tables 3 and 4)."
     alone = by_gain(table4, 17, "augmentation alone", ("augmentation",))
     return [*as_in_table3(table3, table4), *by_gain(table4, 11, "nfm", ("mixing", "noise")), *alone,
             *(c for a in alone for c in below_augmentation(table4, a.rows[0]))]
@@ -111,8 +111,11 @@ def counted(constraints: list[Constraint],  # each on a single row
 # %% ../../../nbs/noisymix/02_marks.ipynb #16833567
 MOST = 100_000  # assignments that are listed
 
-def filled_in(order: list, constraints: list[Constraint], done: dict) -> Iterator[dict]:
-    "Every way to fill the rows that are left, one after the other."
+def filled_in(order: list,  # of (row, the settings it may have)
+              constraints: list[Constraint],
+              done: dict,   # row -> setting, of the rows before
+              ) -> Iterator[dict]:  # row -> setting, of all rows
+    "Every way to fill the rows that `done` does not have yet, in the order given."
     if len(done) == len(order): yield dict(done); return
     row, allowed = order[len(done)]
     due = [c for c in constraints if row in c.rows and {*c.rows} <= {*done, row}]
@@ -142,7 +145,7 @@ def possible(found: list[dict[str, frozenset]],  # from `surviving`
 OPEN = ("row 6", "row 7", "row 8", "row 9")
 
 def never_lowers(table4: pd.DataFrame, part: str, rows: tuple[str, ...] = ROWS) -> list[Constraint]:
-    "A row that has one part more than another row is at least as robust."
+    "Constraints: a row with `part` is at least as robust as the row that differs from it in this part only."
     robust = table4["cifar100-c"]
     where = "section 4.4: all components are required"
     return [Constraint(f"{part} does not lower {high} to {low}", where, (low, high),
@@ -161,7 +164,7 @@ def readings(table4: pd.DataFrame) -> dict[str, list[Constraint]]:
 
 # %% ../../../nbs/noisymix/02_marks.ipynb #02b5088b
 def narrowed(fixed: list[Constraint],       # what is taken as given
-             more: dict[str, list[Constraint]],  # readings
+             more: dict[str, list[Constraint]],  # from `readings`
              second_view: str = "augmentation",
              ) -> pd.DataFrame:             # assignments left with each reading alone, and with those up to it
     "How far each reading narrows the rows down."
@@ -175,7 +178,7 @@ def narrowed(fixed: list[Constraint],       # what is taken as given
 def contrast(parts: frozenset,          # whose joint effect is asked for
              cells: list[frozenset],    # the settings that were run
              ) -> tuple[np.ndarray, int]:  # a weight for each cell; over how many settings of the rest it averages
-    "The weights that give an effect from the means of the settings."
+    "The weights of the settings' means in an effect; all 0 where a corner is missing everywhere."
     at, inside = {on: i for i, on in enumerate(cells)}, subsets(parts)
     rests = [on for on in cells if not on & parts and all(on | t in at for t in inside)]
     weights = np.zeros(len(cells))
@@ -185,7 +188,7 @@ def contrast(parts: frozenset,          # whose joint effect is asked for
 
 # %% ../../../nbs/noisymix/02_marks.ipynb #8b4622b4
 def check_runs(frame: pd.DataFrame) -> pd.DataFrame:
-    "Refuse runs that no effect can be computed from; with the setting as the parts that are on."
+    "Runs with their setting in a column `on` (a frozenset of parts); missing columns, values, repeats: ValueError."
     if missing := [c for c in (*PARTS, "seed", "value") if c not in frame]:
         raise ValueError(f"runs need the columns {', '.join(PARTS)}, seed and value: {', '.join(missing)} missing")
     if not np.isfinite(frame.value.astype(float)).all():
@@ -198,7 +201,7 @@ def check_runs(frame: pd.DataFrame) -> pd.DataFrame:
     return runs
 
 def design(runs: pd.DataFrame, cells: list[frozenset]) -> np.ndarray:  # (runs, settings + seeds - 1)
-    "A mean for each setting and a shift for each seed after the first."
+    "The design matrix: a mean for each setting, a shift for each seed but the first; ValueError if it is singular."
     seeds = sorted(runs.seed.unique())[1:]
     x = np.array([[on == c for c in cells] + [seed == s for s in seeds] for on, seed in zip(runs.on, runs.seed)], float)
     if len(x) <= x.shape[1] or np.linalg.matrix_rank(x) < x.shape[1]:
@@ -212,7 +215,7 @@ def effects(frame: pd.DataFrame,     # a row for each run: the four parts as boo
             level: float = LEVEL,    # of the intervals
             # parts, order, settings that are averaged over, estimate, low, high, p; nan where nothing can be averaged
             ) -> pd.DataFrame:
-    "Main effects and interactions of the four parts, with their intervals, by least squares."
+    "Main effects and interactions of the four parts with t intervals, by least squares with seeds as blocks."
     import statsmodels.api as sm  # a second to import
     runs = check_runs(frame)
     cells = [on for on in subsets(PARTS) if on in {*runs.on}]

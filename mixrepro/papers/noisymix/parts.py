@@ -13,24 +13,25 @@ from ...core import pick
 
 # %% ../../../nbs/noisymix/01b_parts.ipynb #145a75e8
 PARTS = ("augmentation", "mixing", "noise", "jsd")
-SECOND_VIEW = {"augmentation": ("augmentation",), "noise": ("augmentation", "noise"), "copy": ()}  # one of these is on
+SECOND_VIEW = {"augmentation": ("augmentation",), "noise": ("augmentation", "noise"),  # JSD needs one of these parts
+               "copy": ()}  # or none of them
 
 def subsets(parts: Iterable[str]) -> list[frozenset]:
-    "All subsets, the smaller first."
+    "All subsets of some parts, the smaller ones first."
     parts = tuple(parts)
     return [frozenset(c) for c in chain.from_iterable(combinations(parts, n) for n in range(len(parts) + 1))]
 
 def setting_name(on: frozenset) -> str:  # the parts that are on
-    "A setting in words."
+    "A setting as its parts joined by ' + ', or 'none'."
     return " + ".join(p for p in PARTS if p in on) or "none"
 
 def left_out(on: frozenset, second_view: str) -> str:
-    "Why a setting has no meaning of its own; empty where it has."
+    "Why a setting is left out: the setting that it equals; \"\" where it stays."
     needed = pick("second view", second_view, SECOND_VIEW)
     if "jsd" not in on or not needed or on & {*needed}: return ""
     return f"its views are equal without {' or '.join(needed)}, so it is {setting_name(on - {'jsd'})!r} again"
 
 # %% ../../../nbs/noisymix/01b_parts.ipynb #e248da4e
 def meaningful(second_view: str = "augmentation") -> list[frozenset]:
-    "The settings that stay, each as the parts that are on."
+    "The settings that are not left out, each as the set of its parts (NoisyMix paper, table 4)."
     return [on for on in subsets(PARTS) if not left_out(on, second_view)]

@@ -83,11 +83,11 @@ class Wide(Images):
 # %% ../../../nbs/noisymix/00_settings.ipynb #a213c179
 def run(s: Images,
         at: Scale,
-        scheme: Method,            # a method
+        scheme: Method,            # with the parameters of its own paper
         seed: int,
         dataset: str = "cifar10",  # the paper's
         ) -> Spec:
-    "A run of the paper on CIFAR; where a scale has no CIFAR-100, on what stands for CIFAR-10."
+    "The spec of one run on CIFAR; a scale without CIFAR-100 uses its stand-in for CIFAR-10."
     args = plain(scheme, short=True)
     own = dict(optimizer="sgd", lr=s.lr, nesterov=True, weight_decay=s.weight_decay, schedule="cosine", batch=s.batch,
                n_train=s.n_train, augment=s.augment, precision=at.precision)
@@ -99,12 +99,12 @@ def run(s: Images,
 ROWS = {"erm": ERM(), "mixup": Mixup(), "manifold-mixup": ManifoldMixup(), "cutmix": CutMix(),
         "puzzlemix": PuzzleMix(), "nfm": NFM, "augmix": AUGMIX_JSD, "noisymix": NOISYMIX,
         "noisymix-code": NOISYMIX_CODE}
-STRONG = replace(NOISYMIX, noise=replace(NOISYMIX.noise, add=.5, mult=.5))  # the code's levels, unweakened
+STRONG = replace(NOISYMIX, noise=replace(NOISYMIX.noise, add=.5, mult=.5))  # the code's levels without its factor
 
 def scheme(row: str,
            network: str = "",  # of the run
            ) -> Method:
-    "The scheme of a row; on a Wide-ResNet, NFM mixes at one stage less (code of NFM)."
+    "The scheme of a row, or of 'noisymix-strong'; on a Wide-ResNet, NFM mixes at one stage less (code of NFM)."
     found = (ROWS | {"noisymix-strong": STRONG})[row]
     return replace(found, stages=STAGES[:-1]) if row == "nfm" and network.startswith("wrn") else found
 
@@ -201,7 +201,7 @@ ON_IMAGENET = {"erm": ERM(), "adversarial": ADVERSARIAL, "stylized": ERM(),
                "puzzlemix": PuzzleMix(), "augmix": AUGMIX_JSD, "noisymix": NOISYMIX, "noisymix-code": NOISYMIX_CODE}
 
 def imagenet_run(s: ImageNet, at: Scale, row: str, seed: int) -> Spec:
-    "A run on ImageNet; of 'stylized', on its images and their stylised copies in as many steps."
+    "The spec of one row's run on ImageNet; 'stylized' adds stylised copies and keeps the number of steps."
     args, both = plain(ON_IMAGENET[row], short=True), row == "stylized"
     data = at.dataset("imagenet") + "-stylized" * both
     return Spec(data, args.pop("name"), s.network, seed, max(1, s.epochs // 2) if both else s.epochs,
@@ -235,15 +235,15 @@ class Transfer(Settings):
 
 # %% ../../../nbs/noisymix/00_settings.ipynb #d104d44b
 def source_of(source: Spec) -> dict:
-    "All that a source has, but for its seed: the seed of what is fine-tuned."
-    every = spelled(source, short=True) | dict(looks=source.looks)  # unless said, that of what is fine-tuned
+    "The fields of a source's spec without its seed, which is that of the fine-tuned run."
+    every = spelled(source, short=True) | dict(looks=source.looks)  # else the fine-tuned run's `looks` would be taken
     return {k: v for k, v in every.items() if k != "seed"}
 
 def fine_tuned(s: Transfer, at: Scale, row: str, seed: int,
                dataset: str = "cifar10",  # the paper's
                frozen: bool = False,      # the head alone learns
                ) -> Spec:
-    "A run that starts from a network of ImageNet."
+    "The spec of a run on CIFAR that starts from a row's network of ImageNet."
     source = imagenet_run(ImageNet.at(at.name), at, row, seed)
     drops = tuple(round(s.epochs * k / s.parts) for k in range(1, s.parts))
     return Spec(s.dataset or at.dataset(dataset), "fine-tune", source.network, seed, s.epochs, batch=s.batch,

@@ -27,7 +27,7 @@ if TYPE_CHECKING: from matplotlib.axes import Axes
 
 # %% ../../../nbs/noisymix/03b_stability.ipynb #76576e41
 def weights(pi: Sequence[float] | Tensor | None, views: int, like: Tensor) -> Tensor:
-    "pi as a column over the views; None: equal weights."
+    "pi as a tensor (views, 1, ..., 1) that broadcasts against the stacked views; ValueError unless it sums to 1."
     pi = torch.full((views,), 1 / views, dtype=like.dtype) if pi is None else torch.as_tensor(pi, dtype=like.dtype)
     if len(pi) != views or abs(pi.sum() - 1) > 1e-9:
         raise ValueError(f"pi needs a weight for each of {views} views, with sum 1, got {pi.tolist()}")
@@ -36,7 +36,7 @@ def weights(pi: Sequence[float] | Tensor | None, views: int, like: Tensor) -> Te
 def js(*p: Tensor,                                  # distributions of the views, each (..., K)
        pi: Sequence[float] | Tensor | None = None,  # weights of the views; None: equal
        ) -> Tensor:                                 # (...)
-    "Jensen-Shannon divergence (NoisyMix paper, section 3.1)."
+    "Jensen-Shannon divergence of several distributions, in nats (NoisyMix paper, section 3.1 and eqs. 28 to 31)."
     p = torch.stack(torch.broadcast_tensors(*p))
     pi = weights(pi, len(p), p)
     return (pi * p * (p / (pi * p).sum(0)).log()).sum((0, -1))
@@ -60,7 +60,7 @@ def lemma2(c: Case, seed: int,      # of the networks
            nodes: tuple,            # of the quadratures over lambda
            eps: tuple = (1., .5),   # where the sides are compared
            ) -> pd.DataFrame:       # network, lambda, nodes, gap
-    "Lemma 2: eq. 20 against eq. 23, as they stand and with 1 - lambda shrunk first."
+    "Lemma 2: the difference of eqs. 20 and 23, at eps = 1 and with 1 - lambda shrunk first."
     rows = []
     for kind in BENDS:
         p = probabilities(network(kind, 3, torch.Generator().manual_seed(seed), c.x.shape[1]))
@@ -73,7 +73,7 @@ def lemma2(c: Case, seed: int,      # of the networks
 def proposition1(p: Tensor, first: Tensor, second: Tensor,    # values and derivatives of each view, (M + 1, ..., K)
                  pi: Sequence[float] | Tensor | None = None,  # weights of the views; None: equal
                  ) -> tuple[Tensor, Tensor, Tensor]:          # coefficients of 1, eps and eps^2, each (...)
-    "The divergence of views that move (NoisyMix paper, eq. 26)."
+    "The second-order expansion of the divergence of views that move (NoisyMix paper, eq. 26)."
     pi = weights(pi, len(p), p)
     mean, toward = (pi * p).sum(0), (pi * first).sum(0)
     log = (p / mean).log()
@@ -84,7 +84,7 @@ def proposition1(p: Tensor, first: Tensor, second: Tensor,    # values and deriv
 def third_order(c: Case, seed: int,
                 powers: tuple,      # eps = 2^-power
                 ) -> pd.DataFrame:  # views, network, eps, remainder, and the remainder over eps^2 and eps^3
-    "What proposition 1 leaves of two and of three views of one example, that move along straight lines."
+    "Remainders of proposition 1 for two and for three views of one example that move along straight lines."
     new = torch.Generator().manual_seed(seed)
     p = probabilities(network("smooth", 3, new, c.x.shape[1]))
     views = torch.stack([c.x[0], c.ax[0], 2 * c.ax[0] - c.x[0]])
@@ -116,7 +116,7 @@ def bends(f: Callable[[Tensor], Tensor]) -> Tensor:  # as f(t)
     return torch.stack([torch.autograd.grad(o, t, retain_graph=True)[0] for o in first]).view(out.shape)
 
 def slip36(c: Case, seed: int) -> dict:  # reading -> largest error over views and classes
-    "Eq. 36 corrected, and under both readings of its delta z_j, against automatic differentiation."
+    "The error of eq. 36 corrected, and as printed with j = the first or the second view, by automatic differentiation."
     new, z = torch.Generator().manual_seed(seed), torch.stack([c.x[0], c.ax[0]])
     p = probabilities(network("smooth", 3, new, c.x.shape[1]))
     v = torch.randn(z.shape, generator=new, dtype=torch.float64)
@@ -191,7 +191,7 @@ def told2(apart: pd.Series,  # of lemma 2: the largest gap by eps and network
           ends: pd.Series,   # of proposition 1: remainder over eps^3 by views
           readings: dict,    # of eq. 36, from `slip36`
           ) -> list[str]:
-    "What was found on lemma 2, theorem 2 and proposition 1."
+    "The answer of nm-theorem2, as pieces of its sentences."
     smooth, (corrected, *printed) = slope.xs("smooth", level="network"), readings.values()
     return [f"The two sides of lemma 2 are at most {max(apart[1.][['linear', 'smooth']]):.0e} apart (linear, smooth),",
             f"and {apart[.5].min():.0e} to {apart[.5].max():.0e} where 1 - λ is halved first.",

@@ -77,7 +77,7 @@ CONSTANTS_OF = {"cifar": "CIFAR-10-P", "tiny-imagenet": "Tiny-ImageNet-P", "imag
 def filmed_words(found: dict,     # of one network, from the metric `flips`
                  n_test: int,     # images of the test set
                  ) -> str:
-    "Whose films a metric rests on, and of how many images."
+    "A sentence: whose constants made the films, and of how many test images they are."
     released = found["films"] == RELEASED
     whose = "released" if released else f"made here with {CONSTANTS_OF[found['table']]}'s constants"
     part = ", the first of each class" if found["images"] < n_test else ""

@@ -33,19 +33,19 @@ def positive(alpha: float, beta: float) -> None:
     if min(alpha, beta) <= 0: raise ValueError(f"alpha and beta of a Beta must be above 0, got {alpha} and {beta}")
 
 def check_finite(alpha: float, beta: float) -> None:
-    "Refuse what is no number, or none that quadrature knows."
+    "ValueError for parameters that are not finite, or so small that the quadrature fails."
     if not all(1e-6 <= v < np.inf for v in (alpha, beta)):
         raise ValueError(f"alpha and beta of a Beta must be finite, and 1e-6 at least, got {alpha} and {beta}")
 
 def mixture_moments(alpha: float, beta: float,  # above 0
                     ) -> tuple[float, float]:   # E[1 - lambda], E[(1 - lambda)^2]
-    "Exact moments of the tilted mixture (NoisyMix paper, appendix, notation)."
+    "Exact moments of the mixture of Betas that lambda follows in theorems 1 to 3 (NoisyMix paper, appendix, notation)."
     positive(alpha, beta); check_finite(alpha, beta)
     both = alpha * beta / ((alpha + beta) * (alpha + beta + 1))
     return 2 * both, both
 
 def beta_moments(alpha: float, beta: float) -> tuple[float, float]:
-    "The same of Beta(alpha, beta), with which lemmas 1 and 2 end."
+    "E[1 - lambda] and E[(1 - lambda)^2] of Beta(alpha, beta), which the last lines of lemmas 1 and 2 print."
     positive(alpha, beta); check_finite(alpha, beta)
     mean = beta / (alpha + beta)
     return mean, mean * (beta + 1) / (alpha + beta + 1)
@@ -60,7 +60,7 @@ def beta_rule(a: float, b: float,  # of the Beta, above 0
     return (at + 1) / 2, weight / weight.sum()
 
 def mixture_rule(alpha: float, beta: float, nodes: int) -> tuple[Tensor, Tensor]:  # (2 nodes,)
-    "Gauss quadrature of both parts of the tilted mixture."
+    "Values of lambda and weights that sum to 1, for an expectation over the mixture of Betas of lemmas 1 and 2."
     positive(alpha, beta)
     (l, v), (m, w) = beta_rule(alpha + 1, beta, nodes), beta_rule(beta + 1, alpha, nodes)
     return torch.cat([l, m]), torch.cat([alpha * v, beta * w]) / (alpha + beta)
@@ -102,7 +102,7 @@ def draw_case(rng: torch.Generator,
               apart: float = 1.,  # standard deviation of a second view around its example
               **constants: Any,   # other fields of the case
               ) -> Case:
-    "Normal examples with random labels."
+    "A random case: normal examples (n, d), labels 0 or 1, second views normal around the examples."
     x, away = torch.randn(2, n, d, generator=rng, dtype=torch.float64)
     y = torch.randint(2, (n,), generator=rng).double()
     return Case(x, y, x + apart * away, **constants)
@@ -145,7 +145,7 @@ def neighbours(c: Case,
 def expected(values: Tensor,  # (n, n, L, S)
              weight: Tensor,  # of lambda, (L,)
              ) -> float:
-    "The mean over examples, partners and noise, and the expectation over lambda."
+    "The mean over examples, partners and noise, and the expectation over lambda, of the values at `neighbours`."
     return (values.mean((0, 1, 3)) @ weight).item()
 
 # %% ../../../nbs/noisymix/03_theorems.ipynb #e54b1656
@@ -173,7 +173,7 @@ def nfm_tilted(p: Callable[[Tensor], Tensor], c: Case, eps: float = 1., nodes: i
 def identity(sides: Sequence[Callable[[int], float]],  # two functions (nodes) -> number
              nodes: tuple,                             # of the quadratures
              ) -> list[float]:
-    "How far the two sides are apart, by nodes."
+    "The absolute difference of two sides that should be equal, for each number of nodes."
     left, right = sides
     return [abs(left(m) - right(m)) for m in nodes]
 
@@ -196,7 +196,7 @@ def along(p: Callable[[Tensor], Tensor],  # (..., d) -> (...) or (..., K)
           x: Tensor,                      # where, (..., d)
           v: Tensor,                      # directions, broadcast against x
           ) -> tuple[Tensor, Tensor, Tensor]:
-    "p, grad p^T v and v^T hess p v at x, by automatic differentiation."
+    "p, grad p^T v and v^T hess p v at x, each (...) or (..., K), by automatic differentiation; no graph is kept."
     t = torch.zeros(torch.broadcast_shapes(x.shape, v.shape)[:-1] + (1,), dtype=x.dtype, requires_grad=True)
     value = p(x + t * v)
     def by_t(out): return torch.autograd.grad(out.sum(), t, create_graph=True, materialize_grads=True)[0][..., 0]
@@ -210,7 +210,7 @@ def along(p: Callable[[Tensor], Tensor],  # (..., d) -> (...) or (..., K)
 def directions(c: Case, x: Tensor,  # examples or second views, (n, d)
                moment: float,       # E[(1 - lambda)^2]
                ) -> list:           # of (factor, directions (n, m, d))
-    "Along what second derivatives are taken, and how much they weigh (NoisyMix paper, eqs. 10, 11, 13 to 18)."
+    "The directions of the second-order terms, each with its factor (NoisyMix paper, eqs. 10, 11, 13 to 18)."
     add, mult = c.noise.unbind(1)
     return [(moment, x - x[:, None]), (c.sigma_add**2, add.expand(len(x), -1, -1)),
             (c.sigma_mult**2, mult * x[:, None])]
@@ -219,7 +219,7 @@ def directions(c: Case, x: Tensor,  # examples or second views, (n, d)
 def theorem1(p: Callable[[Tensor], Tensor], c: Case,
              printed: bool = False,                # eq. 12 as it is printed
              moments: Callable = mixture_moments,  # of 1 - lambda
-             ) -> tuple[float, float, float]:  # L_std, R_1, and R_2 and R_3 with their noise
+             ) -> tuple[float, float, float]:  # L_std, R_1, and the sum of the second-order terms, in nats
     "The coefficients of 1, eps and eps^2 in the NFM loss (NoisyMix paper, theorem 1)."
     (m1, m2), out = moments(c.alpha, c.beta), p(c.x)
     h1, h2 = torch.sigmoid(out), torch.sigmoid(out) * torch.sigmoid(-out)
@@ -236,13 +236,13 @@ def remainders(loss: Callable[[float], float],  # eps -> a number
                coefficients: tuple,             # of 1, eps and eps^2
                powers: tuple,                   # eps = 2^-power
                ) -> pd.DataFrame:               # eps, loss, expansion, remainder
-    "A loss beside its expansion."
+    "A loss, its second-order expansion and their difference at eps = 2^-power, a row for each power."
     eps = 2. ** -np.array(powers)
     full, short = np.array([loss(e) for e in eps]), np.polynomial.polynomial.polyval(eps, coefficients)
     return pd.DataFrame({"eps": eps, "loss": full, "expansion": short, "remainder": full - short})
 
 def check_slope(small: pd.DataFrame) -> None:
-    "Refuse remainders without a logarithm: an expansion that is exact has no order."
+    "ValueError where a remainder is 0 or not finite: it has no logarithm, so no slope."
     if not (np.isfinite(small.remainder) & (small.remainder != 0)).all():
         raise ValueError("a slope needs remainders that are finite and not 0: of an expansion that is exact there is "
                          "none")
@@ -259,7 +259,7 @@ def fitted_slope(rows: pd.DataFrame,  # as `remainders` gives them
 # %% ../../../nbs/noisymix/03_theorems.ipynb #dcc15c72
 def on_a_kink(x: Tensor,  # the example, (d,)
               rng: torch.Generator, width: int = 8) -> Callable[[Tensor], Tensor]:
-    "A ReLU network, one of whose kinks passes through an example."
+    "A ReLU network, (..., d) -> (...), with a kink at the example x."
     U, W = torch.randn(width, len(x) + 1, generator=rng, dtype=torch.float64).split([len(x), 1], 1)
     c = torch.randn(width, generator=rng, dtype=torch.float64)
     c[0] = 0.
@@ -300,7 +300,7 @@ def relu_slope1(seed: int, powers: tuple, **more: Any) -> float:  # as for `draw
 def of_seeds(slope_of: Callable[[int], float],  # (seed) -> slope
              seeds: int,                        # 0, 1, ...
              near: float = .2) -> str:
-    "On how many draws the remainder of a ReLU network is of third order."
+    "A sentence: on how many draws the remainder of a ReLU network is of third order."
     slopes = np.array([slope_of(seed) for seed in range(seeds)])
     return (f"The slope of a ReLU network hangs on the draw: of {seeds} seeds {int((abs(slopes - 3) < near).sum())} "
             f"have one within {near:g} of 3 (lowest {slopes.min():.2f}, highest {slopes.max():.2f}).")
@@ -309,13 +309,13 @@ def of_seeds(slope_of: Callable[[int], float],  # (seed) -> slope
 NAMED = ("corrected", "eq. 12 as printed")  # of the lines of theorem 1; the others lack something
 
 def listed(values: pd.Series, digits: str = ".2f") -> str:  # by name
-    "Numbers with their names."
+    "Names and numbers in a row, separated by commas."
     return ", ".join(f"{name} {v:{digits}}" for name, v in values.items())
 
 def told1(apart: pd.Series,  # of lemma 1: the largest gap by rule of lambda and network
           slope: pd.Series,  # of theorem 1: by what it is and network
           ) -> list[str]:
-    "What was found on lemma 1 and theorem 1."
+    "The answer of nm-theorem1, as pieces of its sentences."
     rule, (right, wrong) = apart["the mixture"], (slope[name] for name in NAMED)
     other = slope.drop(list(NAMED), level="what").droplevel("network").sort_index(kind="stable")
     return [f"The two sides of lemma 1 are at most {max(rule['linear'], rule['smooth']):.0e} apart (linear, smooth;",

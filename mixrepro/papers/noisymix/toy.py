@@ -19,7 +19,7 @@ from ...training.store import Run, keep, kept, open_net
 def smoothness(lines: list[np.ndarray],  # a boundary, each (M, 2)
                # length, in units of the plane; mean curvature, one over that; nan without a line
                ) -> dict[str, float]:
-    "How long a boundary is, and how sharply it turns."
+    "The length of a boundary, and its mean curvature."
     length = turned = 0.
     for line in lines:
         steps = np.diff(line, axis=0)
