@@ -82,9 +82,11 @@ def error(run: Run) -> float:  # of an autoencoder, complete
     return 255 * [row["mse"] for row in history(run) if "mse" in row][-1] ** .5
 
 @torch.no_grad()
-def coded(vae: nn.Module, data: ImageSet, batch: int = 500,
-          ) -> Tensor:  # an image set -> codes, float (N, d), on the CPU
-    "Codes of a set of images."
+def coded(vae: nn.Module,   # with `encode`
+          data: ImageSet,   # N images
+          batch: int = 500,  # images in one pass
+          ) -> Tensor:      # float (N, d), on the CPU
+    "Codes of a set of images: means of the posterior."
     parts = torch.arange(len(data), device=data.x.device).split(batch)
     return torch.cat([vae.encode(data.floats(i)).float().cpu() for i in parts])
 
@@ -100,8 +102,10 @@ def reached(cells: Iterable,             # of an artefact whose runs are there
 
 # %% ../../../nbs/varmixup/04_autoencoders.ipynb #bf204e21
 @torch.no_grad()
-def noise(vae: nn.Module, data: ImageSet, batch: int = 500,
-          ) -> Tensor:  # an image set -> float (d,), on the CPU
+def noise(vae: nn.Module,   # with `moments`
+          data: ImageSet,
+          batch: int = 500,  # images in one pass
+          ) -> Tensor:      # float (d,), on the CPU; 0 where the posterior is a point
     "Variance of each number of a code given the image, mean over images."
     parts = torch.arange(len(data), device=data.x.device).split(batch)
     seen = [vae.moments(data.floats(i)) for i in parts]
@@ -110,7 +114,7 @@ def noise(vae: nn.Module, data: ImageSet, batch: int = 500,
 
 def informative(vae: nn.Module, train: ImageSet, test: ImageSet,  # image sets
                 k: int = 5,                                       # neighbours
-                ) -> dict[str, float]:
+                ) -> dict[str, float]:  # spread, noise; share; linear, neighbours: accuracies, all three in [0, 1]
     "Spread and noise of the codes, and how well they tell the classes of test images."
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline

@@ -89,7 +89,7 @@ def apart(real: Described,        # from `describe`
     return {name.upper(): found[name] for name in ("fid", "kid")}
 
 # %% ../../../nbs/varmixup/02_samples.ipynb #0922f935
-def distances(dataset: str,
+def distances(dataset: str,           # the name of a data set
               extractor: Extractor,  # Inception, or what stands in for it
               ways: list[dict],  # method -> from `way`; one dict for each seed of the autoencoders, taken in turn
               sets: int,             # of mixed images, numbered from 0
@@ -106,8 +106,8 @@ def distances(dataset: str,
     return pd.DataFrame(rows), apart(real, batches(test), 0)
 
 # %% ../../../nbs/varmixup/02_samples.ipynb #1f6d1e22
-def by_chance(dataset: str,
-              extractor: Extractor,
+def by_chance(dataset: str,           # the name of a data set
+              extractor: Extractor,  # Inception, or what stands in for it
               device: str = "cpu",
               ) -> tuple[dict, int]:  # FID, KID; images of the smaller half
     "How far one half of the training images, drawn at random, is from the other."
@@ -132,7 +132,7 @@ def added(real: Tensor,   # features of the images, float64 (N, d)
 PAIRED = 4000  # training images up to which this is asked: all their pairs are held at once
 
 def with_images(found: pd.DataFrame,  # from `distances`
-                # as it was given
+                # as `distances` was given them
                 dataset: str, extractor: Extractor, ways: list[dict], device: str = "cpu", most: int = 0,
                 ) -> pd.DataFrame:    # and a column images; None where they are more than PAIRED
     "The distances with what each training image adds."
