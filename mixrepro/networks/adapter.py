@@ -37,6 +37,7 @@ def check_shown(net: object, x: object) -> None:  # as for `candidates`
                         f"of a shape (C, H, W) make some with torch.rand(2, *shape)")
     check_tensor(x, "images")
 
+# %% ../../nbs/networks/10b_adapter.ipynb #46c70e05
 @torch.no_grad()
 def candidates(net: nn.Module,  # any network
                x: Tensor,       # images as it takes them, float (B, C, H, W)
@@ -91,7 +92,7 @@ def check_state(out: Any, name: str, again: bool) -> None:
 def passing(stages: dict[str, nn.Module],        # those that are entered, in the order of the pass
             through: Callable[[Tensor], Tensor] | None,  # applied to the state after each
             ) -> Iterator[None]:
-    "While a network passes: what these submodules give goes through a function; the hooks are gone afterwards."
+    "Inside it, the outputs of these submodules go through a function; the hooks are removed afterwards."
     met = []
     def hook(name):
         def leaves(_, args, out):
@@ -111,7 +112,7 @@ def passing(stages: dict[str, nn.Module],        # those that are entered, in th
 @contextmanager
 def drawing(rng: torch.Generator | None,  # on the device of what draws; None: from the global one, as ever
             ) -> Iterator[None]:
-    "What draws from PyTorch's global generator draws from this one for a while."
+    "Inside it, what draws from PyTorch's global generator draws from this one instead."
     if rng is None:
         yield
         return

@@ -27,7 +27,7 @@ def check_told(y: Tensor | None, k: int) -> None:  # classes int64 (B,); how man
     check_labels(y, k=k, look=not y.is_cuda)
 
 class Told(GANBase):
-    "A generator `G` of images of a class."
+    "A generator `G` that is told the class; noise is uniform in a cube."
     def ready(self, shape: tuple, classes: int, latent: int, **made_of: Any) -> None:
         "Set what is the same for images and for points; then `G`, `D` and `embed` are made."
         if not classes: raise ValueError(f"a conditional GAN needs its number of classes, got {classes}")
@@ -91,7 +91,7 @@ class PointGAN(Conditional):
 
 # %% ../../nbs/networks/18b_cgan.ipynb #91af8429
 class ConditionalSNGAN(Conditional):
-    "The SN-GAN's blocks, told the class."
+    "A conditional GAN of images, of the SN-GAN's blocks."
     def __init__(self,
                  shape: tuple[int, int, int],              # one image, (C, H, W), square
                  classes: int,                             # K

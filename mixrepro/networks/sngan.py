@@ -115,7 +115,7 @@ class Sampler(nn.Module):
 
 # %% ../../nbs/networks/18_sngan.ipynb #2ef15ecb
 def recall(net: nn.Module, keys: Any) -> None:
-    "A network that was read back goes on counting where it was; a function, so that a network can be pickled."
+    "Set the count of steps from the loaded state; a function and no method, so that a network can be pickled."
     net.done = int(net.steps)
 
 def remade(kind: type, made_of: dict, state: dict, training: dict, learns: dict) -> "GANBase":

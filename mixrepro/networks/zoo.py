@@ -99,7 +99,7 @@ def is_builder(made: Any) -> bool: return isinstance(made, (FunctionType, type))
 
 @functools.lru_cache
 def telling(made: Callable, where: str) -> Callable[..., nn.Module]:
-    "A builder that says so where it has built something else."
+    "The builder, with an error that tells what to do where its network has no stages."
     @functools.wraps(made, updated=())
     def builder(shape, classes, **kw):
         if isinstance(net := made(shape, classes, **kw), (Adapted, Staged)): return net
@@ -108,7 +108,7 @@ def telling(made: Callable, where: str) -> Callable[..., nn.Module]:
     return builder
 
 def checked_builder(made: Any, where: str) -> Callable[..., nn.Module]:  # where: "module:function"
-    "A function of a user's that builds networks, and is asked whether it did."
+    "A user's function as a builder: its signature is checked now, what it builds when it is called."
     if not is_builder(made):
         raise ValueError(f"{where} builds no network: expected a function (shape, classes, mean=None, std=None, ...)")
     try: inspect.signature(made).bind((3, 32, 32), 10, mean=None, std=None)
@@ -136,7 +136,7 @@ def networks_of(kind: str) -> list[str]:
 
 # %% ../../nbs/networks/19_zoo.ipynb #b3ec7b8c
 def arguments(name: str) -> dict[str, tuple] | None:  # argument -> its type, and what is allowed; None: anything goes
-    "What a network can be asked for."
+    "The arguments of a network's builder, with their types and allowed values."
     found = {}
     for a in inspect.signature(builder_of(name), eval_str=True).parameters.values():
         kind, *told = get_args(a.annotation) or (a.annotation,)

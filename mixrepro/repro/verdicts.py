@@ -129,7 +129,7 @@ def claim(effect: tuple | Estimate,  # an effect and its interval, nan for no in
 # %% ../../nbs/repro/81c_verdicts.ipynb #086653c3
 @contextmanager
 def nothing_to_collect() -> Iterator[None]:
-    "Inside it nobody starts Python's garbage collector by hand."
+    "Make explicit calls of Python's garbage collector do nothing; automatic collection goes on."
     collect, gc.collect = gc.collect, lambda *_: 0
     try: yield
     finally: gc.collect = collect

@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['PGD_OF', 'EVERY_METRIC', 'BASE', 'BETTER_OR_WORSE', 'MOST_SHOWN', 'ARROWS', 'MARKS', 'Asked', 'damaged',
            'measured_by', 'one_metric', 'matrix_table', 'Ranked', 'critical_difference', 'ranked_methods', 'short',
-           'heat_map', 'diagram', 'few_of', 'of_method', 'matrix_answer', 'matrix_page', 'matrix_data']
+           'places_of', 'margins', 'heat_map', 'diagram', 'few_of', 'of_method', 'matrix_answer', 'matrix_page',
+           'matrix_data']
 
 # %% ../../../nbs/across/04_matrix.ipynb #061be662
 import math
@@ -147,24 +148,18 @@ ARROWS = {"higher": "↑", "lower": "↓"}
 def short(value: float, unit: str) -> str: return f"{value:.2f}" if unit == "nats" else f"{value:.1f}"
 
 # %% ../../../nbs/across/04_matrix.ipynb #94d030c3
-def heat_map(ax: "Axes",           # a matplotlib axis
-             table: pd.DataFrame,  # from `matrix_table`
-             ranked: Ranked,
-             labels: dict,
-             withheld: bool = False,  # nothing is bold
-             ) -> "plt.cm.ScalarMappable":  # what a colour bar needs
-    "The matrix as colours and numbers."
+def places_of(table: pd.DataFrame,  # from `matrix_table`
+              ) -> tuple[pd.DataFrame, dict]:  # one row for each metric; metric -> its place from the left
+    "Where the metrics stand: side by side, with a gap between families."
     heads = table.drop_duplicates("metric").reset_index(drop=True)
     gaps = (heads.family != heads.family.shift()).cumsum() - 1
-    at = {m: k + .35 * g for k, (m, g) in enumerate(zip(heads.metric, gaps))}
-    place, norm = {m: i for i, m in enumerate(ranked.mean.index)}, plt.Normalize(-MOST_SHOWN, MOST_SHOWN)
-    for r in table.to_dict("records"):
-        x, y, e = at[r["metric"]], place[r["method"]], 0. if r["method"] == BASE else r["effect"]
-        ax.add_patch(plt.Rectangle((x, y), 1, 1, fc=BETTER_OR_WORSE(norm(e)), ec="white", lw=.5))
-        bold = not withheld and r["p, Holm"] < 1 - LEVEL
-        ax.text(x + .5, y + .53, short(r["our mean"], r["unit"]), ha="center", va="center", fontsize=5.6,
-                weight="bold" if bold else None, color="white" if abs(e) > .6 * MOST_SHOWN else "black")
-    wide = max(at.values()) + 1
+    return heads, {m: k + .35 * g for k, (m, g) in enumerate(zip(heads.metric, gaps))}
+
+def margins(ax: "Axes",           # a matplotlib axis
+            heads: pd.DataFrame, at: dict,  # from `places_of`
+            ranked: Ranked, labels: dict) -> None:
+    "Names, families and mean ranks round the matrix."
+    place, wide = {m: i for i, m in enumerate(ranked.mean.index)}, max(at.values()) + 1
     for head, shift, mean in (("mean rank", .5, ranked.mean), ("by family", 1.6, ranked.families)):
         for m, v in mean.items():
             ax.text(wide + shift + .3, place[m] + .53, f"{v:.1f}", ha="center", va="center", fontsize=6)
@@ -180,6 +175,24 @@ def heat_map(ax: "Axes",           # a matplotlib axis
            yticklabels=[labels.get(m, m) for m in place])
     ax.tick_params(axis="y", length=0); ax.spines[:].set_visible(False)
     ax.get_yticklabels()[place[BASE]].set_weight("bold")
+
+# %% ../../../nbs/across/04_matrix.ipynb #e3ad5d79
+def heat_map(ax: "Axes",           # a matplotlib axis
+             table: pd.DataFrame,  # from `matrix_table`
+             ranked: Ranked,
+             labels: dict,
+             withheld: bool = False,  # nothing is bold
+             ) -> "plt.cm.ScalarMappable":  # what a colour bar needs
+    "The matrix as colours and numbers."
+    heads, at = places_of(table)
+    place, norm = {m: i for i, m in enumerate(ranked.mean.index)}, plt.Normalize(-MOST_SHOWN, MOST_SHOWN)
+    for r in table.to_dict("records"):
+        x, y, effect = at[r["metric"]], place[r["method"]], 0. if r["method"] == BASE else r["effect"]
+        ax.add_patch(plt.Rectangle((x, y), 1, 1, fc=BETTER_OR_WORSE(norm(effect)), ec="white", lw=.5))
+        bold = not withheld and r["p, Holm"] < 1 - LEVEL
+        ax.text(x + .5, y + .53, short(r["our mean"], r["unit"]), ha="center", va="center", fontsize=5.6,
+                weight="bold" if bold else None, color="white" if abs(effect) > .6 * MOST_SHOWN else "black")
+    margins(ax, heads, at, ranked, labels)
     return plt.cm.ScalarMappable(norm, BETTER_OR_WORSE)
 
 # %% ../../../nbs/across/04_matrix.ipynb #b3973995

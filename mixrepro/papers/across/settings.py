@@ -57,7 +57,7 @@ def fewer(s: Regime, scale: Scale, method: str, seed: int,
           share: float,  # of the scale's epochs
           dataset: str = "cifar10",
           ) -> Cell:
-    "A run of the grid on fewer images."
+    "A run of VarMixup's grid on fewer images, for a share of the scale's epochs (two at least)."
     spec = run(s, scale, method, dataset, seed)
     spec = replace(spec, n_train=n or s.n_train * (not scale.recipe), epochs=max(2, round(spec.epochs * share)))
     return Cell(method, f"{n} images" if n else "all images", spec)
@@ -75,7 +75,7 @@ def regime(s: Regime, scale: Scale, seed: int) -> list[Cell]:
     return [*(fewer(s, scale, "erm", seed, n, share) for n, share in s.candidates.items()), *easy, *noisy]
 
 def on_all(cell: Cell) -> Spec:
-    "A cell as VarMixup's paper ran its method: on all of CIFAR-10."
+    "The run that a cell stands for: VarMixup's paper on all of CIFAR-10."
     return run(Grid(), scale("paper"), cell.spec.method, "cifar10", cell.spec.seed)
 
 # %% ../../../nbs/across/00_settings.ipynb #2bc69423
@@ -117,7 +117,7 @@ def as_varmixup(at: Scale,
     return method(name, **run(Grid.at(at.name), at, name, "cifar10", 0).method_args | parts)
 
 def alike(s: OneRecipe, at: Scale, scheme: Method, seed: int) -> Spec:
-    "A run of a method by the common recipe."
+    "The spec of a method by the common recipe; fewer epochs where the classifier is attacked in every step."
     spec = by_recipe(s, at, scheme, seed)
     attacked = METHODS[spec.method].attacks == "classifier"
     return replace(spec, epochs=shortened(s.epochs, s.attack_share)) if attacked else spec
@@ -129,7 +129,7 @@ ON_VAE = ("varmixup", "adv-varmixup", "mixup-r", "erm-r")
 ATTACKED = ("at", "trades", "iat")
 
 def every_method(at: Scale) -> dict:  # row -> method
-    "What trains a classifier on images and labels in any of the rooms."
+    "Every method of the four papers that trains a classifier on images and labels, by the name of its row."
     rows = ROWS | UNMIXED | {"manifold-mixup-blocked": BlockedManifoldMixup()} | image_methods(Labelled.at(at.name))
     return rows | {name: as_varmixup(at, name) for name in (*ON_VAE, *ATTACKED)}
 

@@ -81,9 +81,13 @@ def width(rows: pd.DataFrame,  # from `tidy`, of one width
             f"of {n} seeds, ERM in {within[1]}. Measured: {both}.")
 
 # %% ../../../nbs/manifold_mixup/06_dimensions.ipynb #f5e4b862
-def by_width(rows: pd.DataFrame, column: str, sign: int, form: str,
-             at: str) -> str:
-    "What is said of a claim about Manifold Mixup and ERM, width by width."
+def by_width(rows: pd.DataFrame,  # from `tidy`
+             column: str,         # a quantity of it
+             sign: int,           # 1 if the claim is that Manifold Mixup's lies above ERM's, -1 below
+             form: str,           # of the difference, "+.1f"
+             at: str,             # the scale that was run
+             ) -> str:
+    "The verdict on a claim about Manifold Mixup and ERM at each width, with the difference."
     effects = {k: difference(g, "manifold-mixup", "erm", column) for k, g in rows.groupby("dim(H)")}
     return "; ".join(f"{claim(e, sign, at=at).word} at dim(H) = {k} ({e[0]:{form}})" for k, e in effects.items())
 
@@ -126,7 +130,10 @@ def draw_spectra(ax: "Axes", rows: pd.DataFrame,  # from `tidy`, of one width
     if free is not None: ax.text(k + .3, .9 * top, "not allowed", fontsize=6.5, color="0.4", ha="right", va="top")
 
 # %% ../../../nbs/manifold_mixup/06_dimensions.ipynb #f8887ae7
-def draw_dimensions(ax: "Axes", rows: pd.DataFrame, d: int) -> None:
+def draw_dimensions(ax: "Axes",          # a matplotlib axis
+                    rows: pd.DataFrame,  # from `tidy`
+                    d: int,              # classes
+                    ) -> None:
     "How many directions lie above the threshold, beside how many are allowed."
     dims = list(dict.fromkeys(rows["dim(H)"]))
     for model, mine in rows.groupby("model", sort=False):

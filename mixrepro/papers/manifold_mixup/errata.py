@@ -103,6 +103,7 @@ def deeper_and_worse(table: pd.DataFrame,  # table 1
                       errors["34 layers"] > errors["18 layers (Zhang et al.)"], "%")
     return erratum("Table 1b", "Input Mixup with 34 layers is the baseline of Manifold Mixup", (finding,))
 
+# %% ../../../nbs/manifold_mixup/02_errata.ipynb #b46f765c
 def unequal_lengths(table: pd.DataFrame,  # section 5.1, blocked
                     epochs: int = 1200,   # of table 1's models (appendix C)
                     ) -> Erratum:
@@ -121,6 +122,7 @@ def behind(table: pd.DataFrame, ours: str, theirs: str, column: str) -> tuple[fl
     df = (va + vb) ** 2 / (va ** 2 / (a.n - 1) + vb ** 2 / (b.n - 1))
     return a.mean - b.mean, *t_interval(a.mean - b.mean, (va + vb) ** .5, df)
 
+# %% ../../../nbs/manifold_mixup/02_errata.ipynb #47f76997
 def competitive(table: pd.DataFrame,  # table 2
                 ) -> Erratum:
     "Whether the error on SVHN is behind (section 5.2)."

@@ -33,7 +33,7 @@ def unfolded(found: dict,    # from the metric "interpolation"
 # %% ../../../nbs/manifold_mixup/05_interpolations.ipynb #b5db2d69
 def entropy(lam: np.ndarray,  # coefficients in [0, 1]
             ) -> np.ndarray:  # nats
-    "Of a label that is mixed of two classes."
+    "The entropy of a label that is mixed of two classes."
     shares = np.stack([lam, 1 - lam])
     return -(shares * np.log(shares, where=shares > 0, out=np.zeros_like(shares))).sum(0)
 
@@ -53,25 +53,29 @@ def between(a: Tensor, b: Tensor,  # (n, ...)
 
 # %% ../../../nbs/manifold_mixup/05_interpolations.ipynb #d2c575cf
 @torch.no_grad()
-def decoded(classifier: Net, decoder: Callable[[Tensor], Tensor], x: Tensor, other: Tensor,
-            stage: int,   # whose states are mixed
-            ) -> Tensor:  # (11, n, C, H, W)
-    "What a decoder sees in the states between two batches of images."
+def decoded(classifier: Net,
+            decoder: Callable[[Tensor], Tensor],  # states of that stage -> images (n, C, H, W)
+            x: Tensor, other: Tensor,             # images, float (n, C, H, W) in [0, 1], and their partners
+            stage: int,                           # whose states are mixed
+            ) -> Tensor:                          # (11, n, C, H, W)
+    "The images that a decoder makes of mixed states, at eleven rates from the first to the second image."
     a, b = (state(classifier, images, stage) for images in (x, other))
     return torch.stack([decoder(h) for h in between(a, b)])
 
 # %% ../../../nbs/manifold_mixup/05_interpolations.ipynb #f5d3c515
-def rms(a: Tensor, b: Tensor) -> Tensor:  # (n,)
+def rms(a: Tensor, b: Tensor) -> Tensor:  # images (n, C, H, W) in [0, 1], twice -> (n,)
     "Root mean square difference of each image, in grey levels."
     return 255 * (a - b).square().flatten(1).mean(1).sqrt()
 
-def bend(made: Tensor, x: Tensor, other: Tensor) -> tuple[Tensor, Tensor]:  # each (n,), grey levels
-    "How far the picture of the middle is from the middle of the pictures, and how far a decoder is from its images."
+def bend(made: Tensor,              # from `decoded`
+         x: Tensor, other: Tensor,  # the images, (n, C, H, W)
+         ) -> tuple[Tensor, Tensor]:  # each (n,), grey levels
+    "The difference half way between mixing states and mixing pictures, and the decoder's own error."
     return rms(made[5], (made[0] + made[-1]) / 2), (rms(made[0], x) + rms(made[-1], other)) / 2
 
-def bends(made: Tensor, x: Tensor, other: Tensor,
-          ) -> tuple[float, float, float]:  # a factor and its 95% interval over the pairs
-    "By which factor the first exceeds the second."
+def bends(made: Tensor, x: Tensor, other: Tensor,  # as for `bend`
+          ) -> tuple[float, float, float]:         # a factor and its 95% interval over the pairs
+    "By which factor the difference half way exceeds the decoder's own error."
     return paired_ratio(*(v.tolist() for v in bend(made, x, other)))
 
 # %% ../../../nbs/manifold_mixup/05_interpolations.ipynb #f4c542c8

@@ -51,7 +51,7 @@ def run(s: Supervised,
         longer: int = 1,  # times so many
         **changes: Any,   # other fields of the run
         ) -> Spec:
-    "A supervised run."
+    "The spec of one supervised run of the paper, at a scale."
     n = shortened(epochs or s.epochs, s.share)
     common = dict(optimizer="sgd", lr=s.lr, nesterov=True, weight_decay=s.weight_decay, schedule="step",
                   milestones=tuple(longer * round(n * f) for f in s.drops), batch=s.batch, n_train=s.n_train,

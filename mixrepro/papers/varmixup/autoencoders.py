@@ -56,7 +56,7 @@ def seen_by(cells: Iterable) -> dict[str, Spec]:  # of an artefact -> row -> the
 
 # %% ../../../nbs/varmixup/04_autoencoders.ipynb #ae0df502
 def once(cells: Iterable, labels: dict = LABELS) -> list[str]:  # of an artefact -> no sentence, or one
-    "That one autoencoder serves all seeds, where it does."
+    "The sentence that one autoencoder serves all seeds, where that is so."
     places = {}  # (row, column) -> pairs of seeds
     for c in cells:
         if vae := own(c.spec): places.setdefault((c.row, c.column), []).append((c.spec.seed, name_of(vae), vae.seed))
@@ -82,9 +82,11 @@ def error(run: Run) -> float:  # of an autoencoder, complete
     return 255 * [row["mse"] for row in history(run) if "mse" in row][-1] ** .5
 
 @torch.no_grad()
-def coded(vae: nn.Module, data: ImageSet, batch: int = 500,
-          ) -> Tensor:  # an image set -> codes, float (N, d), on the CPU
-    "Codes of a set of images."
+def coded(vae: nn.Module,   # with `encode`
+          data: ImageSet,   # N images
+          batch: int = 500,  # images in one pass
+          ) -> Tensor:      # float (N, d), on the CPU
+    "Codes of a set of images: means of the posterior."
     parts = torch.arange(len(data), device=data.x.device).split(batch)
     return torch.cat([vae.encode(data.floats(i)).float().cpu() for i in parts])
 
@@ -100,8 +102,10 @@ def reached(cells: Iterable,             # of an artefact whose runs are there
 
 # %% ../../../nbs/varmixup/04_autoencoders.ipynb #bf204e21
 @torch.no_grad()
-def noise(vae: nn.Module, data: ImageSet, batch: int = 500,
-          ) -> Tensor:  # an image set -> float (d,), on the CPU
+def noise(vae: nn.Module,   # with `moments`
+          data: ImageSet,
+          batch: int = 500,  # images in one pass
+          ) -> Tensor:      # float (d,), on the CPU; 0 where the posterior is a point
     "Variance of each number of a code given the image, mean over images."
     parts = torch.arange(len(data), device=data.x.device).split(batch)
     seen = [vae.moments(data.floats(i)) for i in parts]
@@ -110,7 +114,7 @@ def noise(vae: nn.Module, data: ImageSet, batch: int = 500,
 
 def informative(vae: nn.Module, train: ImageSet, test: ImageSet,  # image sets
                 k: int = 5,                                       # neighbours
-                ) -> dict[str, float]:
+                ) -> dict[str, float]:  # spread, noise; share; linear, neighbours: accuracies, all three in [0, 1]
     "Spread and noise of the codes, and how well they tell the classes of test images."
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
@@ -127,7 +131,7 @@ def informative(vae: nn.Module, train: ImageSet, test: ImageSet,  # image sets
 def crossing(errors: np.ndarray,  # ascending (k,)
              gaps: np.ndarray,    # means at these errors (k,)
              ) -> float:          # in the unit of the errors; inf: above 0 at each; -inf: below 0 at the smallest
-    "The error up to which the gap is above 0."
+    "The smallest error at which the gap is no longer above 0, interpolated between two autoencoders."
     below = np.flatnonzero(gaps <= 0)
     if not len(below): return np.inf
     k = below[0]
@@ -185,7 +189,7 @@ def points(curve: pd.DataFrame,  # of one quantity, from `along`
 
 # %% ../../../nbs/varmixup/04_autoencoders.ipynb #c3306926
 def gaps(curve: pd.DataFrame, row: str, base: str) -> tuple[np.ndarray, np.ndarray]:  # errors (k,), gaps (n, k)
-    "How far a row is above a method, seed by seed, by rising error."
+    "How far a method on each autoencoder is above another without one, seed by seed, by rising error."
     at = points(curve, row)
     of = curve[curve.row == row].pivot(index="seed", columns="autoencoder", values="value")[at.index]
     one = curve[curve.row == base].set_index("seed").value
@@ -235,12 +239,14 @@ def compared(rows: pd.DataFrame,  # from `Study.rows`
 def beside(far: pd.DataFrame,        # from `distances`
            accuracy: pd.DataFrame,   # from `Study.rows`, in percent
            ) -> pd.DataFrame:        # a row a way to make images: method, autoencoder, FID, KID, corrupted, half, n
-    "Distances with accuracies."
+    "Distance and corrupted accuracy of each way of making images, side by side."
     means = far.groupby(["method", "metric"], sort=False).value.mean().unstack()
     def row(m, v):
         half = np.nan if (i := Measured(v).interval) is None else (i[1] - i[0]) / 2
-        return dict(zip(("method", "autoencoder"), (*m.split(":"), "own" if m != "mixup" else "")[:2])) | dict(
-            means.loc[m, ["FID", "KID"]], corrupted=v.mean(), half=half, n=len(v))
+        method, _, vae = m.partition(":")
+        vae = vae or ("" if method == "mixup" else "own")  # table 1's own stands unnamed in a row
+        return dict(method=method, autoencoder=vae, **means.loc[m, ["FID", "KID"]], corrupted=v.mean(), half=half,
+                    n=len(v))
     return pd.DataFrame([row(m, v) for m, v in accuracy.groupby("method", sort=False).value if m in means.index])
 
 # %% ../../../nbs/varmixup/04_autoencoders.ipynb #616409ef

@@ -30,7 +30,7 @@ DISTANCES = {"FID": "features squared", "KID": "kernel"}  # metric -> its unit
 
 # %% ../../../nbs/varmixup/05_claims.ipynb #57c9bae7
 def nonlinear(method: str, factor: float, tables: Tables) -> list:  # of `Effect`
-    "How much less the loss departs from linear than Mixup's, at every radius."
+    "How much less the loss departs from linear than Mixup's, at every radius; the method's counts `factor` times."
     data = tables["vm-fig3"]
     if EACH not in data: return [Effect(f"{method} under mixup", why=OLDER)]
     def one(where, radius, rows):

@@ -56,7 +56,7 @@ def quality(vae: nn.Module,  # an autoencoder with `encode` and `decode`
             x: Tensor,       # points, (N, d)
             prior: Tensor,   # draws from the prior, (M, latent)
             ) -> tuple[float, float]:  # mean squared error of the reconstructions; MMD of the codes from the prior
-    "The two things that training is to make small."
+    "Reconstruction error and distance of the codes from the prior: what training is to make small."
     return F.mse_loss(vae(x), x).item(), mmd(vae.encode(x), prior).item()
 
 def trained(form: str,    # a name in FORMS
@@ -98,7 +98,7 @@ def under_adversaries(vae: nn.Module,  # an autoencoder, trained
                       prior: Tensor,   # draws from the prior, (M, latent)
                       gamma: float,    # weight of the MMD
                       ) -> tuple[float, float, float]:  # J at the points, under the printed one, under the right one
-    "What two adversaries do to the loss that is minimised (eq. 10)."
+    "J, the loss that training minimises, where the printed and the right adversary of eq. 10 end."
     def terms(at): return gamma * mmd(vae.encode(at), prior), F.mse_loss(vae(at), at)
     def printed(at): divergence, error = terms(at); return divergence - error
     def right(at): return sum(terms(at))
@@ -108,7 +108,7 @@ def under_adversaries(vae: nn.Module,  # an autoencoder, trained
 # %% ../../../nbs/varmixup/01_errata.ipynb #ccc4d26f
 def adversary_of_the_vae(seed: int = 0,  # of everything random
                          ) -> Erratum:
-    "Does the printed adversary raise the loss, as he should? (eq. 10)"
+    "Does the printed adversary raise the loss that is minimised, as an adversary should? (eq. 10)"
     vae, x, prior, *_ = trained(RIGHT, seed)
     x, prior = x[:128], prior[:128]  # a batch, as in training
     def finding(gamma):
@@ -196,7 +196,7 @@ def between(here: pd.DataFrame,   # a table
             there: pd.DataFrame,  # another paper's
             column: str,          # in both
             ) -> dict:            # row -> here minus there; rows that both have
-    "What two papers print for the same method and data."
+    "How much more one paper prints than another for the same method and data, in points."
     a, b = by_cell(here), by_cell(there)
     return {m: v.mean - b[m, c].mean for (m, c), v in a.items() if c == column and (m, c) in b}
 

@@ -41,7 +41,7 @@ WAYS = {"mixup-r": reconstructions, "erm-r": unmixed}  # all others with an auto
 
 def way(method: str,  # "mixup", or one that sees through an autoencoder
         vae: nn.Module | None = None) -> Callable:  # (images (B, C, H, W) in [0, 1], mix) -> images (B, C, H, W)
-    "How a method makes its images."
+    "The function by which a method makes its mixed images."
     return pixels if vae is None else partial(WAYS.get(method, codes), vae)
 
 def ways_of(vaes: dict,  # "varmixup", and "adv-varmixup" where there is one -> an autoencoder
@@ -61,7 +61,7 @@ def draws(n: int,       # images there are
           size: int = 500,  # of a batch
           device: torch.device | str = "cpu",
           ) -> Iterator[tuple[Tensor, Mix]]:  # places of images, int64 (B,), and what mixes them
-    "Which images are mixed with which, and how: the same for every method."
+    "Batches of image numbers, each with its draw of partners and coefficients: the same for every method."
     rng = torch.Generator().manual_seed(number)
     for index in torch.randperm(n, generator=rng)[:most or n].split(size):
         mix = draw_mix(len(index), 1., rng, "example")
@@ -82,14 +82,14 @@ def apart(real: Described,        # from `describe`
           images: Iterable[Tensor],  # batches
           number: int,            # of the set; KID's subsets are drawn by it
           ) -> dict[str, float]:  # FID, KID
-    "How far a set of images is from one that was described."
+    "FID and KID between a set of images and one that `describe` has summed up."
     rng = torch.Generator().manual_seed(number)
     other = describe(images, real.extractor, rng)
     found = compare(real, other, rng, subsets=20, size=min(1000, real.moments.n, other.moments.n))
     return {name.upper(): found[name] for name in ("fid", "kid")}
 
 # %% ../../../nbs/varmixup/02_samples.ipynb #0922f935
-def distances(dataset: str,
+def distances(dataset: str,           # the name of a data set
               extractor: Extractor,  # Inception, or what stands in for it
               ways: list[dict],  # method -> from `way`; one dict for each seed of the autoencoders, taken in turn
               sets: int,             # of mixed images, numbered from 0
@@ -106,8 +106,8 @@ def distances(dataset: str,
     return pd.DataFrame(rows), apart(real, batches(test), 0)
 
 # %% ../../../nbs/varmixup/02_samples.ipynb #1f6d1e22
-def by_chance(dataset: str,
-              extractor: Extractor,
+def by_chance(dataset: str,           # the name of a data set
+              extractor: Extractor,  # Inception, or what stands in for it
               device: str = "cpu",
               ) -> tuple[dict, int]:  # FID, KID; images of the smaller half
     "How far one half of the training images, drawn at random, is from the other."
@@ -122,7 +122,7 @@ def added(real: Tensor,   # features of the images, float64 (N, d)
           pairs: Tensor,  # which two images each of them is made of, int64 (2, M)
           found: dict[str, float],  # the distances, by name
           ) -> dict[str, Images]:   # N numbers each, whose mean is the distance
-    "What each image adds to the distances of mixed images from the images."
+    "What each training image adds, to first order, to the distances of the mixed images from them."
     near = near_frechet(real, made)
     of = {"FID": near, "KID": lambda w, mixed: weighted_mmd2(real, made, w, mixed)}
     each = {k: influence(lambda w: of[k](w, w[pairs].prod(0)), len(real), real.device).cpu() for k in found}
@@ -132,7 +132,7 @@ def added(real: Tensor,   # features of the images, float64 (N, d)
 PAIRED = 4000  # training images up to which this is asked: all their pairs are held at once
 
 def with_images(found: pd.DataFrame,  # from `distances`
-                # as it was given
+                # as `distances` was given them
                 dataset: str, extractor: Extractor, ways: list[dict], device: str = "cpu", most: int = 0,
                 ) -> pd.DataFrame:    # and a column images; None where they are more than PAIRED
     "The distances with what each training image adds."
@@ -175,7 +175,7 @@ def larger(found: pd.DataFrame,  # from `distances`
 # %% ../../../nbs/varmixup/02_samples.ipynb #60dbf004
 def sureness(bins: dict,  # count, confidence, accuracy, from `pooled`
              ) -> str:
-    "Whether a network is under-confident or over-confident, and whether in every bin."
+    "Whether a network is under- or over-confident, and whether in every bin or on average."
     n, gap = bins["count"] / bins["count"].sum(), bins["accuracy"] - bins["confidence"]
     word = "under-confident" if float((n * gap).sum()) > 0 else "over-confident"
     return f"{word} in every bin" if (gap > 0).all() or (gap < 0).all() else f"{word} on average"

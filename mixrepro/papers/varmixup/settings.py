@@ -64,7 +64,7 @@ class Grid(Settings):
 def seen_through(s: Grid,
                  robust: bool,  # whether it is attacked while it is trained
                  ) -> dict:
-    "Hyper-parameters that name the autoencoder."
+    "The hyper-parameters that fix a method's autoencoder: network, epochs, weight of its MMD, what else is asked."
     epochs = shortened(s.vae_epochs, s.robust_share if robust else s.vae_share)
     asked = dict(vae=s.vae) if s.vae else {}
     return dict(vae_network=s.vae_network, vae_epochs=epochs, gamma=s.gamma) | asked
@@ -76,7 +76,7 @@ def run(s: Grid,
         seed: int,
         **args: Any,   # hyper-parameters that differ from the method's own
         ) -> Spec:
-    "A run of the paper."
+    "The spec of one run of the paper, at a scale."
     kind = pick("method", method, METHODS)
     if kind.on_vae: args = seen_through(s, kind.attacks == "vae") | args
     if kind.attacks and s.attack_steps: args = dict(steps=s.attack_steps) | args
@@ -183,7 +183,7 @@ class Cost(Grid):
     blocks: int = setting(5, "default", "blocks, from which the intervals come", smoke=2)
 
 def whole(s: Cost, scale: Scale, method: str) -> Spec:
-    "A run of which nothing is cut short."
+    "A run of the paper's full length, on the network and data of a scale."
     recipe = {k: v for k, v in scale.recipe.items() if k == "network_args"}
     return run(s, replace(scale, recipe=recipe), method, "cifar10", 0)
 
@@ -206,7 +206,7 @@ def through(s: Grid, name: str, **more: Any) -> dict:  # fields of a VAE's run
 
 # %% ../../../nbs/varmixup/00_settings.ipynb #a9b93c93
 def on_vae(s: Grid, scale: Scale, row: str, name: str, seed: int, dataset: str = "cifar10") -> Cell:
-    "One of ON_EACH, or another method, on an autoencoder."
+    "A cell of one method of ON_EACH, or of any other, on an autoencoder of that name."
     method, args = ON_EACH.get(row, (row, {}))
     vae = through(s, name)
     return Cell(f"{row}:{name}", dataset, run(s, scale, method, dataset, seed, **args | (dict(vae=vae) if vae else {})))
@@ -242,7 +242,7 @@ class OffManifold(Curve):
     images: int = setting(0, "default", "training images that are mixed; 0: all", smoke=200, overnight=5000)
 
 def off_manifold(s: OffManifold, scale: Scale, seed: int) -> list[Cell]:
-    "Every mixing whose images can be measured."
+    "A cell for each way of mixing, and ERM on reconstructions."
     plain = [Cell(m, "cifar10", run(s, scale, m, "cifar10", seed)) for m in ("mixup", "mixup-r", "adv-varmixup")
              if m in s.methods]
     return plain + [on_vae(s, scale, row, name, seed) for name in s.autoencoders for row in ("varmixup", "erm-r")]
