@@ -61,7 +61,7 @@ def middles(train: ImageSet, n: int, rng: torch.Generator) -> tuple[Tensor, Tens
     return (a + b) / 2, pairs
 
 def lie(name: str, x: Tensor, pair: Tensor) -> dict[str, float]:  # points in [0, 1]^d (M, d), int64 (M, 2)
-    "By the true distances: shares of middle points with wrong labels (%), and their mean distances in the plane's unit."
+    "By the true distances: percentages of middle points with wrong labels, and mean distances in units of the plane."
     if not len(x): return dict.fromkeys(("third class nearest (%)", "one class twice as near (%)", "off the middle",
                                          "from the nearest"), np.nan)
     d = distances_to(name, ((x - .5) * SPAN).double())
