@@ -319,6 +319,7 @@ def made(todo: dict, base: Path) -> list[dict]:
         return whole and not altered_since(base, Path(task["stamp"]).name)
     return [t for t in (*todo["groups"].values(), *todo["artefacts"].values()) if true(t)]
 
+# %% ../../nbs/workflow/92_jobs.ipynb #0f3043db
 def forget(todo: dict, base: Path) -> None:
     "Take away the stamps of what must be made again; a group whose runs are whole has nothing to do, and gets its own."
     undone = unfinished(todo, base)

@@ -273,6 +273,7 @@ def measured(p: Protocol, nets: dict[str, Stacked], x: Tensor, y: Tensor, exampl
             for i, m in enumerate(nets): found[m][name] = values[:, i].tolist()
     return found
 
+# %% ../../../nbs/genlabel/03_openml.ipynb #e4990672
 def by_folds(found: dict, chosen: dict[str, Chosen]) -> dict:
     "GenLabel (CV): of both densities the one that was better over folds, trial by trial."
     gm, kde = found["genlabel-gm"], found["genlabel-kde"]

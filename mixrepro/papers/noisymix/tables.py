@@ -92,6 +92,7 @@ def filmed_in(study: Any,
     test = tested_on(study.cells[0].spec.dataset)
     return filmed_words(study.values(metric)[0], len(load(test, "test")))
 
+# %% ../../../nbs/noisymix/05_tables.ipynb #e712875a
 def translated(means: pd.DataFrame,  # of `side_by_side`
                ) -> float:           # a share
     "The share of ERM's mean over the ten perturbations that is due to translation."
