@@ -58,7 +58,7 @@ def code_of_notebook(text: str,  # from `as_function`
 NOTED = "runs/.workflow/read"  # beside plans, logs and stamps
 
 def content_of_run(folder: Path) -> str:
-    "A short name of the weights and the history of a run; empty where it is not there."
+    "A digest of a run's weights and history; empty where the run is missing."
     said = vouched(folder) or {}
     return "".join(str(said.get(f, ""))[:16] for f in ("weights.safetensors", "history.csv"))
 
@@ -67,7 +67,7 @@ def note(base: Path,            # the project's folder
          files: Iterable[Path], # that were written
          runs: Iterable[Run],   # that were read
          ) -> Path:
-    "Write down what a figure has read and written."
+    "Record the files that a figure has written and the runs that it has read, with digests and versions."
     def inside(folder): return str(folder.relative_to(base) if folder.is_relative_to(base) else folder)
     said = dict(files={inside(f): sha256(f) for f in sorted(files)},
                 runs={str(r): [inside(r.folder), content_of_run(r.folder)] for r in runs},
@@ -85,7 +85,7 @@ def executed_copy(base: Path, name: str) -> bytes:
 
 # %% ../../nbs/workflow/91a_drawn.ipynb #7b87b161
 def altered_since(base: Path, name: str) -> str:  # empty where nothing is, or nobody said what there was
-    "What of a figure's files, or of the runs that it has read, is no longer the same."
+    "A sentence: the first of a figure's files or runs that has changed since it was drawn."
     path, shown = base / NOTED / f"{name}.json", executed_copy(base, name)
     if not path.is_file(): return f"{path.relative_to(base)} is gone" if shown else ""
     try:

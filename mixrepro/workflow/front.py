@@ -22,7 +22,7 @@ VERDICTS = ("holds", "does not hold", "undecided", "not run", "withheld")
 COLUMNS = ("paper", "claim", "where", "verdict", "effect", "low", "high", "n", "unit", "artefact")
 
 def ledger_of(path: Path) -> pd.DataFrame:
-    "The ledger of claims, checked."
+    "The ledger of claims; ValueError for a missing column or an unknown verdict."
     claims = pd.read_csv(path)
     lacks = [c for c in COLUMNS if c not in claims]
     if lacks: raise ValueError(f"{path} has no column {', '.join(lacks)}: reproduce x-claims again")
@@ -81,7 +81,7 @@ def telling(claims: pd.DataFrame) -> pd.DataFrame:
 
 # %% ../../nbs/workflow/97_front.ipynb #b16899c1
 def found(path: Path) -> str:  # figures/<profile>/across/x-claims.csv -> Markdown; empty where there is none
-    "What was found: how many claims hold, do not, are undecided, and three of them."
+    "The README's words on the claims: how many hold, do not hold or are undecided, and three of them."
     if not path.is_file(): return ""
     claims = ledger_of(path)
     n = claims.verdict.value_counts().reindex(list(VERDICTS), fill_value=0)
@@ -101,7 +101,7 @@ def found(path: Path) -> str:  # figures/<profile>/across/x-claims.csv -> Markdo
 
 # %% ../../nbs/workflow/97_front.ipynb #dfec3bf4
 def expected(path: Path) -> str:  # figures/<profile>/varmixup/vm-table1.csv -> a sentence; empty where there is none
-    "How often ERM is wrong, on clean and on corrupted images, and what Mixup gains."
+    "A sentence: ERM's error on clean and corrupted images, and Mixup's gain, from a scale's table 1 of VarMixup."
     if not path.is_file(): return ""
     rows = pd.read_csv(path).dropna(subset="our mean (%)").set_index(["method", "column"])
     def wrong(column): return 100 - rows["our mean (%)"]["erm", column]

@@ -28,7 +28,7 @@ def assigned(source: str,             # of a cell
 
 # %% ../../nbs/workflow/90b_injected.ipynb #0e98d0c4
 def values_of(source: str) -> dict:  # name -> value
-    "What a cell gives to its names where that is written out."
+    "The names that a cell assigns, with their values where these are literals."
     found = {}
     for line in ast.parse(source).body if assigned(source) else ():
         try: found |= dict.fromkeys(assigned(ast.unparse(line)), ast.literal_eval(getattr(line, "value", None)))
@@ -40,7 +40,7 @@ def another_kind(value: Any, known: Any) -> bool:  # known: what the cell of par
     return known is not None and type(value) is not type(known) and (type(value), type(known)) != (int, float)
 
 def check_injected(cells: list[str]) -> None:  # the code cells that were run, in order
-    "Refuse what papermill assigns if no cell of parameters before has its name, or has it of another type."
+    "ValueError for a parameter from papermill that the cell of parameters lacks, or has with another type."
     for i, source in enumerate(cells):
         known = [name for before in cells[:i] for name in assigned(before, plain=True)]
         # Where the cell of parameters was not run, nobody knows its names.

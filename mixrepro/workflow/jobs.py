@@ -152,11 +152,11 @@ def meant(profile: str, base: Path) -> list[str]:
 
 # %% ../../nbs/workflow/92_jobs.ipynb #aa0ce8e8
 def made_of(*parts: Any) -> str:
-    "A short name of all that an execution is made of; what is made of something else has another."
+    "A short digest of everything that goes into an execution."
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
 def said_by(notebook: Path) -> str:
-    "A short name of the code of a notebook: what it showed last, and its prose, change nothing of what it computes."
+    "A digest of a notebook's code cells; outputs and prose do not change it."
     return made_of(*(c["source"] for c in code_cells(notebook)))
 
 # %% ../../nbs/workflow/92_jobs.ipynb #b7cd6e68
@@ -178,7 +178,7 @@ def unfetched(specs: list[Spec],
 def behind(tasks: dict,  # artefact -> its execution
            base: Path, profile: str,
            ) -> dict:    # the same, in an order
-    "Put what reads the tables of others after them."
+    "Let artefacts that read the tables of others wait for them, and change their digest when those change."
     after = {i for i in tasks if find(i).follows}
     others = {i: t for i, t in tasks.items() if i not in after}
     there = sorted((base / "figures" / profile).glob("*/*.csv")) if not others else []
@@ -193,7 +193,7 @@ def jobs(ids: list[str],            # artefacts; empty: every ready one
          given: dict = {},          # parameters for the notebooks
          base: Path | None = None,  # the project's folder
          ) -> dict:
-    "Check what is asked for, and write down all that has to be done for it."
+    "Check what is asked for, and make the plan: all groups and artefacts, their needs, stamps and digests."
     scale(profile)
     base = clone(base)
     for i in ids:
@@ -280,7 +280,7 @@ def check_standing(todo: dict, base: Path) -> list[str]:
 
 # %% ../../nbs/workflow/92_jobs.ipynb #593c89d0
 def fetching(names: list[str], root: Path) -> str:
-    "How to get data sets, in words."
+    "A sentence: how to get some data sets."
     own = "imagenet"  # nobody may hand it on
     asked = [" ".join(name for name in names if name != own), own * (own in names)]
     return " and ".join(f"`mixrepro data get {words} --root {root}{' --from FOLDER' * (words == own)}`"
@@ -311,7 +311,7 @@ def check_gpu(todo: dict, base: Path) -> None:
 
 # %% ../../nbs/workflow/92_jobs.ipynb #950d843d
 def made(todo: dict, base: Path) -> list[dict]:
-    "The executions, of groups and of artefacts, whose stamp is there and true."
+    "The executions, of groups and of artefacts, whose stamp is there and up to date."
     def true(task):
         try: said = (base / task["stamp"]).read_text(encoding="utf-8", errors="replace")
         except FileNotFoundError: return False
@@ -319,6 +319,7 @@ def made(todo: dict, base: Path) -> list[dict]:
         return whole and not altered_since(base, Path(task["stamp"]).name)
     return [t for t in (*todo["groups"].values(), *todo["artefacts"].values()) if true(t)]
 
+# %% ../../nbs/workflow/92_jobs.ipynb #0f3043db
 def forget(todo: dict, base: Path) -> None:
     "Take away the stamps of what must be made again; a group whose runs are whole has nothing to do, and gets its own."
     undone = unfinished(todo, base)
@@ -333,7 +334,7 @@ def forget(todo: dict, base: Path) -> None:
         if runs and all(map(whole, runs)): write_atomic(base / g["stamp"], g["made_of"])
 
 def without_what_stands(todo: dict, base: Path) -> dict:
-    "The same for Snakemake: an artefact that stands waits for no group, which may hold runs of others."
+    "The plan for Snakemake: an artefact that is up to date waits for no group (which may hold runs of others)."
     def told(a): return a | dict(groups=[]) if (base / a["stamp"]).exists() else a
     return todo | dict(artefacts={i: told(a) for i, a in todo["artefacts"].items()})
 
@@ -359,7 +360,7 @@ SWITCHES = ("PYTHONSTARTUP", "PYTHONWARNINGS", "PYTHONINSPECT", "PYTHONIOENCODIN
 INLINE = "module://matplotlib_inline.backend_inline"
 
 def takes_files(folder: str | Path) -> bool:
-    "Whether files can be made in a folder; it is made where it is missing."
+    "Whether files can be written in a folder, which is made if it is missing."
     try:
         os.makedirs(folder, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder): return True
@@ -466,7 +467,7 @@ def only_one(base: Path) -> filelock.FileLock:
 UNKNOWN = "no exception was logged; the process may have been killed"
 
 def full(folder: Path) -> str:
-    "Words about a disk on which nothing more can be logged."
+    "A remark if the disk of a folder is full; else empty."
     try: free = shutil.disk_usage(folder).free
     except OSError: return ""
     return f", and the disk of {folder} is full: free some space and run again" if free < 4 << 20 else ""

@@ -17,14 +17,14 @@ from ..files import sha256, small_text, write_if_changed
 
 # %% ../../nbs/workflow/91c_listed.ipynb #91c00005
 def seen_of_file(path: Path) -> list[int] | None:
-    "What tells whether a file was written anew; None where there is none."
+    "Size, time of change (ns) and inode of a file; None where there is none."
     try: s = path.stat()
     except OSError: return None
     return [s.st_size, s.st_mtime_ns, s.st_ino]
 
 def state_of_project(base: Path,  # the project's folder
                      ) -> str:
-    "A digest of what the package and the store looked like, without reading either."
+    "A digest of the sizes and times of the files of package and store, whose contents are not read."
     package = Path(mixrepro.__file__).parent
     code = (p for p in package.rglob("*.*") if p.suffix != ".pyc")
     runs = ((base / "runs").glob(f"*/*/{name}") for name in ("done.json", "spec.json"))
@@ -37,7 +37,7 @@ def lines_kept(base: Path,      # the project's folder
                profile: str,    # a scale's name
                find: Callable[[], tuple[list[str], Iterable[Path]]],  # () -> lines, and files on which they stand
                ) -> list[str]:
-    "What is to be said of the runs of a scale: as it was found last, where nothing has changed since."
+    "The lines about the runs of a scale: those kept, if nothing has changed since, else found anew and kept."
     path, now = base / f"runs/.workflow/listed-{profile}.json", state_of_project(base)
     with contextlib.suppress(OSError, ValueError, TypeError, KeyError, RecursionError):
         said = json.loads(small_text(path))

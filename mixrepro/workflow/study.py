@@ -54,7 +54,7 @@ if TYPE_CHECKING: from mixrepro.metrics.cost import Bench
 def alike(cells: list[Cell], row: str, like: str,
           **other: Any,  # fields of their runs
           ) -> list[Cell]:
-    "The cells of a row, of another row and otherwise."
+    "Cells for a new row: those of the row `like` with other fields in their specs."
     def changed(spec): return replace(spec, **other)
     return [c._replace(row=row, spec=changed(c.spec)) for c in cells if c.row == like]
 
@@ -129,7 +129,7 @@ class Trained:
 def pictured(values: Iterable[dict],  # for each run {quantity: mean}
              found: Iterable[dict],   # for each run {quantity: array (N,)}, in whatever order
              ) -> list:               # of `Images`; None where the images do not average to the value
-    "The images behind each value."
+    "For each run the values of its test images, as `Images`; None where their mean is not the value."
     pairs = [(mine[name], mean) for means, mine in zip(values, found, strict=True) for name, mean in means.items()]
     def fits(v, mean): return np.ndim(v) == 1 and np.isclose(v.mean(), mean, rtol=1e-6, atol=1e-9)
     return [Images(v) if fits(v, mean) else None for v, mean in pairs]
@@ -139,12 +139,12 @@ class Measured(Trained):
     "What was measured on the runs, as rows."
 
     def key(self, cell: Cell) -> dict:
-        "What names a row."
+        "The columns that say which cell a row belongs to."
         return dict(method=cell.row, column=cell.column, dataset=tested_on(cell.spec.dataset),
                     network=cell.spec.network, seed=cell.spec.seed)
 
     def values(self, metric: str) -> list:
-        "A metric of every run, as plain JSON; whose corruptions they met goes into the caption."
+        "A metric's value for every run, as plain JSON; whose corruptions it used is noted for the caption."
         if metric in metrics.DAMAGED:
             n = int(metric.rpartition("-")[2]) if "-on-" in metric else self.scale.damaged
             on = f", on {n:,} test images, the first of each class" if n else ""
@@ -152,7 +152,7 @@ class Measured(Trained):
         return metrics.measure(self.runs, self.named(metric))
 
     def named(self, metric: str) -> str:
-        "What a metric is called at the scale: at some, a part of the test images is damaged or filmed."
+        "A metric's name at this scale: some scales corrupt or film only a part of the test images."
         return metrics.AT_SOME.get(metric, metric) if self.scale.damaged else metric
 
     def rows(self,
@@ -192,7 +192,7 @@ class Page:
 
     @classmethod
     def of(cls, sheet: ledger.Sheet) -> "Page":
-        "Without Holm's correction, whose family is known when all of an artefact is published."
+        "The page of a sheet, still without Holm's correction, which needs all comparisons of the artefact."
         return cls(sheet.data, sheet.uncorrected.text, sheet)
 
     def _repr_markdown_(self) -> str: return self.markdown
@@ -218,7 +218,7 @@ class Compared(Measured):
         return Page.of(ledger.sheet(self.reported() if paper is None else paper, measured, ours, **options))
 
     def counted(self, page: Page) -> list[str]:
-        "What the directions of a table amount to, in a sentence."
+        "A sentence: how many differences of a table have the paper's direction, the other one, or are undecided."
         base = page.data.method[page.data.direction == "baseline"]
         return ledger.counted(page.data, self.labels.get(base.iloc[0], base.iloc[0])) if len(base) else []
 
@@ -267,7 +267,7 @@ def one_family(parts: tuple, data: pd.DataFrame | None) -> tuple[list, pd.DataFr
 
 # %% ../../nbs/workflow/91_study.ipynb #d9b915ef
 def networks(cells: list[Cell]) -> set[str]:
-    "What the runs of cells are, whatever their seeds."
+    "A name for each different run of some cells, without its seed."
     return {name_of(replace(c.spec, seed=0)) for c in cells}
 
 def sharing(artefact: Artefact,
@@ -288,11 +288,11 @@ class Captioned(Tempered):
     "What a study says under everything that it publishes."
 
     def subtitle(self) -> str:
-        "What stands in for what, for a figure, a line each."
+        "A line for each stand-in, to be shown above a figure."
         return "\n".join(f"{self.labels.get(d, d)} {words}" for d, words in self.departures.standins.items())
 
     def caption(self) -> list[str]:
-        "What stands under everything that is published: how many seeds, and what departs from the paper."
+        "The sentences under everything that is published: the number of seeds, and all departures from the paper."
 
         corrupted = [f"Corruptions of {self.labels.get(d, d)}: {words}." for d, words in self.corrupted.items()]
         return [*self.trials(), *self.departures.sentences(self.labels), *self.beyond(), *self.shared(), *corrupted,
@@ -310,7 +310,7 @@ class Captioned(Tempered):
         return ["; ".join(parts) + "."]
 
     def beyond(self) -> list[str]:
-        "Where ERM does not lie in the band that the scale's recipe was chosen for."
+        "Sentences: where ERM's error is outside the band that the scale's recipe was chosen for."
         regime = find("x-regime").settings.at(self.scale.name)
         if not self.scale.recipe or "runs" not in vars(self) or isinstance(self.settings, type(regime)): return []
         found = {}
@@ -321,7 +321,7 @@ class Captioned(Tempered):
         return outside(found.values(), regime.band, self.labels)
 
     def shared(self) -> list[str]:
-        "Which other artefacts are drawn from these networks, where the paper's are each its own."
+        "Sentences: which other artefacts use the same networks here, though not in the paper."
         if not (others := sharing(self.artefact, self.cells, self.scale.name)): return []
         named = " and ".join(filter(None, [", ".join(others[:-1]), others[-1]]))
         return [f"These networks, or some of them, serve {named} too, for which the paper trained others."]

@@ -25,7 +25,7 @@ ABOUT_IT = ("rounds", "threads", "device", "hardware", "torch", "code")  # code:
 
 def read_timings(folder: str | Path,  # figures/<profile>
                  ) -> pd.DataFrame:   # KEY, SECONDS, ABOUT_IT; empty where there is no file
-    "Every measurement of a scale."
+    "All measurements of a scale, a row for each run and block."
     path, columns = Path(folder) / TIMINGS, [*KEY, *SECONDS, *ABOUT_IT]
     if not path.is_file(): return pd.DataFrame(columns=columns)
     try:
@@ -58,7 +58,7 @@ def clocked(folder: str | Path,  # figures/<profile>
             lock: str | Path,    # a file on which writers wait for each other
             again: bool = False,  # measure at any rate
             ) -> list[dict]:     # one a block, as `measure` gives them
-    "What the clock said of an artefact's runs."
+    "The seconds of an artefact's runs: from the file if they fit, else measured and written."
     def mine(): return (found := read_timings(folder))[found.artefact == id]
     if again or not fits(mine(), codes, blocks, asked):
         rows = [dict(artefact=id, run=run, block=block, step_seconds=step, preparation_seconds=before, code=codes[run])

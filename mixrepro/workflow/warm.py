@@ -59,11 +59,11 @@ def got(conn: socket.socket) -> tuple[dict, list[int]]:  # the question; the str
 
 # %% ../../nbs/workflow/92a_warm.ipynb #733fd229
 def answer(conn: socket.socket, number: int) -> None:
-    "Say the number of a process, or how it ended; to nobody where nobody listens any more."
+    "Send a number: of a process, or its exit status; if nobody listens any more, nothing happens."
     with contextlib.suppress(OSError): conn.sendall(struct.pack("!i", number))
 
 def said(conn: socket.socket) -> int | None:  # None: the other side is gone
-    "The next number."
+    "Read the next number."
     parts = b""
     while len(parts) < 4:
         with contextlib.suppress(InterruptedError):
@@ -104,7 +104,7 @@ def threads() -> int:
     return len(os.listdir("/proc/self/task"))
 
 def be_kernel(question: dict, streams: list[int], server: int) -> None:
-    "What a fork does."
+    "Become a kernel, in a fresh fork: streams, environment and folder of the request, then ipykernel."
     os.setsid()
     for at, fd in enumerate(streams): os.dup2(fd, at)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
@@ -154,19 +154,19 @@ class Server:
         sys.exit(0)
 
     def left(self, pid: int) -> None:
-        "Who asked has gone: its kernel goes too."
+        "End a kernel whose client has gone."
         self.select.unregister(self.kernels[pid][0])
         os.kill(pid, signal.SIGKILL)
 
     def ended(self, pid: int) -> None:
-        "Say how a kernel ended."
+        "Send the exit status of a kernel to who asked for it."
         conn, watch = self.kernels.pop(pid)
         with contextlib.suppress(KeyError): self.select.unregister(conn)
         self.select.unregister(watch); os.close(watch)
         answer(conn, os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])); conn.close()
 
     def step(self) -> None:
-        "Do what is to be done, within a second."
+        "Wait up to a second, and handle requests, ended kernels and closed connections."
         for key, _ in self.select.select(timeout=1): key.data()
 
     def end(self) -> None:

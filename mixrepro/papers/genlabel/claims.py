@@ -79,7 +79,7 @@ def wider_margin(against: str, tables: Tables) -> list:  # of `Effect`
     return [one(c) for c in data.column.unique()] or [Effect(f"genlabel over {against}", why=OLDER)]
 
 def fewer_intrude(tables: Tables) -> list:  # of `Effect`
-    "How many mixed points fewer intrude under GenLabel's labels, as shares, at the same seeds, for each toy."
+    "By how much the share of intruding mixtures is lower under GenLabel's labels, paired by seed, for each toy."
     data = tables["gl-toy"]
     data = data[data.metric.str.startswith("intrusion")]
     def one(column, metric, mine):
@@ -91,7 +91,7 @@ def fewer_intrude(tables: Tables) -> list:  # of `Effect`
 
 # %% ../../../nbs/genlabel/06_claims.ipynb #bfd0176b
 def in_some_case(tables: Tables) -> list:  # of `Effect`
-    "The margin that logistic labels give over linear ones, of the points for which it speaks most."
+    "The gain in margin of logistic over linear labels, for the kind of points where it is most significant."
     data = tables["gl-margin"]
     data = data[data.what == "logistic over linear"] if "what" in data else data[:0]
     if data.empty: return [Effect("logistic over linear", why=OLDER)]

@@ -61,7 +61,7 @@ def middles(train: ImageSet, n: int, rng: torch.Generator) -> tuple[Tensor, Tens
     return (a + b) / 2, pairs
 
 def lie(name: str, x: Tensor, pair: Tensor) -> dict[str, float]:  # points in [0, 1]^d (M, d), int64 (M, 2)
-    "How well middle points lie in the middle, by the shape's own distances."
+    "By the true distances: percentages of middle points with wrong labels, and mean distances in units of the plane."
     if not len(x): return dict.fromkeys(("third class nearest (%)", "one class twice as near (%)", "off the middle",
                                          "from the nearest"), np.nan)
     d = distances_to(name, ((x - .5) * SPAN).double())
@@ -79,7 +79,7 @@ def middles_of(run: Run, n: int = 100, store: Store | None = None) -> Made | Sim
     return SimpleNamespace(x=x, pair=pair)
 
 def middle_points(found: dict, runs: dict) -> pd.DataFrame:  # (row, column) -> from `middles_of`; -> its runs
-    "Where middle points lie: means over the seeds."
+    "The measures of `lie` for each scheme and data set: means over the seeds."
     rows = [{"data": key[1], "method": key[0]} | lie(run.spec.dataset, at.x.float(), at.pair)
             for key, mine in found.items() for run, at in zip(runs[key], mine, strict=True)]
     return pd.DataFrame(rows).groupby(["data", "method"], sort=False).mean().reset_index()
@@ -101,7 +101,7 @@ def moved_far(counts: pd.DataFrame,  # from `left_out`
               runs: dict,            # by (row, column)
               labels: dict,          # names to show
               ) -> str:
-    "What 'moved far' counts, and for which share of the candidates that were found."
+    "A sentence: what 'moved far' counts, and its share of the candidates that were found."
     mine = counts[counts.method == "genmix-gan"]
     if not len(mine): return "Moved far: no candidate was made by a GAN."
     times = sorted({method(r.spec.method, **r.spec.method_args).far for key, of in runs.items()
@@ -122,7 +122,7 @@ def nearest_own(run: Run, n: int = 100, store: Store | None = None) -> float:  #
     return (far.argmin(1) == test.y).double().mean().item()
 
 def own_words(runs: dict, labels: dict, n: int = 100, store: Store | None = None) -> str:  # as for `moved_far`
-    "How often a GAN's distances know the class of a test example, on each data set."
+    "A sentence: for which share of test examples the GAN's nearest class is their own, on each data set."
     mine = {column: np.mean([nearest_own(r, n, store) for r in of])
             for (row, column), of in runs.items() if row == "genmix-gan"}
     if not mine: return "No GAN was trained."
@@ -145,7 +145,7 @@ def boundaries(net: Net, side: int = 161, reach: float = 1.3) -> list[np.ndarray
     return boundary_of(net, SPAN, (reach, reach), side)
 
 def off_middle(run: Run) -> dict[str, float]:
-    "How far a network's boundary within the circle of radius 1 is from the middle of the two nearest classes."
+    "The mean of d_(2) - d_(1) along a network's boundary within the circle of radius 1; nan without a boundary."
     lines = [*boundaries(open_net(run)), np.zeros((0, 2))]
     p = torch.tensor(np.concatenate(lines))
     d = distances_to(run.spec.dataset, p[p.norm(dim=1) < 1]).sort(1).values

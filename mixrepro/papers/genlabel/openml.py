@@ -108,7 +108,7 @@ def fit_clean(p: Protocol, x: Tensor, y: Tensor, k: int, rates: Tensor, folds: l
 # %% ../../../nbs/genlabel/03_openml.ipynb #4818cdee
 # as of `fit_clean`
 def fit_adaptive(p: Protocol, x: Tensor, y: Tensor, k: int, rates: Tensor, folds: list[int]) -> Stacked:
-    "AdaMixup's classifiers."
+    "Classifiers trained with AdaMixup, a group for each fold and trial."
     if p.network == "fc": raise ValueError("AdaMixup is a baseline of logistic regression: leave it out of `methods`")
     rngs = generators(p, folds, device=x.device)
     x, y = (a.repeat_interleave(len(rngs) // len(a), 0) for a in (x, y))
@@ -125,7 +125,7 @@ def fit_mixed(p: Protocol, x: Tensor, y: Tensor, k: int,     # (D, n, d), (D, n)
               gamma: Tensor,                                 # (T,) or (G, T)
               rates: Tensor,                                 # (1, R T) or (G, R T)
               folds: list[int], shift: int = 0) -> Stacked:
-    "Networks on mixtures; densities are of the inputs (GenLabel note, algorithm 1)."
+    "Networks trained on mixtures with each labelling; densities are fitted to the inputs (GenLabel note, algorithm 1)."
     rngs = generators(p, folds, shift, x.device)
     net = untrained(p.sizes(x.shape[2], k), rngs, rates.shape[1], p.relu)
     of = mixed_groups(p, x, y, k, rngs, p.epochs)
@@ -139,7 +139,7 @@ def fit_latent(p: Protocol, x: Tensor, y: Tensor, k: int,
                gamma: Tensor,   # (T,), or (G, T) with one rate
                rates: Tensor,   # (1, R) or (G, R)
                folds: list[int]) -> Stacked:  # R x T networks a group
-    "Networks on mixtures; densities are of a network's features (GenLabel note, algorithm 2; its code)."
+    "Networks trained on mixtures; densities are fitted to features (GenLabel note, algorithm 2; its code)."
     if p.warm >= p.epochs and not p.scratch:
         raise ValueError(f"warm must be below epochs, of which it is a part, got {p.warm} and {p.epochs}")
     warm, rngs = fit_clean(p, x, y, k, rates, folds, p.warm), generators(p, folds, device=x.device)
@@ -211,7 +211,7 @@ class Chosen:
     scores: list[float]
 
 def choose(p: Protocol, scores: list[dict]) -> dict[str, Chosen]:  # from `scored`
-    "The best over folds."
+    "The rate and ratio with the best mean accuracy over folds, for each method and trial."
     found = {}
     for m in scores[0]:
         mean = np.concatenate([s[m] for s in scores]).mean(0)  # (trials, rates, ratios)
@@ -239,7 +239,7 @@ def refit(p: Protocol, x: Tensor, y: Tensor, k: int, chosen: dict[str, Chosen]) 
 # %% ../../../nbs/genlabel/03_openml.ipynb #6769238e
 @contextmanager
 def told_once(of: str) -> Iterator[None]:
-    "Warnings of many fits as one each."
+    "Inside, equal warnings are collected, and shown once at the end with their number and the table's name."
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
         yield
@@ -248,14 +248,14 @@ def told_once(of: str) -> Iterator[None]:
 
 # %% ../../../nbs/genlabel/03_openml.ipynb #a66f9834
 def removed(p: Protocol, x: Tensor, y: Tensor, k: int, epochs: int = 10) -> float:  # (D, n, d), (D, n) -> in [0, 1]
-    "The share of mixtures that lie next to another class than their parents'."
+    "The share of mixtures whose nearest training point has neither parent's class."
     of = mixed_groups(replace(p, epochs=epochs), x, y, k, generators(p, [p.folds], device=x.device), epochs)
     stay = [near_parents(of, of.mixing(e)(of.each(of.x)), e).double().mean() for e in range(epochs)]
     return 1 - torch.stack(stay).mean().item()
 
 # %% ../../../nbs/genlabel/03_openml.ipynb #53dde75c
 def attacked(p: Protocol, nets: list[Stacked], x: Tensor, y: Tensor, examples: Tensor) -> dict:  # -> (trials, M)
-    "The share of test rows that every network gets right under either attack."
+    "The accuracy of every network on the test rows under each attack, in [0, 1]."
     net = replace(nets[0], flat=torch.cat([n.flat for n in nets], 1))
     own = x[:, None].expand(-1, len(nets), -1, -1)
     y = y[:, None].expand(-1, len(nets), -1)
@@ -273,6 +273,7 @@ def measured(p: Protocol, nets: dict[str, Stacked], x: Tensor, y: Tensor, exampl
             for i, m in enumerate(nets): found[m][name] = values[:, i].tolist()
     return found
 
+# %% ../../../nbs/genlabel/03_openml.ipynb #e4990672
 def by_folds(found: dict, chosen: dict[str, Chosen]) -> dict:
     "GenLabel (CV): of both densities the one that was better over folds, trial by trial."
     gm, kde = found["genlabel-gm"], found["genlabel-kde"]
@@ -285,7 +286,7 @@ def generative(x: Tensor, y: Tensor, k: int, x_new: Tensor, y_new: Tensor) -> fl
 
 # %% ../../../nbs/genlabel/03_openml.ipynb #b3c43297
 def on_tables(p: Protocol, tables: list[Table]) -> dict:  # one, or one for each trial; of one shape
-    "What every method reaches: method -> accuracy, rate, ratio and more, each a number for each trial."
+    "The whole experiment: method -> accuracy, rate, ratio and more, each with a number for each trial."
     check_tables(p, tables)
     one, k = tables[0], max(t.k for t in tables)
     x, y, x_new, y_new = (torch.stack([getattr(t, a) for t in tables])
@@ -305,7 +306,7 @@ def on_tables(p: Protocol, tables: list[Table]) -> dict:  # one, or one for each
 
 # %% ../../../nbs/genlabel/03_openml.ipynb #e3fa59d8
 def check_tables(p: Protocol, tables: list[Table]) -> None:
-    "Refuse what no classifier can be chosen or tested on."
+    "ValueError for tables that no classifier can be trained, chosen or tested on."
     if not tables or p.trials % len(tables):
         raise ValueError(f"expected one table, or one for each of {p.trials} trials, got {len(tables)}")
     shapes = {(*t.x_train.shape, *t.x_test.shape) for t in tables}
@@ -362,7 +363,7 @@ DENSE = ("erm", "mixup", "no-intrusion", "genlabel-gm", "genlabel-kde")
 PRINTED = ("erm", "mixup", "no-intrusion", "genlabel-gm")  # rows of the fully connected tables that are trained
 
 def protocols(s: OpenML) -> dict[str, Protocol]:  # s: settings of the experiment
-    "The experiments by name."
+    "The protocols of the experiments, by name."
     same = dict(trials=s.trials, folds=s.folds, epochs=s.epochs, rates=s.rates, ratios=s.ratios)
     each = same | dict(split="each", steps=s.steps)
     deep = each | dict(network="fc", width=s.width, warm=s.warm, methods=PRINTED)

@@ -57,7 +57,7 @@ def at_hand(names: tuple, root: Path | None = None) -> list[int | str]:
 
 def results(p: Protocol, names: Iterable, store: Store | None = None,
             root: str | Path | None = None) -> tuple[list[dict], dict[str, str]]:
-    "What was found on each table, and why others were left out."
+    "The results of each table, and for each table that was left out the reason."
     found, out = [], {}
     for name in names:
         try: found.append(table_of(p, name, store, root))
@@ -77,7 +77,7 @@ def clocks(p: dict[str, Protocol], found: dict[str, list[dict]]) -> dict[str, tu
 SHARES = ("accuracy", "fgsm", "boundary", "folds")
 
 def tidy(found: list[dict]) -> pd.DataFrame:
-    "table, name, n, d, k, removed, method, seed and what was found; of a method that was run twice the first."
+    "Results as rows: table, name, n, d, k, removed, method, seed, measures; of a method that was run twice the first."
     parts = [pd.DataFrame(dict(table=str(r["id"] or r["name"]), name=r["name"], n=r["n"], d=r["d"], k=r["k"],
                                removed=math.nan if r["removed"] is None else r["removed"], method=m,
                                seed=range(len(values["accuracy"])), **values))
@@ -101,7 +101,7 @@ def differences(rows: pd.DataFrame,  # from `tidy`
 ON_PAR = .5  # points (GenLabel note, statistics)
 
 def counted(d: pd.DataFrame) -> dict:  # from `differences`
-    "Sets with a higher accuracy, on par, lower; those whose own interval excludes 0; the test over sets."
+    "Counts of sets (higher, on par, lower; own interval without 0), the mean gain, and the tests over sets."
     gain, moved = d.gain.to_numpy(), d.gain.round(9) != 0
     p = stats.wilcoxon(gain[moved]).pvalue if moved.sum() > 5 else math.nan
     half = stats.t.ppf(.5 + LEVEL / 2, len(d) - 1) * gain.std(ddof=1) / math.sqrt(len(d)) if len(d) > 1 else math.nan
@@ -148,7 +148,7 @@ def manufactured(rows: pd.DataFrame,  # from `tidy`
     return dict(all=gain.mean(), chosen=chosen.mean(), share=len(chosen) / len(gain.dropna()))
 
 def if_chosen(made: dict, name: str) -> str:  # from `manufactured`, a method's name to show
-    "What printing only those sets makes of a gain."
+    "Words: a method's gain on all sets, and on those that the rule would print."
     if not made["share"]: return f"nothing of {name}, as no set is left"
     return f"of {name}'s {made['all']:+.2f} points {made['chosen']:+.2f} ({100 * made['share']:.0f} % of the sets)"
 
@@ -216,14 +216,14 @@ def over_sets(found: pd.DataFrame, pair: str, at: str) -> str:  # from `summary`
             f"{r.higher:.0f}, on par in {r.on_par:.0f}, lower in {r.lower:.0f}; that it is above 0: {word}.")
 
 def coin(id: str) -> str:  # an artefact whose note prints a count
-    "A count of the note, and what a coin says of it."
+    "A sentence: a count of the note, and its p-value by the sign test."
     printed = reported("genlabel", id).set_index("column")["mean"].astype(int)
     n, k = printed["data sets"], printed["data sets that gain"]
     return f"The note counts {k} gains in {n} sets; a coin is as far from one half with p = {sign_test(k, n):.2g}."
 
 # %% ../../../nbs/genlabel/03b_tables.ipynb #d9749e19
 def tried_words(tried: pd.DataFrame) -> list[str]:  # from `splits_tried`
-    "How many splits were tried, and whether the note's numbers were met."
+    "Sentences: how many splits were tried, and whether they reproduce the note's numbers."
     if not len(tried): return []
     met = tried[tried.met]
     which = f"{met.table.nunique()} of its columns, by {met.split.nunique()} kinds of split" if len(met) else "none"
@@ -315,7 +315,7 @@ def splits_tried(names: list, root: str | Path | None = None,
 FEW = 20  # sets whose names have room beside their rows
 
 def table_name(name: str) -> str:
-    "A table's name to show: of what is drawn here the rows and columns, of OpenML's the number."
+    "A table's name to show: with rows and columns if it is generated, with its number if it is OpenML's."
     of, *sizes = name.split("-")
     if of.startswith("friedman"): return f"Friedman {of[-1]}, {' x '.join(sizes)}"
     return f"OpenML {name}" if name.isdigit() else name.replace("-", " ")
@@ -340,7 +340,7 @@ def draw_ordered(ax: "Axes", d: pd.DataFrame, title: str, ink: str = "vermilion"
 
 # %% ../../../nbs/genlabel/03b_tables.ipynb #cf95b60d
 def draw_histogram(ax: "Axes", by: dict, title: str) -> None:  # what it is called -> from `differences`
-    "How the differences are spread."
+    "A histogram of the gains for each name."
     most = max(max(d.gain.abs().max() for d in by.values()), 1.)
     edges = np.linspace(-most, most, 22)
     for (name, d), ink in zip(by.items(), ("blue", "orange")):
@@ -383,7 +383,7 @@ def draw_differences(axes: Iterable, by: dict,  # title -> from `differences`
 
 # %% ../../../nbs/genlabel/03b_tables.ipynb #d9e5c114
 def how_drawn(*every: pd.DataFrame) -> str:  # from `differences`
-    "What the marks of these pictures are, in a sentence or two."
+    "Sentences for a caption: what intervals, colours and bands mean."
     trials = max(int(d.trials.max()) for d in every)
     return (f"Dots: means over {trials} trials; bars: their 95% t-intervals, coloured where they exclude 0; "
             f"grey band: on par, within {ON_PAR} points.")

@@ -79,14 +79,14 @@ BOX = {"nine-clouds": (12., 12.), "two-rings": (2.3, 1.15)}  # half the width an
 def edges(net: Net, dataset: str,
           side: int,  # places along the longer side
           ) -> list[np.ndarray]:  # lines, each (M, 2)
-    "Where a network changes its mind."
+    "The decision boundary of a network on a toy, as lines in the plane."
     return boundary_of(net, TRUTH[dataset][0], BOX[dataset], side)
 
 # %% ../../../nbs/genlabel/04_toys.ipynb #4e09d972
 def margins_of(points: Tensor, right: Tensor,  # points of the plane (N, 2), whether each is read rightly (N,)
                lines: list[np.ndarray],        # from `edges`
                ) -> dict[str, float]:          # in units of the plane; nan without a line
-    "The distance of points to the nearest boundary; a misread one is at 0."
+    "The smallest and the median distance of points to the nearest boundary; a misclassified point counts as 0."
     from scipy.spatial import KDTree
     if not lines: return dict.fromkeys(("smallest margin", "median margin"), np.nan)
     fine = np.concatenate([np.concatenate([line, (line[1:] + line[:-1]) / 2]) for line in lines])
@@ -126,7 +126,7 @@ def with_interval(values: Iterable[float]) -> str:  # numbers, one a seed
 def counted_over(data: pd.DataFrame,  # of a table with contrasts
                  over: tuple,         # (method, base) of each
                  ) -> list[str]:
-    "What the directions of contrasts amount to."
+    "A sentence: how many contrasts have the paper's direction, how many the other, and how many are undecided."
     names = {f"{a} over {b}" for a, b in over}
     words = data.direction[data.method.isin(names) & (data.direction != "withheld") & (data["our n"] > 0)]
     at = {said: int((words == word).sum()) for word, said in DIRECTIONS.items()}
@@ -145,7 +145,7 @@ def printed_above(paper: pd.DataFrame,  # from `reported`
                   over: tuple,
                   labels: dict = {},    # id -> name to show
                   ) -> str:
-    "In how many printed cells a method is above its base, and where GenLabel stands below no mixing."
+    "A sentence: in how many printed cells a method is above its base method, and where GenLabel is below ERM."
     cells = paper.pivot(index="column", columns="row", values="mean")
     above = sum(int((cells[a] > cells[b]).sum()) for a, b in over)
     pairs = sum(int((cells[a].notna() & cells[b].notna()).sum()) for a, b in over)
@@ -154,7 +154,7 @@ def printed_above(paper: pd.DataFrame,  # from `reported`
     return f"In print: above it in {above} of {pairs} cells; against no mixing: {'; '.join(below) or 'nowhere below'}."
 
 def attack_words(attack: str) -> str:  # a metric's name
-    "What robust accuracy was measured with."
+    "A sentence on the attack behind a robust accuracy."
     if attack == "autoattack": return "Robust: AutoAttack, standard version."
     few = attack.partition("-on-")[2]
     return ("Robust: our APGD on the cross-entropy, then on the margin" + f", {few} test images" * bool(few)

@@ -34,7 +34,7 @@ def slope_of(lines: pd.DataFrame, what: str, network: str = "smooth") -> float:
 
 # %% ../../../nbs/noisymix/04_errata.ipynb #6a9d62ad
 def first_order(c: Case, seed: int) -> list[Erratum]:
-    "Eq. 12, and both ends of lemma 1."
+    "The errata on eq. 12 and on lemma 1."
     lines, sides = theorem1_lines(c, seed, POWERS), lemma1(c, seed, (32,)).set_index(["lambda", "network"]).gap
     right, wrong = (slope_of(lines, what) for what in ("corrected", "eq. 12 as printed"))
     of_beta, shrunk = (slope_of(lines, what) for what in ("λ from Beta", "shrunk before lemma 1"))
@@ -85,7 +85,7 @@ def off_homogeneous(seed: int) -> tuple[float, float]:
 
 # %% ../../../nbs/noisymix/04_errata.ipynb #78cf2a40
 def lower_bound(seed: int) -> Erratum:
-    "What theorem 3 asks of probabilities, and its bound."
+    "The erratum on theorem 3's stability half and its bound."
     left, right = sums_of_classes(seed)
     every = elasticities(seed, 20, (.1, 10.)).groupby("scale").elasticity
     both = bounds(seed, POWERS, 12.).groupby(["logits", "bound"])["over eps^2"].last()
@@ -121,7 +121,7 @@ def copied_row(table6: pd.DataFrame) -> Erratum:
 # %% ../../../nbs/noisymix/04_errata.ipynb #f6c14518
 def wrong_mean(table: pd.DataFrame, name: str, printed: float, where: str, says: str,
                tolerance: float = .15) -> Erratum:  # points: what rounding of columns may do
-    "Whether the mean of a row's columns is the one that is printed."
+    "The erratum that a printed mean is not the mean of its row's columns."
     columns = row(table, name)
     mean = columns.mean()
     finding = Finding("the columns average to another number", {"mean of the columns": mean, "printed": printed},
@@ -129,7 +129,7 @@ def wrong_mean(table: pd.DataFrame, name: str, printed: float, where: str, says:
     return erratum(where, says, (finding,))
 
 def mended(table: pd.DataFrame, name: str, column: str, printed: float) -> float:
-    "What one column would have to be for the printed mean."
+    "The value that one column would need for the printed mean to be right."
     columns = row(table, name)
     return printed * len(columns) - columns.drop(column).sum()
 
@@ -174,7 +174,7 @@ def mended_words(table: pd.DataFrame, name: str, column: str, printed: float, wh
             f"with {right:.1f} its row would have the mean that {where} prints.")
 
 def cutmix_words() -> str:
-    "Of CutMix in table 9."
+    "The words on CutMix's number in table 9."
     return mended_words(reported("noisymix", "nm-table9"), "cutmix", "gaussian_noise",
                         number("nm-table3", "cutmix", "cifar10-c"), "table 3", "CutMix")
 

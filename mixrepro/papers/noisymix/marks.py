@@ -200,6 +200,7 @@ def check_runs(frame: pd.DataFrame) -> pd.DataFrame:
                          "keep one row for each seed")
     return runs
 
+# %% ../../../nbs/noisymix/02_marks.ipynb #ebab204a
 def design(runs: pd.DataFrame, cells: list[frozenset]) -> np.ndarray:  # (runs, settings + seeds - 1)
     "The design matrix: a mean for each setting, a shift for each seed but the first; ValueError if it is singular."
     seeds = sorted(runs.seed.unique())[1:]

@@ -115,6 +115,7 @@ def bends(f: Callable[[Tensor], Tensor]) -> Tensor:  # as f(t)
     first = [torch.autograd.grad(o, t, create_graph=True)[0] for o in out.flatten()]
     return torch.stack([torch.autograd.grad(o, t, retain_graph=True)[0] for o in first]).view(out.shape)
 
+# %% ../../../nbs/noisymix/03b_stability.ipynb #6e2aa52f
 def slip36(c: Case, seed: int) -> dict:  # reading -> largest error over views and classes
     "The error of eq. 36 corrected, and as printed with j = the first or the second view, by automatic differentiation."
     new, z = torch.Generator().manual_seed(seed), torch.stack([c.x[0], c.ax[0]])

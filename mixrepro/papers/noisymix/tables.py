@@ -43,7 +43,7 @@ if TYPE_CHECKING: from matplotlib.figure import FigureBase
 CONTRASTS = (*(("noisymix", m) for m in ("augmix", "nfm", "puzzlemix")), ("noisymix-code", "noisymix"))
 
 def contrasts_of(study: Any) -> tuple:
-    "Those of which a scale trains both sides."
+    "The contrasts of which a scale trains both schemes."
     return tuple(pair for pair in CONTRASTS if {*pair} <= {c.row for c in study.cells})
 
 def by_kind(cells: dict[str, list],  # {corruption: five values, or five arrays (N,)}
@@ -87,14 +87,15 @@ def filmed_words(found: dict,     # of one network, from the metric `flips`
 def filmed_in(study: Any,
               metric: str,  # the name of its metric of films
               ) -> str:     # "" where nothing was run
-    "The same of a study."
+    "The sentence of `filmed_words` for a study."
     if not study.cells: return ""
     test = tested_on(study.cells[0].spec.dataset)
     return filmed_words(study.values(metric)[0], len(load(test, "test")))
 
+# %% ../../../nbs/noisymix/05_tables.ipynb #e712875a
 def translated(means: pd.DataFrame,  # of `side_by_side`
                ) -> float:           # a share
-    "How much of ERM's mean over the ten perturbations is due to translation."
+    "The share of ERM's mean over the ten perturbations that is due to translation."
     erm = means.iloc[0]
     return erm["translate"] / (len(PERTURBATIONS) * erm["mean"])
 
@@ -112,7 +113,7 @@ def unlike_films(study: Any,
                  metric: str,         # the name of its metric of films
                  rate: bool = False,  # the paper prints rates over AlexNet's
                  ) -> dict:           # (row, our data set) -> why, as `reasons` of a table
-    "Why values of films are not the paper's; what the data and the schedule say goes before."
+    "Reasons why values of films are not compared with the paper's; those from data and schedule come first."
     if not study.cells: return {}
     made = study.values(metric)[0]["films"] != RELEASED
     why = "a rate there" if rate else "films made here"
@@ -139,7 +140,7 @@ def sound(paper: pd.DataFrame,  # from `reported`
 def copied_words(paper: pd.DataFrame,  # from `reported`
                  labels: dict,         # id -> name to show
                  ) -> str:             # "" where no row is a copy
-    "Which printed rows nothing is held against, and why."
+    "A sentence: with which printed rows our values are not compared, and why."
     copies = paper[paper["where"].str.contains(COPIED, regex=False)].drop_duplicates("row")
     return " ".join(f"{labels.get(r['row'], r['row'])} is not held against the paper: what is printed is a misprint "
                     f"({r['where'].partition(', ')[2]})." for _, r in copies.iterrows())
@@ -153,7 +154,7 @@ def strengths(noise: FeatureNoise, views: int = 3) -> tuple[float, float]:  # of
 def noise_words(noise: FeatureNoise,
                 views: int = 3,
                 ) -> str:
-    "A noise by its fields."
+    "A noise in words, made from its fields."
     whose = "one noise for all views of an image" if noise.shared else "noise of its own for each view"
     levels = f"levels {noise.add:g} (added) and {noise.mult:g} (multiplied)"
     by_view = f"the added one x{', x'.join(f'{v:g}' for v in noise.levels)} from view to view"
@@ -167,7 +168,7 @@ WHOSE = {"noisymix": "by the paper's words", "noisymix-code": "by its code",
          "noisymix-strong": "by the words, at the code's levels"}
 
 def beside_code(row: str) -> str:
-    "How strong a row's noise is."
+    "Words: the strength of a row's noise relative to that of NoisyMix (code)."
     if row == "noisymix-code": return ""
     ours, code = (strengths(scheme(r).noise) for r in (row, "noisymix-code"))
     plus, times = (a / b for a, b in zip(ours, code))
@@ -184,7 +185,7 @@ def learned(runs: list[Run],  # trained
             cells: list,      # their cells
             labels: dict,     # id -> name to show
             ) -> pd.DataFrame:  # scheme, data, percent: means over the seeds
-    "Accuracy on the training images as they are."
+    "Accuracy on the training images without augmentation, by scheme and data set."
     found = pd.DataFrame([dict(method=c.row, data=run.spec.dataset, value=100 * fitted(run))
                           for c, run in zip(cells, runs)])
     means = found.groupby(["method", "data"], sort=False, as_index=False).value.mean()
@@ -220,7 +221,7 @@ def fifteen(study: Any,    # of one of tables 7 to 10
 
 def fifteen_parts(study: Any, table: Any, paper: pd.DataFrame, ours: pd.DataFrame,
                   first: pd.DataFrame) -> tuple[list, list]:
-    "What is published of it: parts, and the answer."
+    "The parts of the page of such a table, and its answer."
     answer = [*study.counted(table),
               f"The scheme that leads is the paper's in {led_alike(first)} of {len(first)} columns."]
     return ["## Paper (%)", study.grid(paper, 1), "## Ours (%, mean over the seeds)", study.grid(ours, 1),
@@ -297,7 +298,7 @@ def said_of(changes: pd.DataFrame,  # from `widened`
 # %% ../../../nbs/noisymix/05_tables.ipynb #aec2f153
 def by_parts(rows: pd.DataFrame,  # of `ablation`: method, seed, value, ...
              ) -> pd.DataFrame:   # each part as bool, seed, value
-    "What was measured, by what is on."
+    "The measured values with a column for each of the four parts."
     names = {row: name for name, row in KNOWN.items()}
     on = [set(names.get(m, m).split(" + ")) for m in rows.method]
     return pd.DataFrame({p: [p in s for s in on] for p in PARTS} | dict(seed=[*rows.seed], value=[*rows.value]))
@@ -320,7 +321,7 @@ def mixing_words(m: ManifoldMixup) -> str:
 def otherwise_mixed(alike: dict[str, str],  # from `rows_printed_alike`
                     labels: dict,           # id -> name to show
                     ) -> list[str]:
-    "In which rows the factorial mixes otherwise than the scheme that the paper prints there."
+    "Sentences: in which rows of table 4 our factorial mixes differently from the scheme of table 3."
     ours: dict[str, Method] = {KNOWN.get(name := setting_name(on), name): with_parts(on) for on in meaningful()}
     pairs = [(row, m, scheme(m, Wide.network), ours[row]) for row, m in alike.items() if row in ours]
     return [f"{row.capitalize()} as printed is table 3's {labels.get(m, m)} ({mixing_words(theirs)}); "

@@ -47,14 +47,14 @@ def printed_means(paper: pd.DataFrame,  # from `reported`: table 5
 def weighted(found: pd.DataFrame,  # from `printed_means`
              weight: float,        # of noise: a quarter, or a fifth
              ) -> pd.Series:       # bool
-    "Which printed cells give noise that weight."
+    "Whether each printed cell gives noise this weight, up to rounding."
     return (found["weight low"] <= weight) & (weight <= found["weight high"])
 
 # %% ../../../nbs/noisymix/08_transfer.ipynb #75c94406
 def said_of_means(found: pd.DataFrame,  # from `printed_means`
                   labels: dict,         # id -> name to show
                   ) -> str:             # sentences
-    "Which mean is printed."
+    "Sentences: how many printed means give noise a weight of a quarter, and which do not."
     quarter, odd = weighted(found, 1 / 4), found[~weighted(found, 1 / 4)]
     rest = "; ".join(f"{labels.get(r.row, r.row)} on {labels.get(r.data, r.data)} prints {r.printed} where they give "
                      f"{r.quarters:.1f}" for r in odd.itertuples())
@@ -66,7 +66,7 @@ HEAD = ", head alone"
 
 def by_what_learned(rows: pd.DataFrame,  # from `Study.rows`
                     ) -> pd.DataFrame:   # the same rows
-    "A column's name without its end, and that end in the name of the quantity."
+    "Rows whose column is the paper's, with 'the head alone' as part of the quantity's name."
     alone = rows.column.str.endswith(FROZEN)
     metric = rows.metric.where(~alone, rows.metric + HEAD)
     return rows.assign(column=rows.column.str.removesuffix(FROZEN), metric=metric)
@@ -111,7 +111,7 @@ def shared_scans(spec: Spec,  # a run that is fine-tuned
 def with_shared(told: Departures,   # of an artefact
                 cells: list[Cell],  # its cells
                 ) -> Departures:
-    "The same, and what stand-ins for two data sets share."
+    "The departures, with a sentence on the scans that two stand-ins share."
     found = [f"{a} of {n} training scans, and the ten classes, known from pre-training (no test scan is)"
              for a, n in filter(None, (shared_scans(c.spec) for c in cells[:1]))]
     return replace(told, schedule=(*told.schedule, *found))
