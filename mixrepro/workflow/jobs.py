@@ -442,7 +442,8 @@ def check_places(todo: dict, base: Path) -> None:
     "Refuse a folder of figures that takes no files; it would be found out after hours of training."
     drawn = [a for a in todo["artefacts"].values() if not (base / a["stamp"]).exists()]
     for folder in dict.fromkeys((base / f).parent for a in drawn for f in a["outputs"]):
-        if not takes_files(folder):
+        there = next(place for place in (folder, *folder.parents) if os.path.lexists(place))  # nothing is made yet
+        if not takes_files(there):
             raise OSError(f"could not write to {folder}, where figures go: make it a folder that you can write to, "
                           "or move away what stands there; nothing was begun")
 
