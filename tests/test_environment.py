@@ -87,7 +87,7 @@ def test_the_pythons_are_the_same_everywhere():
     assert sorted(pythons) == ["3.11", "3.12", "3.13"] and PROJECT["requires-python"] == ">=3.11,<3.14"
     readme = (ROOT / "README.md").read_text()
     assert "Python 3.11, 3.12 or 3.13" in readme and "Python 3.14 is" in readme
-    assert "about 6 GB into `.venv/`, 3 GB to download" in readme
+    assert "3 GB to download, about 6 GB in `.venv/`" in readme
 
 
 # --- A project that stands in

@@ -31,7 +31,7 @@ def test_each_loop_has_ten_lines():
 
 def test_the_lines_for_lightning_do_what_they_say():
     "In a stand-in for its module, as Lightning itself is no requirement."
-    class Module(nn.Module): device = torch.device("cpu")
+    class Module(nn.Module): device, global_rank = torch.device("cpu"), 0
     (text,) = (c.source for c in nbformat.read(TUTORIALS / "02_own_loop.ipynb", as_version=4).cells if "LightningModule" in c.source)
     names = dict(lightning=SimpleNamespace(LightningModule=Module), torch=torch, F=F, BatchTransform=BatchTransform)
     exec(re.search(r"```python\n(.*?)```", text, re.S)[1], names)

@@ -90,11 +90,12 @@ def left_out(found: dict) -> pd.DataFrame:  # (row, column) -> `Made` of its run
             for (row, column), mine in found.items() for made in mine if isinstance(made, Made)]
     return pd.DataFrame(rows).groupby(["data", "method"], sort=False).sum().reset_index()
 
-LIE_WORDS = ("Means over the points: off the middle, the difference of the distances to their two classes; from the "
-             "nearest, the distance to the nearest class; in units of the plane.")
-COUNT_WORDS = ("Found nothing: no place on the line has the ratio, or the search was not settled. Another ratio: it is "
-               "missed by more than the margin ε. In a third class: that one is likelier. The rest is kept, until a "
-               "pair of classes has enough.")
+LIE_WORDS = ("Means over the middle points, in units of the plane. The column off the middle: the difference between "
+             "a point's distances to its two classes, 0 in the middle; from the nearest: its distance to the nearest "
+             "class.")
+COUNT_WORDS = ("Candidates are left out for three reasons. Found nothing: no place on the line has the ratio asked "
+               "for, or the search did not settle. Another ratio: the ratio is missed by more than the margin ε. In a "
+               "third class: a third class is likelier there. The others are kept, until a pair of classes has enough.")
 
 # %% ../../../nbs/genlabel/05_genmix.ipynb #0334f4b9
 def moved_far(counts: pd.DataFrame,  # from `left_out`
@@ -108,9 +109,9 @@ def moved_far(counts: pd.DataFrame,  # from `left_out`
                     if key[0] == "genmix-gan" for r in of})
     share = 100 * mine["moved far"] / (mine.tried - mine["found nothing"])
     each = ", ".join(f"{v:.0f} % ({labels.get(d, d)})" for d, v in zip(mine.data, share))
-    return ("Moved far: the note asks for d(x + δ, m*) >> d(x, x + δ), so that the places m* nearest to the start may "
-            f"be held fixed. Read as {' and '.join(f'{t:g}' for t in times)} times, it fails for {each} of the "
-            "candidates that were found with a GAN; they are counted, and kept where all else is met.")
+    return ("Moved far: the note asks for d(x + δ, m*) >> d(x, x + δ), so that m*, the places nearest to the start, "
+            f"may be held fixed. With >> read as {' and '.join(f'{t:g}' for t in times)} times larger, this fails for "
+            f"{each} of the candidates found with a GAN. These are counted, and kept if all else is met.")
 
 # %% ../../../nbs/genlabel/05_genmix.ipynb #4cded364
 def nearest_own(run: Run, n: int = 100, store: Store | None = None) -> float:  # of n test examples, in [0, 1]
@@ -127,7 +128,8 @@ def own_words(runs: dict, labels: dict, n: int = 100, store: Store | None = None
             for (row, column), of in runs.items() if row == "genmix-gan"}
     if not mine: return "No GAN was trained."
     each = ", ".join(f"{100 * v:.0f} % ({labels.get(d, d)})" for d, v in mine.items())
-    return f"By a GAN's distances alone the own class is nearest to {each} of {n} test examples, or of all there are."
+    return (f"By the GAN's distances alone, the true class is the nearest one for {each} of {n} test examples (of all, "
+            "if there are fewer).")
 
 # %% ../../../nbs/genlabel/05_genmix.ipynb #9c1937a1
 def vanilla_beside(data: pd.DataFrame, labels: dict) -> str:  # of a table of errors, percent; names to show

@@ -149,8 +149,9 @@ def manufactured(rows: pd.DataFrame,  # from `tidy`
 
 def if_chosen(made: dict, name: str) -> str:  # from `manufactured`, a method's name to show
     "Words: a method's gain on all sets, and on those that the rule would print."
-    if not made["share"]: return f"nothing of {name}, as no set is left"
-    return f"of {name}'s {made['all']:+.2f} points {made['chosen']:+.2f} ({100 * made['share']:.0f} % of the sets)"
+    if not made["share"]: return f"no set would be left for {name}"
+    return (f"the mean gain of {name} over Mixup would be {made['chosen']:+.2f} points (on {100 * made['share']:.0f} % "
+            f"of the sets) in place of {made['all']:+.2f}")
 
 def note_gain(id: str, row: str = "genlabel-gm") -> float:
     "The mean gain of a row over Mixup in the columns that a table of the note prints, points."
@@ -210,16 +211,17 @@ def over_sets(found: pd.DataFrame, pair: str, at: str) -> str:  # from `summary`
     "A sentence: the mean gain of one pair over all sets, its interval, and a verdict on its being above 0."
     r = found.loc[pair]
     word = claim((float(r["mean"]), float(r.low), float(r.high)), 1, at=at).word
-    p = f", signed rank p = {r.p:.2g}" if r.p == r.p else ""
+    p = f", signed-rank test p = {r.p:.2g}" if r.p == r.p else ""
     ends = f" [{plus(r.low)}, {plus(r.high)}]" if r.low == r.low else ""
-    return (f"{pair} is {plus(r['mean'])} points{ends} over {r.sets:.0f} set{'s' * int(r.sets > 1)}{p}: higher in "
-            f"{r.higher:.0f}, on par in {r.on_par:.0f}, lower in {r.lower:.0f}; that it is above 0: {word}.")
+    return (f"{pair.replace(' - ', ' minus ')}: {plus(r['mean'])} points{ends} on average over {r.sets:.0f} "
+            f"set{'s' * int(r.sets > 1)}{p}; higher in {r.higher:.0f}, on par in {r.on_par:.0f}, lower in "
+            f"{r.lower:.0f}. The claim that this mean is above 0: {word}.")
 
 def coin(id: str) -> str:  # an artefact whose note prints a count
     "A sentence: a count of the note, and its p-value by the sign test."
     printed = reported("genlabel", id).set_index("column")["mean"].astype(int)
     n, k = printed["data sets"], printed["data sets that gain"]
-    return f"The note counts {k} gains in {n} sets; a coin is as far from one half with p = {sign_test(k, n):.2g}."
+    return f"The note counts {k} gains in {n} sets (two-sided sign test against one half: p = {sign_test(k, n):.2g})."
 
 # %% ../../../nbs/genlabel/03b_tables.ipynb #d9749e19
 def tried_words(tried: pd.DataFrame) -> list[str]:  # from `splits_tried`

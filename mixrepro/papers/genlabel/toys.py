@@ -149,9 +149,10 @@ def printed_above(paper: pd.DataFrame,  # from `reported`
     cells = paper.pivot(index="column", columns="row", values="mean")
     above = sum(int((cells[a] > cells[b]).sum()) for a, b in over)
     pairs = sum(int((cells[a].notna() & cells[b].notna()).sum()) for a, b in over)
-    def said(a, c): return f"{labels.get(a, a)} {cells[a][c]:.2f} below {cells.erm[c]:.2f} in {labels.get(c, c)}"
+    def said(a, c): return f"{labels.get(a, a)}, {cells[a][c]:.2f} against {cells.erm[c]:.2f} in {labels.get(c, c)}"
     below = [said(a, c) for a, _ in over for c in cells.index if cells[a][c] < cells.erm[c]]
-    return f"In print: above it in {above} of {pairs} cells; against no mixing: {'; '.join(below) or 'nowhere below'}."
+    return (f"In the printed table it is above its base method in {above} of {pairs} cells. Printed below no mixing: "
+            f"{'; '.join(below) or 'none'}.")
 
 def attack_words(attack: str) -> str:  # a metric's name
     "A sentence on the attack behind a robust accuracy."

@@ -224,8 +224,10 @@ def told_nfm(limit: pd.Series,  # gaps over eps^2 at the smallest eps, by networ
              ) -> list[str]:
     "Pieces of the answer of nm-theorem3 about the mixed loss."
     lost = listed(pd.Series(given_up).drop("none"), ".3f")
-    return [f"Half of the mixed loss: the gap over ε² ends at {limit.xs('equal', level='norms').min():.3f} or above;",
-            f"over ε, with an assumption given up: {lost} (none {given_up['none']:.0e})."]
+    least = limit.xs("equal", level="norms").min()
+    return [f"The theorem's part on the mixed loss: at the smallest ε, the gap divided by ε² is {least:.3f} or above.",
+            f"If one assumption is dropped, the gap divided by ε is {lost};",
+            f"with all assumptions it is {given_up['none']:.0e}."]
 
 # %% ../../../nbs/noisymix/03c_bound.ipynb #afa058ae
 def told_stability(sums: tuple,          # from `sums_of_classes`
@@ -235,19 +237,20 @@ def told_stability(sums: tuple,          # from `sums_of_classes`
     "Pieces of the answer of nm-theorem3 about the stability loss."
     left, right = sums
     fails = every.assign(fails=every.elasticity > 1).groupby("scale").fails.mean()
-    return [f"Half of the stability loss: over the classes the p^k sum to {left:.0f}, the ∇p^k·z to {right:.0e}.",
-            f"-S₁ is between {every.elasticity.min():.2f} and {every.elasticity.max():.2f} of E[1-λ] JS;",
-            f"the printed bound fails to first order in {fails.iloc[0]:.0%} of draws",
-            f"where the mean |logit| is {fails.index[0]:g} and in {fails.iloc[-1]:.0%} with {fails.index[-1]:g}.",
-            f"With small logits the gap over ε² ends at {ends[.3, 'corrected']:.3f} with S₁ kept,",
-            f"at {ends[.3, 'printed']:.1f} as printed."]
+    return ["The theorem's part on the stability loss: summed over the classes, the p^k give",
+            f"{left:.0f} and the ∇p^k·z give {right:.0e}.",
+            f"-S₁ is between {every.elasticity.min():.2f} and {every.elasticity.max():.2f} times E[1-λ] JS.",
+            f"To first order, the printed bound fails in {fails.iloc[0]:.0%} of the draws",
+            f"with a mean |logit| of {fails.index[0]:g}, and in {fails.iloc[-1]:.0%} with {fails.index[-1]:g}.",
+            f"With small logits, the gap divided by ε² is {ends[.3, 'corrected']:.3f} at the smallest ε if S₁ is kept,",
+            f"and {ends[.3, 'printed']:.1f} as printed."]
 
 # %% ../../../nbs/noisymix/03c_bound.ipynb #33b8822f
 def told_mean(off: pd.Series) -> str:  # from `off_centre`
     "The sentence of nm-theorem3 about second views."
     far, error, image = (off[k] for k in ("mean of the second views", "its standard error", "an image"))
-    return (f"The mean second view of centred images is {far:.1f} grey levels (rms) from 0, "
-            f"standard error {error:.1f}; an image is {image:.0f} from the mean.")
+    return (f"The mean second view of centred images is {far:.1f} grey levels (rms) away from 0, with a standard error "
+            f"of {error:.1f}; an image is {image:.0f} away from the mean image.")
 
 # %% ../../../nbs/noisymix/03c_bound.ipynb #6eeec080
 def draw_nfm(ax: "Axes", gaps: pd.DataFrame,  # from `nfm_gaps`

@@ -64,9 +64,9 @@ CLAIMS = {  # (row, column) -> the text
     ("noisymix", "imagenet-c"): "about 13 points over the baseline on ImageNet-C",
     ("noisymix over augmix", "imagenet-c"): "over 4 points over AugMix on ImageNet-C",
     ("noisymix over augmix", "imagenet-r"): "over 4 points over AugMix on ImageNet-R",
-    ("noisymix", "imagenet-p"): "a flip rate of 58 brought down to 28.5 (there a rate, here a probability)",
-    ("noisymix over augmix", "imagenet-p"): "about 5 points more stable in films, by the caption of "
-                                             "table 12, which does not say than whom; over AugMix"}
+    ("noisymix", "imagenet-p"): "a flip rate reduced from 58 to 28.5 (the paper has rates, we have probabilities)",
+    ("noisymix over augmix", "imagenet-p"): "about 5 points more stable in films (caption of table 12, which does not "
+                                            "say than which scheme; compared here with AugMix)"}
 
 def claimed(data: pd.DataFrame,  # of a table by the ledger, or of several: gains are positive where they are better
             claims: dict,        # (row, column) -> the text
@@ -77,7 +77,8 @@ def claimed(data: pd.DataFrame,  # of a table by the ledger, or of several: gain
         r = found.loc[key]
         low, high = (r[f"gain {end} (points)"] for end in ("low", "high"))
         spread = "" if pd.isna(low) else f" [{low:+.1f}, {high:+.1f}]"
-        return f"The text: {text}; printed {r['paper gain (points)']:+.1f}, here {r['our gain (points)']:+.1f}{spread}."
+        return (f"The text claims: {text}. Difference in the paper's tables: {r['paper gain (points)']:+.1f}; "
+                f"here: {r['our gain (points)']:+.1f}{spread}.")
     there = [k for k in claims if k in found.index and pd.notna(found.loc[k, "our gain (points)"])]
     return [said(k, claims[k]) for k in there]
 
@@ -100,9 +101,10 @@ def apart(means: pd.DataFrame,  # from `row_means`
           ) -> str:             # a sentence
     "Which rows differ by more than rounding explains."
     far, name = means[means.difference.abs() > most], means.columns[1]
-    said = "; ".join(f"{r.method} {r[name]:.1f} against {r['mean of the row']:.1f}" for _, r in far.iterrows())
-    good = f"Of {len(means)} rows {len(means) - len(far)} have the mean of {name}"
-    return good + (f", not {said}." if said else ".")
+    said = "; ".join(f"{r.method} ({r[name]:.1f} there, its row gives {r['mean of the row']:.1f})"
+                     for _, r in far.iterrows())
+    good = f"In {len(means) - len(far)} of {len(means)} printed rows the mean of the row is the one that {name} prints"
+    return good + (f"; not for {said}." if said else ".")
 
 # %% ../../../nbs/noisymix/07_imagenet.ipynb #61ccbff5
 def rendered_words(study: Any) -> str:  # "" where renditions are ImageNet-R's own, or nothing was run

@@ -194,16 +194,18 @@ def told2(apart: pd.Series,  # of lemma 2: the largest gap by eps and network
           ) -> list[str]:
     "The answer of nm-theorem2, as pieces of its sentences."
     smooth, (corrected, *printed) = slope.xs("smooth", level="network"), readings.values()
-    return [f"The two sides of lemma 2 are at most {max(apart[1.][['linear', 'smooth']]):.0e} apart (linear, smooth),",
-            f"and {apart[.5].min():.0e} to {apart[.5].max():.0e} where 1 - λ is halved first.",
-            f"Slopes of theorem 2's remainder: {listed(slope['theorem 2'])};",
-            f"with moments of λ ~ Beta, as lemma 2 ends, {smooth['moments of Beta']:.2f},",
-            f"and {smooth['loss and moments of Beta']:.2f} if the loss has that Beta too.",
-            f"With a noise for each view, as in the released code, {smooth['a noise for each view']:.2f};",
-            f"without the mixed term {smooth['the same, no mixed term']:.2f}.",
-            f"Proposition 1: the remainder over ε³ tends to {ends['2 views']:.3f} for two views",
-            f"and {ends['3 views']:.3f} for three; o(ε³), as printed, would be 0.",
-            f"Eq. 36 is off by {min(printed):.2f} or more as printed, by {corrected:.0e} with δz_l for δz_j."]
+    return [f"The two sides of lemma 2 differ by at most {max(apart[1.][['linear', 'smooth']]):.0e} for the linear",
+            f"and the smooth network, but by {apart[.5].min():.0e} to {apart[.5].max():.0e} if 1 - λ is halved first.",
+            f"Slopes of theorem 2's remainder: {listed(slope['theorem 2'])}.",
+            "With the moments of λ ~ Beta, as lemma 2 ends, the smooth network's slope is",
+            f"{smooth['moments of Beta']:.2f}; if the loss has that Beta too, it is",
+            f"{smooth['loss and moments of Beta']:.2f}.",
+            "With a separate noise for each view, as in the released code, it is",
+            f"{smooth['a noise for each view']:.2f}, and without the mixed term",
+            f"{smooth['the same, no mixed term']:.2f}.",
+            f"Proposition 1: the remainder divided by ε³ tends to {ends['2 views']:.3f} for two views",
+            f"and to {ends['3 views']:.3f} for three; by the printed o(ε³) it would tend to 0.",
+            f"Eq. 36 as printed is off by {min(printed):.2f} or more, and by {corrected:.0e} with δz_l for δz_j."]
 
 # %% ../../../nbs/noisymix/03b_stability.ipynb #53166637
 def draw_lemma2(ax: "Axes", gaps: pd.DataFrame,  # from `lemma2`

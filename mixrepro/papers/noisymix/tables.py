@@ -82,7 +82,7 @@ def filmed_words(found: dict,     # of one network, from the metric `flips`
     whose = "released" if released else f"made here with {CONSTANTS_OF[found['table']]}'s constants"
     part = ", the first of each class" if found["images"] < n_test else ""
     return (f"Films: {whose}, of {found['images']:,} test images{part}. "
-            f"Flip probabilities within {RARELY:.0%} of ERM's are not told apart.")
+            f"A flip probability within {RARELY:.0%} of ERM's counts as equal to it.")
 
 def filmed_in(study: Any,
               metric: str,  # the name of its metric of films
@@ -106,7 +106,8 @@ def rarer(page: pd.DataFrame,  # `data` of a table of films with the contrast of
     gain, low, high = (at[f"{k} (points)"] for k in ("our gain", "gain low", "gain high"))
     ours = f"{gain:+.2f}" + f" [{low:+.2f}, {high:+.2f}]" * bool(np.isfinite(low))
     theirs = f"{at['paper gain (points)']:+.1f}"
-    return f"NoisyMix flips less often than AugMix by {theirs} points in the paper, {ours} here."
+    return ("How much less often predictions flip with NoisyMix than with AugMix: "
+            f"{theirs} points in the paper, {ours} here.")
 
 # %% ../../../nbs/noisymix/05_tables.ipynb #bc4c4ac4
 def unlike_films(study: Any,
@@ -142,7 +143,7 @@ def copied_words(paper: pd.DataFrame,  # from `reported`
                  ) -> str:             # "" where no row is a copy
     "A sentence: with which printed rows our values are not compared, and why."
     copies = paper[paper["where"].str.contains(COPIED, regex=False)].drop_duplicates("row")
-    return " ".join(f"{labels.get(r['row'], r['row'])} is not held against the paper: what is printed is a misprint "
+    return " ".join(f"{labels.get(r['row'], r['row'])} is not compared with the paper, where its row is a misprint "
                     f"({r['where'].partition(', ')[2]})." for _, r in copies.iterrows())
 
 # %% ../../../nbs/noisymix/05_tables.ipynb #15328ec4
@@ -155,17 +156,17 @@ def noise_words(noise: FeatureNoise,
                 views: int = 3,
                 ) -> str:
     "A noise in words, made from its fields."
-    whose = "one noise for all views of an image" if noise.shared else "noise of its own for each view"
+    whose = "one noise for all views of an image" if noise.shared else "a separate noise for each view"
     levels = f"levels {noise.add:g} (added) and {noise.mult:g} (multiplied)"
-    by_view = f"the added one x{', x'.join(f'{v:g}' for v in noise.levels)} from view to view"
+    by_view = f"the first of them times {', '.join(f'{v:g}' for v in noise.levels)} from view to view"
     parts = [whose * (views > 1), levels, by_view * (len(noise.levels) > 1),
-             "each times a draw of Beta(2, 5)" * (noise.factor == "beta"),
-             f"{noise.sparse:.0%} of the numbers left out" * (noise.sparse > 0)]
+             "each multiplied by a draw of Beta(2, 5)" * (noise.factor == "beta"),
+             f"{noise.sparse:.0%} of the numbers without noise" * (noise.sparse > 0)]
     return ", ".join(filter(None, parts))
 
 # %% ../../../nbs/noisymix/05_tables.ipynb #6496d161
-WHOSE = {"noisymix": "by the paper's words", "noisymix-code": "by its code",
-         "noisymix-strong": "by the words, at the code's levels"}
+WHOSE = {"noisymix": "as the paper describes it", "noisymix-code": "as the released code has it",
+         "noisymix-strong": "as the paper describes it, at the code's levels"}
 
 def beside_code(row: str) -> str:
     "Words: the strength of a row's noise relative to that of NoisyMix (code)."
@@ -178,7 +179,7 @@ def beside_code(row: str) -> str:
 def whose_noise(study: Any) -> str:  # sentences; "" where NoisyMix is not run
     "Which rows of NoisyMix there are, and what noise each of them has."
     rows = [row for row in dict.fromkeys(c.row for c in study.cells) if row in WHOSE]
-    return " ".join(f"{LABELS[row]}, {WHOSE[row]}: {noise_words(scheme(row).noise)}{beside_code(row)}." for row in rows)
+    return " ".join(f"{LABELS[row]} {WHOSE[row]}: {noise_words(scheme(row).noise)}{beside_code(row)}." for row in rows)
 
 # %% ../../../nbs/noisymix/05_tables.ipynb #6a175612
 def learned(runs: list[Run],  # trained
@@ -223,7 +224,7 @@ def fifteen_parts(study: Any, table: Any, paper: pd.DataFrame, ours: pd.DataFram
                   first: pd.DataFrame) -> tuple[list, list]:
     "The parts of the page of such a table, and its answer."
     answer = [*study.counted(table),
-              f"The scheme that leads is the paper's in {led_alike(first)} of {len(first)} columns."]
+              f"In {led_alike(first)} of {len(first)} columns the scheme that leads here also leads in the paper."]
     return ["## Paper (%)", study.grid(paper, 1), "## Ours (%, mean over the seeds)", study.grid(ours, 1),
             "## The scheme that leads", study.grid(first.reset_index()), whose_noise(study)], answer
 
@@ -291,8 +292,8 @@ def said_of(changes: pd.DataFrame,  # from `widened`
     def named(rows): return ", ".join(labels.get(m, m) for m in rows.method) or "none"
     def sentence(column, g):
         where = labels.get(column, column)
-        return (f"On {where} the wider network helps {named(g[g.low > 0])} and hurts {named(g[g.high < 0])}; "
-                f"neither by the printed spreads: {named(g[~((g.low > 0) | (g.high < 0))])}.")
+        return (f"On {where}, by the printed means and spreads, the wider network helps {named(g[g.low > 0])} and "
+                f"hurts {named(g[g.high < 0])}; not decided by the spreads: {named(g[~((g.low > 0) | (g.high < 0))])}.")
     return [sentence(c, g) for c, g in changes.groupby("column", sort=False)]
 
 # %% ../../../nbs/noisymix/05_tables.ipynb #aec2f153
@@ -316,7 +317,7 @@ def rows_printed_alike(three: pd.DataFrame,  # from `reported`: table 3
 def mixing_words(m: ManifoldMixup) -> str:
     "How a scheme of one view mixes."
     noise = f", {noise_words(m.noise, 1)}" if isinstance(m.noise, FeatureNoise) else ""
-    return f"alpha {m.alpha:g}, {len(m.stages)} places{noise}"
+    return f"alpha {m.alpha:g}, mixing at {len(m.stages)} places{noise}"
 
 def otherwise_mixed(alike: dict[str, str],  # from `rows_printed_alike`
                     labels: dict,           # id -> name to show
@@ -324,5 +325,5 @@ def otherwise_mixed(alike: dict[str, str],  # from `rows_printed_alike`
     "Sentences: in which rows of table 4 our factorial mixes differently from the scheme of table 3."
     ours: dict[str, Method] = {KNOWN.get(name := setting_name(on), name): with_parts(on) for on in meaningful()}
     pairs = [(row, m, scheme(m, Wide.network), ours[row]) for row, m in alike.items() if row in ours]
-    return [f"{row.capitalize()} as printed is table 3's {labels.get(m, m)} ({mixing_words(theirs)}); "
-            f"in the factorial it has {mixing_words(mine)}." for row, m, theirs, mine in pairs if theirs != mine]
+    return [f"The numbers printed in {row} are those of {labels.get(m, m)} in table 3 ({mixing_words(theirs)}); "
+            f"our factorial has there: {mixing_words(mine)}." for row, m, theirs, mine in pairs if theirs != mine]

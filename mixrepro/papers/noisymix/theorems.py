@@ -302,15 +302,15 @@ def of_seeds(slope_of: Callable[[int], float],  # (seed) -> slope
              near: float = .2) -> str:
     "A sentence: on how many draws the remainder of a ReLU network is of third order."
     slopes = np.array([slope_of(seed) for seed in range(seeds)])
-    return (f"The slope of a ReLU network hangs on the draw: of {seeds} seeds {int((abs(slopes - 3) < near).sum())} "
-            f"have one within {near:g} of 3 (lowest {slopes.min():.2f}, highest {slopes.max():.2f}).")
+    return (f"The slope of a ReLU network depends on the seed: for {int((abs(slopes - 3) < near).sum())} of {seeds} "
+            f"seeds it is within {near:g} of 3 (lowest {slopes.min():.2f}, highest {slopes.max():.2f}).")
 
 # %% ../../../nbs/noisymix/03_theorems.ipynb #8901720e
 NAMED = ("corrected", "eq. 12 as printed")  # of the lines of theorem 1; the others lack something
 
 def listed(values: pd.Series, digits: str = ".2f") -> str:  # by name
-    "Names and numbers in a row, separated by commas."
-    return ", ".join(f"{name} {v:{digits}}" for name, v in values.items())
+    "Numbers in a row, each with its name, separated by commas."
+    return ", ".join(f"{v:{digits}} ({name})" for name, v in values.items())
 
 def told1(apart: pd.Series,  # of lemma 1: the largest gap by rule of lambda and network
           slope: pd.Series,  # of theorem 1: by what it is and network
@@ -318,11 +318,12 @@ def told1(apart: pd.Series,  # of lemma 1: the largest gap by rule of lambda and
     "The answer of nm-theorem1, as pieces of its sentences."
     rule, (right, wrong) = apart["the mixture"], (slope[name] for name in NAMED)
     other = slope.drop(list(NAMED), level="what").droplevel("network").sort_index(kind="stable")
-    return [f"The two sides of lemma 1 are at most {max(rule['linear'], rule['smooth']):.0e} apart (linear, smooth;",
-            f"ReLU {rule['ReLU']:.0e}, as its kinks lie between the nodes);",
-            f"with λ from the Beta of its last line, {apart['Beta'].min():.0e} to {apart['Beta'].max():.0e}.",
-            f"Slopes of the remainder with eq. 12 corrected: {listed(right)};",
-            f"with eq. 12 as printed: {listed(wrong)}.", f"Where something is missing: {listed(other)}."]
+    return [f"The two sides of lemma 1 differ by at most {max(rule['linear'], rule['smooth']):.0e} for the linear and",
+            f"the smooth network, and by {rule['ReLU']:.0e} for the ReLU network, whose kinks lie between the nodes.",
+            f"With λ from the Beta of the lemma's last line they differ by {apart['Beta'].min():.0e} to",
+            f"{apart['Beta'].max():.0e}. Slopes of theorem 1's remainder with eq. 12 corrected: {listed(right)};",
+            f"with eq. 12 as printed: {listed(wrong)}.",
+            f"Slopes where one condition is not met: {listed(other)}."]
 
 # %% ../../../nbs/noisymix/03_theorems.ipynb #4d152e91
 TONES = {"linear": "#193BB0", "ReLU": "#D48209", "smooth": "#A71F01"}  # blue, orange, vermilion of the house

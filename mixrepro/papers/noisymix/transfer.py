@@ -56,10 +56,11 @@ def said_of_means(found: pd.DataFrame,  # from `printed_means`
                   ) -> str:             # sentences
     "Sentences: how many printed means give noise a weight of a quarter, and which do not."
     quarter, odd = weighted(found, 1 / 4), found[~weighted(found, 1 / 4)]
-    rest = "; ".join(f"{labels.get(r.row, r.row)} on {labels.get(r.data, r.data)} prints {r.printed} where they give "
-                     f"{r.quarters:.1f}" for r in odd.itertuples())
-    return (f"Of {len(found)} printed means over corruptions {quarter.sum()} weight the four categories alike and "
-            f"{weighted(found, 1 / 5).sum()} are the plain mean of 15." + f" {rest}." * bool(rest))
+    rest = "; ".join(f"{labels.get(r.row, r.row)} on {labels.get(r.data, r.data)} ({r.printed} is printed, equal "
+                     f"weights give {r.quarters:.1f})" for r in odd.itertuples())
+    return (f"Of {len(found)} printed means over corruptions, {quarter.sum()} give the four categories equal weights "
+            f"and {weighted(found, 1 / 5).sum()} are the plain mean of the 15."
+            + f" Without equal weights: {rest}." * bool(rest))
 
 # %% ../../../nbs/noisymix/08_transfer.ipynb #ce3364ea
 HEAD = ", head alone"
@@ -75,16 +76,16 @@ def by_what_learned(rows: pd.DataFrame,  # from `Study.rows`
 SAID = {  # (row, column) -> the text
     ("noisymix", "cifar10-c noise"): "about 12 points more robust to noise on CIFAR-10-C",
     ("noisymix", "cifar100-c noise"): "about 6 points more robust to noise on CIFAR-100-C",
-    ("augmix", "cifar10-c"): "more robust sources, as AugMix, give more robust targets",
-    ("noisymix", "cifar10"): "a robust source can help on clean images"}
+    ("augmix", "cifar10-c"): "more robust source networks, such as AugMix's, give more robust target networks",
+    ("noisymix", "cifar10"): "a robust source network can help on clean images"}
 
 def said_and_found(data: pd.DataFrame,  # of a table by the ledger
                    ) -> list[str]:
     "The claims of section 4.5 with the printed and our differences; those that were not run with the printed alone."
     printed = data.set_index(["method", "column"])["paper gain (points)"]
     ours, points = claimed(data, SAID), {k: printed[k] for k in SAID}
-    absent = [f"The text: {SAID[k]}; printed {v:+.1f}, not run here." for k, v in points.items()
-              if not any(SAID[k] + ";" in sentence for sentence in ours)]
+    absent = [f"The text claims: {SAID[k]}. Difference in the paper's tables: {v:+.1f}; not run here."
+              for k, v in points.items() if not any(SAID[k] + "." in sentence for sentence in ours)]
     return ours + absent
 
 # %% ../../../nbs/noisymix/08_transfer.ipynb #358318d9

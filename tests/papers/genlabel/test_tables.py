@@ -53,7 +53,7 @@ def test_the_notes_counts():
     assert (round(sign_test(24, 38), 2), round(sign_test(87, 160), 2)) == (.14, .30)
     found = note_counts()
     assert found.loc["mixup", ["higher", "on par", "lower"]].tolist() == [65, 19, 25] and float(found.p["erm"]) == pytest.approx(sign_test(41, 75), abs=.01)
-    assert found[["higher", "on par", "lower"]].sum(axis=1).eq(109).all() and "p = 0.3." in coin("gl-logistic")
+    assert found[["higher", "on par", "lower"]].sum(axis=1).eq(109).all() and "p = 0.3)." in coin("gl-logistic")
 
 
 def test_choosing_columns_by_their_outcome_makes_a_gain_of_nothing():
