@@ -50,21 +50,21 @@ def brought_in(thing: Callable,  # a class or a function
 # %% ../nbs/06_outside.ipynb #6007517a
 @lru_cache
 def entered(group: str,  # of entry points; "": there is none
-            ) -> dict[str, str]:  # name -> "module:name"; of two distributions in one name: both, with "and" between
+            ) -> dict[str, tuple[str, ...]]:  # name -> each "module:name" that a distribution brings by it
     "What installed distributions bring."
     found = {}
     for e in entry_points(group=group) if group else ():
         where = re.sub(r"\s|\[.*", "", e.value)  # a standard allows room, and extras behind
-        if where not in found.setdefault(e.name, where).split(" and "): found[e.name] += f" and {where}"
+        if where not in found.setdefault(e.name, ()): found[e.name] += (where,)
     return found
 
-def check_brought(name: str, where: str, what: str) -> None:  # as for `entered`
+def check_brought(name: str, places: tuple[str, ...], what: str) -> None:  # as in `entered`
     "Refuse a name that two distributions bring, and one that leads nowhere."
-    if " and " in where:
-        raise ValueError(f"two distributions bring a {what} {name!r}, {where}: uninstall one, or name it as "
-                         f"{where.rpartition(' ')[2]}")
-    if not re.fullmatch(r"[\w.]+:\w+", where):
-        raise ValueError(f"a distribution brings a {what} {name!r} as {where!r}, which names no place: expected "
+    if len(places) > 1:
+        raise ValueError(f"two distributions bring a {what} {name!r}, {' and '.join(places)}: uninstall one, or name "
+                         f"it as {places[-1]}")
+    if not re.fullmatch(r"[\w.]+:\w+", places[0]):
+        raise ValueError(f"a distribution brings a {what} {name!r} as {places[0]!r}, which names no place: expected "
                          "my_module:my_name in its entry points")
 
 # %% ../nbs/06_outside.ipynb #c9263402
@@ -83,7 +83,7 @@ class Outside:
     checked: Callable   # (what lies there, "module:name") -> what stands in the table; refuses what is none
     group: str = ""     # of entry points
 
-    def others(self) -> dict[str, str]: return entered(self.group)
+    def others(self) -> dict[str, tuple[str, ...]]: return entered(self.group)
 
     def at(self, where: str) -> Callable:  # "module:name"
         "What lies in a module."
@@ -95,8 +95,8 @@ class Outside:
     def find(self, name: str) -> Callable | None:
         "What a name leads to; None where it leads nowhere."
         if name in self.others():
-            check_brought(name, self.others()[name], self.what)
-            return self.at(self.others()[name])
+            check_brought(name, places := self.others()[name], self.what)
+            return self.at(places[0])
         check_place(name, self.what, self.noun)
         return self.at(name) if re.fullmatch(r"[\w.]+:\w+", name) else None
 

@@ -368,22 +368,24 @@ class Study(Captioned):
                 ) -> list[dict]:  # one a block, for `bench.costs`
         "What the clock said of runs: as the scale's file of timings has it, which is written where it has nothing."
         asked = dict(rounds=rounds, threads=bench.cores, device=bench.device)
-        about = {k: v for k, v in environment(bench.device, 0.).items() if k in ("hardware", "torch")}
         codes = {name: code_of(w.spec).name for name, w in bench.workers.items()}
-        return clocked(home() / "figures" / self.scale.name, self.artefact.id, codes, blocks, asked, about,
-                       lambda: bench.times(rounds), home() / "runs/.workflow/timings.lock", again)
+        return self.by_clock(codes, blocks, asked, ("hardware", "torch"), lambda: bench.times(rounds), again)
+
+    def by_clock(self, codes: dict, blocks: int, asked: dict, about: tuple, measure: Callable,
+                 again: bool = False) -> list[dict]:
+        "`clocked` in the scale's file of timings; `about` names what is written down of this machine."
+        here = environment(asked["device"], 0.)
+        return clocked(home() / "figures" / self.scale.name, self.artefact.id, codes, blocks, asked,
+                       {k: here[k] for k in about}, measure, home() / "runs/.workflow/timings.lock", again)
 
     def took(self,
              parts: dict,     # part -> (a short name of what made its results, seconds that this took)
              what: str,       # that was computed
-             again: bool = False,  # the seconds of now, at any rate
              ) -> str:
         "How long results took: as the scale's file of timings has it, which is written where it has nothing."
-        about = {k: v for k, v in environment("cpu", 0.).items() if k in ("hardware", "torch", "threads")}
         codes, seconds = ({name: part[i] for name, part in parts.items()} for i in (0, 1))
-        (said,) = clocked(home() / "figures" / self.scale.name, self.artefact.id, codes, 1,
-                          dict(rounds=1, device="cpu"), about, lambda: {name: (s, 0.) for name, s in seconds.items()},
-                          home() / "runs/.workflow/timings.lock", again)
+        (said,) = self.by_clock(codes, 1, dict(rounds=1, device="cpu"), ("hardware", "torch", "threads"),
+                                lambda: {name: (s, 0.) for name, s in seconds.items()})
         return duration(what, {name: said[name][0] for name in parts})
 
     def publish(self,
