@@ -80,13 +80,16 @@ def given(allowed: Collection | Callable[[], Collection] | None = None,  # as fo
 def pick(kind: str,          # what is looked up, for the message: "method", "data set"
          name: str,          # the name asked for
          table: Collection,  # the known names: a dict, or any collection of names
+         shown: str = "see the table",  # where many names are shown
          ) -> typing.Any:    # table[name] for a dict, else the name
     "Look a name up in a table; an unknown one is refused with the nearest known."
     if name in table: return table[name] if isinstance(table, dict) else name
     names = [*table, *getattr(table, "others", tuple)()]
-    near = difflib.get_close_matches(str(name), map(str, names), n=1)
+    spelt = {str(k).lower(): str(k) for k in names}
+    near = (difflib.get_close_matches(str(name), map(str, names), n=1)
+            or [spelt[k] for k in difflib.get_close_matches(str(name).strip().lower(), spelt, n=1)])
     hint = f"did you mean {near[0]!r}? " if near else ""
-    known = ", ".join(str(k) or "''" for k in names) if len(names) <= 20 else f"{len(names)} names, see the table"
+    known = ", ".join(str(k) or "''" for k in names) if len(names) <= 20 else f"{len(names)} names, {shown}"
     raise ValueError(f"unknown {kind} {name!r}: {hint}Known: {known}")
 
 # %% ../nbs/00_core.ipynb #85af5046

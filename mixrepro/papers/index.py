@@ -7,10 +7,11 @@ __all__ = ['PAPERS', 'entries_in', 'entries', 'entry_of']
 
 # %% ../../nbs/workflow/90a_index.ipynb #854f99d3
 import ast
-from difflib import get_close_matches
+
 from functools import cache
 from pathlib import Path
 
+from ..core import pick
 from ..repro.entry import FIGURE, TABLE, Entry, outputs_of
 
 # %% ../../nbs/workflow/90a_index.ipynb #c2d90ce4
@@ -38,8 +39,4 @@ def entries() -> dict[str, Entry]:
 
 def entry_of(id: str) -> Entry:
     "The entry of that id; an unknown id is refused with the nearest one."
-    known = entries()
-    if id in known: return known[id]
-    near = get_close_matches(id.strip().lower(), known, n=1)
-    hint = f"did you mean {near[0]!r}? " if near else ""
-    raise ValueError(f"unknown artefact {id!r}: {hint}'mixrepro list' shows all {len(known)}")
+    return pick("artefact", id, entries(), "'mixrepro list' shows them")
