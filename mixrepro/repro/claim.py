@@ -426,16 +426,15 @@ def frame(found: list[Found],
     return pd.DataFrame([line(i, f) for i, f in enumerate(found)])
 
 # %% ../../nbs/repro/86_claim.ipynb #a30de16e
-HEAD = ("", "Where", "The claim", "Verdict", "Measured", "Its own numbers", "Formula", "Artefact")
-HOW = ("Its own numbers: whether the claim follows from what the paper prints; as a coin might: it does, by a count "
-       "that is no further from one half than a coin's often is (exact two-sided sign test). "
+HEAD = ("", "Where", "The claim", "Verdict", "Measured", "The paper's numbers", "Formula", "Artefact")
+HOW = ("The paper's numbers: whether the claim follows from what the paper prints; as a coin might: it does, by a "
+       "count that chance often gives (exact two-sided sign test). "
        "Measured: of all comparisons that a claim makes, the one that speaks most against it, with a 95% interval; "
-       "behind it how many of them were run; so behind another scale's verdict, where it was not all. "
+       "then how many of them were run; after another scale's verdict too, where not all were. "
        "Without an interval: counted or computed without chance, or of one run or of runs that are all alike. "
        "Verdict: after Holm's correction among the claims of one paper that have a p-value; "
-       "where that leaves it open, the seeds, or data sets, that would decide, or what the claim would be alone, "
-       "without the correction. "
-       "Where a table has no contrast of two rows they are paired by seed, over the seeds alone.")
+       "where it is undecided, how many seeds or data sets would decide, or what it would be without the correction. "
+       "Two rows whose contrast is in no table are paired by seed; that interval is over seeds alone.")
 SEPARATE = "Unpaired, where a table is older than the values of its seeds: {}."
 
 PLACE = re.compile(rf"(?<![\w-])({'|'.join(map(re.escape, DATA_LABELS | NETWORK_LABELS))})(?![\w-])")
@@ -489,6 +488,6 @@ def own_numbers(data: pd.DataFrame) -> str:  # from `frame`
     "How many claims the papers' own numbers bear out, as a sentence."
     word = data["paper's numbers"]
     yes, none, coin = word.str.startswith("yes"), (word == "not printed").sum(), word.str.startswith("yes, ").sum()
-    apart = f" ({coin} of them by a count that a coin might give)" * bool(coin)
+    apart = f" ({coin} of them by a count that chance often gives)" * bool(coin)
     return (f"{yes.sum()} follow from the paper's own numbers{apart}, {len(data) - yes.sum() - none} do not or only "
             f"in part; for {none} none are printed.")

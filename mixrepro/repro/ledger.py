@@ -143,15 +143,17 @@ def reading(found: list[Row], unit: str,  # as in `page`
     "How to read the gains of a page: what occurs on it and nothing else."
     words, over, how = {r.gain.word for r in found}, {r.gain.over for r in found}, []
     if any("images" in o for o in over):
-        how.append("Over seeds and test images: what other seeds and other images of the kind would give.")
+        how.append("Over seeds and test images: the interval allows for other seeds and for other test images "
+                   "of the same kind.")
     if any("pooled" in o for o in over):
-        how.append("Pooled: the methods of a column share one spread between seeds (seeds as blocks), "
-                   "but for one whose own is larger beyond chance.")
+        how.append("Pooled: one standard deviation between seeds is estimated for all methods of a column (seeds as "
+                   "blocks); a method whose own is significantly larger keeps its own.")
     if family and words - {"withheld", "baseline", "", "not run"}:
-        how.append("Direction is each row's own. "
-                   f"Holm: its p-value corrected for {family} comparisons; yes where it is below .05.")
+        how.append("Direction: row by row, uncorrected. "
+                   f"Holm: the row's p-value corrected for {family} comparisons; yes where it is below .05.")
     if "undecided" in words:
-        how.append("Behind undecided: the seeds that would decide with a power of .8, were effect and spread as seen.")
+        how.append("The number after undecided: how many seeds would decide, with a power of .8, if effect and spread "
+                   "are as measured.")
     small = sorted({v.word for r in found for v in (r.gain, r.value)} & {"no difference", "agrees"})
     size = margin or MARGINS.get(unit) or 0.
     near = f"± {size:.3g} {'points' if unit == '%' else unit}"

@@ -247,10 +247,11 @@ def matrix_answer(table: pd.DataFrame, ranked: Ranked, labels: dict, at: str) ->
              f"ERM has place {place[BASE]} of {len(place)}, with {ranked.mean[BASE]:.1f}.",
              f"Best by family: {'; '.join(f'{f}: {show(m)}' for f, m in best.items())}.",
              f"Friedman: chi-squared {ranked.statistic:.0f}, p = {ranked.p:.1g}.",
-             f"With a critical difference of {ranked.cd:.1f} ranks {(pairs < 1 - LEVEL).sum()} of {len(pairs)} pairs "
-             f"are told apart, from ERM: {few_of(told, labels)}.",
-             f"Of {len(sides) * ranked.blocks} gains over ERM, {above} are above 0 and {below} below after Holm.",
-             f"Above in some metric and below in none: {few_of(never, labels)}."]
+             f"Critical difference: {ranked.cd:.1f} ranks. Pairs that differ by more: {(pairs < 1 - LEVEL).sum()} of "
+             f"{len(pairs)}. Methods that differ from ERM: {few_of(told, labels)}.",
+             f"Of {len(sides) * ranked.blocks} gains over ERM, after Holm's correction {above} are above 0 and {below} "
+             "below.",
+             f"Above 0 in some metric and below in none: {few_of(never, labels)}."]
     if "gaussian" in sides:
         up, down = sides["gaussian"]
         words.append(f"Gaussian vicinal noise has place {place['gaussian']}, with {ranked.mean['gaussian']:.1f}; "

@@ -74,7 +74,7 @@ def width(rows: pd.DataFrame,  # from `tidy`, of one width
     mixed, plain = (Measured(rows.dimension[rows.model == m]) for m in ("manifold-mixup", "erm"))
     both = (f"{mixed.mean:.1f} directions with Manifold Mixup, {plain.mean:.1f} without; "
             f"scatter as a share of ERM's {amount(factor(rows, 'manifold-mixup', 'erm'), 'scatter')}")
-    if free is None: return f"dim(H) = {k}, below d - 1, where nothing is said: {both}."
+    if free is None: return f"dim(H) = {k}, below d - 1, where the corollary says nothing: {both}."
     allows = f"{free} direction" + ("s" if free != 1 else "")
     within = [sum(v <= free for v in m.values) for m in (mixed, plain)]
     return (f"dim(H) = {k}: the corollary allows {allows}; Manifold Mixup stays within them in {within[0]} "
@@ -97,14 +97,14 @@ def fewer(rows: pd.DataFrame,  # from `tidy`
           ) -> str:
     "Whether a class spreads along fewer directions, width by width."
     said = by_width(rows, "dimension", -1, "+.1f", at)
-    return f"A class spreads along fewer directions with Manifold Mixup than without: {said}."
+    return f"A class spreads along fewer directions with Manifold Mixup: {said}."
 
 def unsurer(rows: pd.DataFrame,  # from `tidy`
             *, at: str,          # the scale that was run
             ) -> str:
     "Whether random places between hidden states have more entropy (Manifold Mixup paper, section 3), width by width."
     said = by_width(rows, "entropy", 1, "+.2f", at)
-    return f"Random places between hidden states have more entropy with Manifold Mixup than without: {said}."
+    return f"Random points between hidden states have more entropy with Manifold Mixup: {said}."
 
 # %% ../../../nbs/manifold_mixup/06_dimensions.ipynb #2645c150
 def ticks(k: int) -> list[int]:

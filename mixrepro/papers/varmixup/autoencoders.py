@@ -65,7 +65,7 @@ def once(cells: Iterable, labels: dict = LABELS) -> list[str]:  # of an artefact
     some = sorted({labels.get(row, row) for row, _ in alone}) if alone.keys() != places.keys() else []
     seeds = ", ".join(map(str, sorted(set(alone.values()))))
     return [f"One autoencoder{' of ' * bool(some)}{', '.join(some)}, seed {seeds}, for all seeds: "
-            "of others the intervals say nothing."]
+            "the intervals do not cover the choice of autoencoder."]
 
 # %% ../../../nbs/varmixup/04_autoencoders.ipynb #a6ffda15
 def told(cells: Iterable, labels: dict = LABELS) -> str:
@@ -159,8 +159,8 @@ def met(found: tuple,  # from `meeting`
     "The error at which VarMixup meets ERM, in words."
     def end(v): return {np.inf: f"above {errors.max():.1f}", -np.inf: f"below {errors.min():.1f}"}.get(v, f"{v:.1f}")
     centre, low, high = found
-    if centre == -np.inf: words = f"not reached with errors of {errors.min():.1f} and more"
-    elif centre == np.inf: words = f"reached at every error, up to {errors.max():.1f}"
+    if centre == -np.inf: words = f"not reached, even at the smallest error, {errors.min():.1f}"
+    elif centre == np.inf: words = f"reached at every error tried, up to {errors.max():.1f}"
     else: words = f"reached at {centre:.1f}"
     return words + (" (one seed, no interval)" if low != low else f" (95% interval: {end(low)} to {end(high)})")
 
