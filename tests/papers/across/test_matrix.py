@@ -50,7 +50,7 @@ def test_a_changed_seed_changes_the_number():
     assert changed.sum() == 1 and changed["a", "error"] and after.loc[("a", "error"), "our gain"] > before.loc[("a", "error"), "our gain"]
 
 
-@pytest.mark.parametrize("better, words", [(20., "Above in some metric and below in none: a."), (0., "Above in some metric and below in none: none.")])
+@pytest.mark.parametrize("better, words", [(20., "Above 0 in some metric and below in none: a."), (0., "Above 0 in some metric and below in none: none.")])
 def test_what_is_said_follows_from_the_numbers(better, words):
     table = matrix_table(made(better=better))
     assert words in matrix_answer(table, ranked_methods(table), {}, "embedded")
