@@ -114,6 +114,8 @@ def check_numbers_of_stages(at: object) -> None:  # as for `check_stage`
         raise ValueError(f"a stage is a whole number, and several are a tuple of them, got at={at!r}")
     for k in at if isinstance(at, tuple) else () if at is None else (at,):
         if type(k) is not int: raise ValueError(f"a stage is a whole number of Python's, got {k!r}: convert with int()")
+    if isinstance(at, tuple) and not 0 < len(at) == len({*at}):
+        raise ValueError(f"several stages are different ones, one at least, got at={at!r}: for none leave at= out")
 
 def check_stage(at: int | tuple[int, ...] | None,            # a stage, or several, or None
                 through: Callable[[Tensor], Tensor] | None,  # what to apply there, or None
