@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Net', 'MODES', 'check_moments', 'Normalize', 'Resize', 'drop', 'Dropout', 'check_images', 'check_numbers_of_stages',
-           'check_stage', 'Staged', 'in_mode', 'count', 'stage_table']
+           'check_stage', 'gone', 'Staged', 'in_mode', 'count', 'stage_table']
 
 # %% ../../nbs/networks/10_staged.ipynb #3d395df9
 import math
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..core import pick
-from ..guards import check_generator, check_network, check_types
+from ..guards import check_generator, check_network, check_tensor, check_types
 
 # %% ../../nbs/networks/10_staged.ipynb #c5d0913b
 Net = Callable[..., Tensor]  # images, float (B, C, H, W) in [0, 1] -> logits (B, K)
@@ -130,6 +130,11 @@ def check_stage(at: int | tuple[int, ...] | None,            # a stage, or sever
         raise ValueError(f"this network has stages 0 (the input) to {last}, got at={at!r}")
     return stages
 
+def gone(through: Callable[[Tensor], Tensor], h: Tensor) -> Tensor:  # h: a state, (B, ...)
+    "A state that has gone through a function, which must give one."
+    check_tensor(made := through(h), "what `through` gives")
+    return made
+
 # %% ../../nbs/networks/10_staged.ipynb #c58d748f
 class Staged(nn.Module):
     "A classifier in stages: `net(x)`, or `net(x, at=k, through=f)` with `f` applied to the state after stage `k`."
@@ -161,10 +166,10 @@ class Staged(nn.Module):
         "Penultimate features: what the head sees."
         check_images(x, self.shape, self.fixed, self.norm.mean.dtype)
         stages = check_stage(at, through, len(self.stages))
-        h = self.norm(through(x) if 0 in stages else x)
+        h = self.norm(gone(through, x) if 0 in stages else x)
         for k, stage in enumerate(self.stages, 1):
             h = stage(h)
-            if k in stages: h = through(h)
+            if k in stages: h = gone(through, h)
         return self.pool(h)
 
     def forward(self, x: Tensor, at: int | tuple[int, ...] | None = None,
