@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..core import pick
-from ..guards import check_generator, check_network, check_tensor, check_types
+from ..guards import check_generator, check_network, check_types
 
 # %% ../../nbs/networks/10_staged.ipynb #c5d0913b
 Net = Callable[..., Tensor]  # images, float (B, C, H, W) in [0, 1] -> logits (B, K)
@@ -132,8 +132,8 @@ def check_stage(at: int | tuple[int, ...] | None,            # a stage, or sever
 
 def gone(through: Callable[[Tensor], Tensor], h: Tensor) -> Tensor:  # h: a state, (B, ...)
     "A state that has gone through a function, which must give one."
-    check_tensor(made := through(h), "what `through` gives")
-    return made
+    if isinstance(made := through(h), Tensor): return made  # on the device "meta" too
+    raise TypeError(f"what `through` gives must be a tensor, got {type(made).__name__}: return the state")
 
 # %% ../../nbs/networks/10_staged.ipynb #c58d748f
 class Staged(nn.Module):
