@@ -63,7 +63,8 @@ def checked_logits(logits: Tensor,  # float (N, K)
     "Logits and labels that a metric can be computed from."
     check_pair(logits, y)
     if logits.dtype == torch.bool:
-        raise TypeError("logits must be numbers, got torch.bool: give the score of each class, not whether it is chosen")
+        raise TypeError("logits must be numbers, got torch.bool: give the score of each class, "
+                        "not whether it is chosen")
     if not logits.numel(): raise ValueError("there are no predictions to measure: expected one row at least")
     check_logits(logits)
     return logits.double(), y.to(logits.device)
