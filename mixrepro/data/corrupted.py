@@ -11,6 +11,7 @@ import json
 import os
 from contextlib import contextmanager
 from dataclasses import dataclass
+from numbers import Integral
 from pathlib import Path
 
 import numpy as np
@@ -117,7 +118,8 @@ def _advice(folder: Path) -> str:
 
 def _check_severity(severity) -> None:
     "Refuse what is no severity."
-    if severity not in range(1, 6): raise ValueError(f"severity must be 1, 2, 3, 4 or 5, got {severity!r}")
+    fits = isinstance(severity, Integral) and not isinstance(severity, bool) and severity in range(1, 6)
+    if not fits: raise ValueError(f"severity must be 1, 2, 3, 4 or 5, got {severity!r}")
 
 # %% ../../nbs/data/06c_corrupted.ipynb #def51562
 def _by_length(paths) -> list[Path]: return sorted(map(Path, paths), key=lambda p: (len(p.name), p.name))

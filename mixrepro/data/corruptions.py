@@ -602,7 +602,7 @@ def _checked(x, severity: int, index: Tensor | None, table: str) -> Tensor:
     if min(x.shape[2:]) < (least := SMALLEST[table]):
         raise ValueError(f"images must be at least {least} x {least} pixels for the constants of {table!r}, "
                          f"got {x.shape[2]} x {x.shape[3]}")
-    if not hasattr(severity, "__index__") or severity not in range(1, 6):
+    if isinstance(severity, (bool, np.bool_)) or not hasattr(severity, "__index__") or severity not in range(1, 6):
         raise ValueError(f"severity must be 1, 2, 3, 4 or 5, got {severity!r}")
     index = torch.arange(len(x), device=x.device) if index is None else torch.as_tensor(index)
     check_no_mask(index)

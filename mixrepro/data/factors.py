@@ -168,7 +168,7 @@ def draw_factors(task: Task,
     return factors, label.long()
 
 # %% ../../nbs/data/05b_factors.ipynb #d854b64a
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class FactorSet(ImageSet):
     "Labelled rows of factors that are drawn when they are needed."
     size: int = 64  # pixels of a drawing

@@ -44,7 +44,8 @@ def image_keys(seed: int,      # any integer
     check_no_mask(index)
     if index.dim() != 1 or index.is_floating_point():
         raise ValueError(f"index must be integers of shape (N,), got {index.dtype} {tuple(index.shape)}")
-    if not index.is_cuda and len(index) and (index.min() < 0 or index.max() >= 2**31):
+    # as Python's numbers: in an index of 32 bits or fewer 2**31 would be another number
+    if not index.is_cuda and len(index) and not 0 <= index.min().item() <= index.max().item() < 2**31:
         raise ValueError("index must lie in [0, 2**31): give positions in the data set")
     check_whole(None, seed=seed)
     digest = hashlib.blake2b(f"{operator.index(seed)}/{name}".encode(), digest_size=8).digest()

@@ -15,7 +15,7 @@ from ..core import choice, pick
 from ..guards import check_pixels, check_whole
 from .mixing import Mixing
 from .vicinal import SCOPES, Mix, draw_lambda, taken
-from .views import Views, check_in_place
+from .views import Views, check_alone, check_in_place
 from ..networks.staged import Net
 
 # %% ../../nbs/methods/39_cutmix.ipynb #d913e32b
@@ -51,6 +51,10 @@ class CutDraw(Mix):
             raise ValueError(f"these boxes are for images ({wanted}), got {tuple(a.shape)}: "
                              "apply them to the batch they were drawn for")
         return torch.where(self.inside, taken(a, self.partner), a)
+
+    def repeated(self, k: int) -> "CutDraw":  # views, as for `Mix.repeated`
+        if len(self.inside) > 1: check_alone(k, "boxes of each image")
+        return super().repeated(k)
 
 # %% ../../nbs/methods/39_cutmix.ipynb #18108166
 def check_boxes(size: tuple, prob: float, per: str) -> None:

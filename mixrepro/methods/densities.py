@@ -7,7 +7,7 @@ __all__ = ['LEAST', 'LOG_2PI', 'SHAPES', 'DENSITIES', 'check_real', 'check_examp
            'borrowed', 'check_ridge', 'whitening', 'Density', 'check_width', 'Whitened', 'Gaussian', 'Spherical',
            'log_spherical', 'check_near', 'fit_gaussian', 'KDE', 'check_factor', 'fit_kde', 'check_likely',
            'check_priors', 'posteriors', 'classify', 'absorbed', 'check_running', 'check_features', 'check_begun',
-           'Remembered', 'check_learnable', 'RunningGaussian']
+           'check_state_of', 'Remembered', 'check_learnable', 'RunningGaussian']
 
 # %% ../../nbs/methods/44_densities.ipynb #a4f775d0
 import math
@@ -302,6 +302,18 @@ def check_begun(mean: Tensor | None) -> None:
     if mean is None: raise ValueError("no batch has been seen, so there is no density yet: call see(z, hot) first")
 
 # %% ../../nbs/methods/44_densities.ipynb #41afecd5
+def check_state_of(own: "Remembered", state: dict) -> None:
+    "Refuse the state of something else, such as densities of other classes."
+    shapes = {name: tuple(kept.shape) for name, kept in state.items()}
+    first = own.held[0]
+    if first not in shapes or shapes.keys() - {*own.held}:
+        raise ValueError(f"{type(own).__name__} has the state {', '.join(own.held)}, got {', '.join(shapes) or 'none'}")
+    for name, shape in shapes.items():
+        now = getattr(own, name)
+        if now is not None and tuple(now.shape) != shape:
+            raise ValueError(f"{name} of {type(own).__name__} has shape {tuple(now.shape)}, but in the state {shape}: "
+                             "make it for as many classes and features, then load")
+
 class Remembered:
     "Tensors of an object as its state; one that is None is not there yet."
     held = ()  # their names
@@ -309,7 +321,9 @@ class Remembered:
         return {name: kept.clone() for name in self.held if (kept := getattr(self, name)) is not None}
 
     def load_state_dict(self, state: dict) -> None:
-        for name, kept in state.items(): setattr(self, name, kept.to(getattr(self, self.held[0]).device, copy=True))
+        check_state_of(self, state)
+        device = getattr(self, self.held[0]).device
+        for name in self.held: setattr(self, name, state[name].to(device, copy=True) if name in state else None)
 
 # %% ../../nbs/methods/44_densities.ipynb #ad59e3a9
 def check_learnable(*rows: Tensor) -> None:

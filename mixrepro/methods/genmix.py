@@ -42,7 +42,6 @@ def check_pairable(k: object) -> None:
 def ordered_pairs(k: int, device: torch.device | str = "cpu") -> Tensor:  # int64 (K (K - 1), 2)
     "All pairs of different classes, in both orders."
     check_pairable(k)
-    if k < 2: raise ValueError(f"a mixture of classes needs two of them, got k = {k}")
     i = torch.arange(k, device=device)
     return torch.stack([i.repeat_interleave(k - 1), (i[:, None] + i[1:]).flatten() % k], 1)
 

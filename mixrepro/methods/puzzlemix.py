@@ -26,7 +26,7 @@ from .mixing import Mixing
 from .puzzle_mask import costs, least, pooled
 from .transport import moved, moves, moves_by_table
 from .vicinal import SCOPES, Mix, draw_lambda, taken
-from .views import check_in_place
+from .views import check_alone, check_in_place
 from ..networks.staged import Net, in_mode
 
 # %% ../../nbs/methods/42_puzzlemix.ipynb #8e3999f6
@@ -68,7 +68,13 @@ class PuzzleDraw(Mix):
         if a.dim() < 4: return super().__call__(a)
         ends = a, taken(a, self.partner)
         if self.moved: ends = [moved(end, source) for end, source in zip(ends, self.moved)]
-        return torch.lerp(ends[1], ends[0], F.interpolate(self.mask, size=a.shape[2:]).to(a.dtype))
+        made = torch.lerp(ends[1], ends[0], F.interpolate(self.mask, size=a.shape[2:]).to(a.dtype))
+        if a.is_contiguous() or not a.is_contiguous(memory_format=torch.channels_last): return made
+        return made.contiguous(memory_format=torch.channels_last)  # blocks have been moved in another order
+
+    def repeated(self, k: int) -> "PuzzleDraw":  # views, as for `Mix.repeated`
+        check_alone(k, "puzzles")
+        return self
 
 # %% ../../nbs/methods/42_puzzlemix.ipynb #da8a981d
 def check_looked(s: Tensor) -> None:  # saliency, (B, H, W)

@@ -20,7 +20,7 @@ from ..guards import check_attack, check_counts_of, check_labels, check_networks
 from ..methods.attacks import (PULLS, STARTS, ascend, check_budget, check_precision, check_range, log_target,
                                       slope, still_at, tilt)
 from ..methods.vicinal import at_least_single
-from .accuracy import checked_logits, evaluating, shares
+from .accuracy import checked_logits, evaluating, shares, telling_so_far
 from ..networks.staged import Net, in_mode
 
 # %% ../../nbs/metrics/75_attacked.ipynb #76821174
@@ -117,13 +117,14 @@ def attacked(nets: Sequence[Net],      # networks in stages, on the device of th
     "Accuracy of networks under attacks (Manifold Mixup paper, table 3)."
     check_networks(nets); check_counts_of(batch=batch); check_attacks(attacks)
     results = []
-    for net in nets:
+    for i, net in enumerate(nets, 1):
         right, stuck = {name: [] for name in attacks}, dict.fromkeys(attacks, 0)
         for index in torch.arange(len(test), device=test.x.device).split(batch):
             x, y = test.floats(index), test.y[index]
             for name, attack in attacks.items():
-                bad, still = attack.move(net, x, y)
-                with evaluating(net): logits, _ = checked_logits(net(bad), y)
+                with telling_so_far(f"the attack {name!r} on network {i} of {len(nets)}", results, right):
+                    bad, still = attack.move(net, x, y)
+                    with evaluating(net): logits, _ = checked_logits(net(bad), y)
                 right[name].append(logits.argmax(1) == y); stuck[name] += still.sum().item()
         found = dict(attacks={name: asdict(a) for name, a in attacks.items()}, flat=stuck)
         results.append(shares("accuracy", "right", right, arrays) | found)

@@ -32,14 +32,15 @@ def states(net: Net,     # a network in stages
            ) -> Tensor:  # float (N, ...)
     "Hidden states in evaluation mode."
     seen = []
-    with evaluating(net):
-        for part in x.split(batch): net(part, at=at, through=lambda h: seen.append(h) or h)
+    with evaluating(net):  # copies: the next layer may work in place
+        for part in x.split(batch): net(part, at=at, through=lambda h: seen.append(h.clone()) or h)
     return torch.cat(seen)
 
 def from_states(net: nn.Module, h: Tensor, at: int = 1, batch: int = 4096) -> Tensor:  # logits (N, K)
     "What the rest of the network makes of any hidden states (N, ...)."
     blank = torch.zeros(1, *net.shape, device=h.device)
-    with evaluating(net): return torch.cat([net(blank, at=at, through=lambda _: part) for part in h.split(batch)])
+    with evaluating(net):
+        return torch.cat([net(blank, at=at, through=lambda _: part.clone()) for part in h.split(batch)])
 
 # %% ../../nbs/metrics/70_concentration.ipynb #580e5dac
 def check_states(h: Tensor, y: Tensor) -> None:  # states (N, d), labels (N,)

@@ -18,7 +18,7 @@ from ..guards import check_attack, check_counts_of, check_labels, check_networks
 from ..methods.apgd import CLIMBS, apgd
 from ..methods.attacks import check_budget, still_at
 from ..methods.vicinal import at_least_single
-from .accuracy import checked_logits, evaluating, shares
+from .accuracy import checked_logits, evaluating, shares, telling_so_far
 from ..networks.staged import Net
 
 # %% ../../nbs/metrics/75b_robust.ipynb #77dd90c3
@@ -123,10 +123,11 @@ def robust(nets: Sequence[Net],   # networks, on the device of the images
     check_networks(nets); check_counts_of(batch=batch, images=images or 1)
     check_rising(radii); check_attack(attack, "__call__", ("net", "x", "y", "eps"), "AutoPGD()")
     results, test = [], test.subset(images) if images else test
-    for net in nets:
+    for i, net in enumerate(nets, 1):
         right, stuck = {name: [] for name in (BEFORE, *radii)}, dict.fromkeys(radii, 0)
         for index in torch.arange(len(test), device=test.x.device).split(batch):
-            found, still = standing(net, test.floats(index), test.y[index], attack, radii)
+            with telling_so_far(f"network {i} of {len(nets)}", results, right):
+                found, still = standing(net, test.floats(index), test.y[index], attack, radii)
             for name, mine in found.items(): right[name].append(mine)
             for name, n in still.items(): stuck[name] += n
         told = dict(attack=dict(name=type(attack).__name__) | asdict(attack), flat=stuck)

@@ -86,7 +86,7 @@ def robustness(nets: Net | Sequence[Net],             # one network, or several 
     for kind in kinds: pick("corruption", kind, CORRUPTIONS if source == RELEASED else KINDS)
     pick("source of corruptions", source, (GENERATED, RELEASED)); pick("table of corruptions", table, TABLES)
     index = balanced(test.y, images) if 0 < images < len(test) else None
-    n = len(test) if index is None else images
+    n = len(test) if index is None else len(index)
     what = dict(corruptions=source, images=n) | (dict(seed=seed, table=table) if source == GENERATED else {})
     results, hits = [what | {m: {kind: [] for kind in kinds} for m in CELL} for _ in many], [[] for _ in many]
     for kind, severity in itertools.product(kinds, range(1, 6)):

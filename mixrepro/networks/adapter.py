@@ -20,7 +20,7 @@ from torch.utils import checkpoint
 
 from ..files import in_a_line
 from ..guards import check_counts_of, check_each_once, check_tensor
-from .staged import Dropout, Normalize, check_images, check_stage, in_mode
+from .staged import Dropout, Normalize, check_images, check_stage, gone, in_mode
 
 # %% ../../nbs/networks/10b_adapter.ipynb #27f021c4
 def check_module(net: object) -> None:
@@ -98,7 +98,7 @@ def passing(stages: dict[str, nn.Module],        # those that are entered, in th
         def leaves(_, args, out):
             check_state(out, name, name in met)
             met.append(name)
-            return through(out)
+            return gone(through, out)  # of a hook that gives None PyTorch would keep the state as it was
         return leaves
     with ExitStack() as hooks:
         for name, m in stages.items(): hooks.enter_context(m.register_forward_hook(hook(name)))
@@ -162,7 +162,7 @@ class Adapted(nn.Module):
         check_images(x, self.shape, self.fixed, self.norm.mean.dtype)
         stages = check_stage(at, through, len(self.names))
         entered = {n: m for k, (n, m) in enumerate(zip(self.names, self.stages), 1) if k in stages}
-        x = self.norm(through(x) if 0 in stages else x)
+        x = self.norm(gone(through, x) if 0 in stages else x)
         with passing(entered, through), drawing(self.rng if self.training else None): return self.net(x)
 
     def features(self, x: Tensor, at: int | tuple[int, ...] | None = None,

@@ -22,7 +22,7 @@ def state(net: Net,   # a network in stages
           ) -> Tensor:  # h_k, (B, ...)
     "The state of images after a stage."
     kept = []
-    net(x, at=k, through=lambda h: kept.append(h) or h)
+    net(x, at=k, through=lambda h: kept.append(h.clone()) or h)  # the next layer may work in place
     return kept[0]
 
 # %% ../../nbs/networks/18b_decoder.ipynb #1bda2e72

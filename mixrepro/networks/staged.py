@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Net', 'MODES', 'check_moments', 'Normalize', 'Resize', 'drop', 'Dropout', 'check_images', 'check_numbers_of_stages',
-           'check_stage', 'Staged', 'in_mode', 'count', 'stage_table']
+           'check_stage', 'gone', 'Staged', 'in_mode', 'count', 'stage_table']
 
 # %% ../../nbs/networks/10_staged.ipynb #3d395df9
 import math
@@ -114,6 +114,8 @@ def check_numbers_of_stages(at: object) -> None:  # as for `check_stage`
         raise ValueError(f"a stage is a whole number, and several are a tuple of them, got at={at!r}")
     for k in at if isinstance(at, tuple) else () if at is None else (at,):
         if type(k) is not int: raise ValueError(f"a stage is a whole number of Python's, got {k!r}: convert with int()")
+    if isinstance(at, tuple) and not 0 < len(at) == len({*at}):
+        raise ValueError(f"several stages are different ones, one at least, got at={at!r}: for none leave at= out")
 
 def check_stage(at: int | tuple[int, ...] | None,            # a stage, or several, or None
                 through: Callable[[Tensor], Tensor] | None,  # what to apply there, or None
@@ -127,6 +129,11 @@ def check_stage(at: int | tuple[int, ...] | None,            # a stage, or sever
     if not all(isinstance(k, int) and 0 <= k <= last for k in stages):
         raise ValueError(f"this network has stages 0 (the input) to {last}, got at={at!r}")
     return stages
+
+def gone(through: Callable[[Tensor], Tensor], h: Tensor) -> Tensor:  # h: a state, (B, ...)
+    "A state that has gone through a function, which must give one."
+    if isinstance(made := through(h), Tensor): return made  # on the device "meta" too
+    raise TypeError(f"what `through` gives must be a tensor, got {type(made).__name__}: return the state")
 
 # %% ../../nbs/networks/10_staged.ipynb #c58d748f
 class Staged(nn.Module):
@@ -159,10 +166,10 @@ class Staged(nn.Module):
         "Penultimate features: what the head sees."
         check_images(x, self.shape, self.fixed, self.norm.mean.dtype)
         stages = check_stage(at, through, len(self.stages))
-        h = self.norm(through(x) if 0 in stages else x)
+        h = self.norm(gone(through, x) if 0 in stages else x)
         for k, stage in enumerate(self.stages, 1):
             h = stage(h)
-            if k in stages: h = through(h)
+            if k in stages: h = gone(through, h)
         return self.pool(h)
 
     def forward(self, x: Tensor, at: int | tuple[int, ...] | None = None,
