@@ -5,13 +5,14 @@
 # %% auto #0
 __all__ = ['catalogue', 'artefact', 'scales', 'allotted_time', 'fingerprints', 'specifications', 'contents', 'standing', 'stores',
            'workflow', 'drawings', 'warm', 'app', 'KEPT', 'BEGUN', 'PATIENCE', 'TRIAL', 'BENCHES', 'data_app', 'Root',
-           'tell_version', 'about', 'sources', 'named', 'package', 'absent', 'origin', 'remedy', 'lacking', 'rows',
-           'said_of_runs', 'list_', 'checked', 'announce', 'follow', 'times', 'executed', 'looked_at', 'unwritten',
-           'Stopped', 'heard', 'Interrupted', 'deafen', 'telling_what_is_kept', 'put_an_end', 'handed', 'moment',
-           'passed_on', 'allotted', 'way', 'rounds', 'tell_left', 'PassOn', 'reproduce', 'complaint', 'show', 'report',
-           'make_report', 'outputs', 'adopt_figures', 'adopt', 'packages', 'prefix_of_kernel', 'kernel', 'trial',
-           'set_aside', 'spoilt', 'checks', 'doctor', 'bench', 'data_get', 'data_about', 'data_rows', 'data_verify',
-           'data_add', 'every_kind', 'data_make', 'data_split', 'placed', 'unnamed', 'refused', 'main']
+           'Once', 'Verbs', 'tell_version', 'about', 'sources', 'named', 'package', 'absent', 'origin', 'remedy',
+           'lacking', 'rows', 'said_of_runs', 'list_', 'checked', 'announce', 'follow', 'times', 'executed',
+           'looked_at', 'unwritten', 'Stopped', 'heard', 'Interrupted', 'deafen', 'telling_what_is_kept', 'put_an_end',
+           'handed', 'moment', 'passed_on', 'allotted', 'way', 'rounds', 'tell_left', 'PassOn', 'reproduce',
+           'complaint', 'show', 'report', 'make_report', 'outputs', 'adopt_figures', 'adopt', 'packages',
+           'prefix_of_kernel', 'kernel', 'trial', 'set_aside', 'spoilt', 'checks', 'doctor', 'bench', 'data_get',
+           'data_about', 'data_rows', 'data_verify', 'data_add', 'every_kind', 'data_make', 'data_split', 'placed',
+           'unnamed', 'refused', 'main']
 
 # %% ../nbs/workflow/93_cli.ipynb #7198371c
 import contextlib
@@ -27,7 +28,7 @@ import tempfile
 import threading
 import tomllib
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from errno import EACCES
 from functools import cache
 from importlib.metadata import PackageNotFoundError, distribution, requires, version
@@ -61,8 +62,23 @@ standing, stores = Lazy("mixrepro.training.standing"), Lazy("mixrepro.training.s
 workflow, drawings = Lazy("mixrepro.workflow.jobs"), Lazy("mixrepro.workflow.drawn")
 warm = Lazy("mixrepro.workflow.warm")
 
+# %% ../nbs/workflow/93_cli.ipynb #b6bd5239
+class Once(TyperCommand):
+    "A command of which an option that has one value is given once."
+    def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:
+        *_, given = self.make_parser(ctx).parse_args(list(args))
+        for option in given:
+            if option.multiple or getattr(option, "is_flag", True) or given.count(option) == 1: continue
+            raise ValueError(f"{option.opts[0]} is given more than once: leave one out")
+        return super().parse_args(ctx, args)
+
+class Verbs(typer.Typer):
+    "Commands of that kind."
+    def command(self, name: str | None = None, *, cls: type = Once, **how: Any) -> Callable:
+        return super().command(name, cls=cls, **how)
+
 # %% ../nbs/workflow/93_cli.ipynb #beec42d5
-app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
+app = Verbs(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
 
 def tell_version(asked: bool) -> None:
     "Print the version and end, where it was asked for."
@@ -353,7 +369,7 @@ def tell_left(ids: list[str], profile: str, base: Path) -> None:
         if missing: print(f"  left of {i}: {missing} of {len(specs)} runs, {how_long}")
 
 # %% ../nbs/workflow/93_cli.ipynb #26eaf10b
-class PassOn(TyperCommand):
+class PassOn(Once):
     "A command that leaves what follows the first -- alone, for another program."
 
     def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:
@@ -697,7 +713,7 @@ def bench(what: Annotated[str, typer.Argument(help=" | ".join(BENCHES))] = "corr
         bench_gpu(clone(), part, minutes, device)
 
 # %% ../nbs/workflow/93_cli.ipynb #77f82ea0
-data_app = typer.Typer(no_args_is_help=True, help="Fetch, check and make data sets.")
+data_app = Verbs(no_args_is_help=True, help="Fetch, check and make data sets.")
 app.add_typer(data_app, name="data")
 Root = Annotated[str, typer.Option("--root", help="folder of the data sets; MIXREPRO_DATA or data unless given")]
 
