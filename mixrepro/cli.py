@@ -9,10 +9,10 @@ __all__ = ['catalogue', 'artefact', 'scales', 'allotted_time', 'fingerprints', '
            'lacking', 'rows', 'said_of_runs', 'list_', 'checked', 'foreign', 'announce', 'follow', 'times', 'executed',
            'looked_at', 'unwritten', 'Stopped', 'heard', 'Interrupted', 'deafen', 'telling_what_is_kept', 'put_an_end',
            'handed', 'check_done', 'moment', 'passed_on', 'allotted', 'way', 'rounds', 'tell_left', 'PassOn',
-           'reproduce', 'complaint', 'show', 'report', 'make_report', 'outputs', 'adopt_figures', 'adopt', 'packages',
-           'prefix_of_kernel', 'kernel', 'trial', 'set_aside', 'spoilt', 'checks', 'doctor', 'bench', 'data_get',
-           'data_about', 'data_rows', 'data_verify', 'data_add', 'every_kind', 'data_make', 'data_split', 'placed',
-           'unnamed', 'refused', 'check_package', 'main']
+           'reproduce', 'complaint', 'edited', 'show', 'report', 'make_report', 'outputs', 'adopt_figures', 'adopt',
+           'packages', 'prefix_of_kernel', 'kernel', 'trial', 'set_aside', 'spoilt', 'checks', 'doctor', 'bench',
+           'data_get', 'data_about', 'data_rows', 'data_verify', 'data_add', 'every_kind', 'data_make', 'data_split',
+           'placed', 'unnamed', 'refused', 'check_package', 'main']
 
 # %% ../nbs/workflow/93_cli.ipynb #7198371c
 import contextlib
@@ -47,8 +47,8 @@ from typer.core import TyperCommand
 import mixrepro
 from .core import pick
 from .extras import Lazy, need
-from .files import (ADVICE, clone, explained, home, in_a_line, several, sha256, worded, write_atomic,
-                            write_if_changed)
+from .files import (ADVICE, clone, explained, home, in_a_line, several, sha256, small_text, worded,
+                            write_atomic, write_if_changed)
 from .papers.index import PAPERS, entries, entry_of
 from .repro.entry import PROFILES, profile_of, state
 from .workflow.listed import lines_kept
@@ -457,14 +457,22 @@ def complaint(failed: list[tuple[Path, str]], todo: dict, base: Path) -> str:
         begun = re.findall(BEGUN, whole.read_text(encoding="utf-8", errors="replace"), re.M)
         late = f"failed, and no notebook did ({len(begun)} were begun; {kept})"
         when = late if begun else "failed before any notebook did"
-        room = workflow.full(base) or workflow.full(Path(tempfile.gettempdir()))
+        room = workflow.full(base) or workflow.full(Path(tempfile.gettempdir())) or workflow.hiding(base)
         why = f"{workflow.told(whole)}{room}".removeprefix(", and ")
         return f"Snakemake {when}{why and f' ({why})'}: the whole log is {whole}"
     log, said = failed[0]
     name, own = log.stem, log.stem.removeprefix(f"{todo['profile']}-")
     why = workflow.reason(log)
     if said and workflow.UNKNOWN in why: log, why = whole, f"({said})"  # a cluster ended it: its own log is named there
+    why += workflow.hiding(base)
     return f"{own if own in todo['artefacts'] else name} failed {why}; {kept}; the whole log is {log}"
+
+# %% ../nbs/workflow/93_cli.ipynb #eefdaaca
+def edited(base: Path, name: str, file: Path) -> bool:  # name: <profile>-<artefact>
+    "Whether a file of an artefact that was drawn here is another since; without PyTorch, as `altered_since` would say."
+    try: was = json.loads(small_text(base / "runs/.workflow/read" / f"{name}.json"))["files"][str(file)]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError): return False
+    return was != sha256(base / file)
 
 # %% ../nbs/workflow/93_cli.ipynb #03ccc1f8
 @app.command()
@@ -476,6 +484,9 @@ def show(id: str, profile: Annotated[str, typer.Option("--profile", help=" | ".j
         raise FileNotFoundError(f"{file} is not there yet: "
                                 f"make it with 'mixrepro reproduce {id} --profile {profile}'")
     text = (base / file).read_text(encoding="utf-8")
+    if edited(base, f"{profile}-{id}", file):
+        print(f"note: {file} was changed since it was drawn here; 'mixrepro reproduce {id} --profile {profile}' "
+              "draws it again", file=sys.stderr)
     if not sys.stdout.isatty(): return print(text)
     from rich.console import Console
     from rich.markdown import Markdown
