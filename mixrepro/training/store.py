@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['WRITTEN', 'Corrupt', 'seal', 'unseal', 'distrust', 'no_json', 'is_made', 'vouched', 'weights_of', 'Run', 'stranger',
-           'vouch', 'network_of', 'check_weights', 'open_net', 'history', 'selected', 'to_csv', 'finish',
+           'vouch', 'network_of', 'check_own_weights', 'open_net', 'history', 'selected', 'to_csv', 'finish',
            'save_checkpoint', 'load_checkpoint', 'sum_of', 'about', 'measured_with', 'keep', 'read_metric', 'holds',
            'kept', 'sealed_arrays', 'keep_arrays', 'read_arrays', 'kept_arrays', 'working_on', 'Store']
 
@@ -154,7 +154,7 @@ def network_of(spec: Spec, shape: tuple[int, int, int], classes: int,
     if spec.whiten: net.norm = Whiten(net.norm, shape, WHITENINGS[spec.whiten])
     return net.to(device, memory_format=torch.channels_last)
 
-def check_weights(run: Run, net: torch.nn.Module) -> None:  # net: that they are meant for
+def check_own_weights(run: Run, net: torch.nn.Module) -> None:  # net: that they are meant for
     "Refuse the weights of another network: who seals them anew has their checksum fit."
     path = run.folder / "weights.safetensors"
     with safetensors.safe_open(path, "pt") as f: there = {k: f.get_slice(k).get_shape() for k in f.keys()}
@@ -168,7 +168,7 @@ def open_net(run: Run, device: torch.device | str = "cpu") -> torch.nn.Module:
     "The trained network of a run, in evaluation mode."
     shape, classes = (lambda d: (d.shape, d.k))(load(run.spec.dataset, "test"))
     net = network_of(run.spec, shape, classes)
-    check_weights(run, net)
+    check_own_weights(run, net)
     net.load_state_dict(safetensors.torch.load_file(run.folder / "weights.safetensors"))
     net.n_train = run.spec.n_train  # for a metric that asks again what the network has seen
     return net.to(device).eval()
