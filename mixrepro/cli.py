@@ -5,13 +5,14 @@
 # %% auto #0
 __all__ = ['catalogue', 'artefact', 'scales', 'allotted_time', 'fingerprints', 'specifications', 'contents', 'standing', 'stores',
            'workflow', 'drawings', 'warm', 'app', 'KEPT', 'BEGUN', 'PATIENCE', 'TRIAL', 'BENCHES', 'data_app', 'Root',
-           'tell_version', 'about', 'sources', 'named', 'package', 'absent', 'origin', 'remedy', 'lacking', 'rows',
-           'said_of_runs', 'list_', 'checked', 'announce', 'follow', 'times', 'executed', 'looked_at', 'unwritten',
-           'Stopped', 'heard', 'Interrupted', 'deafen', 'telling_what_is_kept', 'put_an_end', 'handed', 'moment',
-           'passed_on', 'allotted', 'way', 'rounds', 'tell_left', 'PassOn', 'reproduce', 'complaint', 'show', 'report',
-           'make_report', 'outputs', 'adopt_figures', 'adopt', 'packages', 'prefix_of_kernel', 'kernel', 'trial',
-           'set_aside', 'spoilt', 'checks', 'doctor', 'bench', 'data_get', 'data_about', 'data_rows', 'data_verify',
-           'data_add', 'every_kind', 'data_make', 'data_split', 'placed', 'unnamed', 'refused', 'main']
+           'Once', 'Verbs', 'tell_version', 'about', 'sources', 'named', 'package', 'absent', 'origin', 'remedy',
+           'lacking', 'rows', 'said_of_runs', 'list_', 'checked', 'foreign', 'announce', 'follow', 'times', 'executed',
+           'looked_at', 'unwritten', 'Stopped', 'heard', 'Interrupted', 'deafen', 'telling_what_is_kept', 'put_an_end',
+           'handed', 'check_done', 'moment', 'passed_on', 'allotted', 'way', 'rounds', 'tell_left', 'PassOn',
+           'reproduce', 'complaint', 'edited', 'show', 'report', 'make_report', 'outputs', 'adopt_figures', 'adopt',
+           'packages', 'prefix_of_kernel', 'kernel', 'trial', 'set_aside', 'spoilt', 'checks', 'doctor', 'bench',
+           'data_get', 'data_about', 'data_rows', 'data_verify', 'data_add', 'every_kind', 'data_make', 'data_split',
+           'placed', 'unnamed', 'refused', 'check_package', 'main']
 
 # %% ../nbs/workflow/93_cli.ipynb #7198371c
 import contextlib
@@ -27,7 +28,7 @@ import tempfile
 import threading
 import tomllib
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from errno import EACCES
 from functools import cache
 from importlib.metadata import PackageNotFoundError, distribution, requires, version
@@ -46,8 +47,8 @@ from typer.core import TyperCommand
 import mixrepro
 from .core import pick
 from .extras import Lazy, need
-from .files import (ADVICE, clone, explained, home, in_a_line, sha256, worded, write_atomic,
-                            write_if_changed)
+from .files import (ADVICE, clone, explained, home, in_a_line, several, sha256, small_text, worded,
+                            write_atomic, write_if_changed)
 from .papers.index import PAPERS, entries, entry_of
 from .repro.entry import PROFILES, profile_of, state
 from .workflow.listed import lines_kept
@@ -61,8 +62,23 @@ standing, stores = Lazy("mixrepro.training.standing"), Lazy("mixrepro.training.s
 workflow, drawings = Lazy("mixrepro.workflow.jobs"), Lazy("mixrepro.workflow.drawn")
 warm = Lazy("mixrepro.workflow.warm")
 
+# %% ../nbs/workflow/93_cli.ipynb #b6bd5239
+class Once(TyperCommand):
+    "A command of which an option that has one value is given once."
+    def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:
+        *_, given = self.make_parser(ctx).parse_args(list(args))
+        for option in given:
+            if option.multiple or getattr(option, "is_flag", True) or given.count(option) == 1: continue
+            raise ValueError(f"{option.opts[0]} is given more than once: leave one out")
+        return super().parse_args(ctx, args)
+
+class Verbs(typer.Typer):
+    "Commands of that kind."
+    def command(self, name: str | None = None, *, cls: type = Once, **how: Any) -> Callable:
+        return super().command(name, cls=cls, **how)
+
 # %% ../nbs/workflow/93_cli.ipynb #beec42d5
-app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
+app = Verbs(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
 
 def tell_version(asked: bool) -> None:
     "Print the version and end, where it was asked for."
@@ -158,11 +174,21 @@ def checked(profile: str, ids: list[str] | None = None) -> None:
     profile_of(profile)
     for id in ids or []: entry_of(id)
 
+# %% ../nbs/workflow/93_cli.ipynb #ca16bff8
+def foreign(base: Path) -> str:  # empty where there is none
+    "A remark on a package that is another than the one in the clone whose notebooks it executes."
+    def code(folder): return {p.relative_to(folder): p.read_bytes() for p in folder.rglob("*.py")}
+    own, there = Path(mixrepro.__file__).resolve().parent, (base / "mixrepro").resolve()
+    if own == there or not there.is_dir() or code(own) == code(there): return ""
+    return (f"what computes is the code in {own}, which is another than that in {there}: to have the clone's, "
+            f"install it with '{shlex.join([sys.executable, '-m', 'pip', 'install', '-e', str(base)])}'")
+
 # %% ../nbs/workflow/93_cli.ipynb #53319b8e
 def announce(todo: dict, base: Path) -> None:
     "Say what will be done, and how long the like took last time."
     store, known = stores.Store(base / "runs"), cache(workflow.timed)  # the whole store is read once
     print(f"reproducing {', '.join(todo['artefacts'])} at the {todo['profile']} scale in {base}")
+    if note := foreign(base): print(f"  {note}")
     if (at := scales.scale(todo["profile"])).halves and at.precision == "float32":
         print("  this processor has no instructions for bfloat16: runs train in float32")
     for name, g in todo["groups"].items():
@@ -307,6 +333,15 @@ def handed(todo: dict, base: Path, args: list[str]) -> bool:  # whether there is
     complete = any(all((base / f).is_file() for f in a["outputs"]) for a in todo["artefacts"].values())
     return complete and (idle or times(stamps, base) != {s: before[s] for s in stamps})
 
+# %% ../nbs/workflow/93_cli.ipynb #f283a510
+def check_done(todo: dict, base: Path) -> None:
+    "Refuse to be content with what Snakemake has left undone without a word."
+    left = [name for name, a in todo["artefacts"].items() if not (base / a["stamp"]).is_file()]
+    if not left: return
+    profile = f" {os.environ['SNAKEMAKE_PROFILE']}" if os.environ.get("SNAKEMAKE_PROFILE") else ""
+    raise RuntimeError(f"Snakemake ended without an error and has not made {several(left)}; what stands there is as "
+                       f"old as before: take dry-run, touch and the like out of its profile{profile}")
+
 # %% ../nbs/workflow/93_cli.ipynb #667ca441
 def moment(minutes: float | None) -> float | None:  # seconds since 1970
     "When the allotted time ends."
@@ -353,7 +388,7 @@ def tell_left(ids: list[str], profile: str, base: Path) -> None:
         if missing: print(f"  left of {i}: {missing} of {len(specs)} runs, {how_long}")
 
 # %% ../nbs/workflow/93_cli.ipynb #26eaf10b
-class PassOn(TyperCommand):
+class PassOn(Once):
     "A command that leaves what follows the first -- alone, for another program."
 
     def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:
@@ -406,7 +441,9 @@ def reproduce(context: typer.Context,
                     "--rerun-triggers", "software-env",  # none is named: what is to be made again lost its stamp
                     *(["--forcerun", *todo["artefacts"]] if force else []),
                     "--keep-going", "--rerun-incomplete"]  # a flag last: what follows may be a target
-            try: news |= handed(todo, base, [*args, *extra])
+            try:
+                news |= handed(todo, base, [*args, *extra])
+                if not extra: check_done(todo, base)
             except allotted_time.OutOfTime as e: late = True; print(f"  {e}", flush=True)
             if late and time.time() >= end: break
         if late: tell_left([i for some in rounds(ids, profile, base) for i in some], profile, base)
@@ -420,14 +457,22 @@ def complaint(failed: list[tuple[Path, str]], todo: dict, base: Path) -> str:
         begun = re.findall(BEGUN, whole.read_text(encoding="utf-8", errors="replace"), re.M)
         late = f"failed, and no notebook did ({len(begun)} were begun; {kept})"
         when = late if begun else "failed before any notebook did"
-        room = workflow.full(base) or workflow.full(Path(tempfile.gettempdir()))
+        room = workflow.full(base) or workflow.full(Path(tempfile.gettempdir())) or workflow.hiding(base)
         why = f"{workflow.told(whole)}{room}".removeprefix(", and ")
         return f"Snakemake {when}{why and f' ({why})'}: the whole log is {whole}"
     log, said = failed[0]
     name, own = log.stem, log.stem.removeprefix(f"{todo['profile']}-")
     why = workflow.reason(log)
     if said and workflow.UNKNOWN in why: log, why = whole, f"({said})"  # a cluster ended it: its own log is named there
+    why += workflow.hiding(base)
     return f"{own if own in todo['artefacts'] else name} failed {why}; {kept}; the whole log is {log}"
+
+# %% ../nbs/workflow/93_cli.ipynb #eefdaaca
+def edited(base: Path, name: str, file: Path) -> bool:  # name: <profile>-<artefact>
+    "Whether a file of an artefact that was drawn here is another since; without PyTorch, as `altered_since` would say."
+    try: was = json.loads(small_text(base / "runs/.workflow/read" / f"{name}.json"))["files"][str(file)]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError): return False
+    return was != sha256(base / file)
 
 # %% ../nbs/workflow/93_cli.ipynb #03ccc1f8
 @app.command()
@@ -439,6 +484,9 @@ def show(id: str, profile: Annotated[str, typer.Option("--profile", help=" | ".j
         raise FileNotFoundError(f"{file} is not there yet: "
                                 f"make it with 'mixrepro reproduce {id} --profile {profile}'")
     text = (base / file).read_text(encoding="utf-8")
+    if edited(base, f"{profile}-{id}", file):
+        print(f"note: {file} was changed since it was drawn here; 'mixrepro reproduce {id} --profile {profile}' "
+              "draws it again", file=sys.stderr)
     if not sys.stdout.isatty(): return print(text)
     from rich.console import Console
     from rich.markdown import Markdown
@@ -605,6 +653,7 @@ def set_aside(base: Path) -> list[tuple[None, str]]:
                      "notebooks opened in JupyterLab heed it")
     given = [name for name in workflow.SWITCHES if os.environ.get(name)]
     if given: notes.append(f"{', '.join(given)} have no say in a reproduction")
+    if note := foreign(base): notes.append(note)
     if settings := os.environ.get("SNAKEMAKE_PROFILE"): notes.append(f"Snakemake reads SNAKEMAKE_PROFILE={settings}")
     return [(None, note) for note in notes]
 
@@ -697,7 +746,7 @@ def bench(what: Annotated[str, typer.Argument(help=" | ".join(BENCHES))] = "corr
         bench_gpu(clone(), part, minutes, device)
 
 # %% ../nbs/workflow/93_cli.ipynb #77f82ea0
-data_app = typer.Typer(no_args_is_help=True, help="Fetch, check and make data sets.")
+data_app = Verbs(no_args_is_help=True, help="Fetch, check and make data sets.")
 app.add_typer(data_app, name="data")
 Root = Annotated[str, typer.Option("--root", help="folder of the data sets; MIXREPRO_DATA or data unless given")]
 
@@ -846,6 +895,13 @@ def refused(e: Exception) -> tuple[str | None, int]:  # the sentence, None for a
         return in_a_line(str(e), 10_000), getattr(e, "code", 1)
     return placed(e), 1
 
+# %% ../nbs/workflow/93_cli.ipynb #5c60acff
+def check_package() -> None:
+    "Refuse to work beside a folder that hides the package."
+    if getattr(mixrepro, "__file__", None): return
+    raise ValueError(f"the folder {[*mixrepro.__path__][0]} hides the installed package, whose name it has: call this "
+                     "in another folder, or give that one another name")
+
 # %% ../nbs/workflow/93_cli.ipynb #dda06d02
 def main() -> None:
     "The entry point: every refusal is one sentence on the error stream."
@@ -856,6 +912,7 @@ def main() -> None:
         setattr(sys, name, getattr(sys, name) or open(os.devnull, "w"))
         getattr(sys, name).reconfigure(errors="backslashreplace")
     try:
+        check_package()
         with heard(SIGTERM, SIGHUP): code = app(prog_name="mixrepro", standalone_mode=False) or 0
         print(end="", flush=True)
     except BrokenPipeError: deafen(); code = 1  # nobody reads on: `mixrepro list | head -1`

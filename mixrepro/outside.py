@@ -28,7 +28,7 @@ def module_of(name: str,   # with dots
         if not f"{name}.".startswith(f"{e.name}."): raise  # the module itself lacks another one
         raise ValueError(f"there is no module {e.name!r} for the {what} {where}: install it, or put the folder in "
                          "which it lies on PYTHONPATH") from e
-    except Exception as e:
+    except (Exception, SystemExit) as e:
         raise ValueError(f"{name}, the module of the {what} {where}, cannot be imported: "
                          f"{type(e).__name__}: {e}") from e
 

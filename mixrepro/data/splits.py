@@ -18,7 +18,7 @@ from torch import Tensor
 from .images import data_root, integer_labels
 from .streams import bits, image_keys
 from ..files import sha256, write_atomic
-from ..guards import check_generator
+from ..guards import check_generator, check_whole
 
 # %% ../../nbs/data/07b_splits.ipynb #318f3450
 class Split(NamedTuple):
@@ -81,6 +81,7 @@ def write_split(name: str,                               # of the data set
                 root: str | Path | None = None,  # the file goes to `splits` below it; None: as for `load`
                 ) -> Path:                               # <name>-l<labelled>-v<validation>-s<seed>.json
     "Choose and write a split."
+    check_whole(0, seed=seed)  # a run has no other seed
     parts = split(y, n_labelled, seed, n_validation)
     what = dict(name=name, seed=int(seed), n=len(y), classes=len(np.unique(integer_labels(y, len(y)))),
                 n_labelled=int(n_labelled), n_validation=int(n_validation), **_digests(y, parts))

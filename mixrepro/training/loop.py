@@ -25,7 +25,7 @@ from pathlib import Path
 import torch
 
 import mixrepro
-from ..files import home, set_aside
+from ..files import set_aside
 from ..guards import NotFinite, check_loss
 from ..data.augment import AUGMENTS
 from ..data.datasets import load
@@ -139,12 +139,13 @@ def looks_after(spec: Spec,
 
 # %% ../../nbs/training/52_loop.ipynb #6bbb3673
 def commit(folder: Path) -> str:
-    "The commit of a clone; empty where git is not there, refuses or knows none: a run is not lost for it."
+    "The commit of a clone, with -dirty behind it where the package was edited since; empty where git knows none."
     if not (folder / ".git").exists(): return ""
-    try: done = subprocess.run(["git", "rev-parse", "HEAD"], cwd=folder, capture_output=True, timeout=10)
-    except (OSError, subprocess.TimeoutExpired): return ""
+    def ask(*words): return subprocess.run(["git", *words], cwd=folder, capture_output=True, timeout=10)
+    try: done, edited = ask("rev-parse", "HEAD"), ask("diff", "--quiet", "HEAD", "--", "mixrepro").returncode == 1
+    except (OSError, subprocess.TimeoutExpired): return ""  # a run is not lost for it
     said = done.stdout.strip().decode(errors="replace")
-    return said if done.returncode == 0 and re.fullmatch("[0-9a-f]{40,64}", said) else ""
+    return said + "-dirty" * edited if done.returncode == 0 and re.fullmatch("[0-9a-f]{40,64}", said) else ""
 
 def processor() -> str:
     "This processor, and the instructions that PyTorch has for it: on another kind the same sums round otherwise."
@@ -162,8 +163,9 @@ def environment(device: torch.device | str, seconds: float) -> dict:
     peak = (torch.cuda.max_memory_allocated(device) if torch.device(device).type == "cuda"
             else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
     return dict(python=platform.python_version(), torch=torch.__version__, mixrepro=mixrepro.__version__,
-                commit=commit(home()), device=str(device), hardware=name, processor=processor(),
-                threads=torch.get_num_threads(), wall_seconds=round(seconds, 2), peak_memory_mib=round(peak / 2 ** 20))
+                commit=commit(Path(mixrepro.__file__).parents[1]), device=str(device), hardware=name,
+                processor=processor(), threads=torch.get_num_threads(), wall_seconds=round(seconds, 2),
+                peak_memory_mib=round(peak / 2 ** 20))
 
 # %% ../../nbs/training/52_loop.ipynb #a759c8f2
 def progress(run: Run, row: dict, epochs: int, left: float) -> None:

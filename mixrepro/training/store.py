@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['WRITTEN', 'Corrupt', 'seal', 'unseal', 'distrust', 'no_json', 'is_made', 'vouched', 'weights_of', 'Run', 'stranger',
-           'vouch', 'network_of', 'open_net', 'history', 'selected', 'to_csv', 'finish', 'save_checkpoint',
-           'load_checkpoint', 'sum_of', 'about', 'measured_with', 'keep', 'read_metric', 'holds', 'kept',
-           'sealed_arrays', 'keep_arrays', 'read_arrays', 'kept_arrays', 'working_on', 'Store']
+           'vouch', 'network_of', 'check_own_weights', 'open_net', 'history', 'selected', 'to_csv', 'finish',
+           'save_checkpoint', 'load_checkpoint', 'sum_of', 'about', 'measured_with', 'keep', 'read_metric', 'holds',
+           'kept', 'sealed_arrays', 'keep_arrays', 'read_arrays', 'kept_arrays', 'working_on', 'Store']
 
 # %% ../../nbs/training/51_store.ipynb #5ad082c6
 import csv
@@ -154,10 +154,21 @@ def network_of(spec: Spec, shape: tuple[int, int, int], classes: int,
     if spec.whiten: net.norm = Whiten(net.norm, shape, WHITENINGS[spec.whiten])
     return net.to(device, memory_format=torch.channels_last)
 
+def check_own_weights(run: Run, net: torch.nn.Module) -> None:  # net: that they are meant for
+    "Refuse the weights of another network: who seals them anew has their checksum fit."
+    path = run.folder / "weights.safetensors"
+    with safetensors.safe_open(path, "pt") as f: there = {k: f.get_slice(k).get_shape() for k in f.keys()}
+    meant = {k: list(v.shape) for k, v in net.state_dict().items()}
+    if strange := [k for k in {**meant, **there} if meant.get(k) != there.get(k)]:
+        got, wanted = (d.get(strange[0], "absent") for d in (there, meant))
+        raise Corrupt(f"{path} holds weights of another network than {run.spec.network}: {strange[0]} is {got}, "
+                      f"expected {wanted}; remove {run.folder}, and the run is trained again")
+
 def open_net(run: Run, device: torch.device | str = "cpu") -> torch.nn.Module:
     "The trained network of a run, in evaluation mode."
     shape, classes = (lambda d: (d.shape, d.k))(load(run.spec.dataset, "test"))
     net = network_of(run.spec, shape, classes)
+    check_own_weights(run, net)
     net.load_state_dict(safetensors.torch.load_file(run.folder / "weights.safetensors"))
     net.n_train = run.spec.n_train  # for a metric that asks again what the network has seen
     return net.to(device).eval()

@@ -4,12 +4,13 @@
 
 # %% auto #0
 __all__ = ['FINGERPRINTS', 'SPEAKING', 'NOTED', 'EXECUTED', 'ITS_FILES', 'looked_up_by_notebooks', 'as_function',
-           'code_of_notebook', 'content_of_run', 'note', 'executed_copy', 'altered_since']
+           'code_of_notebook', 'content_of_run', 'note', 'executed_copy', 'published_in', 'altered_since']
 
 # %% ../../nbs/workflow/91a_drawn.ipynb #5fbc8dec
 import ast
 import hashlib
 import json
+import re
 import textwrap
 from collections.abc import Iterable
 from functools import lru_cache
@@ -83,6 +84,11 @@ def executed_copy(base: Path, name: str) -> bytes:
     except OSError: return b""
     return content if b'"published":' in content else b""
 
+def published_in(shown: bytes) -> list[str]:  # from `executed_copy`
+    "The digests that an executed notebook shows of the files that it has published last."
+    *_, last = re.findall(rb'"published":\s*\{([^{}]*)\}', shown) or [b""]
+    return [digest.decode() for digest in re.findall(rb'"([0-9a-f]{64})"', last)]
+
 # %% ../../nbs/workflow/91a_drawn.ipynb #7b87b161
 def altered_since(base: Path, name: str) -> str:  # empty where nothing is, or nobody said what there was
     "A sentence: the first of a figure's files or runs that has changed since it was drawn."
@@ -99,4 +105,5 @@ def altered_since(base: Path, name: str) -> str:  # empty where nothing is, or n
         if sha256(at) != was: return f"{f} was changed"
         if shown and at.suffix in ITS_FILES and was.encode() not in shown:
             return f"{f} is not what its notebook has shown"
+    if {*published_in(shown)} - {was for *_, was in files}: return f"{path.relative_to(base)} was changed"
     return next((f"the run {run} is another" for run, folder, was in runs if content_of_run(folder) != was), "")

@@ -8,7 +8,7 @@ __all__ = ['WORK', 'TRAIN', 'SWITCHES', 'INLINE', 'OPEN_FILES', 'PARENT', 'KINDS
            'unfetched', 'behind', 'jobs', 'first', 'title', 'specs_in', 'planned', 'unfinished', 'check_standing',
            'fetching', 'check_fetched', 'check_gpu', 'made', 'forget', 'without_what_stands', 'open_tasks', 'expected',
            'takes_files', 'environment', 'Busy', 'kernelspec', 'allow_open_files', 'snakemake', 'check_folders',
-           'check_files', 'check_places', 'only_one', 'full', 'ended', 'reason', 'logged', 'told']
+           'check_files', 'check_places', 'only_one', 'full', 'hiding', 'ended', 'reason', 'logged', 'told']
 
 # %% ../../nbs/workflow/92_jobs.ipynb #0b06fea7
 import ast
@@ -472,6 +472,12 @@ def full(folder: Path) -> str:
     try: free = shutil.disk_usage(folder).free
     except OSError: return ""
     return f", and the disk of {folder} is full: free some space and run again" if free < 4 << 20 else ""
+
+def hiding(base: Path) -> str:
+    "A remark if a file of the project's folder, in which all is started, has the name of one of Python's own modules."
+    names = (p for p in sorted(base.glob("*")) if p.suffix == ".py" or (p / "__init__.py").is_file())
+    p = next((p for p in names if p.stem in sys.stdlib_module_names), None)
+    return f", and {p} hides Python's own module {p.stem}: give it another name" if p else ""
 
 # %% ../../nbs/workflow/92_jobs.ipynb #5baaafff
 def ended(executed: Path) -> tuple[str, str]:  # exception, place; each empty where it is not known

@@ -31,6 +31,9 @@ def read_timings(folder: str | Path,  # figures/<profile>
     try:
         found = pd.read_csv(path, dtype=dict.fromkeys(("artefact", "run", "device", "hardware", "torch", "code"), str))
         found[list(SECONDS)] = found[list(SECONDS)].astype(float)
+        whole = found[columns].notna().all(axis=1)  # no mark of a merge, no line that was cut off
+        for name in SECONDS: whole &= found[name].between(0, float("inf"), inclusive="left")
+        if not whole.all(): raise ValueError(f"its line {whole.tolist().index(False) + 2} is none of a measurement")
         return found[columns]
     except (ValueError, KeyError) as e:
         raise ValueError(f"{path} is no table of timings ({e}): take it from the clone again, or remove it, "

@@ -161,5 +161,5 @@ def test_an_installed_distribution_brings_one_by_its_name(mine):
     spec = Spec(**SPEC | dict(method="hard-mixup"))
     assert name_of(spec).startswith("hard-mixup-tiny-cnn-s0-") and "hard_mixup:*" in made.code_of(spec).parts
     with pytest.raises(ValueError, match="unknown method 'hard-mixpu': did you mean 'hard-mixup'"): method("hard-mixpu")
-    with pytest.raises(ValueError, match="the name 'erm' is taken by mixrepro: give your own another one"): method("erm")
+    with pytest.raises(ValueError, match="the name 'erm' is taken by mixrepro: give your own another one .hard_mixup:Hard"): method("erm")
     assert "hard-mixup" not in [*METHODS]
