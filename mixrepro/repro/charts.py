@@ -92,7 +92,7 @@ def tiles(figure: FigureBase,  # a matplotlib figure or subfigure
           beside: Sequence = (),  # names of the rows
           ) -> None:
     "A sheet of images."
-    figure.get_layout_engine() and figure.get_layout_engine().set(w_pad=.06, h_pad=.01, wspace=.01, hspace=.01)
+    figure.get_layout_engine() and figure.get_layout_engine().set(w_pad=.06, h_pad=.035, wspace=.01, hspace=.01)
     axes = figure.subplots(len(rows), len(rows[0]), squeeze=False)
     for i, (line_of, images) in enumerate(zip(axes, rows)):
         for j, (ax, image) in enumerate(zip(line_of, images, strict=True)):
