@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['FINGERPRINTS', 'SPEAKING', 'NOTED', 'EXECUTED', 'ITS_FILES', 'looked_up_by_notebooks', 'as_function',
-           'code_of_notebook', 'content_of_run', 'note', 'executed_copy', 'published_in', 'altered_since']
+           'code_of_notebook', 'content_of_run', 'tables_of_others', 'note', 'executed_copy', 'published_in',
+           'altered_since']
 
 # %% ../../nbs/workflow/91a_drawn.ipynb #5fbc8dec
 import ast
@@ -63,16 +64,27 @@ def content_of_run(folder: Path) -> str:
     said = vouched(folder) or {}
     return "".join(str(said.get(f, ""))[:16] for f in ("weights.safetensors", "history.csv"))
 
+def tables_of_others(base: Path,      # the project's folder
+                     profile: str,    # a scale's name
+                     own: dict,       # files of the artefact that reads the tables, by their place in the project
+                     ) -> dict[str, str]:  # their places, and digests
+    "The tables that the ledger of claims reads: of its scale, and of all others but the smoke test, which reads itself."
+    scales = [f for f in sorted((base / "figures").glob("*")) if f.name == profile or "smoke" not in (profile, f.name)]
+    there = {str(table.relative_to(base)): table for f in scales for table in sorted(f.glob("*/*.csv"))}
+    return {name: sha256(table) for name, table in there.items() if name not in own}
+
 def note(base: Path,            # the project's folder
          name: str,             # <profile>-<artefact>
          files: Iterable[Path], # that were written
          runs: Iterable[Run],   # that were read
+         follows: bool = False, # it reads the tables of all others too
          ) -> Path:
-    "Record the files that a figure has written and the runs that it has read, with digests and versions."
+    "Record the files that a figure has written and what it has read, runs and tables, with digests and versions."
     def inside(folder): return str(folder.relative_to(base) if folder.is_relative_to(base) else folder)
     said = dict(files={inside(f): sha256(f) for f in sorted(files)},
                 runs={str(r): [inside(r.folder), content_of_run(r.folder)] for r in runs},
                 versions=measured_with("pandas", "matplotlib"))
+    if follows: said["tables"] = tables_of_others(base, name.partition("-")[0], said["files"])
     return write_if_changed(base / NOTED / f"{name}.json", json.dumps(said, indent=1, sort_keys=True))
 
 # %% ../../nbs/workflow/91a_drawn.ipynb #a3e63fab
@@ -98,6 +110,7 @@ def altered_since(base: Path, name: str) -> str:  # empty where nothing is, or n
         said = json.loads(small_text(path))
         files = [(base / f, f, was) for f, was in said["files"].items()]
         runs = [(run, base / folder, was) for run, (folder, was) in said["runs"].items()]
+        tables = {**said.get("tables", {})}
     except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return f"{path.relative_to(base)} was changed"
     for at, f, was in files:
@@ -106,4 +119,7 @@ def altered_since(base: Path, name: str) -> str:  # empty where nothing is, or n
         if shown and at.suffix in ITS_FILES and was.encode() not in shown:
             return f"{f} is not what its notebook has shown"
     if {*published_in(shown)} - {was for *_, was in files}: return f"{path.relative_to(base)} was changed"
-    return next((f"the run {run} is another" for run, folder, was in runs if content_of_run(folder) != was), "")
+    if of_other := [run for run, folder, was in runs if content_of_run(folder) != was]:
+        return f"the run {of_other[0]} is another"
+    now = tables_of_others(base, name.partition("-")[0], said["files"]) if tables else {}
+    return next((f"{f}, which it reads, is another" for f in {**tables, **now} if tables.get(f) != now.get(f)), "")

@@ -176,16 +176,11 @@ def unfetched(specs: list[Spec],
 
 # %% ../../nbs/workflow/92_jobs.ipynb #44deabea
 def behind(tasks: dict,  # artefact -> its execution
-           base: Path, profile: str,
            ) -> dict:    # the same, in an order
-    "Let artefacts that read the tables of others wait for them, and change their digest when those change."
+    "Let artefacts that read the tables of others wait for them."
     after = {i for i in tasks if find(i).follows}
     others = {i: t for i, t in tasks.items() if i not in after}
-    there = sorted((base / "figures" / profile).glob("*/*.csv")) if not others else []
-    tables = [(str(f.relative_to(base)), sha256(f)) for f in there if f.stem not in after]
-    read = made_of(sorted((i, t["made_of"]) for i, t in others.items()), tables)
-    def last(t): return t | dict(after=[o["stamp"] for o in others.values()], made_of=made_of(t["made_of"], read))
-    return others | {i: last(tasks[i]) for i in after}
+    return others | {i: tasks[i] | dict(after=[o["stamp"] for o in others.values()]) for i in after}
 
 # %% ../../nbs/workflow/92_jobs.ipynb #73032447
 def jobs(ids: list[str],            # artefacts; empty: every ready one
@@ -220,7 +215,7 @@ def jobs(ids: list[str],            # artefacts; empty: every ready one
                     groups=sorted({of[r] for r in runs}), stamp=f"{WORK}/drawn/{profile}-{a.id}",
                     outputs=[str(f) for f in a.files(Path("figures") / profile)],
                     made_of=made_of(said_by(base / a.notebook), v, runs, train if runs else "", reached(a), printed))
-    tasks = behind({i: task(find(i), v) for i, v in values.items()}, base, profile)
+    tasks = behind({i: task(find(i), v) for i, v in values.items()})
     for name, g in every.items():
         write_if_changed(base / WORK / "plans" / f"{name}.json", json.dumps([to_json(s) for s in g["specs"]], indent=1))
     return dict(profile=profile, python=sys.executable, gpu=torch.cuda.is_available(), artefacts=tasks,
@@ -324,6 +319,8 @@ def forget(todo: dict, base: Path) -> None:
     "Take away the stamps of what must be made again; a group whose runs are whole has nothing to do, and gets its own."
     undone = unfinished(todo, base)
     kept = [t for t in made(todo, base) if t not in undone]
+    stand = {t["stamp"] for t in kept}
+    kept = [t for t in kept if stand.issuperset(t.get("after", ()))]
     for t in (*todo["groups"].values(), *todo["artefacts"].values()):
         if t not in kept: (base / t["stamp"]).unlink(missing_ok=True)
     def whole(run):

@@ -404,7 +404,7 @@ class Study(Captioned):
         text = "\n\n".join(filter(None, [above, *bodies]))
         folder = home() / "figures" / self.scale.name / self.artefact.paper
         files = save(fig, data, text, folder, self.artefact.id, self.artefact.outputs)
-        note(home(), f"{self.scale.name}-{self.artefact.id}", files, vars(self).get("runs", ()))
+        note(home(), f"{self.scale.name}-{self.artefact.id}", files, vars(self).get("runs", ()), self.artefact.follows)
         of_files = {f.suffix[1:]: sha256(f) for f in files if f.suffix in (".csv", ".md")}
         shown = "\n\n".join(filter(None, [above, " ".join(answer)])) or text
         return Markdown(shown, metadata=dict(published=of_files))
