@@ -433,7 +433,7 @@ HOW = ("The paper's numbers: whether the claim follows from what the paper print
        "then how many of them were run; after another scale's verdict too, where not all were. "
        "Without an interval: counted or computed without chance, or of one run or of runs that are all alike. "
        "Verdict: after Holm's correction among the claims of one paper that have a p-value; "
-       "where it is undecided, how many seeds or data sets would decide, or what it would be without the correction. "
+       "where that decides nothing, how many seeds or data sets would, or what the claim is without the correction. "
        "Two rows whose contrast is in no table are paired by seed; that interval is over seeds alone.")
 SEPARATE = "Unpaired, where a table is older than the values of its seeds: {}."
 
