@@ -68,7 +68,7 @@ def tables_of_others(base: Path,      # the project's folder
                      profile: str,    # a scale's name
                      own: dict,       # files of the artefact that reads the tables, by their place in the project
                      ) -> dict[str, str]:  # their places, and digests
-    "The tables that the ledger of claims reads: of its scale, and of all others but the smoke test, which reads itself."
+    "The tables that the ledger of claims reads: of its scale, and of all others but the smoke test."
     scales = [f for f in sorted((base / "figures").glob("*")) if f.name == profile or "smoke" not in (profile, f.name)]
     there = {str(table.relative_to(base)): table for f in scales for table in sorted(f.glob("*/*.csv"))}
     return {name: sha256(table) for name, table in there.items() if name not in own}
