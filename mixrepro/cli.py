@@ -554,7 +554,7 @@ def adopt_figures(profile: str, base: Path) -> int:  # how many
     tasks = workflow.jobs(drawn, profile, {}, base)["artefacts"]
     old = {i: t for i, t in tasks.items() if (base / t["stamp"]).read_text() != t["made_of"]}
     for i, t in old.items():
-        drawings.note(base, f"{profile}-{i}", [base / f for f in t["outputs"]], (), entry_of(i).follows)
+        drawings.note(base, f"{profile}-{i}", [base / f for f in t["outputs"]], (), "after" in t)
         write_atomic(base / t["stamp"], t["made_of"])
     return len(old)
 
