@@ -110,7 +110,7 @@ def altered_since(base: Path, name: str) -> str:  # empty where nothing is, or n
         said = json.loads(small_text(path))
         files = [(base / f, f, was) for f, was in said["files"].items()]
         runs = [(run, base / folder, was) for run, (folder, was) in said["runs"].items()]
-        tables = {**said.get("tables", {})}
+        tables = {**said["tables"]} if "tables" in said else None
     except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return f"{path.relative_to(base)} was changed"
     for at, f, was in files:
@@ -121,5 +121,6 @@ def altered_since(base: Path, name: str) -> str:  # empty where nothing is, or n
     if {*published_in(shown)} - {was for *_, was in files}: return f"{path.relative_to(base)} was changed"
     if of_other := [run for run, folder, was in runs if content_of_run(folder) != was]:
         return f"the run {of_other[0]} is another"
-    now = tables_of_others(base, name.partition("-")[0], said["files"]) if tables else {}
+    if tables is None: return ""
+    now = tables_of_others(base, name.partition("-")[0], said["files"])
     return next((f"{f}, which it reads, is another" for f in {**tables, **now} if tables.get(f) != now.get(f)), "")
