@@ -107,8 +107,8 @@ def what_was_found(found: list[Row], labels: dict, at: str) -> list[str]:  # sen
     counts = pd.Series([word_of(r) for r in rows]).value_counts().reindex(
         ["above", "below", "no difference", "undecided"], fill_value=0)
     few, alone = nearest(rows, labels), sum(r.gain.p is not None and r.gain.p < 1 - LEVEL for r in rows)
-    words = [f"Of {len(rows)} contrasts of a composition with a parent, {alone} are decided without correction; by "
-             f"Holm's {', '.join(f'{n} {word}' for word, n in counts.items())}.",
+    words = [f"Of {len(rows)} contrasts of a composition with a parent, {alone} are decided uncorrected; after Holm's "
+             f"correction {', '.join(f'{n} {word}' for word, n in counts.items())}.",
              *(f"{word.capitalize()} a parent: {told_apart(rows, word, labels)}." for word in WORDS.values()),
              f"Better than both parents: {listed([f for f in each if f.better], labels)}.",
              f"Worse than both: {listed([f for f in each if f.worse], labels)}.",
