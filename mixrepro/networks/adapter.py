@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.utils import checkpoint
 
 from ..files import in_a_line
-from ..guards import check_counts_of, check_each_once, check_tensor
+from ..guards import check_counts_of, check_each_once, check_shown_to_hook, check_tensor
 from .staged import Dropout, Normalize, check_images, check_stage, gone, in_mode
 
 # %% ../../nbs/networks/10b_adapter.ipynb #27f021c4
@@ -84,7 +84,8 @@ def check_state(out: Any, name: str, again: bool) -> None:
     "Refuse what a submodule gives where it is no state."
     check_not_made_again(name)
     if again:
-        raise ValueError(f"{name!r} is called more than once in a pass, so it is no stage: name another submodule")
+        raise ValueError(f"{name!r} is called more than once in a pass, or by another thread meanwhile, so it is no "
+                         "stage: name another submodule")
     if not isinstance(out, Tensor):
         raise TypeError(f"{name!r} gives a {type(out).__name__}, and a stage gives one tensor: name a submodule of it")
 
@@ -168,10 +169,11 @@ class Adapted(nn.Module):
     def features(self, x: Tensor, at: int | tuple[int, ...] | None = None,
                  through: Callable[[Tensor], Tensor] | None = None) -> Tensor:  # float (B, d)
         "Penultimate features: what the head receives."
-        met = []
-        with self.head.register_forward_hook(lambda _, args, out: met.append((args[0], out))):
-            logits = self(x, at, through)
-        if len(met) != 1 or met[0][1] is not logits:
+        met, whole = [], []  # whole: of the network itself; what wraps this one, as accelerate does, may convert it
+        with self.head.register_forward_hook(lambda _, args, out: met.append((args[0], out))), \
+             self.net.register_forward_hook(lambda _, args, out: whole.append(out)): self(x, at, through)
+        check_shown_to_hook([*met, None][0], repr(self.last))
+        if len(met) != 1 or met[0][1] is not whole[0]:
             raise ValueError(f"{self.last!r} does not give the logits: say head=, the name of the layer that does")
         return met[0][0].flatten(1)
 

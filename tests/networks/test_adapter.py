@@ -1,6 +1,7 @@
 "The adapter on networks that we did not write: torchvision's and timm's, and our own with the same weights."
 import copy
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import pytest
@@ -250,3 +251,43 @@ def test_what_is_put_around_a_network_changes_no_loss(around):
         loss = replace(NOISYMIX, stages=(0, 1, 2)).loss(n, x, y, torch.Generator().manual_seed(0), torch.arange(4))
         with torch.inference_mode(): found.append((loss.detach(), Mixup().loss(n, x, y, torch.Generator().manual_seed(0), torch.arange(4))))
     assert torch.equal(torch.stack(found[0]), torch.stack(found[1]))
+
+
+def small(): return staged(nn.Sequential(nn.Conv2d(3, 4, 3, 2), nn.ReLU(), nn.Conv2d(4, 4, 3, 2), nn.Flatten(), nn.Linear(196, 5)), SHAPE, ["0", "2"])
+
+
+def test_features_of_a_network_whose_logits_are_converted():
+    "As accelerate's prepare does with mixed_precision='bf16': the object's own forward is another."
+    net, x = small(), batch()[0]
+    before, own = net.features(x), net.forward
+    net.forward = lambda *args, **kw: own(*args, **kw).double().float()
+    assert net(x) is not net(x) and torch.equal(net.features(x), before)
+    net.last = "3"
+    with pytest.raises(ValueError, match="'3' does not give the logits: say head="): net.features(x)
+
+
+@pytest.mark.parametrize("within", [False, True])
+def test_a_compiled_network_is_the_one_that_is_compiled(within):
+    "What was learned of it goes on; code that was compiled without hooks is told, and the remedy helps."
+    plain, (x, y) = small(), batch()
+    made = Mixup(labels=OnlineGenLabels(warmup=0.)).prepare(type("T", (), dict(k=5, x=x))(), gen())
+    net, losses = copy.deepcopy(plain), []
+    for guarded in (True, False):
+        torch._dynamo.reset()
+        with torch._dynamo.config.patch(skip_nnmodule_hook_guards=not guarded):
+            if within: net.compile(backend="eager"); compiled = net
+            else: compiled = torch.compile(net, backend="eager")
+            compiled(x)  # as ERM's first epochs
+            if not guarded:
+                with pytest.raises(ValueError, match="no hook saw what .* is given in this pass: code that was compiled"):
+                    made.loss(compiled, x, y, gen())
+                continue
+            losses = [made.loss(n, x, y, gen()) for n in (net, compiled)]
+    assert torch.equal(*losses)
+    with pytest.raises(ValueError, match="another network's features"): made.loss(torch.compile(plain), x, y, gen())
+
+
+def test_another_thread_meanwhile_is_named():
+    net, x = small(), batch()[0]
+    with ThreadPoolExecutor(1) as other, pytest.raises(ValueError, match="'0' is called more than once in a pass, or by another thread meanwhile"):
+        net(x, at=1, through=lambda h: other.submit(net, x).result() and h)
