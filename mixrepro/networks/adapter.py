@@ -12,7 +12,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, nn
@@ -151,6 +151,12 @@ class Adapted(nn.Module):
         self.net, self.shape, self.fixed, self.names, self.last = net, tuple(shape), False, tuple(names), head
         self.norm, self.rng = norm, None
         self.register_state_dict_post_hook(bare_keys), self.register_load_state_dict_pre_hook(own_keys)
+
+    def _fqn_modifiers(self) -> NoReturn:
+        "What torch.distributed.checkpoint asks a module whose keys are no paths of its own; it would load nothing."
+        raise ValueError("torch.distributed.checkpoint, also where accelerate loads by it, looks for parameters at the "
+                         "keys of a state, which are those of the bare network: hand it that, the attribute net, as in "
+                         "get_model_state_dict(net.net)")
 
     stages = property(lambda self: [self.net.get_submodule(n) for n in self.names])
     head = property(lambda self: self.net.get_submodule(self.last))

@@ -291,3 +291,17 @@ def test_another_thread_meanwhile_is_named():
     net, x = small(), batch()[0]
     with ThreadPoolExecutor(1) as other, pytest.raises(ValueError, match="'0' is called more than once in a pass, or by another thread meanwhile"):
         net(x, at=1, through=lambda h: other.submit(net, x).result() and h)
+
+
+def test_a_checkpoint_of_others_is_of_the_bare_network():
+    "Asked for the object, torch.distributed.checkpoint loads no weight of it, and with strict=False says nothing."
+    from torch.distributed.checkpoint import state_dict as D
+    net, fresh, how = small(), small(), D.StateDictOptions(full_state_dict=True, strict=False)
+    for ask in (D.get_model_state_dict, lambda n: D.set_model_state_dict(n, net.state_dict(), options=how)):
+        with pytest.raises(ValueError, match=r"those of the bare network: hand it that, the attribute net, as in get_model_state_dict\(net.net\)"): ask(fresh)
+    kept, opt, own = net.state_dict(), *(torch.optim.SGD(n.parameters(), .1, .9) for n in (net, fresh))
+    net(batch()[0]).sum().backward(); opt.step()
+    weights, moments = D.get_state_dict(net.net, opt)
+    D.set_state_dict(fresh.net, own, model_state_dict=weights, optim_state_dict=moments)
+    assert kept.keys() == weights.keys() and all(map(torch.equal, fresh.state_dict().values(), net.state_dict().values()))
+    assert torch.equal(own.state[fresh.net[0].weight]["momentum_buffer"], opt.state[net.net[0].weight]["momentum_buffer"])
