@@ -141,7 +141,11 @@ def own_keys(module: nn.Module, state: dict, prefix: str, *_: Any) -> None:
     kept = type(module.norm) is not Normalize
     for k in [k for k in state if k.startswith(prefix) and not (kept and k.startswith(f"{prefix}norm."))]:
         state[prefix + HELD + k.removeprefix(prefix)] = state.pop(k)
-    if not kept: state.update({f"{prefix}norm.{k}": v for k, v in module.norm.named_buffers()})
+    if kept: return
+    at = next((v.device for v in state.values() if isinstance(v, Tensor)), None)
+    for k, v in module.norm.named_buffers():
+        if k in module.lost: v = torch.tensor(module.lost[k], dtype=v.dtype, device=at if v.is_meta else v.device)
+        state[f"{prefix}norm.{k}"] = v.view(1, -1, 1, 1)
 
 # %% ../../nbs/networks/10b_adapter.ipynb #ef8e23be
 class Adapted(nn.Module):
@@ -149,7 +153,7 @@ class Adapted(nn.Module):
     def __init__(self, net: nn.Module, shape: tuple, names: Sequence[str], head: str, norm: Normalize) -> None:
         super().__init__()
         self.net, self.shape, self.fixed, self.names, self.last = net, tuple(shape), False, tuple(names), head
-        self.norm, self.rng = norm, None
+        self.norm, self.rng, self.lost = norm, None, {}  # lost: constants of a network on "meta", for its first state
         self.register_state_dict_post_hook(bare_keys), self.register_load_state_dict_pre_hook(own_keys)
 
     def _fqn_modifiers(self) -> NoReturn:
@@ -264,7 +268,11 @@ def staged(net: nn.Module,                       # any classifier: images (B, C,
     if not head and not linear: raise ValueError(f"{type(net).__name__} has no linear layer: say head=, its last layer")
     part_of(net, head or linear[-1], "the head")
     if (said := stem_first(stages, modules)): warnings.warn(said, stacklevel=2)
-    norm = Normalize((0.,) * shape[0] if mean is None else mean, (1.,) * shape[0] if std is None else std)
+    with torch.device("cpu"):  # where a default is another
+        norm = Normalize((0.,) * shape[0] if mean is None else mean, (1.,) * shape[0] if std is None else std)
+    known = {k: v.flatten().tolist() for k, v in norm.named_buffers()}
     at = next((t for t in (*net.parameters(), *net.buffers()) if t.is_floating_point()), norm.mean)
     check_order(net, stages, at.new_zeros(1, *shape))
-    return Adapted(net, shape, [stages] if isinstance(stages, str) else stages, head or linear[-1], norm.to(at))
+    made = Adapted(net, shape, [stages] if isinstance(stages, str) else stages, head or linear[-1], norm.to(at))
+    if at.is_meta: made.lost = known
+    return made

@@ -305,3 +305,22 @@ def test_a_checkpoint_of_others_is_of_the_bare_network():
     D.set_state_dict(fresh.net, own, model_state_dict=weights, optim_state_dict=moments)
     assert kept.keys() == weights.keys() and all(map(torch.equal, fresh.state_dict().values(), net.state_dict().values()))
     assert torch.equal(own.state[fresh.net[0].weight]["momentum_buffer"], opt.state[net.net[0].weight]["momentum_buffer"])
+
+
+@pytest.mark.parametrize("assign", [False, True])
+def test_a_network_made_on_meta_normalises_once_its_weights_are_there(assign):
+    "What `to_empty` leaves is whatever lay in memory, and a state of the bare network does not hold the constants."
+    def made(): return staged(nn.Sequential(nn.Conv2d(3, 4, 3, 2), nn.Flatten(), nn.Linear(900, 5)), SHAPE, ["0"], mean=(.1, .2, .3), std=(.4, .5, .6))
+    net, x = made(), batch()[0]
+    with torch.device("meta"): empty = made()
+    if not assign:
+        empty = empty.to_empty(device="cpu")
+        for b in empty.norm.buffers(): b.fill_(torch.nan)
+    empty.load_state_dict(net.state_dict(), assign=assign)
+    assert torch.equal(empty(x), net(x)) and torch.equal(empty.norm.std, net.norm.std)
+    torch.set_default_device("meta")
+    try: other = staged(net.net, SHAPE, ["0"], mean=(.1, .2, .3), std=(.4, .5, .6))
+    finally: torch.set_default_device(None)
+    assert torch.equal(other(x), net(x))
+    net.norm.std.mul_(2); net.load_state_dict(other.state_dict())
+    assert torch.equal(net.norm.std, 2 * other.norm.std), "what somebody set stays"
