@@ -7,7 +7,8 @@ __all__ = ['SEVERAL', 'LEARNED_FROM', 'NotFinite', 'check_tensor', 'check_rows',
            'check_labels', 'check_pair', 'check_shares', 'check_gradient', 'check_generator', 'check_whole',
            'check_counts_of', 'check_network', 'check_types', 'check_networks', 'check_said', 'check_attack',
            'check_looked_up', 'check_size_of', 'check_classified', 'check_each_said', 'check_recordable',
-           'check_each_once', 'check_no_mask', 'check_as_many', 'check_pixels', 'check_same_network', 'check_loss']
+           'check_each_once', 'check_no_mask', 'check_as_many', 'check_pixels', 'check_same_network',
+           'check_shown_to_hook', 'check_loss']
 
 # %% ../nbs/03_guards.ipynb #ab552217
 import inspect
@@ -262,12 +263,21 @@ def check_pixels(x: Tensor,   # images
 LEARNED_FROM = WeakKeyDictionary()  # what was learned -> the network that it was learned from, while both are there
 
 def check_same_network(learned: object, net: object) -> None:
-    "Refuse another network than the first one."
+    "Refuse another network than the first one; compiled, it is the same."
+    while hasattr(net, "_orig_mod"): net = net._orig_mod
     known = LEARNED_FROM.get(learned)
     if known is None: LEARNED_FROM[learned] = ref(net)
     elif known() is not net:
         raise ValueError("the method has learned densities of another network's features: prepare it again for this "
                          "network")
+
+# %% ../nbs/03_guards.ipynb #453eca4d
+def check_shown_to_hook(seen: object, layer: str) -> None:  # seen: what the layer was given; nothing where it was not
+    "Refuse a pass that did not show what it was watched for."
+    if seen is not None: return
+    raise ValueError(f"no hook saw what {layer} is given in this pass: code that was compiled before skips hooks, so "
+                     "set torch._dynamo.config.skip_nnmodule_hook_guards = False before the first pass; if nothing is "
+                     "compiled, the network does not call it: say head=, the name of the layer that gives the logits")
 
 # %% ../nbs/03_guards.ipynb #a87b62b8
 def check_loss(loss: object, method: object) -> None:  # what a method's `loss` gave

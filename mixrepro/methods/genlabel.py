@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from ..core import choice
-from ..guards import check_rows, check_same_network, check_size_of
+from ..guards import check_rows, check_same_network, check_shown_to_hook, check_size_of
 from ..data.images import ImageSet
 from .adv_mmd_vae import unrecorded
 from .base import altered
@@ -219,6 +219,7 @@ class OnlineGenLabels(OnLine):
         with watched(net, place): yield
 
     def log_p(self, y: Tensor, place: Place) -> Tensor:
+        check_shown_to_hook(getattr(place, "feature", None), "the head")
         self.made.density.see(place.clean, y)
         return self.made.density(place.feature)
 

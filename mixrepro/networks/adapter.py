@@ -12,14 +12,14 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, nn
 from torch.utils import checkpoint
 
 from ..files import in_a_line
-from ..guards import check_counts_of, check_each_once, check_tensor
+from ..guards import check_counts_of, check_each_once, check_shown_to_hook, check_tensor
 from .staged import Dropout, Normalize, check_images, check_stage, gone, in_mode
 
 # %% ../../nbs/networks/10b_adapter.ipynb #27f021c4
@@ -84,7 +84,8 @@ def check_state(out: Any, name: str, again: bool) -> None:
     "Refuse what a submodule gives where it is no state."
     check_not_made_again(name)
     if again:
-        raise ValueError(f"{name!r} is called more than once in a pass, so it is no stage: name another submodule")
+        raise ValueError(f"{name!r} is called more than once in a pass, or by another thread meanwhile, so it is no "
+                         "stage: name another submodule")
     if not isinstance(out, Tensor):
         raise TypeError(f"{name!r} gives a {type(out).__name__}, and a stage gives one tensor: name a submodule of it")
 
@@ -140,7 +141,11 @@ def own_keys(module: nn.Module, state: dict, prefix: str, *_: Any) -> None:
     kept = type(module.norm) is not Normalize
     for k in [k for k in state if k.startswith(prefix) and not (kept and k.startswith(f"{prefix}norm."))]:
         state[prefix + HELD + k.removeprefix(prefix)] = state.pop(k)
-    if not kept: state.update({f"{prefix}norm.{k}": v for k, v in module.norm.named_buffers()})
+    if kept: return
+    at = next((v.device for v in state.values() if isinstance(v, Tensor)), None)
+    for k, v in module.norm.named_buffers():
+        if k in module.lost: v = torch.tensor(module.lost[k], dtype=v.dtype, device=at if v.is_meta else v.device)
+        state[f"{prefix}norm.{k}"] = v.view(1, -1, 1, 1)
 
 # %% ../../nbs/networks/10b_adapter.ipynb #ef8e23be
 class Adapted(nn.Module):
@@ -148,8 +153,14 @@ class Adapted(nn.Module):
     def __init__(self, net: nn.Module, shape: tuple, names: Sequence[str], head: str, norm: Normalize) -> None:
         super().__init__()
         self.net, self.shape, self.fixed, self.names, self.last = net, tuple(shape), False, tuple(names), head
-        self.norm, self.rng = norm, None
+        self.norm, self.rng, self.lost = norm, None, {}  # lost: constants of a network on "meta", for its first state
         self.register_state_dict_post_hook(bare_keys), self.register_load_state_dict_pre_hook(own_keys)
+
+    def _fqn_modifiers(self) -> NoReturn:
+        "What torch.distributed.checkpoint asks a module whose keys are no paths of its own; it would load nothing."
+        raise ValueError("torch.distributed.checkpoint, also where accelerate loads by it, looks for parameters at the "
+                         "keys of a state, which are those of the bare network: hand it that, the attribute net, as in "
+                         "get_model_state_dict(net.net)")
 
     stages = property(lambda self: [self.net.get_submodule(n) for n in self.names])
     head = property(lambda self: self.net.get_submodule(self.last))
@@ -168,10 +179,11 @@ class Adapted(nn.Module):
     def features(self, x: Tensor, at: int | tuple[int, ...] | None = None,
                  through: Callable[[Tensor], Tensor] | None = None) -> Tensor:  # float (B, d)
         "Penultimate features: what the head receives."
-        met = []
-        with self.head.register_forward_hook(lambda _, args, out: met.append((args[0], out))):
-            logits = self(x, at, through)
-        if len(met) != 1 or met[0][1] is not logits:
+        met, whole = [], []  # whole: of the network itself; what wraps this one, as accelerate does, may convert it
+        with self.head.register_forward_hook(lambda _, args, out: met.append((args[0], out))), \
+             self.net.register_forward_hook(lambda _, args, out: whole.append(out)): self(x, at, through)
+        check_shown_to_hook([*met, None][0], repr(self.last))
+        if len(met) != 1 or met[0][1] is not whole[0]:
             raise ValueError(f"{self.last!r} does not give the logits: say head=, the name of the layer that does")
         return met[0][0].flatten(1)
 
@@ -256,7 +268,11 @@ def staged(net: nn.Module,                       # any classifier: images (B, C,
     if not head and not linear: raise ValueError(f"{type(net).__name__} has no linear layer: say head=, its last layer")
     part_of(net, head or linear[-1], "the head")
     if (said := stem_first(stages, modules)): warnings.warn(said, stacklevel=2)
-    norm = Normalize((0.,) * shape[0] if mean is None else mean, (1.,) * shape[0] if std is None else std)
+    with torch.device("cpu"):  # where a default is another
+        norm = Normalize((0.,) * shape[0] if mean is None else mean, (1.,) * shape[0] if std is None else std)
+    known = {k: v.flatten().tolist() for k, v in norm.named_buffers()}
     at = next((t for t in (*net.parameters(), *net.buffers()) if t.is_floating_point()), norm.mean)
     check_order(net, stages, at.new_zeros(1, *shape))
-    return Adapted(net, shape, [stages] if isinstance(stages, str) else stages, head or linear[-1], norm.to(at))
+    made = Adapted(net, shape, [stages] if isinstance(stages, str) else stages, head or linear[-1], norm.to(at))
+    if at.is_meta: made.lost = known
+    return made

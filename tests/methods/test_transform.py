@@ -156,3 +156,21 @@ def test_a_hole_has_the_colour_that_the_network_subtracts():
     "Without the network it is black."
     black = BatchTransform(Cutout(), TRAIN.k, seeded())(X.clamp(min=.01), Y)[0]
     assert (black == 0).flatten(1).any(1).all()
+
+
+def test_a_third_part_is_no_place_in_the_training_set():
+    "VarMixup would look up its code there, and train on other images than the loader's."
+    mix = BatchTransform(WAYS["varmixup"], TRAIN.k, seeded(2))
+    for odd, got in (((X[0], 3, 5), "tuple of 3"), ({"image": X[0], "label": 3}, "dict"), (X[0], "Tensor"), ([X[0]], "list of 1")):
+        with pytest.raises(TypeError, match=f"an image and its label from each example, got a {got}: pick the two out"): mix.collate([odd] * 2)
+    assert all(map(torch.equal, mix.collate([(X[i], Y[i].item()) for i in range(4)]), BatchTransform(WAYS["varmixup"], TRAIN.k, seeded(2))(X[:4], Y[:4])))
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_no_worker_looks_at_the_network_in_training(workers):
+    "Its copy is the network as the epoch began, so that masks and attacks would follow another one."
+    mix = BatchTransform(PuzzleMix(blocks=(4, 8)), TRAIN.k, seeded(), net=NET)
+    loader = DataLoader(TensorDataset(X, Y), 6, collate_fn=mix.collate, num_workers=workers)
+    if not workers: assert next(iter(loader))[1].shape == (6, TRAIN.k)
+    else:
+        with pytest.raises(ValueError, match="looks at the network in training, and a loader's worker has a copy"): next(iter(loader))

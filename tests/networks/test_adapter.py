@@ -1,6 +1,7 @@
 "The adapter on networks that we did not write: torchvision's and timm's, and our own with the same weights."
 import copy
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import pytest
@@ -250,3 +251,76 @@ def test_what_is_put_around_a_network_changes_no_loss(around):
         loss = replace(NOISYMIX, stages=(0, 1, 2)).loss(n, x, y, torch.Generator().manual_seed(0), torch.arange(4))
         with torch.inference_mode(): found.append((loss.detach(), Mixup().loss(n, x, y, torch.Generator().manual_seed(0), torch.arange(4))))
     assert torch.equal(torch.stack(found[0]), torch.stack(found[1]))
+
+
+def small(): return staged(nn.Sequential(nn.Conv2d(3, 4, 3, 2), nn.ReLU(), nn.Conv2d(4, 4, 3, 2), nn.Flatten(), nn.Linear(196, 5)), SHAPE, ["0", "2"])
+
+
+def test_features_of_a_network_whose_logits_are_converted():
+    "As accelerate's prepare does with mixed_precision='bf16': the object's own forward is another."
+    net, x = small(), batch()[0]
+    before, own = net.features(x), net.forward
+    net.forward = lambda *args, **kw: own(*args, **kw).double().float()
+    assert net(x) is not net(x) and torch.equal(net.features(x), before)
+    net.last = "3"
+    with pytest.raises(ValueError, match="'3' does not give the logits: say head="): net.features(x)
+
+
+@pytest.mark.parametrize("within", [False, True])
+def test_a_compiled_network_is_the_one_that_is_compiled(within):
+    "What was learned of it goes on; code that was compiled without hooks is told, and the remedy helps."
+    plain, (x, y) = small(), batch()
+    made = Mixup(labels=OnlineGenLabels(warmup=0.)).prepare(type("T", (), dict(k=5, x=x))(), gen())
+    net, losses = copy.deepcopy(plain), []
+    for guarded in (True, False):
+        torch._dynamo.reset()
+        with torch._dynamo.config.patch(skip_nnmodule_hook_guards=not guarded):
+            if within: net.compile(backend="eager"); compiled = net
+            else: compiled = torch.compile(net, backend="eager")
+            compiled(x)  # as ERM's first epochs
+            if not guarded:
+                with pytest.raises(ValueError, match="no hook saw what .* is given in this pass: code that was compiled"):
+                    made.loss(compiled, x, y, gen())
+                continue
+            losses = [made.loss(n, x, y, gen()) for n in (net, compiled)]
+    assert torch.equal(*losses)
+    with pytest.raises(ValueError, match="another network's features"): made.loss(torch.compile(plain), x, y, gen())
+
+
+def test_another_thread_meanwhile_is_named():
+    net, x = small(), batch()[0]
+    with ThreadPoolExecutor(1) as other, pytest.raises(ValueError, match="'0' is called more than once in a pass, or by another thread meanwhile"):
+        net(x, at=1, through=lambda h: other.submit(net, x).result() and h)
+
+
+def test_a_checkpoint_of_others_is_of_the_bare_network():
+    "Asked for the object, torch.distributed.checkpoint loads no weight of it, and with strict=False says nothing."
+    from torch.distributed.checkpoint import state_dict as D
+    net, fresh, how = small(), small(), D.StateDictOptions(full_state_dict=True, strict=False)
+    for ask in (D.get_model_state_dict, lambda n: D.set_model_state_dict(n, net.state_dict(), options=how)):
+        with pytest.raises(ValueError, match=r"those of the bare network: hand it that, the attribute net, as in get_model_state_dict\(net.net\)"): ask(fresh)
+    kept, opt, own = net.state_dict(), *(torch.optim.SGD(n.parameters(), .1, .9) for n in (net, fresh))
+    net(batch()[0]).sum().backward(); opt.step()
+    weights, moments = D.get_state_dict(net.net, opt)
+    D.set_state_dict(fresh.net, own, model_state_dict=weights, optim_state_dict=moments)
+    assert kept.keys() == weights.keys() and all(map(torch.equal, fresh.state_dict().values(), net.state_dict().values()))
+    assert torch.equal(own.state[fresh.net[0].weight]["momentum_buffer"], opt.state[net.net[0].weight]["momentum_buffer"])
+
+
+@pytest.mark.parametrize("assign", [False, True])
+def test_a_network_made_on_meta_normalises_once_its_weights_are_there(assign):
+    "What `to_empty` leaves is whatever lay in memory, and a state of the bare network does not hold the constants."
+    def made(): return staged(nn.Sequential(nn.Conv2d(3, 4, 3, 2), nn.Flatten(), nn.Linear(900, 5)), SHAPE, ["0"], mean=(.1, .2, .3), std=(.4, .5, .6))
+    net, x = made(), batch()[0]
+    with torch.device("meta"): empty = made()
+    if not assign:
+        empty = empty.to_empty(device="cpu")
+        for b in empty.norm.buffers(): b.fill_(torch.nan)
+    empty.load_state_dict(net.state_dict(), assign=assign)
+    assert torch.equal(empty(x), net(x)) and torch.equal(empty.norm.std, net.norm.std)
+    torch.set_default_device("meta")
+    try: other = staged(net.net, SHAPE, ["0"], mean=(.1, .2, .3), std=(.4, .5, .6))
+    finally: torch.set_default_device(None)
+    assert torch.equal(other(x), net(x))
+    net.norm.std.mul_(2); net.load_state_dict(other.state_dict())
+    assert torch.equal(net.norm.std, 2 * other.norm.std), "what somebody set stays"
