@@ -9,10 +9,10 @@ __all__ = ['catalogue', 'artefact', 'scales', 'allotted_time', 'fingerprints', '
            'lacking', 'rows', 'said_of_runs', 'list_', 'checked', 'foreign', 'announce', 'follow', 'times', 'executed',
            'looked_at', 'unwritten', 'Stopped', 'heard', 'Interrupted', 'deafen', 'telling_what_is_kept', 'put_an_end',
            'handed', 'check_done', 'moment', 'passed_on', 'allotted', 'way', 'rounds', 'tell_left', 'PassOn',
-           'reproduce', 'complaint', 'edited', 'show', 'report', 'make_report', 'outputs', 'adopt_figures', 'adopt',
-           'packages', 'prefix_of_kernel', 'kernel', 'trial', 'set_aside', 'spoilt', 'checks', 'doctor', 'bench',
-           'data_get', 'data_about', 'data_rows', 'data_verify', 'data_add', 'every_kind', 'data_make', 'data_split',
-           'placed', 'unnamed', 'refused', 'check_package', 'main']
+           'reproduce', 'complaint', 'edited', 'show', 'compare', 'report', 'make_report', 'outputs', 'adopt_figures',
+           'adopt', 'packages', 'prefix_of_kernel', 'kernel', 'trial', 'set_aside', 'spoilt', 'checks', 'doctor',
+           'bench', 'data_get', 'data_about', 'data_rows', 'data_verify', 'data_add', 'every_kind', 'data_make',
+           'data_split', 'placed', 'unnamed', 'refused', 'check_package', 'main']
 
 # %% ../nbs/workflow/93_cli.ipynb #7198371c
 import contextlib
@@ -491,6 +491,24 @@ def show(id: str, profile: Annotated[str, typer.Option("--profile", help=" | ".j
     from rich.console import Console
     from rich.markdown import Markdown
     Console(width=max(shutil.get_terminal_size().columns, 100)).print(Markdown(text))
+
+# %% ../nbs/workflow/93_cli.ipynb #d1e6853f
+@app.command()
+def compare(other: Annotated[str, typer.Argument(help="a commit, or a folder: another clone or its figures")] = "HEAD",
+            profile: Annotated[str, typer.Option("--profile", help=" | ".join(PROFILES))] = "embedded",
+            keep: Annotated[bool, typer.Option("--keep", help="and write down the claims of the other, for the README, "
+                                               "with the processor that its runs name")] = False) -> None:
+    "Tell which verdicts on claims and comparisons differ from those of a commit or of another clone."
+    base, place = clone(), Path(other)
+    checked(profile)
+    from mixrepro.workflow import again
+    figures = base / "figures" / profile
+    here, processor = again.verdicts(figures), again.processor_of(place) if keep else ""
+    with tempfile.TemporaryDirectory() as at:
+        there = again.verdicts(again.figures_of(place, profile) if place.is_dir() else
+                               again.of_commit(base, other, profile, Path(at)))
+    print(*again.told(again.beside(here, there)), sep="\n")
+    if keep: print(f"claims: {again.keep(figures, there, processor)}")
 
 # %% ../nbs/workflow/93_cli.ipynb #c87cd4bf
 @app.command()
