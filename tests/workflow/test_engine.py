@@ -424,6 +424,8 @@ def test_bytes_that_are_no_text(project, monkeypatch):
         (project / workflow.WORK / name).write_bytes(b"\xff")
     assert cli.adopt_figures("smoke", project) == 1
     (project / "figures/smoke/report.html").write_text("")
+    with pytest.raises(ValueError, match=f"{ID}.md is no page .*: 'mixrepro reproduce {ID}' draws it again"): cli.make_report("smoke", project)
+    (project / FIGURES / f"{ID}.md").write_text("")
     class Begun(Exception): pass
     def begin(*args, **how): raise Begun
     monkeypatch.setattr(workflow, "snakemake", begin)
