@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['PART', 'ADVICE', 'LARGEST_TEXT', 'retold', 'explained', 'flush_folder', 'stage', 'write_together', 'write_atomic',
-           'sha256', 'home', 'clone', 'in_a_line', 'several', 'worded', 'write_if_changed', 'held_by', 'set_aside',
+           'sha256', 'home', 'clone', 'in_a_line', 'several', 'worded', 'write_if_changed', 'lock_holder', 'set_aside',
            'TooLarge', 'small_text']
 
 # %% ../nbs/01_files.ipynb #1ee2fde5
@@ -147,7 +147,7 @@ def write_if_changed(path: str | os.PathLike,  # the file to write
     return write_atomic(path, text)
 
 # %% ../nbs/01_files.ipynb #c0de0012
-def held_by(lock: Path) -> str:  # empty where the system keeps the lock
+def lock_holder(lock: Path) -> str:  # empty where the system keeps the lock
     "A remark on who holds a lock that is a file."
     try: process, host, *_ = lock.read_text(errors="replace").split()
     except (OSError, ValueError): return ""

@@ -35,7 +35,7 @@ import torch
 from ..core import pick
 from ..data.datasets import FETCHED
 from ..data.images import data_root
-from ..files import clone, held_by, in_a_line, several, sha256, worded, write_atomic, write_if_changed
+from ..files import clone, in_a_line, lock_holder, several, sha256, worded, write_atomic, write_if_changed
 from ..fingerprint import package_folder
 from ..papers.catalogue import ARTEFACTS, find
 from ..repro.artefact import cells, lacking, state
@@ -483,7 +483,7 @@ def only_one(base: Path) -> filelock.FileLock:
         (base / WORK).mkdir(parents=True, exist_ok=True)
         lock.acquire(timeout=0)
     except filelock.Timeout:
-        raise Busy(f"another process is reproducing in {base}{held_by(base / WORK / 'lock')}: "
+        raise Busy(f"another process is reproducing in {base}{lock_holder(base / WORK / 'lock')}: "
                    "wait until it has ended, then run this again to see what is left") from None
     except OSError as e:
         raise OSError(f"cannot write to {base / 'runs'} ({e.strerror or e}): "
