@@ -7,12 +7,12 @@ __all__ = ['catalogue', 'artefact', 'scales', 'allotted_time', 'fingerprints', '
            'workflow', 'drawings', 'warm', 'app', 'KEPT', 'BEGUN', 'PATIENCE', 'TRIAL', 'BENCHES', 'data_app', 'Root',
            'Once', 'Verbs', 'tell_version', 'about', 'sources', 'named', 'package', 'absent', 'origin', 'remedy',
            'lacking', 'rows', 'said_of_runs', 'list_', 'checked', 'foreign', 'announce', 'follow', 'times', 'executed',
-           'looked_at', 'unwritten', 'Stopped', 'heard', 'Interrupted', 'deafen', 'telling_what_is_kept', 'put_an_end',
-           'handed', 'check_done', 'moment', 'passed_on', 'allotted', 'way', 'rounds', 'tell_left', 'PassOn',
-           'reproduce', 'complaint', 'edited', 'show', 'compare', 'report', 'make_report', 'outputs', 'adopt_figures',
-           'adopt', 'packages', 'prefix_of_kernel', 'kernel', 'trial', 'set_aside', 'spoilt', 'checks', 'doctor',
-           'bench', 'data_get', 'data_about', 'data_rows', 'data_verify', 'data_add', 'every_kind', 'data_make',
-           'data_split', 'placed', 'unnamed', 'refused', 'check_package', 'main']
+           'looked_at', 'unwritten', 'otherwise_drawn', 'Stopped', 'heard', 'Interrupted', 'deafen',
+           'telling_what_is_kept', 'put_an_end', 'handed', 'check_done', 'moment', 'passed_on', 'allotted', 'way',
+           'rounds', 'tell_left', 'PassOn', 'reproduce', 'complaint', 'edited', 'show', 'compare', 'report',
+           'make_report', 'outputs', 'adopt_figures', 'adopt', 'packages', 'prefix_of_kernel', 'kernel', 'trial',
+           'set_aside', 'spoilt', 'checks', 'doctor', 'bench', 'data_get', 'data_about', 'data_rows', 'data_verify',
+           'data_add', 'every_kind', 'data_make', 'data_split', 'placed', 'unnamed', 'refused', 'check_package', 'main']
 
 # %% ../nbs/workflow/93_cli.ipynb #7198371c
 import contextlib
@@ -254,6 +254,16 @@ def unwritten(todo: dict, base: Path, before: dict) -> str:  # before: `times` o
                 f"its notebook {a['notebook']} has to publish it; what stood there is kept")
     return ""
 
+def otherwise_drawn(todo: dict, base: Path, before: dict) -> str:  # before: as for `unwritten`
+    "A sentence on artefacts whose code was written while they were drawn; their stamps are taken away."
+    now = times([a["stamp"] for a in todo["artefacts"].values()], base)
+    drawn = {i: a for i, a in todo["artefacts"].items() if now[a["stamp"]] not in (None, before[a["stamp"]])}
+    found = {i: f for i, a in drawn.items() if (f := workflow.written_meanwhile(a, base))}
+    for i in found: (base / drawn[i]["stamp"]).unlink(missing_ok=True)
+    was = "was" if len(found) == 1 else "were"
+    return (f"{several([*found])} {was} drawn while {several(sorted({*found.values()}))} was written anew, so nobody "
+            "knows of which code it is: the same command draws it again") if found else ""
+
 # %% ../nbs/workflow/93_cli.ipynb #b4abc415
 class Stopped(BaseException):
     "A signal to end; no `except Exception` swallows it."
@@ -325,11 +335,12 @@ def handed(todo: dict, base: Path, args: list[str]) -> bool:  # whether there is
         try: failed, idle = follow(process, base)
         finally:
             if process.returncode is None: put_an_end(process)
+            mixed = otherwise_drawn(todo, base, before)
     lazy = unwritten(todo, base, before)
     if process.returncode and failed and all("OutOfTime" in workflow.reason(log) for log, _ in failed):
         raise allotted_time.OutOfTime("out of time: what was not begun is left for the next call")
     if process.returncode: raise RuntimeError(complaint(failed, todo, base))
-    if lazy: raise RuntimeError(lazy)
+    if lazy or mixed: raise RuntimeError(lazy or mixed)
     complete = any(all((base / f).is_file() for f in a["outputs"]) for a in todo["artefacts"].values())
     return complete and (idle or times(stamps, base) != {s: before[s] for s in stamps})
 
@@ -483,7 +494,10 @@ def show(id: str, profile: Annotated[str, typer.Option("--profile", help=" | ".j
     if not (base / file).is_file():
         raise FileNotFoundError(f"{file} is not there yet: "
                                 f"make it with 'mixrepro reproduce {id} --profile {profile}'")
-    text = (base / file).read_text(encoding="utf-8")
+    try: text = small_text(base / file)
+    except ValueError as e:
+        again = f"'mixrepro reproduce {id} --profile {profile}' draws it again"
+        raise ValueError(f"{file} is no page ({e}): {again}") from e
     if edited(base, f"{profile}-{id}", file):
         print(f"note: {file} was changed since it was drawn here; 'mixrepro reproduce {id} --profile {profile}' "
               "draws it again", file=sys.stderr)
@@ -535,7 +549,7 @@ def make_report(profile: str, base: Path) -> None:
     html = base / "figures" / profile / "report.html"
     shown = {str(f): sha256(base / f) for i in there for f in entry_of(i).files(Path("figures") / profile)}
     stamp, made_of = base / workflow.WORK / "reports" / profile, workflow.made_of(shown)
-    if html.is_file() and stamp.is_file() and stamp.read_text() == made_of: return print(f"report:  {html}")
+    if html.is_file() and stamp.is_file() and stamp.read_bytes() == made_of.encode(): return print(f"report:  {html}")
     stamp.unlink(missing_ok=True)
     todo = json.dumps(workflow.jobs(there, profile, {}, base), indent=1)
     write_if_changed(base / workflow.WORK / "report.json", todo)
@@ -570,7 +584,7 @@ def adopt_figures(profile: str, base: Path) -> int:  # how many
              and all(f.is_file() for f in entry_of(i).files(base / "figures" / profile))]
     if not drawn: return 0
     tasks = workflow.jobs(drawn, profile, {}, base)["artefacts"]
-    old = {i: t for i, t in tasks.items() if (base / t["stamp"]).read_text() != t["made_of"]}
+    old = {i: t for i, t in tasks.items() if (base / t["stamp"]).read_bytes() != t["made_of"].encode()}
     for i, t in old.items():
         drawings.note(base, f"{profile}-{i}", [base / f for f in t["outputs"]], (), "after" in t)
         write_atomic(base / t["stamp"], t["made_of"])

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['PART', 'ADVICE', 'LARGEST_TEXT', 'retold', 'explained', 'flush_folder', 'stage', 'write_together', 'write_atomic',
-           'sha256', 'home', 'clone', 'in_a_line', 'several', 'worded', 'write_if_changed', 'set_aside', 'TooLarge',
-           'small_text']
+           'sha256', 'home', 'clone', 'in_a_line', 'several', 'worded', 'write_if_changed', 'lock_holder', 'set_aside',
+           'TooLarge', 'small_text']
 
 # %% ../nbs/01_files.ipynb #1ee2fde5
 import contextlib
@@ -145,6 +145,13 @@ def write_if_changed(path: str | os.PathLike,  # the file to write
     data = text.encode()
     if path.is_file() and path.stat().st_size == len(data) and path.read_bytes() == data: return path
     return write_atomic(path, text)
+
+# %% ../nbs/01_files.ipynb #c0de0012
+def lock_holder(lock: Path) -> str:  # empty where the system keeps the lock
+    "A remark on who holds a lock that is a file."
+    try: process, host, *_ = lock.read_text(errors="replace").split()
+    except (OSError, ValueError): return ""
+    return f" (process {process} on {host}; if it has ended there, remove {lock})"
 
 # %% ../nbs/01_files.ipynb #5e5156ae
 def set_aside(path: str | os.PathLike,  # a file or a folder

@@ -349,8 +349,11 @@ def add_folder(name: str,                  # what it is called from now on
     "Give a folder of pictures a name by which runs find it."
     check_name(name, taken)
     how, folder = checked_choices(size, share, seed), folder_at(path).resolve()
-    sets = {s: from_folder(folder, s, *how, name) for s in reversed(SPLITS)}  # what has no test part is refused first
+    def dates(): return fingerprint(all_pictures(*split_pictures(folder, *how[1:]).values()), folder)
+    at_first, sets = dates(), {s: from_folder(folder, s, *how, name) for s in reversed(SPLITS)}  # test is refused first
     files = by_content(split_pictures(folder, *how[1:]), folder)
+    if dates() != at_first:  # the digests would be of other pictures than those that were read
+        raise ValueError(f"pictures in {folder} changed while they were read: add it again once they stay as they are")
     before, new = None, described(name, folder, *how, files, sets)
     with suppress(ValueError): before = added(name, root)  # a record that cannot be read is written anew
     if before and not instead and before.digest != new.digest and before.folder != new.folder:

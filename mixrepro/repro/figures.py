@@ -256,8 +256,11 @@ def entry(a: Artefact,   # one of the catalogue
     links.append(f"[notebook](../../{a.notebook})")
     missing = [s for s in a.outputs if s not in there]
     shown = [f"![{a.title}]({p})" for p in pictures_of(a, folder)[:1]]
+    try: page = there["md"].read_text(encoding="utf-8") if "md" in there else ""
+    except UnicodeDecodeError as e:
+        raise ValueError(f"{there['md']} is no page ({e}): 'mixrepro reproduce {a.id}' draws it again") from e
     parts = [f'<a id="{a.id}"></a>', f"### {a.id}: {a.title}", *shown,
-             *(told(led_here(there["md"].read_text(encoding="utf-8"), folder, a.paper)) if "md" in there else ()),
+             *(told(led_here(page, folder, a.paper)) if "md" in there else ()),
              "Files: " + ", ".join(links) + (f" (missing: {', '.join(missing)})" if missing else "")]
     return "\n\n".join(filter(None, parts))
 

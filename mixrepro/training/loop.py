@@ -37,7 +37,7 @@ from ..methods.base import Method, restore, state_of, trainable
 from ..methods.catalogue import METHODS, method
 from ..networks.staged import in_mode
 from .allotted import check_begin, check_go_on, is_over
-from .made import check_indices, code_of, file_of_split, since, write_table
+from .made import check_indices, code_of, file_of_split, made_now, since, write_table
 from .spec import Spec, generator
 from .standing import made_with, other, stands
 from .store import Run, Store, distrust, finish, load_checkpoint, network_of, open_net, save_checkpoint
@@ -267,7 +267,9 @@ def train_run(spec: Spec,                  # what to train
     if stands(run): return run
     check_begin(run, store)
     if spec.split: check_indices(file_of_split(spec))
-    parts, made = start(spec, store, device), made_with(run)
+    read = made_now(spec)  # before: runs that it needs may train for hours, in which files change
+    parts = start(spec, store, device)
+    made = made_with(run) | read
     with store.lock(run):
         if not run.done or other(run):
             write_table(store.root, code_of(spec))

@@ -27,7 +27,7 @@ import torch
 
 from ..data.datasets import STATS, load
 from ..data.whitening import WHITENINGS, Whiten
-from ..files import TooLarge, home, retold, set_aside, sha256, small_text, write_atomic
+from ..files import TooLarge, home, lock_holder, retold, set_aside, sha256, small_text, write_atomic
 from ..networks.staged import Resize
 from ..networks.zoo import build
 from .made import installed
@@ -339,7 +339,7 @@ def working_on(run: Run,
     lock = filelock.FileLock(path)
     try: lock.acquire(timeout=0)
     except filelock.Timeout:
-        print(f"another process is working on {run}: waiting for it", flush=True)
+        print(f"another process is working on {run}{lock_holder(path)}: waiting for it", flush=True)
         lock.acquire()
     try: yield
     finally: lock.release()

@@ -204,6 +204,19 @@ def test_pictures_are_decoded_once_and_read_again_only_where_a_date_differs(sets
     assert torch.equal(load("flowers", "test").x, first.x)
 
 
+def test_a_picture_that_changes_while_it_is_added(sets, monkeypatch):
+    "Its old pixels were kept under the digest of the new one."
+    real = F.decoded_at
+    def decoded(paths, size):
+        x = real(paths, size)
+        Image.new("RGB", (12, 9), (255, 0, 0)).save(paths[0])
+        return x
+    monkeypatch.setattr(F, "decoded_at", decoded)
+    with pytest.raises(ValueError, match="pictures in .*flowers changed while they were read: add it again"): add("flowers", sets / "flowers")
+    monkeypatch.setattr(F, "decoded_at", real)
+    assert added("flowers") is None and add("flowers", sets / "flowers").images == dict(train=24, test=6)
+
+
 def test_another_picture_of_the_same_size_and_date_is_noticed(sets):
     add("flowers", sets / "flowers")
     one, two = sets / "flowers/rose/3.png", sets / "flowers/rose/4.png"

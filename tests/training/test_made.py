@@ -195,6 +195,21 @@ def test_a_changed_data_file(tmp_path, monkeypatch):
     assert made.since(tmp_path, spec, then) == "", "where the data are not, nobody knows"
 
 
+def test_a_split_that_changes_while_a_run_is_prepared(tmp_path, monkeypatch):
+    "What is written down is what was read, not what stands there once the networks that it needs are trained."
+    monkeypatch.setenv("MIXREPRO_DATA", str(tmp_path))
+    y = load("digits", "train").y
+    mine = write_split("digits", y, 50, 1).rename(tmp_path / "splits" / "digits-lmine.json")
+    spec, was, real = replace(SPEC, n_train=0, split="digits-lmine"), made.indices_of(mine), loop.start
+    def start(*args):
+        parts = real(*args)
+        write_split("digits", y, 50, 2).rename(mine)
+        return parts
+    monkeypatch.setattr(loop, "start", start)
+    run = train_run(spec, Store(tmp_path / "runs"), "cpu")
+    assert run.made["split"] == was and other(run) == "the split digits-lmine changed"
+
+
 def test_a_changed_split_file(tmp_path, monkeypatch):
     "Under its own name it is noticed; under a name that says which indices it holds it is refused."
     monkeypatch.setenv("MIXREPRO_DATA", str(tmp_path))

@@ -1,6 +1,7 @@
 """What stands between a notebook and its figure, on notebooks that take no time: clocks, a person's surroundings, notebooks that end in every way."""
 
 import contextlib
+import errno
 import io
 import json
 import os
@@ -374,3 +375,58 @@ def test_what_snakemake_would_do_without_a_word_is_the_limit_that_is_switched_of
     from snakemake.settings.types import MaxJobsPerTimespan
     usual = next(a.default for a in get_argument_parser()._actions if "--max-jobs-per-timespan" in a.option_strings)
     assert vars(usual if isinstance(usual, MaxJobsPerTimespan) else MaxJobsPerTimespan.parse_choice(usual)) == vars(MaxJobsPerTimespan.parse_choice("100/1s"))
+
+
+@pytest.mark.parametrize("what", ["a notebook", "the package", "nothing"])
+def test_what_was_drawn_while_its_code_was_edited_does_not_count_as_drawn(tmp_path, monkeypatch, what):
+    "It was edited once the plan was made, and is as before when all has ended: its stamp vouched for figures of the edited code."
+    path, code = tmp_path / "nbs/a.ipynb", "from mixrepro.files import several; several([])\n" + WRITE.format("a", "a")
+    engine, real, real_follow = Engine(tmp_path, a=code), workflow.snakemake, cli.follow
+    todo, before = engine.todo(), path.read_text()
+    todo["artefacts"]["a"]["written"] = workflow.made_of(*workflow.written_in(path))
+    engine.todo = lambda: todo
+    def begin(*args, **how):
+        if what == "a notebook": path.write_text(before.replace("'new'", "'edited'"))
+        if what == "the package": monkeypatch.setitem(workflow.AT_FIRST, "files.py", [1, 1, 1])
+        monkeypatch.setitem(workflow.AT_FIRST, "download.py", [1, 1, 1])  # nothing here reaches it
+        return real(*args, **how)
+    def follow(*args):
+        found = real_follow(*args)
+        path.write_text(before)
+        return found
+    monkeypatch.setattr(workflow, "snakemake", begin)
+    monkeypatch.setattr(cli, "follow", follow)
+    said, named = engine(), {"a notebook": "nbs/a.ipynb", "the package": "mixrepro/files.py", "nothing": ""}[what]
+    assert said == (f"a was drawn while {named} was written anew, so nobody knows of which code it is: the same command draws it again" if named else "")
+    assert (tmp_path / "figures/a.md").read_text() == ("edited" if what == "a notebook" else "new")
+    assert (tmp_path / todo["artefacts"]["a"]["stamp"]).exists() == (what == "nothing")
+
+
+def test_a_lock_that_is_a_file_is_named_with_its_holder(tmp_path, monkeypatch):
+    "Where the file system keeps none, one that was left on another machine is waited for, and nothing said for what."
+    import fcntl
+    def lacking(*args): raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+    monkeypatch.setattr(fcntl, "flock", lacking)
+    (lock := tmp_path / workflow.WORK / "lock").parent.mkdir(parents=True)
+    lock.write_text("4000000\nnode3\n")
+    with pytest.raises(workflow.Busy) as e: workflow.only_one(tmp_path)
+    assert f"reproducing in {tmp_path} (process 4000000 on node3; if it has ended there, remove {lock}): wait" in str(e.value)
+
+
+def test_bytes_that_are_no_text(project, monkeypatch):
+    "In a page, and in the stamps of a figure and of the report: a codec's complaint named no file, and came again at each call."
+    (project / FIGURES).mkdir(parents=True)
+    for end in ("svg", "png", "csv", "md"): (project / FIGURES / f"{ID}.{end}").write_bytes(b"\xff")
+    said = sentence(mixrepro_here("show", ID, *SMOKE, cwd=project))
+    assert re.match(f"mixrepro: {FIGURES}/{ID}.md is no page .*: 'mixrepro reproduce {ID} --profile smoke' draws it again", said), said
+    for name in (f"drawn/smoke-{ID}", "reports/smoke"):
+        (project / workflow.WORK / name).parent.mkdir(parents=True, exist_ok=True)
+        (project / workflow.WORK / name).write_bytes(b"\xff")
+    assert cli.adopt_figures("smoke", project) == 1
+    (project / "figures/smoke/report.html").write_text("")
+    with pytest.raises(ValueError, match=f"{ID}.md is no page .*: 'mixrepro reproduce {ID}' draws it again"): cli.make_report("smoke", project)
+    (project / FIGURES / f"{ID}.md").write_text("")
+    class Begun(Exception): pass
+    def begin(*args, **how): raise Begun
+    monkeypatch.setattr(workflow, "snakemake", begin)
+    with pytest.raises(Begun): cli.make_report("smoke", project)
