@@ -44,6 +44,7 @@ TABLE = {
     "mkdir -p runs && .venv/bin/papermill nbs/varmixup/vm-table1.ipynb runs/vm-table1.ipynb -p profile smoke": ("--prepare-only", ""),  # in full: test_workflow.py
     ".venv/bin/mixrepro list": ("", "of 80 are ready"),
     ".venv/bin/mixrepro show vm-table1": ("", "VarMixup"),
+    ".venv/bin/mixrepro compare": ("figures/embedded", "verdicts"),                           # a clean checkout may be no clone
     ".venv/bin/mixrepro report": ("--profile smoke", "report.html"),                            # of the one artefact reproduced here
     ".venv/bin/mixrepro outputs": ("", "notebooks written"),
     ".venv/bin/mixrepro data list": ("", "cifar10-c"),
@@ -143,9 +144,11 @@ def test_nothing_of_it_dirties_a_clone(clone):
 
 def test_what_stands_and_what_was_found_is_of_now():
     "The README's table and its counts are those of the notebooks and the ledger that lie here."
+    from mixrepro.workflow.again import made_again
     from mixrepro.workflow.front import found, status
     assert status(ROOT) in README, "run nbs/index.ipynb and make readme"
     assert found(ROOT / "figures/embedded/across/x-claims.csv") in README, "run nbs/index.ipynb and make readme"
+    assert made_again(ROOT / "figures/embedded") in README, "run nbs/index.ipynb and make readme"
 
 
 def test_the_example_is_one_program():

@@ -46,7 +46,8 @@ def verdicts(figures: Path,   # figures/<profile>
         key, verdict = (OF_CLAIM, "verdict") if ledger else (OF_ROW, "direction")
         if not {key[0], verdict} <= {*table}: continue  # a table that compares nothing
         table = table[table[verdict].map(decides).astype(bool)]
-        what = pd.Series([", ".join(filter(None, row)) for row in table[[k for k in key if k in table]].values], dtype=str)
+        names = table[[k for k in key if k in table]].values
+        what = pd.Series([", ".join(filter(None, row)) for row in names], dtype=str)
         again = what.groupby(what).cumcount().astype(str)  # rows of one name stay apart
         found.append(pd.DataFrame(dict(kind="claim" if ledger else "comparison", artefact=path.stem, what=what,
                                        again=again, verdict=table[verdict].values)))
@@ -92,8 +93,9 @@ def of_commit(base: Path, rev: str, profile: str, to: Path) -> Path:
     if rev.startswith("-"): raise ValueError(f"expected a folder or a commit, got {rev!r}")
     asked = ["git", "archive", "--format=tar", rev, f"figures/{profile}"]
     try: done = subprocess.run(asked, cwd=base, capture_output=True)
-    except FileNotFoundError: raise FileNotFoundError(f"{rev} is no folder, and to read a commit git is needed, which is "
-                                                      "not installed: name a folder") from None
+    except FileNotFoundError:
+        raise FileNotFoundError(f"{rev} is no folder, and to read a commit git is needed, which is not installed: "
+                                "name a folder") from None
     if done.returncode:
         raise ValueError(f"{rev} is neither a folder nor a commit of {base} with figures/{profile}: "
                          f"git says {done.stderr.decode(errors='replace').strip()}")
