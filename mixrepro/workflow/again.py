@@ -56,7 +56,8 @@ def verdicts(figures: Path,   # figures/<profile>
     return pd.concat(found, ignore_index=True)
 
 # %% ../../nbs/workflow/98_again.ipynb #be7dc6c8
-CHANGES = ("the same", "decided here only", "decided there only", "the opposite", "missing on one side")
+CHANGES = ("the same", "decided here only", "decided there only", "decided differently",
+           "missing on one side")
 
 def change(here: object, there: object) -> str:  # verdicts; nan where one is missing
     "What has become of a verdict."
@@ -79,7 +80,7 @@ def counted(both: pd.DataFrame, kind: str) -> str:  # from `beside`; kind: "clai
     of = n.sum() - n[CHANGES[4]]
     missing = f"; {n[CHANGES[4]]} missing on one side" * bool(n[CHANGES[4]])
     return (f"{kind}s: of {of} verdicts {n[CHANGES[0]]} are the same, {n[CHANGES[1]]} are decided here only, "
-            f"{n[CHANGES[2]]} there only, {n[CHANGES[3]]} are the opposite{missing}")
+            f"{n[CHANGES[2]]} there only, {n[CHANGES[3]]} are decided differently{missing}")
 
 def told(both: pd.DataFrame) -> list[str]:  # from `beside`
     "What is to be said of two folders of figures."
@@ -135,4 +136,4 @@ def made_again(figures: Path) -> str:  # of a scale -> a sentence; empty where n
     of, one = n.sum() - n[CHANGES[4]], n[CHANGES[1]] + n[CHANGES[2]]
     return (f"Made again from nothing on a processor of another kind ({kept.processor[0]}), {n[CHANGES[0]]} of {of} "
             f"verdicts on claims were the same, {one} were decided on one of the two machines only, and "
-            f"{n[CHANGES[3]] or 'none'} {'was' if n[CHANGES[3]] == 1 else 'were'} the opposite.")
+            f"{n[CHANGES[3]] or 'none'} {'was' if n[CHANGES[3]] == 1 else 'were'} decided differently.")
