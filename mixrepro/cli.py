@@ -468,7 +468,9 @@ def complaint(failed: list[tuple[Path, str]], todo: dict, base: Path) -> str:
         begun = re.findall(BEGUN, whole.read_text(encoding="utf-8", errors="replace"), re.M)
         late = f"failed, and no notebook did ({len(begun)} were begun; {kept})"
         when = late if begun else "failed before any notebook did"
-        room = workflow.full(base) or workflow.full(Path(tempfile.gettempdir())) or workflow.hiding(base)
+        asked = [os.environ[k] for k in ("TMPDIR", "TEMP", "TMP") if os.environ.get(k)]  # Python passes by a full one
+        places = dict.fromkeys(map(Path, (base, *asked, tempfile.gettempdir())))
+        room = next(filter(None, map(workflow.full, places)), "") or workflow.hiding(base)
         why = f"{workflow.told(whole)}{room}".removeprefix(", and ")
         return f"Snakemake {when}{why and f' ({why})'}: the whole log is {whole}"
     log, said = failed[0]
