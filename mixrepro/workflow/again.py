@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SIDES', 'OF_CLAIM', 'OF_ROW', 'CHANGES', 'AGAIN', 'side', 'decides', 'verdicts', 'change', 'beside', 'tally',
-           'counted', 'told', 'of_commit', 'figures_of', 'processor_of', 'keep', 'made_again']
+           'counted', 'told', 'of_commit', 'figures_of', 'processor_of', 'keep', 'of_claims', 'shaky', 'made_again']
 
 # %% ../../nbs/workflow/98_again.ipynb #ec843a2b
 import io
@@ -110,7 +110,7 @@ def figures_of(where: Path, profile: str) -> Path:  # a clone, or its figures, o
     "The folder of a scale's figures."
     return next((f for f in (where / "figures" / profile, where / profile) if f.is_dir()), where)
 
-# %% ../../nbs/workflow/98_again.ipynb #ae3f1ccc
+# %% ../../nbs/workflow/98_again.ipynb #4cdf8179
 AGAIN = "again.csv"  # in figures/<profile>
 
 def processor_of(clone: Path) -> str:
@@ -129,13 +129,25 @@ def keep(figures: Path,      # of this clone's scale
     claims = there[there.kind == "claim"][["what", "verdict"]].assign(processor=processor)
     return write_atomic(figures / AGAIN, claims.to_csv(index=False))
 
+# %% ../../nbs/workflow/98_again.ipynb #ae3f1ccc
+def of_claims(figures: Path) -> pd.DataFrame:  # of a scale -> from `beside`; no rows where nothing was kept
+    "The claims of a ledger beside those that were kept."
+    there = (figures / AGAIN).is_file() and (figures / "across/x-claims.csv").is_file()
+    if not there: return pd.DataFrame(columns=["kind", "what", "here", "there", "change", "processor"])
+    kept = pd.read_csv(figures / AGAIN, dtype=str)
+    both = beside(verdicts(figures, "x-claims"), kept.assign(kind="claim", artefact="x-claims", again="0"))
+    return both.assign(processor=kept.processor[0])
+
+def shaky(figures: Path) -> list[str]:  # of a scale -> names as in `verdicts`
+    "The claims that another machine does not decide as this one."
+    both = of_claims(figures)
+    return both.what[both.change.isin(CHANGES[1:4])].tolist()
+
 def made_again(figures: Path) -> str:  # of a scale -> a sentence; empty where nothing was kept, or there is no ledger
     "What of the claims' verdicts is the same on another machine, for the README."
-    if not ((figures / AGAIN).is_file() and (figures / "across/x-claims.csv").is_file()): return ""
-    kept = pd.read_csv(figures / AGAIN, dtype=str)
-    there = kept.assign(kind="claim", artefact="x-claims", again="0")
-    same, *one, differently, _ = tally(beside(verdicts(figures, "x-claims"), there), "claim")
-    return (f"Made again from nothing on a processor of another kind ({kept.processor[0]}), {same} of "
+    if not len(both := of_claims(figures)): return ""
+    same, *one, differently, _ = tally(both, "claim")
+    return (f"Made again from nothing on a processor of another kind ({both.processor[0]}), {same} of "
             f"{same + sum(one) + differently} verdicts on claims were the same, {sum(one)} were decided on one of the "
             f"two machines only, and {differently or 'none'} {'was' if differently == 1 else 'were'} decided "
             "differently.")
