@@ -389,7 +389,8 @@ def ledger(claims: tuple, tables: Tables, at: str) -> list[Found]:
 def needed(e: Effect | None, word: str) -> str:
     "How many seeds would decide what is undecided."
     if word != "undecided" or e is None or e.needs is None: return ""
-    return "more test images" if math.isinf(e.needs) else f"{e.needs:.0f}"
+    if not math.isinf(e.needs): return f"{e.needs:.0f}"
+    return "more training images" if "training images" in e.over else "more test images"
 
 def interval(e: Effect | None, decimals: int = 2) -> str:
     "An effect with its interval."
@@ -460,8 +461,8 @@ def page(data: pd.DataFrame,  # from `frame`
         return f"{at} {r.unit} ({in_words(r['least effect of'])}{f'; n = {r.n}' * bool(r.n)}; {r.run})"
     def line(i, r):
         what = "data sets" if r["interval over"] == "sets" else "seeds"
-        word = r.verdict + f" ({r['seeds to decide']} {what})" * (r["seeds to decide"] not in ("", "more test images"))
-        word += " (more test images)" * (r["seeds to decide"] == "more test images")
+        needs = r["seeds to decide"]
+        word = r.verdict + (f" ({needs}{'' if needs.startswith('more') else ' ' + what})" if needs else "")
         word += f" (alone: {r.alone})" * (r.verdict == "undecided" != r.alone)
         more = [r[o] for o in others]
         return [str(i), r["where"], r.claim, f"**{word}**", cell(r), r["paper's numbers"], f"`{r.formula}`",

@@ -8,7 +8,7 @@ __all__ = ['HOLM', 'DIRECTIONS', 'OPPOSITE', 'frame', 'p_value', 'Words', 'grid'
 
 # %% ../../nbs/repro/82_ledger.ipynb #ba2fa573
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -201,9 +201,17 @@ class Sheet:
     family: int = 0  # comparisons that Holm's correction is over; 0: its own
     margin: float | None = None  # a difference within it is none; that of the unit unless given
     relative: float | None = None  # or within this share of the baseline's mean in the column
+    called: dict = field(default_factory=dict)  # words of the page -> what takes their place: "seeds" -> "sets"
+
+    def worded(self, text: str) -> str:
+        "A text in the words of this page."
+        for word, own in self.called.items(): text = text.replace(word, own)
+        return text
 
     @cached_property
-    def data(self) -> pd.DataFrame: return frame(self.found, self.unit, self.spread)
+    def data(self) -> pd.DataFrame:
+        made = frame(self.found, self.unit, self.spread)
+        return made.assign(**{"interval over": made["interval over"].map(self.worded)}) if self.called else made
     @cached_property
     def text(self) -> str:
         return "\n\n".join(filter(None, [banner(self.at), self.blocks, " ".join(self.how) + "\n"]))
@@ -213,11 +221,11 @@ class Sheet:
         return replace(self, found=[replace(r, holm=None) for r in self.found])
     @property
     def blocks(self) -> str:
-        return columns_of(self.found, self.unit, self.spread, self.baseline, self.labels, self.decimals)
+        return self.worded(columns_of(self.found, self.unit, self.spread, self.baseline, self.labels, self.decimals))
     @property
     def how(self) -> list[str]:
-        return how_to_read(self.found, self.unit, self.spread, self.baseline, self.family, self.margin,
-                          self.relative)
+        how = how_to_read(self.found, self.unit, self.spread, self.baseline, self.family, self.margin, self.relative)
+        return [self.worded(h) for h in how]
 
 # %% ../../nbs/repro/82_ledger.ipynb #2f7726b4
 def sheet(paper: pd.DataFrame,           # from `reported`; empty where the paper gives a figure only
@@ -232,6 +240,7 @@ def sheet(paper: pd.DataFrame,           # from `reported`; empty where the pape
           labels: dict | None = None,    # id -> name to show
           decimals: int = 2,             # of every number on the page
           *, at: str,                    # the scale that was run, a profile's name
+          called: dict | None = None,    # where its "seeds" or "test images" are something else: what they are
           **more: Any,                   # as `rows`: contrasts, pooled, relative, margin (unless given, of the unit)
           ) -> Sheet:
     "The paper's numbers beside ours with both verdicts."
@@ -243,7 +252,7 @@ def sheet(paper: pd.DataFrame,           # from `reported`; empty where the pape
         raise ValueError(f"the paper's spread of {odd[0].method}, {odd[0].column} is {odd[0].paper}, not {spread}: "
                          "choose the other kind of spread")
     return Sheet(found, unit, spread, baseline, labels or {}, decimals, at, margin=more["margin"],
-                 relative=more.get("relative"))
+                 relative=more.get("relative"), called=called or {})
 
 # %% ../../nbs/repro/82_ledger.ipynb #6edfc818
 def table(*given: Any, **options: Any) -> tuple[pd.DataFrame, str]:  # as for `sheet`; tidy data, Markdown

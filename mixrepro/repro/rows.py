@@ -199,7 +199,8 @@ def contrast_row(contrast: tuple, column: str, where: tuple, printed: dict, ran:
     row, against = contrast[0], rival(contrast, column, printed, ran, sign)
     paper_gain, theirs = printed_gain(*(printed.get((m, column), Published()) for m in (row, against)), sign)
     e = gained(ran[row], ran[against], sign, row, among(residual, row, against))
-    return Row(row, column, *where, Published(), Measured(ran[row].values()), paper_gain,
+    both = sorted(set(ran[row]) & set(ran[against])) or list(ran[row])  # the seeds that the gain is of
+    return Row(row, column, *where, Published(), Measured([ran[row][s] for s in both]), paper_gain,
                withheld(gain_verdict(paper_gain, e, margin), at), Verdict(""), theirs, against, contrast=True)
 
 def corrected(found: list[Row]) -> list[Row]:
