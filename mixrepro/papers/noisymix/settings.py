@@ -281,14 +281,16 @@ class Toy(Settings):
 
 # %% ../../../nbs/noisymix/00_settings.ipynb #d1b9744b
 def toy_schemes(s: Toy) -> dict:  # row -> method
-    "Figure 4's six schemes in the paper's order, and the last two with another weight of the comparison."
+    "Figure 4's six schemes in the paper's order, the last with a noise for each view, and two with another weight."
     noise = FeatureNoise(add=s.add, mult=s.mult, factor="none", unit=1 / SPREAD)
     def at(alpha=s.alpha, **parts): return ManifoldMixup(alpha=alpha, stages=(0, 1), **parts)
     def by(gamma): return NoiseViews(count=1, s=s.s, gamma=gamma)
+    shared = replace(noise, shared=True)
     six = {"erm": ERM(), "noise": at(NEARLY_NONE, noise=noise), "manifold-mixup": at(), "nfm": at(noise=noise),
-           "manifold-mixup-jsd": at(views=by(s.gamma)), "noisymix": at(noise=noise, views=by(s.gamma))}
-    return six | {"manifold-mixup-jsd, gentle": at(views=by(s.gentle)),
-                  "noisymix, gentle": at(noise=noise, views=by(s.gentle))}
+           "manifold-mixup-jsd": at(views=by(s.gamma)), "noisymix": at(noise=shared, views=by(s.gamma))}
+    return six | {"noisymix-code": at(noise=noise, views=by(s.gamma)),
+                  "manifold-mixup-jsd, gentle": at(views=by(s.gentle)),
+                  "noisymix, gentle": at(noise=shared, views=by(s.gentle))}
 
 def toys(s: Toy, at: Scale, seed: int) -> list[Cell]:
     "Figure 4: every scheme on the 250 points."

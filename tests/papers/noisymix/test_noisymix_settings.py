@@ -97,6 +97,8 @@ def test_points_of_the_plane():
         assert len(specs) == 100 and (row == "erm" or args(specs)["stages"] == (0, 1))
     assert args(plan["noisymix", "test accuracy"])["views"]["gamma"] == 12 and args(plan["noisymix, gentle", "test accuracy"])["views"]["gamma"] == 1
     assert args(plan["noise", "test accuracy"])["alpha"] == 1e-8
+    own = {row: args(plan[row, "test accuracy"])["noise"]["shared"] for row in ("noisymix", "noisymix, gentle", "noisymix-code")}
+    assert own == {"noisymix": True, "noisymix, gentle": True, "noisymix-code": False}, "eqs. 20, 21: one noise for both views; the code draws two"
 
 
 IMAGENET = dict(network="resnet50", optimizer="sgd", momentum=.9, nesterov=False, lr=.1, schedule="cosine", weight_decay=1e-4, batch=256, n_train=0,
