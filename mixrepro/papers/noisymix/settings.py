@@ -185,6 +185,10 @@ class ImageNet(Settings):
     lr: float = setting(.1, "code", "the paper is silent", smoke=3e-3, embedded=3e-3)
     weight_decay: float = setting(1e-4, "code", "the paper is silent", smoke=0., embedded=0.)
     unit: float = setting(.226, "code", "of NoisyMix's noise on images: the mean of .229, .224, .225; .5 on CIFAR")
+    severity: float = setting(1., "code", "of AugMix, the row: its code for ImageNet; 3 on CIFAR and in NoisyMix's")
+    beta: float = setting(1.5, "code", "of PuzzleMix: smoothness of the mask, its code for ImageNet; 1.2 on CIFAR")
+    neigh: int = setting(2, "code", "of PuzzleMix: pixels a side over which colours are averaged; 4 on CIFAR")
+    t_size: int = setting(0, "code", "of PuzzleMix: 0 moves the mask's own blocks; 4 pixels a side on CIFAR")
     n_train: int = setting(0, "paper", "0: all training images", smoke=60, embedded=600)
     augment: str = setting("resized-crop", "code", "windows of random size, mirrored", smoke="crop", embedded="crop")
     looks: int = setting(0, "default", "0: the test images are looked at after each epoch", smoke=1, embedded=2)
@@ -198,12 +202,14 @@ class ImageNet(Settings):
 ADVERSARIAL = AT(eps=IMAGENET_EPS, step=2 / 3 * IMAGENET_EPS, steps=3)
 
 def imagenet_schemes(s: ImageNet) -> dict:  # row -> method
-    "The schemes of table 1, each as on ImageNet, and NoisyMix by its code."
+    "The schemes of table 1, each with its own parameters for ImageNet."
     def noised(m): return replace(m, noise=replace(m.noise, unit=s.unit))
     return {"erm": ERM(), "adversarial": ADVERSARIAL, "stylized": ERM(),
             "autoaugment": AutoAugmented(policy="imagenet"), "mixup": Mixup(alpha=.2),
-            "manifold-mixup": ManifoldMixup(), "cutmix": CutMix(prob=1.), "puzzlemix": PuzzleMix(),
-            "augmix": AUGMIX_JSD, "noisymix": noised(NOISYMIX), "noisymix-code": noised(NOISYMIX_CODE)}
+            "manifold-mixup": ManifoldMixup(), "cutmix": CutMix(prob=1.),
+            "puzzlemix": PuzzleMix(beta=s.beta, neigh=s.neigh, t_size=s.t_size),
+            "augmix": replace(AUGMIX_JSD, views=replace(AUGMIX_JSD.views, severity=s.severity)),
+            "noisymix": noised(NOISYMIX), "noisymix-code": noised(NOISYMIX_CODE)}
 
 def imagenet_run(s: ImageNet, at: Scale, row: str, seed: int) -> Spec:
     "The spec of one row's run on ImageNet; 'stylized' adds stylised copies and keeps the number of steps."

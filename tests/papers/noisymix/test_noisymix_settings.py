@@ -118,12 +118,14 @@ def test_imagenet_has_one_schedule_for_all_rows(id):
 
 
 def test_what_each_scheme_has_of_its_own_on_imagenet():
-    "Radius 4/255 and three steps from memory of Salman et al.; Mixup .2 and CutMix always, as their papers have it for ImageNet."
+    "Radius 4/255 and three steps from memory of Salman et al.; Mixup .2 and CutMix always, as their papers have it for ImageNet; the others' code."
     found = {row: args(specs) for (row, _), specs in planned("nm-table1").items()}
     at = found["adversarial"]
     assert (at["eps"], at["steps"], round(at["step"] * 255, 9)) == (4 / 255, 3, round(8 / 3, 9))
     assert (found["mixup"]["alpha"], found["cutmix"]["prob"], found["autoaugment"]["policy"]) == (.2, 1, "imagenet")
     assert found["erm"] == found["stylized"]
+    assert [found[row]["views"]["severity"] for row in ("augmix", "noisymix", "noisymix-code")] == [1, 3, 3]  # AugMix's imagenet.py, NoisyMix's
+    assert {k: found["puzzlemix"][k] for k in ("beta", "neigh", "t_size", "eta", "t_eps")} == dict(beta=1.5, neigh=2, t_size=0, eta=.2, t_eps=.8)  # its imagenet_fast
     for row in ("noisymix", "noisymix-code"):  # in units of the spread by which its code for ImageNet divides images
         assert found[row]["noise"] == args(planned("nm-table2")[row, "cifar10"])["noise"] | dict(unit=.226)
 
