@@ -216,9 +216,9 @@ def imagenet_run(s: ImageNet, at: Scale, row: str, seed: int) -> Spec:
     args, both = plain(imagenet_schemes(s)[row], short=True), row == "stylized"
     data = at.dataset("imagenet") + "-stylized" * both
     return Spec(data, args.pop("name"), s.network, seed, max(1, s.epochs // 2) if both else s.epochs,
-                method_args=args, optimizer=s.optimizer, lr=s.lr, weight_decay=s.weight_decay, schedule="cosine",
-                batch=s.batch, n_train=s.n_train * (2 if both else 1), augment=s.augment, looks=s.looks,
-                precision=at.precision)
+                method_args=args, optimizer=s.optimizer, lr=s.lr, nesterov=s.optimizer == "sgd",
+                weight_decay=s.weight_decay, schedule="cosine", batch=s.batch,
+                n_train=s.n_train * (2 if both else 1), augment=s.augment, looks=s.looks, precision=at.precision)
 
 def imagenets(s: ImageNet, at: Scale, seed: int) -> list[Cell]:
     "All schemes on ImageNet, where a scale has it."

@@ -101,7 +101,7 @@ def test_points_of_the_plane():
     assert own == {"noisymix": True, "noisymix, gentle": True, "noisymix-code": False}, "eqs. 20, 21: one noise for both views; the code draws two"
 
 
-IMAGENET = dict(network="resnet50", optimizer="sgd", momentum=.9, nesterov=False, lr=.1, schedule="cosine", weight_decay=1e-4, batch=256, n_train=0,
+IMAGENET = dict(network="resnet50", optimizer="sgd", momentum=.9, nesterov=True, lr=.1, schedule="cosine", weight_decay=1e-4, batch=256, n_train=0,
                 augment="resized-crop", looks=0, precision="float32")
 
 
