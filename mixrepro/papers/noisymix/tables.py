@@ -224,9 +224,11 @@ def fifteen_parts(study: Any, table: Any, paper: pd.DataFrame, ours: pd.DataFram
                   first: pd.DataFrame) -> tuple[list, list]:
     "The parts of the page of such a table, and its answer."
     answer = [*study.counted(table),
-              f"In {led_alike(first)} of {len(first)} columns the scheme that leads here also leads in the paper."]
+              f"In {led_alike(first)} of {len(first)} columns the scheme that leads here, of the "
+              "schemes that the paper has, also leads in the paper."]
     return ["## Paper (%)", study.grid(paper, 1), "## Ours (%, mean over the seeds)", study.grid(ours, 1),
-            "## The scheme that leads", study.grid(first.reset_index()), whose_noise(study)], answer
+            "## The scheme that leads, of the schemes that the paper has",
+            study.grid(first.reset_index()), whose_noise(study)], answer
 
 # %% ../../../nbs/noisymix/05_tables.ipynb #10f8cf04
 def dotted(ax: "Axes",  # a matplotlib axis

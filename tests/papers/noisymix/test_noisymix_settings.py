@@ -3,7 +3,7 @@
 import pytest
 
 from mixrepro.metrics.catalogue import METRICS
-from mixrepro.papers.noisymix.settings import ARTEFACTS, KNOWN, ON_IMAGENET, ROWS, SOURCES, ImageNet, Theorems
+from mixrepro.papers.noisymix.settings import ARTEFACTS, KNOWN, ROWS, SOURCES, ImageNet, Theorems, imagenet_schemes
 from mixrepro.repro.scale import SCALES
 from plans import agree, args, every, grid, planned
 
@@ -97,17 +97,19 @@ def test_points_of_the_plane():
         assert len(specs) == 100 and (row == "erm" or args(specs)["stages"] == (0, 1))
     assert args(plan["noisymix", "test accuracy"])["views"]["gamma"] == 12 and args(plan["noisymix, gentle", "test accuracy"])["views"]["gamma"] == 1
     assert args(plan["noise", "test accuracy"])["alpha"] == 1e-8
+    own = {row: args(plan[row, "test accuracy"])["noise"]["shared"] for row in ("noisymix", "noisymix, gentle", "noisymix-code")}
+    assert own == {"noisymix": True, "noisymix, gentle": True, "noisymix-code": False}, "eqs. 20, 21: one noise for both views; the code draws two"
 
 
-IMAGENET = dict(network="resnet50", optimizer="sgd", momentum=.9, nesterov=False, lr=.1, schedule="cosine", weight_decay=1e-4, batch=256, n_train=0,
+IMAGENET = dict(network="resnet50", optimizer="sgd", momentum=.9, nesterov=True, lr=.1, schedule="cosine", weight_decay=1e-4, batch=256, n_train=0,
                 augment="resized-crop", looks=0, precision="float32")
 
 
 @pytest.mark.parametrize("id", sorted(ON_IT))
 def test_imagenet_has_one_schedule_for_all_rows(id):
     "Section 4.1: ResNet-50; one network each. 200 epochs, batches of 256, lr .1, weight decay 1e-4, cosine: the released code."
-    plan = planned(id)
-    assert set(plan) == grid(ON_IMAGENET, "imagenet") and len(ON_IMAGENET) == 11
+    plan, rows = planned(id), imagenet_schemes(ImageNet())
+    assert set(plan) == grid(rows, "imagenet") and len(rows) == 11
     for (row, _), specs in plan.items():
         both = row == "stylized"
         agree(specs, dataset="imagenet" + "-stylized" * both, epochs=100 if both else 200, **IMAGENET)
@@ -116,12 +118,16 @@ def test_imagenet_has_one_schedule_for_all_rows(id):
 
 
 def test_what_each_scheme_has_of_its_own_on_imagenet():
-    "Radius 4/255 and three steps from memory of Salman et al.; Mixup .2 and CutMix always, as their papers have it for ImageNet."
+    "Radius 4/255 and three steps from memory of Salman et al.; Mixup .2 and CutMix always, as their papers have it for ImageNet; the others' code."
     found = {row: args(specs) for (row, _), specs in planned("nm-table1").items()}
     at = found["adversarial"]
     assert (at["eps"], at["steps"], round(at["step"] * 255, 9)) == (4 / 255, 3, round(8 / 3, 9))
     assert (found["mixup"]["alpha"], found["cutmix"]["prob"], found["autoaugment"]["policy"]) == (.2, 1, "imagenet")
-    assert found["erm"] == found["stylized"] and found["noisymix"]["noise"] == args(planned("nm-table2")["noisymix", "cifar10"])["noise"]
+    assert found["erm"] == found["stylized"]
+    assert [found[row]["views"]["severity"] for row in ("augmix", "noisymix", "noisymix-code")] == [1, 3, 3]  # AugMix's imagenet.py, NoisyMix's
+    assert {k: found["puzzlemix"][k] for k in ("beta", "neigh", "t_size", "eta", "t_eps")} == dict(beta=1.5, neigh=2, t_size=0, eta=.2, t_eps=.8)  # its imagenet_fast
+    for row in ("noisymix", "noisymix-code"):  # in units of the spread by which its code for ImageNet divides images
+        assert found[row]["noise"] == args(planned("nm-table2")[row, "cifar10"])["noise"] | dict(unit=.226)
 
 
 def test_the_networks_of_table_1_are_fine_tuned():
