@@ -36,6 +36,7 @@ class Theory(Settings):
     cs: tuple = setting((1., .5, 2.), "default", "values of c = sigma_2 / sigma_1; the note asks for .27 to 3.73")
     powers: tuple = setting(tuple(range(2, 10)), "default", "eps = 2^-2 ... 2^-9")
     sigma1: float = setting(10., "paper", "experiment under theorem 1: covariances I / 100")
+    large: float = setting(100., "default", "a large sigma_1: theorems 1 and 2 speak of one, and give no number")
     points: int = setting(20, "paper", "experiment under theorem 1: of each class")
     norm: float = setting(10., "paper", "experiment under theorem 1: theta = 10 (cos phi, sin phi)")
     angles: int = setting(181, "default", "phi in [-pi/4, pi/4]", smoke=31)
