@@ -188,8 +188,8 @@ GL_IMAGES = (
           (Over("gl-genmix-error", "genmix-gan", ("mixup", "manifold-mixup"), GENMIX, higher=False),)),
     _says("GenMix results", "GenMix has a lower error than training without mixing on all three sets.",
           (Over("gl-genmix-error", "genmix-gan", "erm", GENMIX, higher=False),)),
-    _says("GenMix, V, Ket, Y", "GenMix separates the three shapes better than Mixup.",
-          (Over("gl-genmix-toy", "genmix-gan", "mixup", higher=False),)),
+    _says("GenMix, V, Ket, Y", "From the picture, ours: GenMix's boundaries are nearer to the middle than Mixup's.",
+          (Over("gl-genmix-toy", "genmix-gan", "mixup", higher=False, metric="boundary", unit="units of the plane"),)),
 )
 
 # %% ../../../nbs/genlabel/06_claims.ipynb #a3b0957f
