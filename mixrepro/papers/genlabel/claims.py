@@ -19,7 +19,7 @@ import pandas as pd
 from .losses import CLAIMS
 from .margins import REACHED, widest
 from .settings import Theory
-from .tables import ON_PAR, ROWS, note_counts
+from .tables import FEATURES, ON_PAR, ROWS, note_counts
 from ...repro.claim import OLDER, Asked, Claim, Effect, Over, Tables, estimated, exact, share
 from ...repro.decided import p_of
 from ...repro.estimates import Measured, over_seeds
@@ -37,7 +37,8 @@ RELU = "fc relu"  # of the two networks of the ReLU tables the note's
 DIGITS = 3  # of points; a table's file has six digits, and one row of a test set is 100 / (trials x rows) or more
 
 def by_set(data: pd.DataFrame, method: str, against: str, value: str) -> pd.Series:  # a gain for each set
-    "Differences of two methods, the mean over seeds for each data set."
+    "Differences of two methods, the mean over seeds for each data set of at most 20 columns."
+    data = data[data.d <= FEATURES]
     wide = data.pivot(index=["table", "seed"], columns="method", values=value)
     if not {method, against} <= set(wide): return pd.Series(dtype=float)
     return (wide[method] - wide[against]).groupby("table").mean().dropna().round(DIGITS)  # equal is equal
