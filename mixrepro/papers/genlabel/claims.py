@@ -111,9 +111,10 @@ def reached(tables: Tables) -> list:  # of `Effect`
     found = data[(data.what == "margin") & data.s2.notna()] if "what" in data else data[:0]
     if found.empty: return [Effect("logistic labels", why=OLDER)]
     r, n = widest(found), int(data.n.max())
-    p = p_of(r["mean"] - REACHED, r.low - REACHED, r.high - REACHED, n)
+    def p(q): return p_of(*(q[["mean", "low", "high"]] - REACHED), n)
+    least = min(1., len(found) * p(r)) if r["mean"] > REACHED else max(p(q) for _, q in found.iterrows())
     return [Effect(f"logistic labels, {r.clouds}, σ² = {r.s2:g}", ours=r["mean"], low=r.low, high=r.high, n=n,
-                   p=min(1., len(found) * p), bound=REACHED, over="seeds", unit="of the SVM's margin")]
+                   p=least, bound=REACHED, over="seeds", unit="of the SVM's margin")]
 
 # %% ../../../nbs/genlabel/06_claims.ipynb #54d28d3f
 def third_order(tables: Tables) -> list:  # of `Effect`
