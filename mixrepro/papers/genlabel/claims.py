@@ -213,13 +213,13 @@ GL_THEORY = (
     _says("theorem 1", "For large σ₁ and c in (2 - √3, 2 + √3) Mixup's loss is above GenLabel's, logistic regression.",
           (Asked("gl-theorem1", "min(Mixup - GenLabel) > 0", partial(above, "gl-theorem1", "L~mix > L~gen"), LARGE),)),
     _says("theorem 1", "For large σ₁ and c in (2 - √3, 2 + √3) GenLabel's loss is above an adversarial one.",
-          (Asked("gl-theorem1", "min(GenLabel - adversarial) > 0", partial(above, "gl-theorem1", "L~gen >= adv"),
+          (Asked("gl-theorem1", "min(GenLabel - adversarial) > 0", partial(above, "gl-theorem1", "L~gen >= adv~"),
                  LARGE),)),
     _says("theorem 2", "For large σ₁ and c in (2 - √3, 2 + √3) Mixup's loss is above GenLabel's, ReLU network.",
           (Asked("gl-theorem2", "min(Mixup - GenLabel) > 0", partial(above, "gl-theorem2", "L~mix > L~gen"), LARGE),)),
     _says("theorem 2", "For large σ₁ and c in (2 - √3, 2 + √3) GenLabel's loss is above an adversarial one, "
           "ReLU network.", (Asked("gl-theorem2", "min(GenLabel - adversarial) > 0",
-                                  partial(above, "gl-theorem2", "L~gen >= adv"), LARGE),)),
+                                  partial(above, "gl-theorem2", "L~gen >= adv~"), LARGE),)),
 )
 
 # %% ../../../nbs/genlabel/06_claims.ipynb #91ec6327
