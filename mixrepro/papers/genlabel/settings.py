@@ -54,7 +54,7 @@ class GenMixRuns(Settings):
     lr: float = setting(.01, "default", "of Adam, cosine; the note is silent")
     widths: tuple = setting((64, 64), "default", "hidden layers of the classifier of points")
     alpha: float = setting(1., "default", "of Mixup and Manifold Mixup; the note is silent")
-    share: float = setting(.5, "paper", "lambda of the made points: the note's picture has middle points")
+    share: float = setting(.5, "default", "lambda of the made points; the note prints none")
     gan_steps: int = setting(600, "default", "of the discriminator, on points", smoke=20)
     inversion: int = setting(60, "default", "steps of Adam for each inverted point", smoke=8)
 
@@ -63,6 +63,7 @@ class GenMixRuns(Settings):
 class GenMixToy(GenMixRuns):
     "V, Ket and Y."
     seeds: int = setting(10, "default", "runs of a cell; the note shows one", smoke=1, embedded=3)
+    share: float = setting(.5, "paper", "lambda of the made points: the note's picture has middle points")
     points: int = setting(90, "default", "to train on, drawn by the seed", smoke=30)
 
 # %% ../../../nbs/genlabel/00_settings.ipynb #7c8d14d2
