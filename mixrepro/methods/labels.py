@@ -41,7 +41,7 @@ class LinearLabels(Labels):
 # %% ../../nbs/methods/20c_labels.ipynb #272fc3c0
 @dataclass(frozen=True, kw_only=True)
 class LogisticLabels(Labels):
-    "A mixture's label is a logistic curve of its share (code of GenLabel)."
+    "A mixture's label is a logistic curve of its share (GenLabel note, introduction)."
     name = "logistic"
     s: float = choice(.1, "code", "GenLabel, OpenML experiments: 1 / (1 + exp(-2 (lam - .5) / .1))",
                       allowed="(0, inf)",

@@ -38,8 +38,8 @@ class Told(GANBase):
         "Noise, uniform in [-1, 1]."
         return 2 * torch.rand(n, self.latent, generator=rng, device=rng.device) - 1
 
-    def make(self, z: Tensor, y: Tensor | None = None) -> Tensor:  # (B, latent), int64 (B,) -> (B, C, H, W) in [0, 1]
-        "The generator's images of this noise and these classes."
+    def make(self, z: Tensor, y: Tensor | None = None) -> Tensor:  # (B, latent), int64 (B,) -> (B, C, H, W)
+        "The generator's images of this noise and these classes: in [0, 1], but a PointGAN's points lie anywhere."
         check_told(y, self.classes)
         if z.dim() != 2 or z.shape[1] != self.latent or len(y) != len(z):
             raise ValueError(f"noise must have shape (B, {self.latent}) and B classes, "
@@ -58,8 +58,8 @@ class Conditional(Told):
     def padded(self, x: Tensor) -> Tensor: return x
 
     @torch.no_grad()
-    def sample(self, y: Tensor, rng: torch.Generator) -> Tensor:  # int64 (n,) -> (n, C, H, W) in [0, 1]
-        "Images of these classes from a trained generator."
+    def sample(self, y: Tensor, rng: torch.Generator) -> Tensor:  # int64 (n,) -> (n, C, H, W)
+        "Images of these classes from a trained generator, as `make` gives them."
         with in_mode(self, "eval"): return self.make(self.draw(len(y), rng), y)
 
 # %% ../../nbs/networks/18b_cgan.ipynb #3c2990a9

@@ -393,8 +393,9 @@ def needed(e: Effect | None, word: str) -> str:
     return "more training images" if "training images" in e.over else "more test images"
 
 def interval(e: Effect | None, decimals: int = 2) -> str:
-    "An effect with its interval."
+    "An effect with its interval; a small one that is exact by its first three digits."
     if e is None: return ""
+    if e.exact and 0 < abs(e.ours) < .1: return f"{e.ours:+.3g}"
     ends = f" [{plus(e.low, decimals)}, {plus(e.high, decimals)}]" if e.low is not None else ""
     return f"{plus(e.ours, decimals)}{ends}"
 
@@ -456,7 +457,7 @@ def page(data: pd.DataFrame,  # from `frame`
     others = list(data.columns[list(data.columns).index("artefact") + 1:])
     def cell(r):
         ends = (None if pd.isna(v) else v for v in (r.effect, r.low, r.high))
-        at = "" if pd.isna(r.effect) else interval(Effect("", None, *ends))
+        at = "" if pd.isna(r.effect) else interval(Effect("", None, *ends, exact=not r.n))
         if not at: return r["least effect of"]
         return f"{at} {r.unit} ({in_words(r['least effect of'])}{f'; n = {r.n}' * bool(r.n)}; {r.run})"
     def line(i, r):

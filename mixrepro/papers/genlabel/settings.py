@@ -36,6 +36,7 @@ class Theory(Settings):
     cs: tuple = setting((1., .5, 2.), "default", "values of c = sigma_2 / sigma_1; the note asks for .27 to 3.73")
     powers: tuple = setting(tuple(range(2, 10)), "default", "eps = 2^-2 ... 2^-9")
     sigma1: float = setting(10., "paper", "experiment under theorem 1: covariances I / 100")
+    large: float = setting(100., "default", "a large sigma_1: theorems 1 and 2 speak of one, and give no number")
     points: int = setting(20, "paper", "experiment under theorem 1: of each class")
     norm: float = setting(10., "paper", "experiment under theorem 1: theta = 10 (cos phi, sin phi)")
     angles: int = setting(181, "default", "phi in [-pi/4, pi/4]", smoke=31)
@@ -53,7 +54,7 @@ class GenMixRuns(Settings):
     lr: float = setting(.01, "default", "of Adam, cosine; the note is silent")
     widths: tuple = setting((64, 64), "default", "hidden layers of the classifier of points")
     alpha: float = setting(1., "default", "of Mixup and Manifold Mixup; the note is silent")
-    share: float = setting(.5, "paper", "lambda of the made points: the note's picture has middle points")
+    share: float = setting(.5, "default", "lambda of the made points; the note prints none")
     gan_steps: int = setting(600, "default", "of the discriminator, on points", smoke=20)
     inversion: int = setting(60, "default", "steps of Adam for each inverted point", smoke=8)
 
@@ -62,6 +63,7 @@ class GenMixRuns(Settings):
 class GenMixToy(GenMixRuns):
     "V, Ket and Y."
     seeds: int = setting(10, "default", "runs of a cell; the note shows one", smoke=1, embedded=3)
+    share: float = setting(.5, "paper", "lambda of the made points: the note's picture has middle points")
     points: int = setting(90, "default", "to train on, drawn by the seed", smoke=30)
 
 # %% ../../../nbs/genlabel/00_settings.ipynb #7c8d14d2
