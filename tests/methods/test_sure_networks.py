@@ -352,6 +352,15 @@ def test_a_gradient_that_half_precision_loses_is_no_robustness(trained, attack, 
     with pytest.raises(ValueError, match="lost in the precision"): unbounded([Halved(net, torch.float16, converted)], some, Unbounded(2))
 
 
+@pytest.mark.filterwarnings("ignore:the gradient is exactly 0")
+def test_a_loss_that_half_precision_holds_at_0_is_not_linear(trained):
+    nets, few = trained
+    net, x, y = surer(nets["tiny"], 100), few.floats()[:40], few.y[:40]
+    with pytest.raises(ValueError, match="lost in the precision of the network"): linearity_errors(Halved(net, torch.float16, True), x, y, gen(), (2 / 255,), 5)
+    want, got = (linearity_errors(n, x, y, gen(), (2 / 255,), 5).mean() for n in (net, Halved(net, torch.bfloat16, True)))
+    assert abs(got / want - 1) < .1
+
+
 @pytest.mark.parametrize("bad", [-100, -1, 10])
 def test_labels_that_are_no_classes_are_refused(trained, bad):
     nets, few = trained
