@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['SEVERAL', 'LEARNED_FROM', 'NotFinite', 'check_tensor', 'check_rows', 'check_image_batch', 'check_logits',
            'check_labels', 'check_pair', 'check_shares', 'check_gradient', 'check_generator', 'check_whole',
-           'check_counts_of', 'check_network', 'check_types', 'check_networks', 'check_said', 'check_attack',
-           'check_looked_up', 'check_size_of', 'check_classified', 'check_each_said', 'check_recordable',
-           'check_each_once', 'check_no_mask', 'check_as_many', 'check_pixels', 'check_same_network',
-           'check_shown_to_hook', 'check_loss']
+           'check_counts_of', 'check_default', 'check_network', 'check_types', 'check_networks', 'check_said',
+           'check_attack', 'check_looked_up', 'check_size_of', 'check_classified', 'check_each_said',
+           'check_recordable', 'check_each_once', 'check_no_mask', 'check_as_many', 'check_pixels',
+           'check_same_network', 'check_shown_to_hook', 'check_loss']
 
 # %% ../nbs/03_guards.ipynb #ab552217
 import inspect
@@ -142,6 +142,13 @@ def check_whole(least: int | None = 0, own: bool = False, **numbers: object) -> 
 def check_counts_of(**numbers: object) -> None:  # what is counted, by the name that the user typed
     "Refuse numbers of things that are no whole numbers from 1."
     for name, n in numbers.items(): check_whole(1, name == "batch", **{name: n})
+
+# %% ../nbs/03_guards.ipynb #5c2be914
+def check_default(who: str) -> None:  # several things, as the message begins: "CutMix's boxes"
+    "Refuse another default type than the one in which everything is drawn and computed."
+    if (now := torch.get_default_dtype()) == torch.float32: return
+    raise TypeError(f"{who} need torch.float32 as PyTorch's default, got {now}: take torch.set_default_dtype back, and "
+                    "convert images to the type you want")
 
 # %% ../nbs/03_guards.ipynb #545d11a9
 SEVERAL = (list, tuple, dict, torch.nn.ModuleList, torch.nn.ModuleDict)

@@ -15,10 +15,13 @@ from mixrepro.data import fetch as F, image_folder as IF, tabular as T
 from mixrepro.data.augment import resized_crop
 from mixrepro.data.augmix import augmix
 from mixrepro.data.corruptions import corrupt
+from mixrepro.data.datasets import DATASETS
 from mixrepro.data.factors import TASKS, draw_factors
 from mixrepro.data.folder import from_folder
+from mixrepro.data.frost import frost_textures
 from mixrepro.data.images import ImageSet, read_picture
 from mixrepro.data.pairs import image_set
+from mixrepro.data.perturbations import perturb
 from mixrepro.data.splits import relabelled
 from mixrepro.methods import attacks as K, densities as D, genlabel as G, vicinal as V
 from mixrepro.methods.adamixup import Policy, intrusion_loss
@@ -54,6 +57,31 @@ def refused(make, sentence):
     "One sentence of ours, in one line."
     with pytest.raises((ValueError, TypeError), match=sentence) as e: make()
     assert "\n" not in str(e.value)
+
+
+# ---- PyTorch's default type --------------------------------------------------------------------------------------------
+
+DRAWN = ("photo-digits-16", "photo-digits-64-stylized", "synthetic-blobs", "spirals", "band-star", "nine-clouds", "two-rings", "shape-v", "circle-2d-noisy")
+BYTES = torch.randint(0, 256, (3, 3, 16, 16), generator=seeded(5), dtype=torch.uint8)
+BY_DEFAULT = {"cutmix": lambda: draw_boxes(6, (8, 8), 1., .5, seeded()).lam, "cutmix, each": lambda: draw_boxes(6, (8, 8), 1., .5, seeded(), "example").lam,
+              "autoaugment": lambda: auto_augment(X, seeded(), "cifar10"), "windows": lambda: resized_crop(X, seeded()), "frost": lambda: frost_textures.__wrapped__(24),
+              **{kind: lambda k=kind: corrupt(BYTES, k, 1) for kind in ("fog", "snow", "elastic_transform", "glass_blur")},
+              **{f"film of {kind}": lambda k=kind: perturb(BYTES, k) for kind in ("zoom_blur", "tilt")},
+              **{name: lambda n=name: DATASETS[n]("test").x for name in DRAWN}, "stylized": lambda: DATASETS["photo-digits-64-stylized"]("train").x[::50],
+              "factors": lambda: DATASETS["factors-a-32"]("test", size=32).x}
+
+
+@pytest.mark.parametrize("name", BY_DEFAULT)
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_under_another_default_type_a_draw_is_the_same_or_refused(name, dtype):
+    torch.set_default_dtype(dtype)
+    try: got = BY_DEFAULT[name]()
+    except TypeError as e:
+        assert f"need torch.float32 as PyTorch's default, got {dtype}: take torch.set_default_dtype back" in str(e)
+        return
+    finally: torch.set_default_dtype(torch.float32)
+    want = BY_DEFAULT[name]()
+    assert got.dtype == want.dtype and torch.equal(got, want)
 
 
 # ---- tensors that are none -------------------------------------------------------------------------------------------

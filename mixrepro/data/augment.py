@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..guards import check_generator, check_image_batch
+from ..guards import check_default, check_generator, check_image_batch
 
 # %% ../../nbs/data/02_augment.ipynb #4948da01
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ def resized_crop(x: Tensor,             # images, uint8 or float (B, C, H, W)
                  rng: torch.Generator,  # on the device of the images
                  ) -> Tensor:           # same shape, dtype and device
     "A window of random size, shape and place, read at the size of the image and mirrored by a coin."
-    check_image_batch(x, "a resized crop"); check_generator(rng)
+    check_image_batch(x, "a resized crop"); check_generator(rng); check_default("resized crops")
     area, shape, right, down, coin = torch.rand(5, len(x), generator=rng, device=x.device)
     area, r = .08 + .92 * area, (4 / 3) ** (2 * shape - 1)
     w, h = (area * r).sqrt().clamp(max=1), (area / r).sqrt().clamp(max=1)

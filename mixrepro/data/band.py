@@ -17,6 +17,7 @@ from torch import Tensor
 from ..core import pick
 from .images import SPLITS
 from .spirals import PointSet, as_images
+from ..guards import check_default
 
 if TYPE_CHECKING: from matplotlib.axes import Axes
 
@@ -79,6 +80,7 @@ def band(split: str,               # "train" or "test": two halves of one draw
          **shape: Tensor | float,  # vertices, width, scale, noise, as in `draw_band`
          ) -> PointSet:
     "The noisy 2-D data of NoisyMix (appendix A), in the unit square."
+    check_default("the points of a data set")
     pick("split", split, SPLITS)
     if fresh and split == "train": raise ValueError("fresh points are to test on: leave fresh at 0 for 'train'")
     if n < 2 or n % 2: raise ValueError(f"the halves need an even number of points, 2 or more, got {n}")

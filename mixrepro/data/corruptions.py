@@ -27,7 +27,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..core import remembered, pick
-from ..guards import check_counts_of, check_each_once, check_no_mask
+from ..guards import check_counts_of, check_default, check_each_once, check_no_mask
 from .frost import frost_textures, photographs, texture_side
 from .streams import alias_table, bits, draw, fold, image_keys, integers, normal, uniform
 from .water import relief
@@ -385,6 +385,7 @@ def frost(x: Tensor,     # uint8 (n, C, H, W)
 # %% ../../nbs/data/04_corruptions.ipynb #64875d09
 def _plasma(keys: Tensor, size: int, decay: float) -> Tensor:
     "Diamond-square fractal on a torus, scaled to [0, 1]: float (n, size, size), size a power of two."
+    check_default("clouds of fog")
     noise, used, rough = uniform(keys, (size * size,), -1, 1), 0, 1.
     p = torch.zeros(len(noise), size, size, device=keys.device)
 

@@ -18,6 +18,7 @@ from torch.nn import functional as F
 
 from ..core import pick
 from .images import SPLITS, ImageSet
+from ..guards import check_default
 
 # %% ../../nbs/data/01c_digits.ipynb #4241bec6
 def enlarge(scans: Tensor,    # digits, 0..16, (N, 8, 8)
@@ -115,6 +116,7 @@ def blobs(split: str,                # "train" or "test": other draws of the sam
           seed: int = 0,
           ) -> ImageSet:
     "Coloured gratings under a spot, one orientation and colour for each class: a fixture for tests."
+    check_default("blobs")
     rng = torch.Generator().manual_seed(2 * seed + SPLITS.index(pick("split", split, SPLITS)))
     y = torch.arange(n) % classes
     colour = .5 + .5 * torch.cos(2 * torch.pi * (y[:, None] / classes + torch.arange(channels) / channels))

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from ..core import pick
 from .images import SPLITS, ImageSet, check_part
-from ..guards import check_generator
+from ..guards import check_default, check_generator
 
 # %% ../../nbs/data/05b_factors.ipynb #06fa9951
 CANVAS, STEM = 256, 200  # pixels: side of the canvas, and how far below the bar the stem ends
@@ -195,6 +195,7 @@ def factors(split: str,                # "train" or "test"
             tied: bool = False,        # the other reading of tasks A and B: the bar's length goes with the label
             ) -> FactorSet:
     "A synthetic task of Manifold Mixup (paper, appendix A)."
+    check_default("the factors of a data set")
     chosen = pick("task", task, TASKS)
     rng = torch.Generator().manual_seed(20 + 2 * list(TASKS).index(task) + SPLITS.index(split))
     x, y = draw_factors(chosen, split, ROWS[split], rng, tied)

@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 from ..core import remembered
 from .images import read_picture, typed
+from ..guards import check_default
 
 # %% ../../nbs/data/03b_frost.ipynb #f97f02bc
 FROST_LOOK = (((76, 148, 165), 14), ((198, 202, 211), 8), ((198, 202, 211), 8), ((143, 158, 171), 6),
@@ -96,6 +97,7 @@ def frost_textures(side: int = 160,   # height and width of a texture, in pixels
                    scale: float = .2, # size against the photographs: .2 for 32 px images, .3 for 64 px, 1 for 224 px
                    ) -> Tensor:       # uint8 (5, 3, side, side)
     "Five drawn frost textures with the colour and the spectrum of the photographs they stand for."
+    check_default("frost's textures")
     bands, powers = FROST_POWER[min(FROST_POWER, key=lambda s: abs(math.log(s / scale)))]
     textures = []
     for k, ((colour, length), power) in enumerate(zip(FROST_LOOK, powers)):

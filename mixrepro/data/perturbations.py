@@ -23,6 +23,7 @@ from .corruptions import (WATER, _brighter, _bytes, _checked, _gaussian, _gaussi
                                        _noise_table, _shot_law, _side_by_side, _smear, _speckle_law, _zoom_side)
 from .streams import draw, fold, image_keys, normal
 from .water import relief
+from ..guards import check_default
 
 # %% ../../nbs/data/06_perturbations.ipynb #c2621ed0
 PERTURBATIONS = ("gaussian_noise", "shot_noise", "motion_blur", "zoom_blur", "spatter", "brightness", "translate",
@@ -177,6 +178,7 @@ def affine(x: Tensor, keys: Tensor, count: int, first: float, step: float,
 # bytes (n, C, H, W); keys (2, n)
 def zoom_blur_film(x: Tensor, keys: Tensor, count: int, growth: float) -> Iterator[Tensor]:
     "The running mean of the image and its enlargements."
+    check_default("films of zoom_blur")
     total = torch.zeros(x.shape, device=x.device)
     for i, frame in enumerate(_moved(x, _affine_maps(_scaling, count, 1., growth, *x.shape[2:], x.device))):
         yield total.add_(frame / 255).div(i + 1).mul_(255).to(torch.uint8)

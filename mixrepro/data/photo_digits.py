@@ -19,6 +19,7 @@ from torch.nn import functional as F
 from ..core import pick
 from .digits import enlarge, held_out, scans, shipped
 from .images import SPLITS, ImageSet
+from ..guards import check_default
 
 # %% ../../nbs/data/01f_photo_digits.ipynb #70eea01a
 @cache
@@ -44,6 +45,7 @@ def crops(photos: list[Tensor],  # uint8 (3, H, W) each
           rng: torch.Generator,  # on the CPU
           ) -> Tensor:           # uint8 (n, 3, size, size)
     "Windows at random places of random photographs."
+    check_default("crops of photographs")
     which = torch.randint(len(photos), (n,), generator=rng).tolist()
     place = torch.rand(2, n, generator=rng)
     def window(p, u, v):

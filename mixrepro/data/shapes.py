@@ -18,6 +18,7 @@ from torch import Tensor
 from ..core import pick
 from .images import SPLITS
 from .spirals import PointSet, as_images
+from ..guards import check_default
 
 if TYPE_CHECKING: from matplotlib.axes import Axes
 
@@ -105,6 +106,7 @@ def shape_set(split: str,                  # "train" or "test": other draws
               noise: float | None = None,  # as for `draw_shape`
               ) -> PointSet:
     "Points of a shape in [0, 1]^d."
+    check_default("the points of a data set")
     draws = torch.Generator().manual_seed(2 * seed + SPLITS.index(pick("split", split, SPLITS)))
     p, y, _ = draw_shape(name, n or POINTS[split], draws, noise)
     classes = tuple(f"class {c}" for c in range(len(SHAPES[name])))

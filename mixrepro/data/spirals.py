@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ..core import pick
 from .images import SPLITS, ImageSet, check_part
+from ..guards import check_default
 
 # %% ../../nbs/data/05c_spirals.ipynb #1ea0886d
 SQUARE = 2.5  # of the square of the plane that is [0, 1]^2; the spirals end at radius 1
@@ -78,6 +79,7 @@ def spirals(split: str,      # "train" or "test": other draws of the same spiral
             **shape: float,  # turns, noise, start, as in `draw_spirals`
             ) -> PointSet:
     "Two interleaved spirals in the unit square."
+    check_default("the points of a data set")
     rng = torch.Generator().manual_seed(2 * seed + SPLITS.index(pick("split", split, SPLITS)))
     p, y = draw_spirals(n, rng, **shape)
     return PointSet(as_images(p).clamp(0, 1), y, ("arm 0", "arm 1"), "spirals", split)

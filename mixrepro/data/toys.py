@@ -16,6 +16,7 @@ from torch import Tensor
 from ..core import pick
 from .images import SPLITS
 from .spirals import PointSet, as_images
+from ..guards import check_default
 
 # %% ../../nbs/data/05e_toys.ipynb #c48694e6
 CLOUD_SIDE, CLOUD_VARIANCE = 24., .1  # side of the square of the plane that is [0, 1]^2; of each coordinate
@@ -77,6 +78,7 @@ def nine_clouds(split: str,                # "train" or "test": other draws
                 n: int = 0,                # points of each cloud; 0: 5,000 for training, 1,000 for testing
                 seed: int = 0) -> PointSet:
     "Nine normal clouds in the unit square."
+    check_default("the points of a data set")
     rng = torch.Generator().manual_seed(2 * seed + SPLITS.index(pick("split", split, SPLITS)))
     p, y = draw_clouds(n or (5000 if split == "train" else 1000), rng)
     return PointSet(as_images(p, CLOUD_SIDE).clamp(0, 1), y, tuple(map(str, range(9))), "nine-clouds", split)

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['STARTS', 'PULLS', 'slope', 'flat', 'check_budget', 'check_range', 'check_precision', 'check_start', 'keep',
            'still_at', 'tell_flat', 'ascend', 'log_target', 'cross_entropy', 'divergence', 'balanced', 'tilt',
-           'log_loss', 'tilt_bce', 'pgd', 'fgsm', 'trades_attack']
+           'log_loss', 'tilt_bce', 'check_alone', 'pgd', 'fgsm', 'trades_attack']
 
 # %% ../../nbs/methods/30_attacks.ipynb #c47ecbb8
 import math
@@ -247,6 +247,23 @@ def tilt_bce(logits: Tensor,  # (B, K)
     return balanced(2 * (logq - scale).exp() - both.exp().sum(2), own, scale).to(logits.dtype)
 
 PULLS = {"ce": tilt, "bce": tilt_bce}  # of the losses of that name
+
+# %% ../../nbs/methods/30_attacks.ipynb #b7c4f208
+def check_alone(net: Net,      # images -> logits (B, K)
+                x: Tensor,     # images, float (B, ...)
+                y: Tensor,     # labels, int64 (B,)
+                still: Tensor, # at which of them an attack stands still, bool (B,)
+                pull: Callable = tilt,  # a value in PULLS
+                ) -> None:
+    "Refuse to stand still where an image would move if it did not share its scale with less sure ones."
+    if not still.any(): return
+    def each(z): return torch.cat([pull(a, log_target(b, a)) for a, b in zip(z.split(1), y[i].split(1))])
+    with in_mode(net, "eval"):
+        i = (still & flat(slope(net, x, lambda z: pull(z, log_target(y, z)))[1])).nonzero()[:16, 0]
+        if not len(i) or not (lost := (~flat(slope(net, x[i], each)[1])).sum()): return
+    raise ValueError(f"the gradient at {lost} of {len(i)} images is lost in the precision of the network beside those of "
+                     "less sure images, so that they would pass for robust: attack without torch.autocast, with "
+                     "torch.bfloat16 in it, or with batch=1")
 
 # %% ../../nbs/methods/30_attacks.ipynb #fc1cbf0d
 def pgd(net: Net,                     # images in [0, 1] -> logits (B, K)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..core import check_allowed, choice
 from ..data.augmix import check_grey_levels
-from ..guards import check_generator, check_image_batch
+from ..guards import check_default, check_generator, check_image_batch
 from .base import Supervised
 from .manifold_mixup import on_host
 from .vicinal import one_hot
@@ -42,7 +42,7 @@ def auto_augment(x: Tensor,             # images, float (B, C, H, W) in [0, 1], 
     "torchvision's AutoAugment (Cubuk et al., 2019), with a draw for each image."
     from torchvision.transforms.v2 import AutoAugment, AutoAugmentPolicy
     check_grey_levels(x, "AutoAugment"); check_image_batch(x, "AutoAugment"); check_allowed(policy, "policy", POLICIES)
-    check_generator(rng); check_some_images(x)
+    check_generator(rng); check_some_images(x); check_default("AutoAugment's draws")
     if x.shape[1] not in (1, 3):
         raise ValueError(f"AutoAugment needs grey images or colour images, (B, 1 or 3, H, W), got {tuple(x.shape)}")
     change, levels = AutoAugment(AutoAugmentPolicy(policy)), (255 * x).round().byte()

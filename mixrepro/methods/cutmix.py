@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ..core import choice, pick
-from ..guards import check_pixels, check_whole
+from ..guards import check_default, check_pixels, check_whole
 from .mixing import Mixing
 from .vicinal import SCOPES, Mix, draw_lambda, taken
 from .views import Views, check_alone, check_in_place
@@ -71,7 +71,7 @@ def draw_boxes(n: int,                 # images in the batch
                per: str = "batch",     # "batch": one box for all; "example": one each
                ) -> CutDraw:
     "Draw boxes and partners for a batch (code of Yun et al., 2019)."
-    check_whole(n=n); check_boxes(size, prob, per)
+    check_whole(n=n); check_boxes(size, prob, per); check_default("CutMix's boxes")
     shape = (n if per == "example" else 1,)
     lam = draw_lambda(shape, alpha, rng)
     lam = torch.where(torch.rand(shape, generator=rng, device=rng.device) < prob, lam, 1.)

@@ -75,7 +75,8 @@ def warn_of_probabilities(scores: object, probs: bool = False) -> None:  # probs
     if probs or not isinstance(scores, Tensor) or scores.dim() != 2 or scores.device.type != "cpu": return
     if scores.layout != torch.strided or not scores.is_floating_point(): return
     if (scores < 0).any() or (scores == scores.round()).all(): return  # 0 and 1 alone are more likely made by hand
-    if ((scores.double().sum(1) - 1).abs() < 1e-3).all():
+    off = 1e-2 if scores.dtype in (torch.float16, torch.bfloat16) else 1e-3  # their rounding alone is 2^-9
+    if ((scores.double().sum(1) - 1).abs() < off).all():
         warnings.warn("every row of the logits is a distribution: if these are probabilities, say probs=True where a "
                       "metric takes it, else take their logarithm", stacklevel=3)
 

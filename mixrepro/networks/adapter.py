@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['HELD', 'check_module', 'check_shown', 'candidates', 'layers_in', 'stem_first', 'check_not_made_again', 'check_state',
-           'passing', 'drawing', 'bare_keys', 'own_keys', 'Adapted', 'part_of', 'check_adaptable', 'check_not_compiled',
-           'check_images_moments', 'check_order', 'staged']
+           'passing', 'drawing', 'are_logits', 'bare_keys', 'own_keys', 'Adapted', 'part_of', 'check_adaptable',
+           'check_not_compiled', 'check_images_moments', 'check_order', 'staged']
 
 # %% ../../nbs/networks/10b_adapter.ipynb #b06376f6
 import sys
@@ -127,6 +127,11 @@ def drawing(rng: torch.Generator | None,  # on the device of what draws; None: f
         whole.set_state(kept)
 
 # %% ../../nbs/networks/10b_adapter.ipynb #aa870c11
+def are_logits(said: Any, logits: Any) -> bool:  # what a layer gave; what its network gave
+    "Whether the logits are what a layer gave, or that in another type."
+    if said is logits or not (isinstance(said, Tensor) and isinstance(logits, Tensor)): return said is logits
+    return said.shape == logits.shape and torch.allclose(said.to(logits.dtype), logits, 0, 0, True)  # NaN too
+
 HELD = "net."  # how keys begin that the bare network does not have
 
 def bare_keys(module: nn.Module, state: dict, prefix: str, _: Any) -> None:
@@ -183,7 +188,7 @@ class Adapted(nn.Module):
         with self.head.register_forward_hook(lambda _, args, out: met.append((args[0], out))), \
              self.net.register_forward_hook(lambda _, args, out: whole.append(out)): self(x, at, through)
         check_shown_to_hook([*met, None][0], repr(self.last))
-        if len(met) != 1 or met[0][1] is not whole[0]:
+        if len(met) != 1 or not are_logits(met[0][1], whole[0]):
             raise ValueError(f"{self.last!r} does not give the logits: say head=, the name of the layer that does")
         return met[0][0].flatten(1)
 

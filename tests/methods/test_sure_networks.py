@@ -17,7 +17,7 @@ from mixrepro.methods.attacks import (PULLS, STARTS, ascend, cross_entropy, fgsm
 from mixrepro.methods.iat import IAT
 from mixrepro.methods.trades import TRADES
 from mixrepro.methods.vicinal import LOSSES, bce_softmax, log_odds, one_hot
-from mixrepro.metrics.attacked import FGSM, Unbounded, attacked, unbounded
+from mixrepro.metrics.attacked import FGSM, Iterated, Unbounded, attacked, unbounded
 from mixrepro.metrics.linearity import linearity_errors
 from mixrepro.networks.sngan import SNGAN
 from mixrepro.networks.staged import Staged, in_mode, stage_table
@@ -326,6 +326,39 @@ def test_the_record_of_a_metric_counts_them(trained):
     (one,), (two,) = attacked([dead], few), unbounded([dead], few, Unbounded(5))
     right = (read(dead, few.floats()) == few.y).sum().item()
     assert set(one["flat"].values()) == {60} and two["flat"] == right
+
+
+class Halved(nn.Module):
+    "A network in half precision, as torch.autocast makes it; its logits may be converted behind it."
+    def __init__(self, net, dtype, converted):
+        super().__init__()
+        self.net, self.norm, self.dtype, self.converted = net, net.norm, dtype, converted
+    def forward(self, x):
+        with torch.autocast("cpu", self.dtype): logits = self.net(x)
+        return logits.float() if self.converted else logits
+
+
+@pytest.mark.parametrize("converted", [False, True])
+@pytest.mark.parametrize("attack", [FGSM(2 / 255), FGSM(2 / 255, criterion="bce"), Iterated(3)], ids=["fgsm", "bce", "iterated"])
+def test_a_gradient_that_half_precision_loses_is_no_robustness(trained, attack, converted):
+    "In float16 the share of a sure image's gradient in its batch is 0."
+    nets, few = trained
+    net, some = surer(nets["tiny"], 100), few.subset(40)
+    (want,) = attacked([net], some, {"a": attack})
+    with pytest.raises(ValueError, match="images is lost in the precision of the network beside those of less sure images, .* torch.bfloat16 in it, or"):
+        attacked([Halved(net, torch.float16, converted)], some, {"a": attack})
+    for (got,) in (attacked([Halved(net, torch.bfloat16, converted)], some, {"a": attack}), attacked([Halved(net, torch.float16, converted)], some, {"a": attack}, batch=1)):
+        assert abs(got["accuracy"]["a"] - want["accuracy"]["a"]) <= 3 / 40 and got["flat"] == {"a": 0}
+    with pytest.raises(ValueError, match="lost in the precision"): unbounded([Halved(net, torch.float16, converted)], some, Unbounded(2))
+
+
+@pytest.mark.filterwarnings("ignore:the gradient is exactly 0")
+def test_a_loss_that_half_precision_holds_at_0_is_not_linear(trained):
+    nets, few = trained
+    net, x, y = surer(nets["tiny"], 100), few.floats()[:40], few.y[:40]
+    with pytest.raises(ValueError, match="lost in the precision of the network"): linearity_errors(Halved(net, torch.float16, True), x, y, gen(), (2 / 255,), 5)
+    want, got = (linearity_errors(n, x, y, gen(), (2 / 255,), 5).mean() for n in (net, Halved(net, torch.bfloat16, True)))
+    assert abs(got / want - 1) < .1
 
 
 @pytest.mark.parametrize("bad", [-100, -1, 10])

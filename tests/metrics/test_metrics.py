@@ -18,6 +18,7 @@ from mixrepro.data.images import ImageSet
 from mixrepro.metrics import robustness as R
 from mixrepro.metrics.accuracy import accuracy, evaluating, nll, predict
 from mixrepro.metrics.calibration import confidence, ece, reliability
+from mixrepro.metrics.ranked import aurra, rms_error
 
 
 @st.composite
@@ -164,6 +165,20 @@ def test_probabilities_are_not_guessed():
     with pytest.raises(ValueError, match="must be a distribution"): ece(torch.tensor([[.5, .4], [.5, .5]]), y, probs=True)
     with pytest.raises(ValueError, match="must be a distribution"): ece(torch.tensor([[1.5, -.5], [.5, .5]]), y, probs=True)
     with pytest.raises(ValueError, match="bins must be 1 or more"): ece(torch.zeros(2, 2), y, bins=0)
+
+
+def test_probabilities_in_half_precision_are_known_as_such():
+    "They do not sum to 1; whoever passed them as logits instead was measured on another network's confidences, and not told."
+    logits, y = 2 * torch.randn(50, 10, generator=seeded()), torch.arange(50) % 10
+    rounded = logits.softmax(1).bfloat16()
+    for measure in (ece, rms_error, aurra):
+        how = dict(size=10) if measure is rms_error else {}
+        with pytest.raises(ValueError, match=r"rounded to torch.bfloat16, so that .* logits.float\(\).softmax\(1\)"): measure(rounded, y, probs=True, **how)
+        with pytest.warns(UserWarning, match="every row of the logits is a distribution"): measure(rounded, y, **how)
+    with pytest.warns(UserWarning, match="every row of the logits is a distribution"): nll(rounded, y)
+    with pytest.raises(ValueError, match="must be a distribution"): ece(logits.bfloat16(), y, probs=True)
+    whole = torch.eye(10).bfloat16()[y] * .5 + torch.eye(10).bfloat16()[y.flip(0)] * .5
+    assert ece(whole, y, probs=True) == ece(whole.float(), y, probs=True)
 
 
 # ---- robustness -----------------------------------------------------------------------------------------------------

@@ -266,6 +266,23 @@ def test_features_of_a_network_whose_logits_are_converted():
     with pytest.raises(ValueError, match="'3' does not give the logits: say head="): net.features(x)
 
 
+class Converts(nn.Sequential):
+    "Logits in single precision behind layers in half, as many models of language and vision end; a factor more is another layer."
+    factor = 1.
+    def forward(self, x): return self.factor * super().forward(x).float() if self.factor != 1 else super().forward(x).float()
+
+
+def test_features_of_a_network_that_converts_its_logits_itself():
+    plain, x = small(), batch()[0]
+    net = staged(Converts(*plain.net), SHAPE, ["0", "2"])
+    assert torch.equal(net.features(x), plain.features(x))
+    with torch.autocast("cpu", torch.bfloat16): assert net(x).dtype == torch.float32 and torch.equal(net.features(x), plain.features(x))
+    net.net.factor = 2.
+    with torch.autocast("cpu", torch.bfloat16), pytest.raises(ValueError, match="'4' does not give the logits: say head="): net.features(x)
+    net.net.factor, net.head.bias.data[0] = 1., float("nan")  # a network that has diverged is told that elsewhere
+    with torch.autocast("cpu", torch.bfloat16): assert torch.equal(net.features(x), plain.features(x))
+
+
 @pytest.mark.parametrize("within", [False, True])
 def test_a_compiled_network_is_the_one_that_is_compiled(within):
     "What was learned of it goes on; code that was compiled without hooks is told, and the remedy helps."
