@@ -79,6 +79,17 @@ def test_a_clock_that_runs_ahead_deletes_nothing(once):
     assert "nothing to do" in mixrepro("reproduce", ID, *SMOKE, cwd=once).stdout and figures(once) == new
 
 
+def test_forced_and_left_undone_is_no_success(once, tmp_path):
+    "A profile of a person's has Snakemake only touch what is there. Afterwards it is drawn without a word of force, and none of Python's warnings is a traceback."
+    (tmp_path / "config.yaml").write_text("touch: true\n")
+    before = figures(once)
+    done = mixrepro("reproduce", ID, *SMOKE, "--force", cwd=once, SNAKEMAKE_PROFILE=str(tmp_path))
+    assert done.returncode == 1 and "has not made mm-theorem1; what stands there is as old as before" in sentence(done) and figures(once) == before
+    done = mixrepro("reproduce", ID, *SMOKE, cwd=once, PYTHONWARNINGS="error")
+    assert done.returncode == 0 and "draw mm-theorem1" in done.stdout and "Traceback" not in done.stderr, done.stdout + done.stderr
+    assert not set(figures(once).values()) & set(before.values())
+
+
 class Engine:
     "A project with one group of runs and some artefacts, handed to the real Snakemake without the catalogue."
 
