@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
 from PIL import Image
 from torchvision.datasets import ImageFolder
@@ -24,7 +25,7 @@ from mixrepro.training.loop import train_run
 from mixrepro.training.made import OtherCode, code_of, made_now
 from mixrepro.training.spec import Spec, name_of
 from mixrepro.training.standing import other
-from mixrepro.training.store import Store, open_net, weights_of
+from mixrepro.training.store import Store, open_net, vouch, weights_of
 
 
 def fill(at, n, seed=0, size=(12, 9), ending="png", mode="RGB"):
@@ -231,6 +232,19 @@ def test_nothing_is_measured_on_other_pictures_than_the_runs_own(tested, sets, m
     assert not (run.folder / "metrics").exists()
     change()
     assert measure([run], "clean")
+
+
+def test_a_run_that_is_made_again_while_it_is_measured(tested, monkeypatch):
+    "By another process, with other weights: what was measured of the old ones is not kept as theirs."
+    _, run = tested
+    def meanwhile(nets, test):
+        weights = safetensors.torch.load_file(run.folder / "weights.safetensors")
+        (run.folder / "weights.safetensors").write_bytes(safetensors.torch.save({k: v + 1 for k, v in weights.items()}))
+        vouch(run, run.made)
+        return [dict(images=len(test)) for _ in nets]
+    monkeypatch.setitem(METRICS, "moved", meanwhile)
+    with pytest.raises(RuntimeError, match="mine/erm-.* was made again while it was measured: nothing of that is kept"): measure([run], "moved")
+    assert run.done and not (run.folder / "metrics").exists()
 
 
 def test_where_the_folder_lies_is_no_part_of_what_it_is(sets):
