@@ -283,6 +283,24 @@ def test_a_picture_that_changes_while_it_is_added(sets, monkeypatch):
     assert added("flowers") is None and add("flowers", sets / "flowers").images == dict(train=24, test=6)
 
 
+@pytest.mark.parametrize("put_back", [True, False])
+def test_a_picture_that_changes_while_it_is_read_is_not_kept(tested, monkeypatch, put_back):
+    "What is kept would stand for the right one from then on, once that is back."
+    at, _ = tested
+    whole, real = load("mine", "test").x, F.decoded_at
+    for f in (at.parents[1] / "data/own").glob("*.npz"): f.unlink()
+    def other(paths, size):
+        swapped(at / "a/0.png", at / "b/0.png")
+        try: return real(paths, size)
+        finally: put_back and swapped(at / "a/0.png", at / "b/0.png")
+    monkeypatch.setattr(F, "decoded_at", other)
+    with pytest.raises(ValueError, match="pictures in .* changed while they were read: call the same again once they stay as they are"): load("mine", "test")
+    monkeypatch.undo()
+    monkeypatch.setenv("MIXREPRO_DATA", str(at.parents[1] / "data"))
+    if not put_back: swapped(at / "a/0.png", at / "b/0.png")
+    assert torch.equal(load("mine", "test").x, whole)
+
+
 def test_another_picture_of_the_same_size_and_date_is_noticed(sets):
     add("flowers", sets / "flowers")
     one, two = sets / "flowers/rose/3.png", sets / "flowers/rose/4.png"
