@@ -42,6 +42,10 @@ class _Images:
     shape: tuple[int, int, int, int]  # N, H, W, C
 
     def __len__(self): return self.shape[0]
+    def seen(self) -> list[int]:
+        "What tells whether its file is another one by now."
+        s = self.at.stat() if isinstance(self.at, Path) else None
+        return [s.st_size, s.st_mtime_ns, s.st_ctime_ns, s.st_ino] if s else []
     def part(self, a: int, b: int) -> Tensor:
         "Images a to b, uint8 (b - a, C, H, W)."
         if isinstance(self.at, Tensor): return self.at[a:b]
@@ -209,7 +213,7 @@ def _make(plan: _Plan, images: _Images, y: np.ndarray | None, folder: Path, batc
           wait: float) -> Path:
     "Write the labels and every array of the plan that is not there yet."
     if batch is not None and batch < 1: raise ValueError(f"batch must be at least 1, got {batch}")
-    n, total = len(images), plan.copies * len(images)
+    n, total, seen = len(images), plan.copies * len(images), images.seen()
     with _alone(folder, wait):
         made, done = _begun(plan, images, y, folder, name)
         if y is not None and not (folder / "labels.npy").is_file():
@@ -217,7 +221,10 @@ def _make(plan: _Plan, images: _Images, y: np.ndarray | None, folder: Path, batc
         for kind in (k for k in plan.kinds if k in done and progress): progress(kind, total, total)
         for kind in (k for k in plan.kinds if k not in done):
             rows = _parts(plan, kind, n, batch or plan.batch(kind, n), progress)
-            made["files"][kind] = _write_array(folder / f"{kind}.npy", plan.shape(kind), "uint8", rows)
+            digest = _write_array(folder / f"{kind}.npy", plan.shape(kind), "uint8", rows)
+            if images.seen() != seen:
+                raise ValueError(f"{images.at} changed while it was read: make the set again once it stays as it is")
+            made["files"][kind] = digest
             made["constants"][kind] = plan.kinds[kind]
             _write_made(folder, made)
     return folder

@@ -252,6 +252,18 @@ def test_nor_frost_of_other_photographs(tmp_path):
     assert before.items() <= contents(make_c(X, Y, tmp_path / "set", ["frost", "pixelate"], frost=tmp_path / "white")).items()
 
 
+def test_images_that_change_while_they_are_read(tmp_path):
+    "The array that was made of old ones and new ones does not count."
+    np.save(tmp_path / "x.npy", hwc(X))
+    def progress(kind, done, total):
+        if kind != "fog" or done != total: return
+        np.save(tmp_path / "new.npy", hwc(X.flip(0))); (tmp_path / "new.npy").replace(tmp_path / "x.npy")
+    with pytest.raises(ValueError, match="x.npy changed while it was read: make the set again once it stays as it is"):
+        make_c(tmp_path / "x.npy", Y, tmp_path / "set", ["contrast", "fog", "pixelate"], progress=progress)
+    assert [*read_made(tmp_path / "set")["files"]] == ["contrast"]
+    with pytest.raises(ValueError, match="made with another images"): make_c(tmp_path / "x.npy", Y, tmp_path / "set", "contrast")
+
+
 def test_nor_another_version_nor_films(tmp_path, monkeypatch):
     make_c(X, Y, tmp_path, "contrast")
     with pytest.raises(ValueError, match="made with another what"): make_p(X, Y, tmp_path, "tilt")
