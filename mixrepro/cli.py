@@ -337,6 +337,9 @@ def handed(todo: dict, base: Path, args: list[str]) -> bool:  # whether there is
             if process.returncode is None: put_an_end(process)
             process.stderr.close()
             mixed = otherwise_drawn(todo, base, before)
+    for i, a in todo["artefacts"].items():
+        if times([a["stamp"]], base)[a["stamp"]] not in (None, before[a["stamp"]]):
+            drawings.note_timings(base, f"{todo['profile']}-{i}")
     lazy = unwritten(todo, base, before)
     if process.returncode and failed and all("OutOfTime" in workflow.reason(log) for log, _ in failed):
         raise allotted_time.OutOfTime("out of time: what was not begun is left for the next call")

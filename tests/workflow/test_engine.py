@@ -159,6 +159,26 @@ ENDS = dict(  # what a cell does, and how that is told
 )
 
 
+def test_a_page_whose_timings_are_others_is_drawn_again(tmp_path):
+    "Those of another artefact are no matter."
+    engine = Engine(tmp_path, a="""from mixrepro.files import home, write_atomic
+from mixrepro.workflow.drawn import note
+note(home(), "smoke-a", [write_atomic(home() / "figures/a.md", "drawn")], [])""")
+    timings = tmp_path / "figures/smoke/timings.csv"
+    timings.parent.mkdir(parents=True)
+    timings.write_text("artefact,step_seconds\na,1\n")
+    assert engine() == ""
+    def stands(): return engine.todo()["artefacts"]["a"] in workflow.made(engine.todo(), tmp_path)
+    assert stands()
+    timings.write_text("artefact,step_seconds\na,1\nb,2\n")
+    assert stands()
+    for text in ("artefact,step_seconds\na,2\n", "artefact,step_seconds\n"):
+        timings.write_text(text)
+        assert not stands()
+    timings.unlink()
+    assert not stands()
+
+
 def test_every_way_a_notebook_ends(tmp_path):
     "What happened and where; and one that says it went well without having written its figure did not."
     engine = Engine(tmp_path, **{id: code for id, (code, _) in ENDS.items()}, early=f"sys.exit(0)\n{WRITE.format('early', 'early')}")
