@@ -335,7 +335,11 @@ def handed(todo: dict, base: Path, args: list[str]) -> bool:  # whether there is
         try: failed, idle = follow(process, base)
         finally:
             if process.returncode is None: put_an_end(process)
+            process.stderr.close()
             mixed = otherwise_drawn(todo, base, before)
+    for i, a in todo["artefacts"].items():
+        if times([a["stamp"]], base)[a["stamp"]] not in (None, before[a["stamp"]]):
+            drawings.note_timings(base, f"{todo['profile']}-{i}")
     lazy = unwritten(todo, base, before)
     if process.returncode and failed and all("OutOfTime" in workflow.reason(log) for log, _ in failed):
         raise allotted_time.OutOfTime("out of time: what was not begun is left for the next call")
@@ -448,6 +452,8 @@ def reproduce(context: typer.Context,
             wanting = "" if extra else workflow.check_fetched(todo, base)
             announce(todo, base)
             if wanting: print(f"  {wanting}", flush=True)
+            for a in todo["artefacts"].values() if force and not extra else ():
+                (base / a["stamp"]).unlink(missing_ok=True)  # else one that a profile's `touch` leaves would look made
             args = ["--cores", str(cores or "all"), "--prioritize", workflow.first(todo),
                     "--rerun-triggers", "software-env",  # none is named: what is to be made again lost its stamp
                     *(["--forcerun", *todo["artefacts"]] if force else []),

@@ -312,7 +312,13 @@ def moments_of(x: Tensor,  # images, uint8 (N, C, H, W)
 # uint8 (N, 3, H, W)
 def kept_images(a: Added, split: str, root: str | Path | None, make: Callable[[], Tensor]) -> Tensor:
     "The images of a split, from the file where they are kept, or made and kept."
-    return cached(_of(f"{a.name}-{split}", root, "npz"), a.digest, make)
+    def dates(): return fingerprint(all_pictures(*a.parts.values()), Path(a.folder))
+    def whole():  # what is kept counts for what was added, also once other pictures are there no more
+        at_first, x, wrong = dates(), make(), changed_since(a, root)
+        if not wrong and dates() == at_first: return x
+        raise ValueError(f"pictures in {a.folder} changed while they were read: call the same again once they stay "
+                         "as they are")
+    return cached(_of(f"{a.name}-{split}", root, "npz"), a.digest, whole)
 
 def check_name(name: str, taken: Container[str]) -> None:
     "Refuse what cannot be the name of a data set."

@@ -28,6 +28,7 @@ from ..core import pick
 from .corrupted import MADE, read_made, table_for
 from .corruptions import CORRUPTIONS, TABLES, corrupt
 from .datasets import DATASETS, load
+from .frost import PHOTOGRAPHS
 from .images import data_root, integer_labels, read_array, typed
 from .perturbations import PERTURBATIONS, SEQUENCES, frames, perturb
 from ..files import explained, flush_folder, sha256, write_atomic
@@ -41,6 +42,10 @@ class _Images:
     shape: tuple[int, int, int, int]  # N, H, W, C
 
     def __len__(self): return self.shape[0]
+    def seen(self) -> list[int]:
+        "What tells whether its file is another one by now."
+        s = self.at.stat() if isinstance(self.at, Path) else None
+        return [s.st_size, s.st_mtime_ns, s.st_ctime_ns, s.st_ino] if s else []
     def part(self, a: int, b: int) -> Tensor:
         "Images a to b, uint8 (b - a, C, H, W)."
         if isinstance(self.at, Tensor): return self.at[a:b]
@@ -122,7 +127,7 @@ def _agreed(folder: Path,  # of the set
                          "the two are never mixed, choose another folder")
     if made is None:
         made = dict(made="here, by mixrepro; not the released set", name=name, same=same, files={}, constants={})
-    other = [k for k in same if made["same"].get(k) != same[k]]
+    other = [k for k in same if made["same"].get(k, same[k] if k == "frost" else None) != same[k]]  # once not noted
     if other:
         raise ValueError(f"{folder} holds a set made with another {' and '.join(other)}: "
                          "remove it or choose another folder")
@@ -158,6 +163,7 @@ class _Plan:
     shape: Callable  # kind -> shape of its array
     part: Callable   # kind, copy, a, b -> rows for images a to b, uint8
     copies: int      # how often all images come in an array
+    frost: str = ""  # a digest of its photographs, where they are not the drawn ones
 
     def bytes_of(self, kind: str) -> int: return int(np.prod(self.shape(kind)))
     def batch(self, kind: str, n: int) -> int: return max(1, PIECE * self.copies * n // self.bytes_of(kind))
@@ -193,6 +199,7 @@ def _parts(plan: _Plan, kind: str, n: int, batch: int, progress) -> Iterator[np.
 def _begun(plan: _Plan, images: _Images, y: np.ndarray | None, folder: Path, name: str) -> tuple[dict, set[str]]:
     "`made.json` and the kinds that are there already; what a killed process left is cleared away."
     same = dict(what=plan.what, table=plan.table, seed=int(plan.seed), version=mixrepro.__version__)
+    if plan.frost: same["frost"] = plan.frost
     same |= dict(images=_digest(images), labels="none" if y is None else hashlib.sha256(y.tobytes()).hexdigest())
     made = _agreed(folder, same, name)
     for stale in folder.glob(".*.part"): stale.unlink()
@@ -206,7 +213,7 @@ def _make(plan: _Plan, images: _Images, y: np.ndarray | None, folder: Path, batc
           wait: float) -> Path:
     "Write the labels and every array of the plan that is not there yet."
     if batch is not None and batch < 1: raise ValueError(f"batch must be at least 1, got {batch}")
-    n, total = len(images), plan.copies * len(images)
+    n, total, seen = len(images), plan.copies * len(images), images.seen()
     with _alone(folder, wait):
         made, done = _begun(plan, images, y, folder, name)
         if y is not None and not (folder / "labels.npy").is_file():
@@ -214,10 +221,23 @@ def _make(plan: _Plan, images: _Images, y: np.ndarray | None, folder: Path, batc
         for kind in (k for k in plan.kinds if k in done and progress): progress(kind, total, total)
         for kind in (k for k in plan.kinds if k not in done):
             rows = _parts(plan, kind, n, batch or plan.batch(kind, n), progress)
-            made["files"][kind] = _write_array(folder / f"{kind}.npy", plan.shape(kind), "uint8", rows)
+            digest = _write_array(folder / f"{kind}.npy", plan.shape(kind), "uint8", rows)
+            if images.seen() != seen:
+                raise ValueError(f"{images.at} changed while it was read: make the set again once it stays as it is")
+            made["files"][kind] = digest
             made["constants"][kind] = plan.kinds[kind]
             _write_made(folder, made)
     return folder
+
+# %% ../../nbs/data/07_make.ipynb #1ce00002
+def _ice(frost) -> str:  # as for `make_c`
+    "A digest of photographs of frost; empty where they are the drawn ones."
+    if frost is None: return ""
+    if isinstance(frost, (str, os.PathLike)):
+        there = (typed(frost) / name for name in PHOTOGRAPHS)
+        parts = [f.read_bytes() for f in there if f.is_file()]
+    else: parts = [repr(t.tolist()).encode() for t in frost] if isinstance(frost, (list, tuple, Tensor)) else []
+    return hashlib.sha256(b" ".join(hashlib.sha256(p).digest() for p in parts)).hexdigest()
 
 # %% ../../nbs/data/07_make.ipynb #64a920d8
 def _chosen(what: str, kinds, table: str, tables: dict) -> dict:
@@ -248,7 +268,7 @@ def make_c(images: Tensor | np.ndarray | str | Path,  # uint8 (N, C, H, W), or a
         x = corrupt(images.part(a, b), kind, copy + 1, seed, torch.arange(a, b), table, ice)
         return x.permute(0, 2, 3, 1).cpu().numpy()
     what = "corruptions" if frost is None else "corruptions, frost from photographs"
-    plan = _Plan(what, table, seed, chosen, lambda kind: (5 * len(images), *images.shape[1:]), part, 5)
+    plan = _Plan(what, table, seed, chosen, lambda kind: (5 * len(images), *images.shape[1:]), part, 5, _ice(frost))
     return _make(plan, images, integer_labels(labels, len(images)), typed(folder), batch, progress, name, wait)
 
 # %% ../../nbs/data/07_make.ipynb #f6817d45

@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['ON_2000', 'SOME_DAMAGED', 'SOME_FILMED', 'FEW_FILMED', 'FEW', 'APGD_ON_250', 'APGD_ON_60', 'IN_PIXELS', 'METRICS',
-           'DAMAGED', 'FLIPS', 'READ', 'ALSO', 'OF_CELLS', 'AT_SOME', 'OPENING', 'IMAGES', 'IN_CELLS', 'logits',
-           'clean', 'calibration', 'on_first', 'key_of', 'code_of_metric', 'read_ahead', 'images_met',
-           'telling_how_far', 'fill', 'filled', 'said', 'with_sure', 'told', 'measure', 'share_fitted', 'fitted',
-           'adopt', 'of_logits', 'of_calibration', 'of_scaled', 'of_ranks', 'of_moved', 'of_images']
+           'DAMAGED', 'FLIPS', 'READ', 'ALSO', 'OF_CELLS', 'AT_SOME', 'OPENING', 'OPENED', 'IMAGES', 'IN_CELLS',
+           'logits', 'clean', 'calibration', 'on_first', 'key_of', 'code_of_metric', 'read_ahead', 'images_met',
+           'telling_how_far', 'check_files_of', 'check_same', 'fill', 'filled', 'said', 'with_sure', 'told', 'measure',
+           'share_fitted', 'fitted', 'adopt', 'of_logits', 'of_calibration', 'of_scaled', 'of_ranks', 'of_moved',
+           'of_images']
 
 # %% ../../nbs/metrics/69_catalogue.ipynb #82828743
 import re
@@ -15,11 +16,13 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
+from pathlib import Path
 
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..core import pick
+from ..data.contents import content_of
 from ..data.corrupted import table_for
 from ..data.datasets import load, tested_on
 from ..data.corruptions import CORRUPTIONS
@@ -50,7 +53,7 @@ from ..training.progress import share_shown, with_progress
 from ..training.made import (LOOKED_UP, TRAINING, again, reached_by, texts_in, write_table,
                                     written_otherwise)
 from ..training.standing import counted, mark, outdated
-from ..training.store import Run, Store, keep, keep_arrays, kept, kept_arrays, open_net
+from ..training.store import Run, Store, keep, keep_arrays, kept, kept_arrays, open_net, weights_of
 
 # %% ../../nbs/metrics/69_catalogue.ipynb #0b5eeb10
 def logits(nets: Sequence[Net], test: ImageSet) -> list[dict]:
@@ -171,11 +174,34 @@ def telling_how_far(nets: list, what: str,
         yield
 
 # %% ../../nbs/metrics/69_catalogue.ipynb #3d0f6c50
+def check_files_of(runs: list[Run]) -> None:
+    "Refuse to measure runs on other files than those that they were made from."
+    for run in runs:
+        was, now = run.made.get("data"), content_of(run.spec.dataset)
+        if was and now and was != now:
+            raise RuntimeError(f"the files of {run.spec.dataset} are others than {run} was made from, so nothing is "
+                               "measured on them: put those back, or make the run again, with --refresh if it is dear")
+
+OPENED: dict[Path, str] = {}  # a run's folder -> the weights that were there as it was last opened to be measured
+
+def check_same(runs: list[Run],
+               measured: bool,  # whether they were opened before, and measured since
+               ) -> None:
+    "Refuse to measure runs that another process makes again meanwhile, or on other files than their own."
+    check_files_of(runs)
+    now = {run.folder: weights_of(run.folder) for run in runs}
+    if moved := [run for run in runs if measured and OPENED[run.folder] != now[run.folder]]:
+        raise RuntimeError(f"{moved[0]} was made again while it was measured: nothing of that is kept, "
+                           "call the same again")
+    OPENED.update(now)
+
 def fill(runs: list[Run], key: str, dataset: str, device: str) -> None:
     "Measure and keep; arrays first."
+    check_same(runs, False)
     nets, test, begin = [open_net(r, device) for r in runs], load(dataset, "test").to(device), time.perf_counter()
     with telling_how_far(nets, f"{key} of {counted(len(runs))}", images_met(key, test)):
         values = METRICS[key](nets, test)
+    check_same(runs, True)
     seconds = (time.perf_counter() - begin) / len(runs)
     for run, value in zip(runs, values):
         code = write_table(run.folder.parents[1], code_of_metric(key, run))
@@ -247,6 +273,7 @@ def fitted(run: Run,                   # complete
     code = code_of_metric("fitted", run)
     if (there := kept(run, "fitted", code.name)) is not None: return there["accuracy"]
     found = share_fitted(run, device or auto_device())
+    check_files_of([run])
     keep(run, "fitted", dict(accuracy=found), write_table(run.folder.parents[1], code))
     return found
 

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['WRITTEN', 'Corrupt', 'seal', 'unseal', 'distrust', 'no_json', 'is_made', 'vouched', 'weights_of', 'Run', 'stranger',
-           'vouch', 'network_of', 'check_own_weights', 'open_net', 'history', 'selected', 'to_csv', 'finish',
-           'save_checkpoint', 'load_checkpoint', 'sum_of', 'about', 'measured_with', 'keep', 'read_metric', 'holds',
-           'kept', 'sealed_arrays', 'keep_arrays', 'read_arrays', 'kept_arrays', 'working_on', 'Store']
+           'vouch', 'network_of', 'check_own_weights', 'open_net', 'history', 'selected', 'to_csv', 'check_older',
+           'finish', 'save_checkpoint', 'load_checkpoint', 'sum_of', 'about', 'measured_with', 'keep', 'read_metric',
+           'holds', 'kept', 'sealed_arrays', 'keep_arrays', 'read_arrays', 'kept_arrays', 'working_on', 'Store']
 
 # %% ../../nbs/training/51_store.ipynb #5ad082c6
 import csv
@@ -108,6 +108,7 @@ class Run:
         "Likewise, of files that stay where they are."
         if not (sums := vouched(self.folder)): return False
         bad = [f for f in WRITTEN if not (self.folder / f).is_file() or sha256(self.folder / f) != sums.get(f)]
+        if bad and vouched(self.folder) != sums: return False  # another process has made it again meanwhile
         for f in bad:
             if (self.folder / f).is_file(): distrust(self.folder / f, "its checksum does not match")
         if bad: (self.folder / "done.json").unlink(missing_ok=True)
@@ -199,10 +200,17 @@ def to_csv(rows: list[dict]) -> str:
     writer.writeheader(); writer.writerows(rows)
     return out.getvalue()
 
+def check_older(run: Run, made: dict) -> None:  # made: what it is made of now
+    "Take away what vouches for the files that are written anew, and what was measured on others of its data set."
+    was, now, there = run.made.get("data"), made.get("data"), run.folder / "metrics"
+    if was and now and was != now and there.is_dir(): set_aside(there, "other-data")
+    (run.folder / "done.json").unlink(missing_ok=True)
+
 def finish(run: Run, net: torch.nn.Module, rows: list[dict], environment: dict,
            made: dict = {},  # what it was made of, from `made_now`; {} where that is not known
            ) -> None:
     "Write a finished run."
+    check_older(run, made)
     weights = {k: v.detach().cpu().contiguous() for k, v in net.state_dict().items()}
     content = {"spec.json": json.dumps(dict(spec=to_json(run.spec), provenance=provenance_of(run.spec)), indent=1),
                "history.csv": to_csv(rows),

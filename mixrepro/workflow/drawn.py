@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['FINGERPRINTS', 'SPEAKING', 'NOTED', 'EXECUTED', 'ITS_FILES', 'looked_up_by_notebooks', 'as_function',
-           'code_of_notebook', 'content_of_run', 'tables_of_others', 'note', 'executed_copy', 'published_in',
-           'altered_since']
+           'code_of_notebook', 'content_of_run', 'tables_of_others', 'note', 'timings_of', 'note_timings',
+           'executed_copy', 'published_in', 'altered_since']
 
 # %% ../../nbs/workflow/91a_drawn.ipynb #5fbc8dec
 import ast
@@ -14,6 +14,7 @@ import json
 import re
 import textwrap
 from collections.abc import Iterable
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 
@@ -87,6 +88,23 @@ def note(base: Path,            # the project's folder
     if follows: said["tables"] = tables_of_others(base, name.partition("-")[0], said["files"])
     return write_if_changed(base / NOTED / f"{name}.json", json.dumps(said, indent=1, sort_keys=True))
 
+# %% ../../nbs/workflow/91a_drawn.ipynb #c10c0002
+def timings_of(base: Path, name: str) -> str:  # name: <profile>-<artefact>; empty where there are none
+    "A digest of an artefact's rows in its scale's file of timings."
+    profile, _, id = name.partition("-")
+    try: lines = small_text(base / "figures" / profile / "timings.csv").splitlines()
+    except (OSError, ValueError): return ""
+    mine = [line for line in lines if line.startswith(f"{id},")]
+    return sha256("\n".join(mine).encode()) if mine else ""
+
+def note_timings(base: Path, name: str) -> None:  # as for `note`, which was called before
+    "Record which timings a figure was drawn from."
+    path, rows = base / NOTED / f"{name}.json", timings_of(base, name)
+    if not rows or not path.is_file(): return
+    with suppress(ValueError, TypeError, RecursionError):
+        said = json.loads(small_text(path)) | dict(timings=rows)
+        write_if_changed(path, json.dumps(said, indent=1, sort_keys=True))
+
 # %% ../../nbs/workflow/91a_drawn.ipynb #a3e63fab
 EXECUTED, ITS_FILES = "runs/.workflow/notebooks", (".csv", ".md")  # whose digests stand in what a notebook shows
 
@@ -110,7 +128,7 @@ def altered_since(base: Path, name: str) -> str:  # empty where nothing is, or n
         said = json.loads(small_text(path))
         files = [(base / f, f, was) for f, was in said["files"].items()]
         runs = [(run, base / folder, was) for run, (folder, was) in said["runs"].items()]
-        tables = {**said["tables"]} if "tables" in said else None
+        tables, rows = {**said["tables"]} if "tables" in said else None, said.get("timings", "")
     except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return f"{path.relative_to(base)} was changed"
     for at, f, was in files:
@@ -121,6 +139,7 @@ def altered_since(base: Path, name: str) -> str:  # empty where nothing is, or n
     if {*published_in(shown)} - {was for *_, was in files}: return f"{path.relative_to(base)} was changed"
     if of_other := [run for run, folder, was in runs if content_of_run(folder) != was]:
         return f"the run {of_other[0]} is another"
+    if rows and timings_of(base, name) != rows: return "its timings are others"
     if tables is None: return ""
     now = tables_of_others(base, name.partition("-")[0], said["files"])
     return next((f"{f}, which it reads, is another" for f in {**tables, **now} if tables.get(f) != now.get(f)), "")

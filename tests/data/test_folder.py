@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
 from PIL import Image
 from torchvision.datasets import ImageFolder
@@ -19,12 +20,12 @@ from mixrepro.data.datasets import DATASETS, STATS, add, load
 from mixrepro.data.folder import added, changed_since, split_pictures
 from mixrepro.data.images import ImageSet
 from mixrepro.data.sources import corruption_source
-from mixrepro.metrics.catalogue import measure
+from mixrepro.metrics.catalogue import METRICS, fitted, measure
 from mixrepro.training.loop import train_run
 from mixrepro.training.made import OtherCode, code_of, made_now
 from mixrepro.training.spec import Spec, name_of
 from mixrepro.training.standing import other
-from mixrepro.training.store import Store, open_net
+from mixrepro.training.store import Store, open_net, vouch, weights_of
 
 
 def fill(at, n, seed=0, size=(12, 9), ending="png", mode="RGB"):
@@ -181,6 +182,71 @@ def test_a_run_is_bound_to_the_pictures(sets, monkeypatch):
     assert other(train_run(spec, store)) == ""
 
 
+def swapped(first, second):
+    "The bytes of two pictures change places."
+    one, two = first.read_bytes(), second.read_bytes()
+    first.write_bytes(two), second.write_bytes(one)
+
+
+@pytest.fixture
+def tested(sets):
+    "A folder with test pictures of its own, and a run on it: training goes as before, whatever becomes of them."
+    for k, c in enumerate("ab"): fill(sets / "s/train" / c, 6, k), fill(sets / "s/test" / c, 2, 5 + k)
+    add("mine", sets / "s", size=8)
+    return sets / "s/test", train_run(Spec("mine", "erm", **SMALL), Store(sets / "runs"))
+
+
+@pytest.mark.parametrize("name", ["clean", "fgsm-pixels"])
+def test_what_was_measured_on_other_test_pictures_does_not_count(tested, sets, name):
+    "Another test set alone leaves every weight as it was."
+    at, run = tested
+    first, weights, whole = measure([run], name), weights_of(run.folder), sorted(f.name for f in (run.folder / "metrics").iterdir())
+    swapped(at / "a/0.png", at / "b/0.png")
+    add("mine", sets / "s", size=8)
+    again, anew = (train_run(run.spec, Store(sets / store)) for store in ("runs", "others"))
+    assert weights_of(again.folder) == weights_of(anew.folder) == weights and again.made["data"] == anew.made["data"]
+    if name == "clean": assert measure([again], name) == measure([anew], name) != first
+    measure([again], name)
+    (aside,) = again.folder.glob("metrics.*")
+    assert aside.name == "metrics.other-data-1" and sorted(f.name for f in aside.iterdir()) == whole
+
+
+@pytest.mark.parametrize("way", ["", "as-is"])
+def test_nothing_is_measured_on_other_pictures_than_the_runs_own(tested, sets, monkeypatch, way):
+    "Not in between, not while they are read, not though the run is shown as it is: what is kept would be taken for the run's own."
+    at, run = tested
+    monkeypatch.setenv("MIXREPRO_OTHER_CODE", way)
+    others = "the files of mine are others than mine/.* was made from, so nothing is measured on them: put those back"
+    def change():
+        swapped(at / "a/0.png", at / "b/0.png")
+        add("mine", sets / "s", size=8)
+    change()
+    with pytest.raises(RuntimeError, match=others): measure([run], "clean")
+    with pytest.raises(RuntimeError, match=others): fitted(run)
+    change()
+    def meanwhile(nets, test):
+        change()
+        return [dict(images=len(test)) for _ in nets]
+    monkeypatch.setitem(METRICS, "moved", meanwhile)
+    with pytest.raises(RuntimeError, match=others): measure([run], "moved")
+    assert not (run.folder / "metrics").exists()
+    change()
+    assert measure([run], "clean")
+
+
+def test_a_run_that_is_made_again_while_it_is_measured(tested, monkeypatch):
+    "By another process, with other weights: what was measured of the old ones is not kept as theirs."
+    _, run = tested
+    def meanwhile(nets, test):
+        weights = safetensors.torch.load_file(run.folder / "weights.safetensors")
+        (run.folder / "weights.safetensors").write_bytes(safetensors.torch.save({k: v + 1 for k, v in weights.items()}))
+        vouch(run, run.made)
+        return [dict(images=len(test)) for _ in nets]
+    monkeypatch.setitem(METRICS, "moved", meanwhile)
+    with pytest.raises(RuntimeError, match="mine/erm-.* was made again while it was measured: nothing of that is kept"): measure([run], "moved")
+    assert run.done and not (run.folder / "metrics").exists()
+
+
 def test_where_the_folder_lies_is_no_part_of_what_it_is(sets):
     here = add("flowers", sets / "flowers")
     was = made_now(Spec("flowers", "erm", **SMALL))
@@ -215,6 +281,24 @@ def test_a_picture_that_changes_while_it_is_added(sets, monkeypatch):
     with pytest.raises(ValueError, match="pictures in .*flowers changed while they were read: add it again"): add("flowers", sets / "flowers")
     monkeypatch.setattr(F, "decoded_at", real)
     assert added("flowers") is None and add("flowers", sets / "flowers").images == dict(train=24, test=6)
+
+
+@pytest.mark.parametrize("put_back", [True, False])
+def test_a_picture_that_changes_while_it_is_read_is_not_kept(tested, monkeypatch, put_back):
+    "What is kept would stand for the right one from then on, once that is back."
+    at, _ = tested
+    whole, real = load("mine", "test").x, F.decoded_at
+    for f in (at.parents[1] / "data/own").glob("*.npz"): f.unlink()
+    def other(paths, size):
+        swapped(at / "a/0.png", at / "b/0.png")
+        try: return real(paths, size)
+        finally: put_back and swapped(at / "a/0.png", at / "b/0.png")
+    monkeypatch.setattr(F, "decoded_at", other)
+    with pytest.raises(ValueError, match="pictures in .* changed while they were read: call the same again once they stay as they are"): load("mine", "test")
+    monkeypatch.undo()
+    monkeypatch.setenv("MIXREPRO_DATA", str(at.parents[1] / "data"))
+    if not put_back: swapped(at / "a/0.png", at / "b/0.png")
+    assert torch.equal(load("mine", "test").x, whole)
 
 
 def test_another_picture_of_the_same_size_and_date_is_noticed(sets):

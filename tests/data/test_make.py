@@ -12,12 +12,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from hypothesis import given, settings, strategies as st
 
 import mixrepro
 from mixrepro.data import make as M
 from mixrepro.data.corruptions import CORRUPTIONS, TABLES, corrupt
 from mixrepro.data.datasets import load
+from mixrepro.data.frost import PHOTOGRAPHS
 from mixrepro.data.corrupted import read_c, read_made, read_p
 from mixrepro.data.make import check_made, make, make_c, make_p
 from mixrepro.data.perturbations import PERTURBATIONS, frames, perturb
@@ -230,6 +232,36 @@ def test_another_set_does_not_get_into_the_folder(tmp_path, change, what):
     with pytest.raises(ValueError, match=f"holds a set made with another {what}: remove it or choose another folder"):
         make_c(**dict(images=X, labels=Y, folder=tmp_path, kinds=KINDS) | change)
     assert contents(tmp_path) == before
+
+
+def test_nor_frost_of_other_photographs(tmp_path):
+    "Neither from a folder nor handed in; a set of before, which notes none, goes on."
+    white, grey = (torch.full((3, 200, 200), v, dtype=torch.uint8) for v in (255, 99))
+    for name, x in (("white", white), ("grey", grey)):
+        (tmp_path / name).mkdir()
+        for f in PHOTOGRAPHS: Image.fromarray(hwc(x)).save(tmp_path / name / f)
+    make_c(X, Y, tmp_path / "set", ["frost", "contrast"], frost=tmp_path / "white")
+    before = contents(tmp_path / "set")
+    for other in (tmp_path / "grey", [grey], grey[None]):
+        with pytest.raises(ValueError, match="holds a set made with another frost: remove it or choose another folder"):
+            make_c(X, Y, tmp_path / "set", ["frost", "fog"], frost=other)
+    assert contents(make_c(X, Y, tmp_path / "set", ["frost", "contrast"], frost=tmp_path / "white")) == before
+    made = read_made(tmp_path / "set")
+    assert len(made["same"].pop("frost")) == 64
+    (tmp_path / "set/made.json").write_text(json.dumps(made))
+    assert before.items() <= contents(make_c(X, Y, tmp_path / "set", ["frost", "pixelate"], frost=tmp_path / "white")).items()
+
+
+def test_images_that_change_while_they_are_read(tmp_path):
+    "The array that was made of old ones and new ones does not count."
+    np.save(tmp_path / "x.npy", hwc(X))
+    def progress(kind, done, total):
+        if kind != "fog" or done != total: return
+        np.save(tmp_path / "new.npy", hwc(X.flip(0))); (tmp_path / "new.npy").replace(tmp_path / "x.npy")
+    with pytest.raises(ValueError, match="x.npy changed while it was read: make the set again once it stays as it is"):
+        make_c(tmp_path / "x.npy", Y, tmp_path / "set", ["contrast", "fog", "pixelate"], progress=progress)
+    assert [*read_made(tmp_path / "set")["files"]] == ["contrast"]
+    with pytest.raises(ValueError, match="made with another images"): make_c(tmp_path / "x.npy", Y, tmp_path / "set", "contrast")
 
 
 def test_nor_another_version_nor_films(tmp_path, monkeypatch):

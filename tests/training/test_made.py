@@ -68,6 +68,32 @@ def test_alpha_times_eight_in_draw_lambda(run, edited, capsys):
     assert "methods.vicinal.draw_lambda changed, so it is made again" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("last", ["history.csv", "weights.safetensors", "environment.json", "done.json"])
+def test_a_run_that_is_just_being_written_is_no_damaged_one(run, edited, monkeypatch, capsys, last):
+    "Another process looks at it between two of its files, of which one is new and one is old: nothing is set aside, and the run ends well."
+    edited(*ALPHA)
+    real, seen = store_module.write_atomic, []
+    def looking(path, data):
+        if Path(path).parent == run.folder and Path(path).name == last: seen.append(Run(SPEC, run.folder).done)
+        return real(path, data)
+    monkeypatch.setattr(store_module, "write_atomic", looking)
+    train_run(SPEC, Store(run.folder.parents[1]), "cpu")
+    assert seen == [False] and run.done and other(run) == "" and "corrupt" not in capsys.readouterr().err
+
+
+def test_a_run_that_was_written_while_it_was_looked_at_is_no_damaged_one(run, monkeypatch, capsys):
+    "What is read against its sums is new by then, and so are they."
+    real = store_module.sha256
+    def writing(what):
+        if what == run.folder / "history.csv":
+            monkeypatch.setattr(store_module, "sha256", real)
+            (run.folder / "history.csv").write_text("epoch,loss\n1,0.5\n")
+            store_module.vouch(run, run.made)
+        return real(what)
+    monkeypatch.setattr(store_module, "sha256", writing)
+    assert not run.done and run.done and "corrupt" not in capsys.readouterr().err
+
+
 def test_what_was_dear_waits_for_a_decision(run, edited, monkeypatch):
     monkeypatch.setattr(made, "CHEAP", 0.)
     edited(*ALPHA)

@@ -79,6 +79,17 @@ def test_a_clock_that_runs_ahead_deletes_nothing(once):
     assert "nothing to do" in mixrepro("reproduce", ID, *SMOKE, cwd=once).stdout and figures(once) == new
 
 
+def test_forced_and_left_undone_is_no_success(once, tmp_path):
+    "A profile of a person's has Snakemake only touch what is there. Afterwards it is drawn without a word of force, and none of Python's warnings is a traceback."
+    (tmp_path / "config.yaml").write_text("touch: true\n")
+    before = figures(once)
+    done = mixrepro("reproduce", ID, *SMOKE, "--force", cwd=once, SNAKEMAKE_PROFILE=str(tmp_path))
+    assert done.returncode == 1 and "has not made mm-theorem1; what stands there is as old as before" in sentence(done) and figures(once) == before
+    done = mixrepro("reproduce", ID, *SMOKE, cwd=once, PYTHONWARNINGS="error")
+    assert done.returncode == 0 and "draw mm-theorem1" in done.stdout and "Traceback" not in done.stderr, done.stdout + done.stderr
+    assert not set(figures(once).values()) & set(before.values())
+
+
 class Engine:
     "A project with one group of runs and some artefacts, handed to the real Snakemake without the catalogue."
 
@@ -146,6 +157,26 @@ ENDS = dict(  # what a cell does, and how that is told
     syntax=("x = 1\ny = = 2", "in code cell 3, line 2: y = = 2"),
     killed=("import os, signal\nos.kill(os.getpid(), signal.SIGKILL)", "(its kernel died: killed from outside, or for want of memory) in code cell 3"),
 )
+
+
+def test_a_page_whose_timings_are_others_is_drawn_again(tmp_path):
+    "Those of another artefact are no matter."
+    engine = Engine(tmp_path, a="""from mixrepro.files import home, write_atomic
+from mixrepro.workflow.drawn import note
+note(home(), "smoke-a", [write_atomic(home() / "figures/a.md", "drawn")], [])""")
+    timings = tmp_path / "figures/smoke/timings.csv"
+    timings.parent.mkdir(parents=True)
+    timings.write_text("artefact,step_seconds\na,1\n")
+    assert engine() == ""
+    def stands(): return engine.todo()["artefacts"]["a"] in workflow.made(engine.todo(), tmp_path)
+    assert stands()
+    timings.write_text("artefact,step_seconds\na,1\nb,2\n")
+    assert stands()
+    for text in ("artefact,step_seconds\na,2\n", "artefact,step_seconds\n"):
+        timings.write_text(text)
+        assert not stands()
+    timings.unlink()
+    assert not stands()
 
 
 def test_every_way_a_notebook_ends(tmp_path):
