@@ -70,7 +70,7 @@ class GenMixToy(GenMixRuns):
 @dataclass(frozen=True)
 class GenMixError(GenMixRuns):
     "Circles, and sevens against nines."
-    seeds: int = setting(10, "default", "runs of a cell; the note is silent", smoke=0, embedded=5)
+    seeds: int = setting(10, "default", "runs of a cell; the note is silent", smoke=0)
     flat: int = setting(20, "default", "points of Circle (2D), by mean and spread of ERM's error")
     space: int = setting(100, "default", "points of Circle (3D), likewise", smoke=30)
     noisy: int = setting(100, "default", "points of Circle (2D) with overlap, by the mean of ERM's error", smoke=30)
