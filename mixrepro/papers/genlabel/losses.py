@@ -167,7 +167,8 @@ def held_table(held: pd.DataFrame) -> pd.DataFrame:  # from `where_held`; a row 
     wide = held.assign(at=100 * held["share of angles"]).pivot(index=["sigma_1", "c"], columns="claim", values="at")
     first = held.groupby(["sigma_1", "c"], sort=False)[["draws", "inside"]].first()
     shown = wide.loc[first.index, list(dict.fromkeys(held.claim))].round(1)
-    shown = pd.concat([first.draws, (100 * first.inside).round(1).rename("θ ∈ Θ (%)"), shown.add_suffix(" (%)")], axis=1)
+    inside = (100 * first.inside).round(1).rename("θ ∈ Θ (%)")
+    shown = pd.concat([first.draws, inside, shown.add_suffix(" (%)")], axis=1)
     return shown.rename_axis(index=["σ₁", "c"]).reset_index()
 
 def held_words(held: pd.DataFrame, claim: str, name: str) -> str:  # from `where_held`; of `CLAIMS`; how it is shown

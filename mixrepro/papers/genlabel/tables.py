@@ -146,7 +146,8 @@ def best_in_print() -> str:
     "A sentence: in how many of the columns that the note prints a GenLabel row has the best mean."
     every = [printed_means(id) for id in ("gl-openml-accuracy", "gl-openml-fgsm", "gl-relu-accuracy", "gl-relu-fgsm")]
     by = pd.concat([lead(wide, wide.filter(like="genlabel", axis=0).index) for wide in every])
-    ties = f", and in {(by == 0).sum()} ({', '.join(by.index[by == 0])}) as good a one as another row" * bool((by == 0).any())
+    level = by.index[by == 0]
+    ties = f", and in {len(level)} ({', '.join(level)}) as good a one as another row" * bool(len(level))
     return (f"Of the {len(by)} columns that the note's tables print, a GenLabel row alone has the best mean in "
             f"{(by > 0).sum()}{ties}.")
 
