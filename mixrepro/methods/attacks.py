@@ -261,8 +261,8 @@ def check_alone(net: Net,      # images -> logits (B, K)
     with in_mode(net, "eval"):
         i = (still & flat(slope(net, x, lambda z: pull(z, log_target(y, z)))[1])).nonzero()[:16, 0]
         if not len(i) or not (lost := (~flat(slope(net, x[i], each)[1])).sum()): return
-    raise ValueError(f"the gradient at {lost} of {len(i)} images is lost in the precision of the network beside those of "
-                     "less sure images, so that they would pass for robust: attack without torch.autocast, with "
+    raise ValueError(f"the gradient at {lost} of {len(i)} images is lost in the precision of the network beside those "
+                     "of less sure images, so that they would pass for robust: attack without torch.autocast, with "
                      "torch.bfloat16 in it, or with batch=1")
 
 # %% ../../nbs/methods/30_attacks.ipynb #fc1cbf0d

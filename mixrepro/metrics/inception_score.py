@@ -42,7 +42,7 @@ def inception_score(p: Tensor,          # class probabilities, float (N, K), row
     if p.dim() == 2: check_rows(p, "class probabilities")
     if p.dim() != 2 or not p.is_floating_point() or not ((p >= 0).all() and (p.sum(1) - 1).abs().max() < 1e-3):
         raise ValueError(f"expected class probabilities (N, K), rows that sum to 1, got {p.dtype} {tuple(p.shape)}: "
-                         "take the softmax of the logits")
+                         "take the softmax of the logits, in single precision")
     if splits < 1 or len(p) < 2 * splits:
         raise ValueError(f"{len(p)} samples are too few for {splits} splits of 2 at least: "
                          f"draw {2 * max(splits, 1)} or more, or use fewer splits")

@@ -1,5 +1,6 @@
 "One fitted temperature against scikit-learn's, SciPy's search in T, and known miscalibrations; arrays of a run come back or not at all."
 import math
+import warnings
 
 import numpy as np
 import pytest
@@ -75,9 +76,21 @@ def test_it_is_scikit_learns():
 
 def test_a_half_without_a_minimum_says_nothing_or_asks_for_a_guess():
     right, y = torch.eye(3)[[0, 1, 2, 0]], torch.tensor([0, 1, 2, 0])
-    assert temperature(right, y) == 1 and temperature(right, (y + 1) % 3) == FLATTEST
+    with warnings.catch_warnings(action="error"): assert temperature(right, y) == 1 and temperature(right, (y + 1) % 3) == FLATTEST
     assert cross_fitted(right, y)[1] == (1, 1) and torch.equal(cross_fitted(right, y)[0], right.double())
     assert all(math.isfinite(v) for v in cross_fitted(right, y)[0].flatten())
+
+
+@pytest.mark.parametrize("scale, end, where", [(1e-5, SHARPEST, "below 0.01"), (1., None, ""), (1e4, FLATTEST, "above 100"), (1e30, FLATTEST, "above 100")])
+def test_a_least_nll_beyond_what_is_looked_at_is_told(scale, end, where):
+    "A network that is sure beyond measure had the temperature 100, and its scaled NLL passed for the least there is."
+    logits = 3 * torch.randn(400, 5, generator=seeded(), dtype=torch.float64)
+    y = torch.multinomial((logits / 2).softmax(1), 1, generator=seeded(1))[:, 0]
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        found = temperature(scale * logits, y)
+    assert [f"the temperature of least NLL lies {where}, where none is looked at" in str(w.message) for w in told] == [True] * bool(where)
+    assert found == (end or pytest.approx(2, rel=.2)) and "test_temperature" in (told[0].filename if told else __file__)
 
 
 def test_the_halves_are_the_same_for_every_network():
