@@ -7,8 +7,8 @@ __all__ = ['SPLIT_NAMES', 'TESTING', 'SHARE', 'ROOM', 'NOT_READ', 'PLACE', 'NAME
            'check_class_names', 'check_apart', 'class_pictures', 'drawn_lots', 'split_pictures', 'check_stored',
            'decoded_at', 'checked_choices', 'labelled', 'is_unread', 'holders', 'check_kinds', 'warn_of_loose',
            'folder_at', 'from_folder', 'Added', 'added', 'added_names', 'by_content', 'moments_of', 'kept_images',
-           'check_name', 'digest_of_files', 'described', 'add_folder', 'command_for', 'recorded', 'changed_pictures',
-           'changed_since', 'read_added', 'faults_of']
+           'check_name', 'digest_of_files', 'described', 'command_for', 'recorded', 'changed_pictures', 'changed_since',
+           'add_folder', 'read_added', 'faults_of']
 
 # %% ../../nbs/data/01j_folder.ipynb #94ab2c9c
 import hashlib
@@ -342,34 +342,6 @@ def described(name: str, folder: Path, size: int | None, share: float, seed: int
                  {s: len(sets[s]) for s in SPLITS}, mean, std, sum((folder / f).stat().st_size for f in files),
                  digest_of_files(size, share, seed, files), len(contents["train"] & contents["test"]))
 
-# %% ../../nbs/data/01j_folder.ipynb #4eb6b63a
-def add_folder(name: str,                  # what it is called from now on
-               path: str | Path,           # as for `from_folder`
-               taken: Container[str],      # names of other data sets
-               size: int | None = None,    # as for `from_folder`
-               share: float = SHARE,       # likewise, but some must be tested on
-               seed: int = 0,              # likewise
-               root: str | Path | None = None,  # the data root, where the name is kept; None: as for `load`
-               instead: bool = False,      # take the name from another folder that has it
-               ) -> Added:
-    "Give a folder of pictures a name by which runs find it."
-    check_name(name, taken)
-    how, folder = checked_choices(size, share, seed), folder_at(path).resolve()
-    def dates(): return fingerprint(all_pictures(*split_pictures(folder, *how[1:]).values()), folder)
-    at_first, sets = dates(), {s: from_folder(folder, s, *how, name) for s in reversed(SPLITS)}  # test is refused first
-    files = by_content(split_pictures(folder, *how[1:]), folder)
-    if dates() != at_first:  # the digests would be of other pictures than those that were read
-        raise ValueError(f"pictures in {folder} changed while they were read: add it again once they stay as they are")
-    before, new = None, described(name, folder, *how, files, sets)
-    with suppress(ValueError): before = added(name, root)  # a record that cannot be read is written anew
-    if before and not instead and before.digest != new.digest and before.folder != new.folder:
-        raise ValueError(f"{name!r} is {before.folder}: take another name, or say --instead to give it this one's")
-    lines = [f"{digest} {s} {f}\n" for f, (s, digest) in files.items()]
-    write_atomic(_of(name, root, "files"), new.digest + "\n" + "".join(lines))
-    for s in SPLITS: kept_images(new, s, root, lambda s=s: sets[s].x)
-    write_atomic(_of(name, root, "json"), json.dumps(asdict(new), indent=1))
-    return new
-
 # %% ../../nbs/data/01j_folder.ipynb #18dfbba0
 def command_for(a: Added, root: str | Path | None = None) -> str:
     "How it was added."
@@ -415,6 +387,34 @@ def changed_since(a: Added,
     if not wrong:
         with suppress(OSError): write_atomic(seen, stamp)  # where nothing can be written it is read each time
     return wrong
+
+# %% ../../nbs/data/01j_folder.ipynb #4eb6b63a
+def add_folder(name: str,                  # what it is called from now on
+               path: str | Path,           # as for `from_folder`
+               taken: Container[str],      # names of other data sets
+               size: int | None = None,    # as for `from_folder`
+               share: float = SHARE,       # likewise, but some must be tested on
+               seed: int = 0,              # likewise
+               root: str | Path | None = None,  # the data root, where the name is kept; None: as for `load`
+               instead: bool = False,      # take the name from another folder that has it
+               ) -> Added:
+    "Give a folder of pictures a name by which runs find it."
+    check_name(name, taken)
+    how, folder = checked_choices(size, share, seed), folder_at(path).resolve()
+    def dates(): return fingerprint(all_pictures(*split_pictures(folder, *how[1:]).values()), folder)
+    at_first, sets = dates(), {s: from_folder(folder, s, *how, name) for s in reversed(SPLITS)}  # test is refused first
+    files = by_content(split_pictures(folder, *how[1:]), folder)
+    if dates() != at_first:  # the digests would be of other pictures than those that were read
+        raise ValueError(f"pictures in {folder} changed while they were read: add it again once they stay as they are")
+    before, new = None, described(name, folder, *how, files, sets)
+    with suppress(ValueError): before = added(name, root)  # a record that cannot be read is written anew
+    if before and not instead and before.digest != new.digest and before.folder != new.folder:
+        raise ValueError(f"{name!r} is {before.folder}: take another name, or say --instead to give it this one's")
+    lines = [f"{digest} {s} {f}\n" for f, (s, digest) in files.items()]
+    write_atomic(_of(name, root, "files"), new.digest + "\n" + "".join(lines))
+    for s in SPLITS: kept_images(new, s, root, lambda s=s: sets[s].x)
+    write_atomic(_of(name, root, "json"), json.dumps(asdict(new), indent=1))
+    return new
 
 # %% ../../nbs/data/01j_folder.ipynb #b49c49d8
 def read_added(split: str, root: Path, verify: bool = True, name: str = "") -> ImageSet:

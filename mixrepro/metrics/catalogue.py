@@ -6,11 +6,12 @@
 __all__ = ['ON_2000', 'SOME_DAMAGED', 'SOME_FILMED', 'FEW_FILMED', 'FEW', 'APGD_ON_250', 'APGD_ON_60', 'IN_PIXELS', 'METRICS',
            'DAMAGED', 'FLIPS', 'READ', 'ALSO', 'OF_CELLS', 'AT_SOME', 'OPENING', 'OPENED', 'IMAGES', 'IN_CELLS',
            'logits', 'clean', 'calibration', 'on_first', 'key_of', 'code_of_metric', 'read_ahead', 'images_met',
-           'telling_how_far', 'check_files_of', 'check_same', 'fill', 'filled', 'said', 'with_sure', 'told', 'measure',
-           'share_fitted', 'fitted', 'adopt', 'of_logits', 'of_calibration', 'of_scaled', 'of_ranks', 'of_moved',
-           'of_images']
+           'telling_how_far', 'check_files_of', 'check_same', 'fill', 'filled', 'check_labels_of', 'said', 'with_sure',
+           'told', 'measure', 'share_fitted', 'fitted', 'adopt', 'of_logits', 'of_calibration', 'of_scaled', 'of_ranks',
+           'of_moved', 'of_images']
 
 # %% ../../nbs/metrics/69_catalogue.ipynb #82828743
+import os
 import re
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -50,7 +51,7 @@ from .temperature import cross_fitted, scaled_metrics
 from ..networks.staged import Net
 from ..training.loop import auto_device, seen_of
 from ..training.progress import share_shown, with_progress
-from ..training.made import (LOOKED_UP, TRAINING, again, reached_by, texts_in, write_table,
+from ..training.made import (LOOKED_UP, TRAINING, WAY, again, reached_by, texts_in, write_table,
                                     written_otherwise)
 from ..training.standing import counted, mark, outdated
 from ..training.store import Run, Store, keep, keep_arrays, kept, kept_arrays, open_net, weights_of
@@ -229,10 +230,15 @@ def filled(runs: list[Run],            # complete
     return found
 
 # %% ../../nbs/metrics/69_catalogue.ipynb #46a626ca
+def check_labels_of(runs: list[Run]) -> None:
+    "Refuse labels of other files than those of the logits, unless runs are shown as they are."
+    if os.environ.get(WAY) != "as-is": check_files_of(runs)
+
 def said(runs: list[Run], device: str | None = None) -> list[tuple[Tensor, Tensor]]:
     "Logits and labels of the test set, for each run."
     every = filled(runs, "logits", kept_arrays, device)
     y = {d: load(d, "test").y for d in dict.fromkeys(run.spec.dataset for run in runs)}
+    check_labels_of(runs)
     return [checked_logits(found["logits"], y[run.spec.dataset]) for run, found in zip(runs, every)]
 
 def with_sure(run: Run, key: str, code: str) -> dict | None:

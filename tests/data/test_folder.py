@@ -234,6 +234,18 @@ def test_nothing_is_measured_on_other_pictures_than_the_runs_own(tested, sets, m
     assert measure([run], "clean")
 
 
+def test_kept_logits_are_not_read_against_other_labels(tested, sets):
+    "The picture of one class is in the other by now: the logits are of the right network and of the right pictures, in their old order."
+    at, run = tested
+    first = measure([run], "clean")
+    swapped(at / "a/0.png", at / "b/0.png")
+    add("mine", sets / "s", size=8)
+    with pytest.raises(RuntimeError, match="the files of mine are others than mine/"): measure([run], "clean")
+    swapped(at / "a/0.png", at / "b/0.png")
+    add("mine", sets / "s", size=8)
+    assert measure([run], "clean") == first
+
+
 def test_a_run_that_is_made_again_while_it_is_measured(tested, monkeypatch):
     "By another process, with other weights: what was measured of the old ones is not kept as theirs."
     _, run = tested
