@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['NM', 'C100', 'OTHERS', 'CLEANER', 'EVERY', 'NINE', 'FIVE', 'TOY', 'AUGMENTED', 'SIX', 'ABLATED', 'NM_IMAGENET',
-           'NM_CIFAR', 'NM_PARTS', 'NM_COST', 'NOISYMIX_CLAIMS', 'wider', 'pronounced', 'with_jsd', 'of_baseline',
-           'bound', 'slope', 'as_dear', 'as_long']
+           'NM_CIFAR', 'NM_PARTS', 'NM_COST', 'NOISYMIX_CLAIMS', 'row_of', 'wider', 'pronounced', 'with_jsd',
+           'of_baseline', 'bound', 'slope', 'as_dear', 'as_long']
 
 # %% ../../../nbs/noisymix/09_claims.ipynb #4db4cc3d
 from dataclasses import replace
@@ -36,13 +36,14 @@ ABLATED = (*(f"row {i}" for i in range(1, 10)),  # of table 4, and the settings 
            *(name for on in meaningful() if (name := setting_name(on)) not in KNOWN))
 
 # %% ../../../nbs/noisymix/09_claims.ipynb #6fb1c95a
+def row_of(data: pd.DataFrame, method: str, column: str) -> pd.Series | None:  # data: of a table that compares
+    "A method's first row in a column; None where there is none, as in a table of an older or a smaller scale."
+    here = data[(data.method == method) & (data.column == column)] if len(data) else data
+    return here.iloc[0] if len(here) else None
+
 def wider(methods: tuple, sign: int, tables: Tables) -> list:  # of `Effect`
     "The wide network of table 3 over the narrow one of table 2, under corruptions."
-    def at(id, m, c):
-        data = tables[id]
-        data = data[(data.method == m) & (data.column == c)] if len(data) else data
-        return data.iloc[0] if len(data) else None
-    pairs = [(m, c, at("nm-table3", m, c), at("nm-table2", m, c)) for m in methods for c in C100]
+    pairs = [(m, c, *(row_of(tables[id], m, c) for id in ("nm-table3", "nm-table2"))) for m in methods for c in C100]
     def effect(m, c, wide, narrow):
         a, b = number(wide, "paper mean"), number(narrow, "paper mean")
         printed = None if None in (a, b) else sign * (a - b)
@@ -55,14 +56,16 @@ def wider(methods: tuple, sign: int, tables: Tables) -> list:  # of `Effect`
 def pronounced(rival: str, tables: Tables) -> list:  # of `Effect`
     "By how much more NoisyMix leads another scheme on CIFAR-100-C than on CIFAR-10-C, with each network."
     def lead(rows, column):
-        mine, theirs = (rows[(rows.method == m) & (rows.column == column)].iloc[0] for m in (NM, rival))
+        mine, theirs = (row_of(rows, m, column) for m in (NM, rival))
+        if mine is None or theirs is None: return None
         seeds, others = by_seed(mine), by_seed(theirs)
         return (number(mine, "paper mean") - number(theirs, "paper mean"),
                 {s: v - others[s] for s, v in seeds.items() if s in others})
     def effect(id):
-        (ten, ours_ten), (hundred, ours) = (lead(tables[id], c) for c in C100)
-        return seed_by_seed(f"{NM} over {rival}, {C100[1]} less {C100[0]}, {id[3:]}", ours, ours_ten, 1,
-                            paper=hundred - ten)
+        what, leads = f"{NM} over {rival}, {C100[1]} less {C100[0]}, {id[3:]}", [lead(tables[id], c) for c in C100]
+        if None in leads: return Effect(what)
+        (ten, ours_ten), (hundred, ours) = leads
+        return seed_by_seed(what, ours, ours_ten, 1, paper=hundred - ten)
     return [effect(id) for id in ("nm-table2", "nm-table3") if len(tables[id])]
 
 def with_jsd(tables: Tables) -> list:  # of `Effect`
@@ -75,12 +78,13 @@ def with_jsd(tables: Tables) -> list:  # of `Effect`
 
 def of_baseline(method: str, rival: str, points: float, tables: Tables) -> list:  # of `Effect`
     "By which share of the baseline's flip rate on ImageNet-P a scheme's is below another's."
-    data = tables["nm-table1"]
-    rows = {m: data[(data.method == m) & (data.column == "imagenet-p")].iloc[0] for m in (method, rival, "erm")}
+    rows = {m: row_of(tables["nm-table1"], m, "imagenet-p") for m in (method, rival, "erm")}
+    what = f"{method} over {rival}, imagenet-p, of the baseline's"
+    if any(r is None for r in rows.values()): return [Effect(what)]
     paper, ours = ({m: of(r) for m, r in rows.items()} for of in (lambda r: number(r, "paper mean"), by_seed))
     shares = [{s: v / ours["erm"][s] for s, v in ours[m].items() if ours["erm"].get(s)} for m in (method, rival)]
-    return [seed_by_seed(f"{method} over {rival}, imagenet-p, of the baseline's", *shares, -1, unit="",
-                         paper=(paper[rival] - paper[method]) / paper["erm"], bound=points / paper["erm"])]
+    return [seed_by_seed(what, *shares, -1, unit="", paper=(paper[rival] - paper[method]) / paper["erm"],
+                         bound=points / paper["erm"])]
 
 # %% ../../../nbs/noisymix/09_claims.ipynb #5cb06b0a
 def bound(tables: Tables) -> list:  # of `Effect`
