@@ -48,7 +48,8 @@ def test_the_wheel_holds_the_package_and_nothing_else(built):
 def test_the_source_archive_builds_the_same_wheel(built, tmp_path):
     with tarfile.open(built[1]) as tar:
         names = {n.split("/", 1)[-1] for n in tar.getnames()}
-        tar.extractall(tmp_path, filter="data")
+        tar.extraction_filter = getattr(tarfile, "data_filter", None)  # Python 3.11.3 and before have none
+        tar.extractall(tmp_path)
     assert not [n for n in names if n.split("/")[0] in ("tests", "nbs", "figures", "data_scripts")]
     assert {"LICENSE", "README.md", "pyproject.toml", "mixrepro/workflow/Snakefile"} <= names
     again = build(next(tmp_path.iterdir()), "wheel", tmp_path / "dist")

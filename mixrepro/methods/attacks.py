@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['STARTS', 'PULLS', 'slope', 'flat', 'check_budget', 'check_range', 'check_precision', 'check_start', 'keep',
            'still_at', 'tell_flat', 'ascend', 'log_target', 'cross_entropy', 'divergence', 'balanced', 'tilt',
-           'log_loss', 'tilt_bce', 'check_alone', 'pgd', 'fgsm', 'trades_attack']
+           'log_loss', 'tilt_bce', 'check_shared_scale', 'pgd', 'fgsm', 'trades_attack']
 
 # %% ../../nbs/methods/30_attacks.ipynb #c47ecbb8
 import math
@@ -249,7 +249,7 @@ def tilt_bce(logits: Tensor,  # (B, K)
 PULLS = {"ce": tilt, "bce": tilt_bce}  # of the losses of that name
 
 # %% ../../nbs/methods/30_attacks.ipynb #b7c4f208
-def check_alone(net: Net,      # images -> logits (B, K)
+def check_shared_scale(net: Net,      # images -> logits (B, K)
                 x: Tensor,     # images, float (B, ...)
                 y: Tensor,     # labels, int64 (B,)
                 still: Tensor, # at which of them an attack stands still, bool (B,)

@@ -17,7 +17,7 @@ from torch import Tensor
 from ..core import Choices, choice, pick
 from ..data.images import ImageSet
 from ..guards import check_attack, check_counts_of, check_labels, check_networks
-from ..methods.attacks import (PULLS, STARTS, ascend, check_alone, check_budget, check_precision, check_range,
+from ..methods.attacks import (PULLS, STARTS, ascend, check_shared_scale, check_budget, check_precision, check_range,
                                       flat, log_target, slope, still_at, tilt)
 from ..methods.vicinal import at_least_single
 from .accuracy import checked_logits, evaluating, shares, telling_so_far
@@ -42,7 +42,7 @@ def direction(net: Net, x: Tensor, y: Tensor, criterion: str) -> tuple[Tensor, T
     check_labels(y, len(x)); check_precision(net)
     with in_mode(net, "eval"): logits, grad = slope(net, x, lambda z: pull(z, log_target(y, z)))
     logits, y = checked_logits(logits, y)
-    check_alone(net, x, y, flat(grad), pull)
+    check_shared_scale(net, x, y, flat(grad), pull)
     return grad.sign(), logits.argmax(1) == y, still_at(grad)
 
 # %% ../../nbs/metrics/75_attacked.ipynb #74b871a8
@@ -93,7 +93,7 @@ class Iterated(Choices):
         with in_mode(net, "eval"):
             bad = ascend(net, x, self.eps, self.step, self.steps, rng, self.start,
                          pull=lambda z: tilt(z, log_target(y, z)), tell=lambda grad: still.append(still_at(grad)))
-        check_alone(net, bad, y, still[0])
+        check_shared_scale(net, bad, y, still[0])
         return bad, still[0]
 
 # %% ../../nbs/metrics/75_attacked.ipynb #8a9c7bf8

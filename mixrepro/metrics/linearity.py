@@ -15,7 +15,7 @@ from torch import Tensor
 from ..data.images import ImageSet
 from ..guards import (NotFinite, check_counts_of, check_generator, check_labels, check_network,
                              check_recordable, check_said, check_whole)
-from ..methods.attacks import (ascend, check_alone, check_budget, check_precision, check_range, cross_entropy,
+from ..methods.attacks import (ascend, check_shared_scale, check_budget, check_precision, check_range, cross_entropy,
                                       in_mode, pgd, slope)
 from ..networks.staged import Net
 
@@ -63,7 +63,7 @@ def search_sure(net: Net,       # images in [0, 1] -> logits (B, K)
     if not sure.any(): return sure.double()
     moved = x.clone()
     moved[sure] = pgd(net, x[sure], y[sure], None, eps, 2 * eps / steps, steps, "image", best=True)
-    check_alone(net, x[sure], y[sure], (moved == x).flatten(1).all(1)[sure])
+    check_shared_scale(net, x[sure], y[sure], (moved == x).flatten(1).all(1)[sure])
     with torch.no_grad(): return gap(moved).where(sure, 0.)
 
 # %% ../../nbs/metrics/63_linearity.ipynb #0fb6d0e9

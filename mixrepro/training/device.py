@@ -72,6 +72,7 @@ ALLOWED["metric"] = {
     "metrics.features.extract": DIVERGED, "metrics.linearity.linearity_errors": DIVERGED,
     "metrics.accuracy.shares": NETWORK + ": which images are counted goes to the host",
     "metrics.attacked.attacked": PER_BATCH,
+    "methods.attacks.check_shared_scale": PER_BATCH + ": whether an attack stands still at an image",
     "metrics.robust.standing": PER_BATCH + " and radius: only what still stands is attacked",
     "metrics.robust.AutoPGD.__call__": PER_BATCH + ", radius and loss: likewise",
     "metrics.attacked.Unbounded.walk": "once for each step: images that are misread are left out",

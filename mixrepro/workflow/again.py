@@ -103,7 +103,9 @@ def of_commit(base: Path, rev: str, profile: str, to: Path) -> Path:
     if done.returncode:
         raise ValueError(f"{rev} is neither a folder nor a commit of {base} with figures/{profile}: "
                          f"git says {done.stderr.decode(errors='replace').strip()}")
-    with tarfile.open(fileobj=io.BytesIO(done.stdout)) as tar: tar.extractall(to, filter="data")
+    with tarfile.open(fileobj=io.BytesIO(done.stdout)) as tar:
+        tar.extraction_filter = getattr(tarfile, "data_filter", None)  # Python 3.11.3 and before have none
+        tar.extractall(to)
     return to / "figures" / profile
 
 def figures_of(where: Path, profile: str) -> Path:  # a clone, or its figures, or those of the scale
