@@ -17,8 +17,8 @@ from torch import Tensor
 from ..core import Choices, choice, pick
 from ..data.images import ImageSet
 from ..guards import check_attack, check_counts_of, check_labels, check_networks
-from ..methods.attacks import (PULLS, STARTS, ascend, check_shared_scale, check_budget, check_precision, check_range,
-                                      flat, log_target, slope, still_at, tilt)
+from ..methods.attacks import (PULLS, STARTS, ascend, check_budget, check_precision, check_range,
+                                      check_shared_scale, flat, log_target, slope, still_at, tilt)
 from ..methods.vicinal import at_least_single
 from .accuracy import checked_logits, evaluating, shares, telling_so_far
 from ..networks.staged import Net, in_mode

@@ -15,8 +15,8 @@ from torch import Tensor
 from ..data.images import ImageSet
 from ..guards import (NotFinite, check_counts_of, check_generator, check_labels, check_network,
                              check_recordable, check_said, check_whole)
-from ..methods.attacks import (ascend, check_shared_scale, check_budget, check_precision, check_range, cross_entropy,
-                                      in_mode, pgd, slope)
+from ..methods.attacks import (ascend, check_budget, check_precision, check_range, check_shared_scale,
+                                      cross_entropy, in_mode, pgd, slope)
 from ..networks.staged import Net
 
 # %% ../../nbs/metrics/63_linearity.ipynb #c289c95b
