@@ -249,12 +249,12 @@ def tilt_bce(logits: Tensor,  # (B, K)
 PULLS = {"ce": tilt, "bce": tilt_bce}  # of the losses of that name
 
 # %% ../../nbs/methods/30_attacks.ipynb #b7c4f208
-def check_shared_scale(net: Net,      # images -> logits (B, K)
-                x: Tensor,     # images, float (B, ...)
-                y: Tensor,     # labels, int64 (B,)
-                still: Tensor, # at which of them an attack stands still, bool (B,)
-                pull: Callable = tilt,  # a value in PULLS
-                ) -> None:
+def check_shared_scale(net: Net,       # images -> logits (B, K)
+                       x: Tensor,      # images, float (B, ...)
+                       y: Tensor,      # labels, int64 (B,)
+                       still: Tensor,  # at which of them an attack stands still, bool (B,)
+                       pull: Callable = tilt,  # a value in PULLS
+                       ) -> None:
     "Refuse to stand still where an image would move if it did not share its scale with less sure ones."
     if not still.any(): return
     def each(z): return torch.cat([pull(a, log_target(b, a)) for a, b in zip(z.split(1), y[i].split(1))])
