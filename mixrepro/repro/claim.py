@@ -26,8 +26,8 @@ from scipy import stats
 
 from ..core import pick
 from .decided import p_of
-from .estimates import (LEVEL, Estimate, Measured, Published, Shared, among, block_residual, no_spread,
-                                      over_seeds, plus, seeds_to_decide, welch)
+from .estimates import (LEVEL, MOST, Estimate, Measured, Published, Shared, among, block_residual,
+                                      no_spread, over_seeds, plus, seeds_to_decide, welch)
 from .figures import DATA_LABELS, LABELS, NETWORK_LABELS
 from .rows import EACH, from_a_cell, gained
 from .scale import said
@@ -293,9 +293,9 @@ class Asked:
         if tables[self.artefact].empty: return [Effect(self.words)]
         return self.ask(tables)
 
-def exact(what: str, value: float | None, paper: float | None = None, **more: Any) -> Effect:
+def exact(what: str, value: float | None, paper: float | None = None, unit: str = "", **more: Any) -> Effect:
     "A number that a computation gives, without chance."
-    return Effect(what, paper=paper, ours=None if value is None else float(value), exact=True, unit="", **more)
+    return Effect(what, paper=paper, ours=None if value is None else float(value), exact=True, unit=unit, **more)
 
 # %% ../../nbs/repro/86_claim.ipynb #eda303ef
 def share(what: str, k: int, n: int,
@@ -389,15 +389,16 @@ def ledger(claims: tuple, tables: Tables, at: str) -> list[Found]:
 def needed(e: Effect | None, word: str) -> str:
     "How many seeds would decide what is undecided."
     if word != "undecided" or e is None or e.needs is None: return ""
-    if not math.isinf(e.needs): return f"{e.needs:.0f}"
+    if not math.isinf(e.needs): return f"{'over ' * (e.needs >= MOST)}{e.needs:.0f}"
     return "more training images" if "training images" in e.over else "more test images"
 
 def interval(e: Effect | None, decimals: int = 2) -> str:
-    "An effect with its interval; a small one that is exact by its first three digits."
+    "An effect with its interval; one that is small for the decimals by its first digits."
     if e is None: return ""
     if e.exact and 0 < abs(e.ours) < .1: return f"{e.ours:+.3g}"
-    ends = f" [{plus(e.low, decimals)}, {plus(e.high, decimals)}]" if e.low is not None else ""
-    return f"{plus(e.ours, decimals)}{ends}"
+    most = max(abs(v) for v in (e.ours, e.low, e.high) if v is not None)
+    def signed(v): return f"{v:+.2g}" if 0 < most < .5 * 10**-decimals else plus(v, decimals)
+    return signed(e.ours) + (f" [{signed(e.low)}, {signed(e.high)}]" if e.low is not None else "")
 
 # %% ../../nbs/repro/86_claim.ipynb #de376b86
 def frame(found: list[Found],
@@ -459,7 +460,8 @@ def page(data: pd.DataFrame,  # from `frame`
         ends = (None if pd.isna(v) else v for v in (r.effect, r.low, r.high))
         at = "" if pd.isna(r.effect) else interval(Effect("", None, *ends, exact=not r.n))
         if not at: return r["least effect of"]
-        return f"{at} {r.unit} ({in_words(r['least effect of'])}{f'; n = {r.n}' * bool(r.n)}; {r.run})"
+        of = f"({in_words(r['least effect of'])}{f'; n = {r.n}' * bool(r.n)}; {r.run})"
+        return " ".join(filter(None, (at, r.unit, of)))
     def line(i, r):
         what = "data sets" if r["interval over"] == "sets" else "seeds"
         needs = r["seeds to decide"]

@@ -63,6 +63,7 @@ def unbounded(tables: Tables) -> list:  # of `Effect`
 def dearer_by(method: str, base: str, tables: Tables, **more: Any) -> list:  # of `Effect`
     "How much more operations a step of one method takes than of another."
     step, what = tables["x-cost"].set_index("method")["FLOPs, a step"], f"FLOPs of a step of {method} over {base}"
+    more |= dict(unit="as a ratio less 1")
     return [exact(what, step[method] / step[base] - 1 if {method, base} <= set(step.index) else None, **more)]
 
 def theorem_1(tables: Tables) -> list:  # of `Effect`

@@ -246,7 +246,8 @@ NM_PARTS = (
 def as_dear(method: str, base: str, columns: tuple, margin: float, tables: Tables) -> list:  # of `Effect`
     "How much more a step of one scheme takes than of another, where it can be counted."
     data = tables["x-cost"].set_index("method")
-    return [exact(f"{c}: {method} over {base}", data[c][method] / data[c][base] - 1, margin=margin) for c in columns]
+    def more(c): return data[c][method] / data[c][base] - 1
+    return [exact(f"{c}: {method} over {base}", more(c), unit="as a ratio less 1", margin=margin) for c in columns]
 
 def as_long(method: str, margin: float, tables: Tables) -> list:  # of `Effect`
     "How much longer a step takes than AugMix's, by the clock; blocks of measurements stand for seeds."
@@ -254,7 +255,7 @@ def as_long(method: str, margin: float, tables: Tables) -> list:  # of `Effect`
     of = "time, a step, AugMix = 1"
     low, high = (None if pd.isna(r[f"{of}: {end}"]) else float(r[f"{of}: {end}"]) - 1 for end in ("low", "high"))
     return [Effect(f"time: {method} over augmix", ours=float(r[of]) - 1, low=low, high=high, n=int(r["blocks"]),
-                   over="blocks", margin=margin, unit="")]
+                   over="blocks", margin=margin, unit="as a ratio less 1")]
 
 NM_COST = (
     _says("section 1", "Training with NoisyMix costs about as much as with AugMix.",

@@ -5,11 +5,10 @@
 # %% auto #0
 __all__ = ['worded', 'own', 'seen_by', 'once', 'told', 'error', 'coded', 'reached', 'noise', 'informative', 'crossing', 'meeting',
            'met', 'along', 'points', 'gaps', 'drawn', 'quantities', 'compared', 'beside', 'of_mixtures', 'rank_p',
-           'rank_correlation']
+           'rank_interval', 'rank_correlation']
 
 # %% ../../../nbs/varmixup/04_autoencoders.ipynb #83a9d05d
 import math
-import warnings
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
@@ -162,7 +161,9 @@ def met(found: tuple,  # from `meeting`
     if centre == -np.inf: words = f"not reached, even at the smallest error, {errors.min():.1f}"
     elif centre == np.inf: words = f"reached at every error tried, up to {errors.max():.1f}"
     else: words = f"reached at {centre:.1f}"
-    return words + (" (one seed, no interval)" if low != low else f" (95% interval: {end(low)} to {end(high)})")
+    if low != low: return words + " (one seed, no interval)"
+    if low == high == centre: return words + " (and so at both ends of the 95% interval)"
+    return words + f" (95% interval: {end(low)} to {end(high)})"
 
 # %% ../../../nbs/varmixup/04_autoencoders.ipynb #533835ab
 def along(rows: pd.DataFrame,          # from `Study.rows`: method "row:autoencoder", or a method alone
@@ -232,8 +233,8 @@ def compared(rows: pd.DataFrame,  # from `Study.rows`
     cells = rows[rows.metric == metric].pivot(index="seed", columns="method", values="value")
     m = Measured((cells[one] - cells[other]).dropna().tolist())
     once = m.n > 1 and m.sd == 0
-    words = f"{m.mean:+.2f} (one autoencoder for all seeds, no interval)" if once else signed(m)
-    return said(f"{metric.split(' (')[0].capitalize()}, {labels[one]} minus {labels[other]}: {words} points.", at)
+    words = f"{m.mean:+.2f} points (one autoencoder for all seeds, no interval)" if once else f"{signed(m)} points"
+    return said(f"{metric.split(' (')[0].capitalize()}, {labels[one]} minus {labels[other]}: {words}.", at)
 
 # %% ../../../nbs/varmixup/04_autoencoders.ipynb #010b62bd
 def beside(far: pd.DataFrame,        # from `distances`
@@ -259,12 +260,15 @@ def rank_p(a: pd.Series, b: pd.Series) -> float:
                                         permutation_type="pairings", n_resamples=math.factorial(9),
                                         rng=np.random.default_rng(0)).pvalue)
 
+def rank_interval(a: pd.Series, b: pd.Series) -> tuple[float, float, float]:  # rho, low, high; four pairs or more
+    "Spearman's rank correlation with its interval, by Fisher's z with the variance of Bonett and Wright."
+    rho = float(stats.spearmanr(a, b).statistic)
+    z, se = math.atanh(max(min(rho, .999999), -.999999)), math.sqrt((1 + rho**2 / 2) / (len(a) - 3))
+    half = stats.norm.ppf(.5 + LEVEL / 2) * se
+    return rho, math.tanh(z - half), math.tanh(z + half)
+
 def rank_correlation(a: pd.Series, b: pd.Series) -> str:
-    "Spearman's rank correlation with its bootstrap interval and its p-value."
-    def r(x, y): return stats.spearmanr(x, y).statistic
-    if len(a) < 4: return f"{r(a, b):+.2f} (fewer than four, no interval)"
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # a resample of one value has no correlation
-        found = stats.bootstrap((a, b), r, paired=True, vectorized=False, n_resamples=2000, method="percentile",
-                                confidence_level=LEVEL, rng=np.random.default_rng(0)).confidence_interval
-    return f"{r(a, b):+.2f} [{found.low:+.2f}, {found.high:+.2f}], p = {rank_p(a, b):.2g}"
+    "Spearman's rank correlation with its interval and its p-value."
+    if len(a) < 4: return f"{stats.spearmanr(a, b).statistic:+.2f} (fewer than four, no interval)"
+    rho, low, high = rank_interval(a, b)
+    return f"{rho:+.2f} [{low:+.2f}, {high:+.2f}], p = {rank_p(a, b):.2g}"

@@ -7,16 +7,13 @@ __all__ = ['C', 'CLEAN', 'VM', 'ADV', 'REST', 'DISTANCES', 'VM_CORRUPTED', 'VM_C
            'nonlinear', 'off_manifold_helps', 'dearer', 'by_divergence', 'says_more']
 
 # %% ../../../nbs/varmixup/05_claims.ipynb #1c4dd195
-import math
 from dataclasses import replace
 from functools import partial
 
 from ...extras import need
 
 need("pandas")
-from scipy import stats
-
-from .autoencoders import of_mixtures, rank_p
+from .autoencoders import of_mixtures, rank_interval, rank_p
 from ...repro.claim import OLDER, Asked, Claim, Effect, Over, Tables, by_seed, exact, seed_by_seed, times
 from ...repro.rows import EACH
 
@@ -45,18 +42,17 @@ def off_manifold_helps(tables: Tables) -> list:  # of `Effect`
     "The rank correlation of the FID of the mixtures with corrupted accuracy."
     data = of_mixtures(tables["vm-offmanifold"].dropna(subset=["FID", "corrupted"]))
     if len(data) < 5: return [Effect("rank correlation")]
-    rho = float(stats.spearmanr(data.FID, data.corrupted).statistic)
-    z, se = math.atanh(max(min(rho, .999999), -.999999)), math.sqrt((1 + rho**2 / 2) / (len(data) - 3))
-    half = stats.norm.ppf(.975) * se
-    return [Effect("rank correlation", ours=rho, low=math.tanh(z - half), high=math.tanh(z + half),
-                   p=rank_p(data.FID, data.corrupted), n=len(data), over="mixings", unit="")]
+    rho, low, high = rank_interval(data.FID, data.corrupted)
+    return [Effect("rank correlation", ours=rho, low=low, high=high, p=rank_p(data.FID, data.corrupted), n=len(data),
+                   over="mixings", unit="")]
 
 # %% ../../../nbs/varmixup/05_claims.ipynb #b4098aab
 def dearer(method: str, others: tuple, tables: Tables) -> list:  # of `Effect`
     "How much more the whole training of others costs, counted; the paper's hours beside."
     data = tables["x-cost"].set_index("method")
     cost, hours = data["FLOPs, a run, paper's network"], data["paper (hours)"]
-    return [exact(f"FLOPs of {o} over {method}", cost[o] / cost[method] - 1, hours[o] / hours[method] - 1)
+    def more(of, o): return of[o] / of[method] - 1
+    return [exact(f"FLOPs of {o} over {method}", more(cost, o), more(hours, o), "as a ratio less 1")
             for o in others if {o, method} <= set(data.index)]
 
 # %% ../../../nbs/varmixup/05_claims.ipynb #14818628

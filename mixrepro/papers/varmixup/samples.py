@@ -26,7 +26,6 @@ from ...metrics.distances import Described, compare, describe, near_frechet, wei
 from ...metrics.features import Extractor
 from ...metrics.influence import influence
 from ...repro.estimates import Images
-from ...repro.ledger import checked, claim, gained
 from ...repro.scale import said
 
 # %% ../../../nbs/varmixup/02_samples.ipynb #8917ef00
@@ -161,19 +160,18 @@ def of_sets(data: pd.DataFrame,  # from `Study.table`, with its words
     return data.assign(**{"interval over": over.where(over == "", over + ", one autoencoder")}) if once else data
 
 # %% ../../../nbs/varmixup/02_samples.ipynb #4f69d4e1
-def larger(found: pd.DataFrame,  # from `distances`
+def larger(table: pd.DataFrame,  # of the ledger, gains over Mixup
            dataset: str,
            metric: str,          # "FID" or "KID"
            labels: dict,         # id -> name to show
            at: str,              # the scale that was run
            ) -> list[str]:
     "Whether VarMixup's images are further away than Mixup's, as the paper says, in a sentence."
-    of = checked(found[(found.dataset == dataset) & (found.metric == metric)])[dataset, metric]
-    e = gained(of["varmixup"], of["mixup"], 1, "varmixup")
-    word = claim(e, 1, at=at).word
-    says = {"does not hold": "does not hold: the sign is contrary"}.get(word, word)
-    where, ends = labels.get(dataset, dataset), ", ".join(f"{v:+.3f}" for v in e.interval or ())
-    number = f"{e.effect:+.3f}" + f" [{ends}]" * bool(ends)
+    mine = (table["data set"] == dataset) & (table.metric == metric) & (table.method == "varmixup")
+    row = table[mine].dropna(axis=1).iloc[0].rename(lambda name: name.split(" (")[0])
+    says = {"loss": "does not hold: the sign is contrary", "gain": "holds"}.get(row.direction, row.direction)
+    where, ends = labels.get(dataset, dataset), ", ".join(f"{v:+.3f}" for k, v in row.items() if k.startswith("gain "))
+    number = f"{row['our gain']:+.3f}" + f" [{ends}]" * bool(ends)
     return [said(f"That VarMixup's {metric} is larger than Mixup's on {where} {says} ({number}).", at)]
 
 # %% ../../../nbs/varmixup/02_samples.ipynb #60dbf004
