@@ -194,7 +194,8 @@ def told2(apart: pd.Series,  # of lemma 2: the largest gap by eps and network
           ) -> list[str]:
     "The answer of nm-theorem2, as pieces of its sentences."
     smooth, (corrected, *printed) = slope.xs("smooth", level="network"), readings.values()
-    return [f"The two sides of lemma 2 differ by at most {max(apart[1.][['linear', 'smooth']]):.0e} for the linear",
+    most = max(apart[1.][["linear", "smooth"]])
+    return [f"The two sides of lemma 2, with 32 nodes or more, differ by at most {most:.0e} for the linear",
             f"and the smooth network, but by {apart[.5].min():.0e} to {apart[.5].max():.0e} if 1 - λ is halved first.",
             f"Slopes of theorem 2's remainder: {listed(slope['theorem 2'])}.",
             "With the moments of λ ~ Beta, as lemma 2 ends, the smooth network's slope is",
