@@ -48,7 +48,7 @@ def dots(ax: Axes,      # a matplotlib axis
     for place, (method, mine) in enumerate(values.items()):
         m, style = Measured(mine), {k: v for k, v in line(method).items() if k in ("color", "marker")} | look
         ax.plot([place + shift - .15] * m.n, m.values, "o", color=style["color"], ms=2, alpha=.4, mew=0)
-        reach = [[m.mean - m.interval[0]], [m.interval[1] - m.mean]] if m.interval else None
+        reach = [[m.mean - m.interval[0]], [m.interval[1] - m.mean]] if m.interval and m.sd else None
         ax.errorbar([place + shift], [m.mean], yerr=reach, capsize=3, ls="", **style)
     ax.set(xticks=range(len(values)), xticklabels=[labels.get(m, m) for m in values], xlim=(-.5, len(values) - .5))
 
