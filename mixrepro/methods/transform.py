@@ -26,7 +26,7 @@ from ..networks.staged import Net
 # %% ../../nbs/methods/49b_transform.ipynb #8b16810a
 class Looking(nn.Module):
     "A network that keeps the images it is shown."
-    def __init__(self, k: int,                # classes
+    def __init__(self, k: int,            # classes
                  net: Net | None = None,  # the network in training, whose mean colour Cutout's holes have
                  ) -> None:
         super().__init__()
@@ -120,7 +120,7 @@ class BatchTransform:
                  method: Supervised,      # prepared, where it is to be: a VAE, a density
                  k: int,                  # classes, 2 or more
                  rng: torch.Generator,    # the only source of randomness, on the device of the images
-                 net: Net | None = None,  # the network in training, for what looks at it: PuzzleMix, AT, Cutout's colour
+                 net: Net | None = None,  # the network in training, for what looks at it: PuzzleMix, AT, Cutout
                  ) -> None:
         transformable(method, net)
         if not isinstance(k, Integral) or isinstance(k, bool) or k < 2:
