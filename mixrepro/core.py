@@ -5,13 +5,14 @@
 # %% auto #0
 __all__ = ['SOURCES', 'READERS', 'choice', 'plain', 'unchanged', 'spelled', 'provenance', 'given', 'pick', 'where_from', 'Open',
            'named_in', 'lies_in', 'in_words', 'whole', 'number', 'truth', 'text', 'fields_by_name', 'refused',
-           'brought', 'check_allowed', 'told_of', 'conform', 'Choices', 'weight', 'remembered']
+           'brought', 'check_allowed', 'told_of', 'check_own_defaults', 'conform', 'Choices', 'weight', 'remembered']
 
 # %% ../nbs/00_core.ipynb #25102bcf
 import copy
 import dataclasses
 import difflib
 import functools
+import inspect
 import math
 import threading
 import typing
@@ -228,8 +229,19 @@ def told_of(kind: type) -> list[tuple]:
     "What `brought` is told of each field of a dataclass: its type, its name, what may stand there, and a hint."
     return [(f.type, f.name, f.metadata.get("allowed"), f.metadata.get("hint", "")) for f in dataclasses.fields(kind)]
 
+@functools.cache
+def check_own_defaults(kind: type) -> None:
+    "Refuse a value that a class gives to a field without declaring it: its objects would have the parent's."
+    for f in dataclasses.fields(kind):
+        own = getattr(kind, f.name, f.default)  # with slots=True a descriptor
+        if own is f.default or inspect.ismemberdescriptor(own): continue
+        raise TypeError(f"{kind.__name__} has {f.name} = {own!r}, but its objects would have the parent's, "
+                        f"{f.default!r}: write @dataclass(frozen=True, kw_only=True) above the class, and a type "
+                        f"behind the name, as in {f.name}: {type(own).__name__} = {own!r}")
+
 def conform(obj: typing.Any) -> None:
     "Bring each field of a frozen dataclass to its type, and refuse what may not stand there."
+    check_own_defaults(type(obj))
     for told in told_of(type(obj)): object.__setattr__(obj, told[1], brought(getattr(obj, told[1]), *told))
 
 @dataclasses.dataclass(frozen=True)

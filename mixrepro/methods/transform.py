@@ -20,14 +20,18 @@ from .at import AT
 from .base import Method, Supervised, altered
 from .manifold_mixup import ManifoldMixup
 from .puzzlemix import PuzzleMix
+from .views import Viewed
 from ..networks.staged import Net
 
 # %% ../../nbs/methods/49b_transform.ipynb #8b16810a
 class Looking(nn.Module):
     "A network that keeps the images it is shown."
-    def __init__(self, k: int) -> None:  # classes
+    def __init__(self, k: int,            # classes
+                 net: Net | None = None,  # the network in training, whose mean colour Cutout's holes have
+                 ) -> None:
         super().__init__()
         self.k, self.head, self.seen = k, nn.Identity(), None
+        self.norm = getattr(getattr(net, "module", net), "norm", None)
 
     def forward(self, x: Tensor, at: int | tuple[int, ...] | None = None,
                 through: Callable[[Tensor], Tensor] | None = None) -> Tensor:  # (N, C, H, W) -> zeros (N, K)
@@ -52,6 +56,8 @@ def transformable(method: Method,   # as it trains
     if isinstance(method, ManifoldMixup): raise TypeError(f"{who}mixes hidden states, {loop}")
     if type(method).loss is not Supervised.loss: raise TypeError(f"{who}has a loss of its own, {loop}")
     if isinstance(method, AdaMixup): raise TypeError(f"{who}trains its mixing with the network, {loop}")
+    if type(method).risk not in (Supervised.risk, Viewed.risk, PuzzleMix.risk):
+        raise TypeError(f"{who}has a risk of its own, {loop}")
     if isinstance(method, PuzzleMix) and method.clean:
         raise ValueError(f"{who}with clean={method.clean} adds the clean images' loss, {loop}, or leave out clean")
     if isinstance(method, (PuzzleMix, AT)) and net is None:
@@ -114,7 +120,7 @@ class BatchTransform:
                  method: Supervised,      # prepared, where it is to be: a VAE, a density
                  k: int,                  # classes, 2 or more
                  rng: torch.Generator,    # the only source of randomness, on the device of the images
-                 net: Net | None = None,  # the network in training, for what looks at it: PuzzleMix, AT
+                 net: Net | None = None,  # the network in training, for what looks at it: PuzzleMix, AT, Cutout
                  ) -> None:
         transformable(method, net)
         if not isinstance(k, Integral) or isinstance(k, bool) or k < 2:
@@ -128,7 +134,7 @@ class BatchTransform:
                  ) -> tuple[Tensor, Tensor]:  # images (B, C, H, W), of V views (V, B, C, H, W); float (B, K)
         "Other images and soft labels: one draw."
         check_no_copy(self.net)
-        eye, found, net = Looking(self.k), {}, self.net
+        eye, found, net = Looking(self.k, self.net), {}, self.net
         def terms(*args, **kw):
             logits, found["target"] = self.method.terms(*args, **kw)
             return logits, found["target"]

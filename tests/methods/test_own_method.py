@@ -2,7 +2,7 @@
 import importlib
 import json
 import sys
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import pytest
 import torch
@@ -11,6 +11,7 @@ from helpers import forget
 from mixrepro import fingerprint, outside
 from mixrepro.methods.catalogue import METHODS, method
 from mixrepro.methods.mixup import Mixup
+from mixrepro.methods.noise import FeatureNoise
 from mixrepro.training import made
 from mixrepro.training.loop import train_run
 from mixrepro.training.spec import Spec, canonical, from_json, name_of
@@ -163,3 +164,19 @@ def test_an_installed_distribution_brings_one_by_its_name(mine):
     with pytest.raises(ValueError, match="unknown method 'hard-mixpu': did you mean 'hard-mixup'"): method("hard-mixpu")
     with pytest.raises(ValueError, match="the name 'erm' is taken by mixrepro: give your own another one .hard_mixup:Hard"): method("erm")
     assert "hard-mixup" not in [*METHODS]
+
+
+def test_a_default_that_is_not_declared_is_refused():
+    "Its objects would have the parent's, and train with another alpha than the class says."
+    class Bare(Mixup): alpha: float = .3
+    @dataclass(frozen=True, kw_only=True)
+    class Untyped(Mixup): alpha = .3
+    class Louder(FeatureNoise): add = 5.
+    for kind, said in ((Bare, "Bare has alpha = 0.3, but its objects would have the parent's, 1.0"), (Untyped, "Untyped has alpha = 0.3"), (Louder, "Louder has add = 5.0")):
+        with pytest.raises(TypeError, match=said): kind()
+    @dataclass(frozen=True, kw_only=True)
+    class Declared(Mixup): alpha: float = .3
+    @dataclass(frozen=True, kw_only=True, slots=True)
+    class Slotted(Mixup): alpha: float = .3
+    class Undecided(Mixup): "Nothing of its own."
+    assert Declared().alpha == Slotted().alpha == .3 and Undecided().alpha == 1.

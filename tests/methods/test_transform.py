@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+from dataclasses import dataclass
 
 import pytest
 import torch
@@ -41,7 +42,7 @@ WAYS = {"erm": ERM(), "mixup": Mixup(alpha=.2), "each": Mixup(per="example"), "c
         "latent": Mixup(labels=LatentGenLabels(density="gm-spherical")).prepare(TRAIN, seeded(), vanilla=copy.deepcopy(NET)),
         "one view": ERM(views=AugMixViews(gamma=0.)), "views": ERM(views=AugMixViews()), "mixed views": CutMix(views=NoiseViews(count=1)),
         "varmixup's views": VarMixup(views=NoiseViews()).prepare(TRAIN, seeded(), vae=VAE)}
-LOOKING = {"puzzlemix": PuzzleMix(blocks=(4, 8)), "at": AT(steps=2, mode="eval")}
+LOOKING = {"puzzlemix": PuzzleMix(blocks=(4, 8)), "at": AT(steps=2, mode="eval"), "cutout": Cutout()}
 
 
 @pytest.mark.parametrize("name", [*WAYS, *LOOKING])
@@ -156,6 +157,13 @@ def test_a_hole_has_the_colour_that_the_network_subtracts():
     "Without the network it is black."
     black = BatchTransform(Cutout(), TRAIN.k, seeded())(X.clamp(min=.01), Y)[0]
     assert (black == 0).flatten(1).any(1).all()
+
+
+def test_a_risk_of_ones_own_is_not_left_out():
+    @dataclass(frozen=True, kw_only=True)
+    class Dearer(Mixup):
+        def risk(self, *args): return 1 + super().risk(*args)
+    with pytest.raises(TypeError, match="Dearer has a risk of its own, so it is no transform of a batch: call its loss"): BatchTransform(Dearer(), TRAIN.k, seeded())
 
 
 def test_a_third_part_is_no_place_in_the_training_set():

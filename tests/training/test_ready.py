@@ -8,12 +8,16 @@ from PIL import Image
 from helpers import seeded
 from mixrepro.data.datasets import load
 from mixrepro.data.pairs import image_set
-from mixrepro.methods.genlabel import LatentGenLabels
+from mixrepro.methods.adamixup import AdaMixup
+from mixrepro.methods.finetune import FineTune
+from mixrepro.methods.genlabel import LatentGenLabels, OnlineGenLabels
 from mixrepro.methods.mixup import Mixup
+from mixrepro.methods.semi_supervised import SSLMixup
 from mixrepro.methods.transform import BatchTransform
 from mixrepro.methods.varmixup import VarMixup
 from mixrepro.networks.zoo import build
 from mixrepro.training import ready as home
+from mixrepro.training.fit import fit
 from mixrepro.training.ready import made_ready
 
 TRAIN = load("photo-digits-16", "train").subset(30)
@@ -63,3 +67,11 @@ def test_a_pixel_outside_is_found(value):
     image = torch.full((1, 4, 4), .5)
     image[0, 2, 2] = value
     with pytest.raises(ValueError, match="example 1 has values from"): image_set([(torch.zeros(1, 4, 4), 0), (image, 1)])
+
+
+@pytest.mark.parametrize("way", [Mixup(labels=OnlineGenLabels()), AdaMixup(), FineTune(), SSLMixup()], ids=lambda way: type(way).__name__)
+def test_fit_refuses_what_has_to_be_told_how_far_the_training_is(way):
+    "Else GenLabel's densities would have no say, a policy would learn nothing, and fine-tuning would start from scratch."
+    net = build("tiny-cnn", TRAIN.shape, TRAIN.k, seeded())
+    with pytest.raises(TypeError, match="changes as it trains, or starts the network, and `fit` tells it nothing: write the loop"):
+        fit(net, way, TRAIN.floats(), TRAIN.y, seeded(), steps=1, batch=4)
