@@ -17,8 +17,7 @@ from torch import Tensor
 from ..core import brought, pick
 from ..guards import check_gradient
 from .attacks import (STARTS, check_budget, check_precision, check_range, check_start, log_loss,
-    log_target, slope,
-                                      tell_flat, tilt)
+                                      log_target, slope, tell_flat, tilt)
 from ..networks.staged import Net, in_mode
 
 # %% ../../nbs/methods/30b_apgd.ipynb #62f10a53

@@ -38,7 +38,7 @@ def check_floor(floor: object) -> None:
         raise ValueError(f"the floor of the mean prediction must be in (0, 1), got {floor!r}: AugMix has 1e-7")
 
 def js(logits: list[Tensor],  # of each view, (B, K)
-       floor: float = 1e-7,   # of the mean prediction; above 0
+       floor: float = 1e-7,   # of the mean prediction, in (0, 1)
        ) -> Tensor:           # nats, mean over the batch, shape ()
     "Jensen-Shannon divergence of predictions, with equal weights (NoisyMix paper, section 3.2)."
     check_views(logits); check_floor(floor)

@@ -5,6 +5,10 @@ import pytest
 
 from conftest import ROOT, mixrepro
 from mixrepro.papers.catalogue import ARTEFACTS
+from mixrepro.papers.genlabel.claims import GENLABEL_CLAIMS
+from mixrepro.papers.manifold_mixup.claims import MANIFOLD_MIXUP_CLAIMS
+from mixrepro.papers.noisymix.claims import NOISYMIX_CLAIMS
+from mixrepro.papers.varmixup.claims import VARMIXUP_CLAIMS
 from mixrepro.repro.artefact import state
 from mixrepro.workflow.outputs import old, published
 
@@ -25,6 +29,14 @@ def test_a_notebook_shows_its_picture_and_its_answer(artefact):
     page = (ROOT / "figures/embedded" / artefact.paper / f"{artefact.id}.md").read_text()
     answers = [o.data["text/markdown"] for o in outputs if "published" in o.metadata.get("text/markdown", {})]
     assert answers and page.startswith(answers[-1].strip()[:200])
+
+
+@pytest.mark.parametrize("notebook, claims", [
+    ("varmixup/05_claims", VARMIXUP_CLAIMS), ("manifold_mixup/09b_claims", MANIFOLD_MIXUP_CLAIMS),
+    ("noisymix/09_claims", NOISYMIX_CLAIMS), ("genlabel/06_claims", GENLABEL_CLAIMS)])
+def test_a_notebook_of_claims_shows_how_many_there_are(notebook, claims):
+    last = nbformat.read(ROOT / f"nbs/{notebook}.ipynb", as_version=4).cells[-1]
+    assert [o.data["text/plain"] for o in last.outputs] == [str(len(claims))]
 
 
 def test_a_number_that_changes_is_noticed(tmp_path):
