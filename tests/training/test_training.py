@@ -319,6 +319,16 @@ def test_commit_where_git_is_missing_or_refuses(repository, tmp_path_factory, mo
     assert loop.commit(repository) == ""
 
 
+def test_commit_is_of_the_clone_also_within_a_hook_of_another_one(repository, tmp_path_factory, monkeypatch):
+    head = loop.commit(repository)
+    other = tmp_path_factory.mktemp("other")
+    for words in (["init", "-q"], ["commit", "-q", "--allow-empty", "-m", "two"]):
+        subprocess.run(["git", "-c", "user.name=b", "-c", "user.email=b@b", "-C", other, *words], check=True)
+    assert loop.commit(other) not in ("", head)
+    monkeypatch.setenv("GIT_DIR", str(other / ".git")); monkeypatch.setenv("GIT_WORK_TREE", str(other))
+    assert loop.commit(repository) == head
+
+
 def test_a_run_ends_well_without_git(repository, tmp_path_factory):
     "No program at all is on the path, in a folder that is a clone."
     env = os.environ | dict(PATH=str(tmp_path_factory.mktemp("no programs")), MIXREPRO_HOME=str(repository))
