@@ -186,8 +186,8 @@ def check_bytecode(folder: str | os.PathLike) -> None:  # of a package, none of 
             if kept.stat().st_mtime_ns <= source.stat().st_ctime_ns: kept.unlink()
 
 # %% ../nbs/01_files.ipynb #b17ec0d5
-OF_ANOTHER_CLONE = {f"GIT_{k}" for k in ("DIR", "WORK_TREE", "INDEX_FILE", "COMMON_DIR", "OBJECT_DIRECTORY", "NAMESPACE",
-                                         "ALTERNATE_OBJECT_DIRECTORIES")}
+OF_ANOTHER_CLONE = {f"GIT_{k}" for k in ("DIR", "WORK_TREE", "INDEX_FILE", "COMMON_DIR", "OBJECT_DIRECTORY",
+                                         "NAMESPACE", "ALTERNATE_OBJECT_DIRECTORIES")}
 
 def for_git() -> dict[str, str]:
     "The environment in which git answers for the folder that it is called in."

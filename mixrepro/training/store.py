@@ -158,8 +158,9 @@ def network_of(spec: Spec, shape: tuple[int, int, int], classes: int,
 def check_own_weights(run: Run, net: torch.nn.Module) -> None:  # net: that they are meant for
     "Refuse the weights of another network: who seals them anew has their checksum fit."
     path = run.folder / "weights.safetensors"
-    with safetensors.safe_open(path, "pt") as f: there = {k: f.get_slice(k).get_shape() for k in f.keys()}
-    meant = {k: list(v.shape) for k, v in net.state_dict().items()}
+    def told(v): return f"{[*v.shape]}" + f" of {v.dtype}" * (v.dtype != torch.float32)  # rounded ones would fit, too
+    with safetensors.safe_open(path, "pt") as f: there = {k: told(f.get_tensor(k)) for k in f.keys()}
+    meant = {k: told(v) for k, v in net.state_dict().items()}
     if strange := [k for k in {**meant, **there} if meant.get(k) != there.get(k)]:
         got, wanted = (d.get(strange[0], "absent") for d in (there, meant))
         raise Corrupt(f"{path} holds weights of another network than {run.spec.network}: {strange[0]} is {got}, "

@@ -69,7 +69,7 @@ def whole_package() -> dict[str, str]:  # as the parts of `Reached`
 @lru_cache(maxsize=512)
 def code_of_notebook(text: str,  # from `as_function`
                      ) -> Reached:
-    "The code of the package that a notebook reaches: all of it where only Jupyter reads a cell, none where nobody does."
+    "What a notebook reaches of the package; all of it where only Jupyter reads a cell, none where nobody does."
     name = f"mixrepro.notebook_{hashlib.sha256(text.encode()).hexdigest()[:8]}"
     if not is_python(text): return Reached(whole_package() if is_python(for_python(text)) else {})
     beside = BESIDE | {f"{FINGERPRINTS}:{k}" for k in CODE.module(FINGERPRINTS).made}  # it draws nothing
