@@ -145,12 +145,13 @@ def published_in(shown: bytes) -> list[str]:  # from `executed_copy`
 # %% ../../nbs/workflow/91a_drawn.ipynb #7b87b161
 def altered_since(base: Path, name: str) -> str:  # empty where nothing is, or nobody said what there was
     "A sentence: the first of a figure's files or runs that has changed since it was drawn."
-    path, shown = base / NOTED / f"{name}.json", executed_copy(base, name)
+    path, shown, linked = base / NOTED / f"{name}.json", executed_copy(base, name), (base / "runs").is_symlink()
+    def place(run, folder): return base / "runs" / run if linked and Path(folder).is_absolute() else base / folder
     if not path.is_file(): return f"{path.relative_to(base)} is gone" if shown else ""
     try:
         said = json.loads(small_text(path))
         files = [(base / f, f, was) for f, was in said["files"].items()]
-        runs = [(run, base / folder, was) for run, (folder, was) in said["runs"].items()]
+        runs = [(run, place(run, folder), was) for run, (folder, was) in said["runs"].items()]
         tables, rows = {**said["tables"]} if "tables" in said else None, said.get("timings", "")
     except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return f"{path.relative_to(base)} was changed"
