@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['PART', 'ADVICE', 'LARGEST_TEXT', 'OF_ANOTHER_CLONE', 'retold', 'explained', 'flush_folder', 'stage', 'write_together',
            'write_atomic', 'sha256', 'home', 'clone', 'in_a_line', 'several', 'worded', 'write_if_changed',
-           'lock_holder', 'set_aside', 'TooLarge', 'small_text', 'check_bytecode', 'for_git']
+           'system_locks', 'lock_holder', 'set_aside', 'TooLarge', 'small_text', 'check_bytecode', 'for_git']
 
 # %% ../nbs/01_files.ipynb #1ee2fde5
 import contextlib
@@ -148,10 +148,20 @@ def write_if_changed(path: str | os.PathLike,  # the file to write
     return write_atomic(path, text)
 
 # %% ../nbs/01_files.ipynb #c0de0012
+def system_locks(lock: Path) -> bool:
+    "Whether the system has locks for a file, or the file is the lock itself."
+    import fcntl  # on Windows there is none
+    try:
+        with open(lock) as f: fcntl.flock(f, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError as e: return e.errno != errno.ENOSYS
+    return True
+
 def lock_holder(lock: Path) -> str:  # empty where the system keeps the lock
     "A remark on who holds a lock that is a file."
     try: process, host, *_ = lock.read_text(errors="replace").split()
-    except (OSError, ValueError): return ""
+    except (OSError, ValueError):
+        if system_locks(lock): return ""
+        return f" (so says {lock}, which names nobody, on a file system without locks: if none works there, remove it)"
     return f" (process {process} on {host}; if it has ended there, remove {lock})"
 
 # %% ../nbs/01_files.ipynb #5e5156ae

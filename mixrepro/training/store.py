@@ -341,15 +341,16 @@ def working_on(run: Run,
             what = "a link to what is not there" if p.is_symlink() else "a file"
             raise FileExistsError(f"cannot write to {run.folder}: {p} is {what} and should be a folder: move it away")
     path = root / ".locks" / f"{run.folder.parent.name}-{run.folder.name}.lock"
-    try: path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as e:
-        raise OSError(f"cannot write to the store {root} ({e.strerror}): "
-                      "free or change the folder, or set MIXREPRO_HOME") from e
     lock = filelock.FileLock(path)
-    try: lock.acquire(timeout=0)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock.acquire(timeout=0)
     except filelock.Timeout:
         print(f"another process is working on {run}{lock_holder(path)}: waiting for it", flush=True)
         lock.acquire()
+    except OSError as e:
+        raise OSError(f"cannot write to the store {root} ({e.strerror or e}): "
+                      "free or change the folder, or set MIXREPRO_HOME") from e
     try: yield
     finally: lock.release()
 

@@ -1,7 +1,9 @@
 """A run that is killed ends with the same weights; the same seed gives the same weights; nothing that was kept is lost."""
 
+import errno
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -197,6 +199,13 @@ def test_a_deleted_file_is_a_run_to_do(tmp_path):
 def test_a_store_that_is_a_file(tmp_path):
     (tmp_path / "runs").write_text("")
     with pytest.raises(OSError, match="cannot write to the store"): train_run(SPEC, Store(tmp_path / "runs"), "cpu")
+
+
+@pytest.mark.parametrize("why", [errno.ENOLCK, errno.EOPNOTSUPP], ids=os.strerror)
+def test_a_file_system_that_gives_no_locks(tmp_path, monkeypatch, why):
+    def refuse(*_): raise OSError(why, os.strerror(why))
+    monkeypatch.setattr("fcntl.flock", refuse)
+    with pytest.raises(OSError, match=f"cannot write to the store {tmp_path} .{re.escape(os.strerror(why))}.: .* set MIXREPRO_HOME"): train_run(SPEC, Store(tmp_path))
 
 
 def test_a_full_disk_keeps_the_last_checkpoint(tmp_path, monkeypatch):
