@@ -12,7 +12,8 @@ __all__ = ['catalogue', 'artefact', 'scales', 'allotted_time', 'fingerprints', '
            'rounds', 'tell_left', 'PassOn', 'reproduce', 'complaint', 'edited', 'show', 'compare', 'report',
            'make_report', 'outputs', 'adopt_figures', 'adopt', 'packages', 'prefix_of_kernel', 'kernel', 'trial',
            'set_aside', 'spoilt', 'checks', 'doctor', 'bench', 'data_get', 'data_about', 'data_rows', 'data_verify',
-           'data_add', 'every_kind', 'data_make', 'data_split', 'placed', 'unnamed', 'refused', 'check_package', 'main']
+           'data_add', 'every_kind', 'data_make', 'data_split', 'placed', 'unnamed', 'refused', 'check_package',
+           'open_all', 'main']
 
 # %% ../nbs/workflow/93_cli.ipynb #7198371c
 import contextlib
@@ -943,11 +944,18 @@ def check_package() -> None:
                      "in another folder, or give that one another name")
 
 # %% ../nbs/workflow/93_cli.ipynb #dda06d02
+def open_all() -> None:
+    "Open what was closed of input, output and error stream: papermill and others that are started ask for it."
+    for fd in range(3):
+        try: os.fstat(fd)
+        except OSError: os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # it gets this number
+
 def main() -> None:
     "The entry point: every refusal is one sentence on the error stream."
     code, sentence = 0, ""
     if not (width := os.environ.get("COLUMNS", "80")).isdecimal() or not 20 <= int(width[:9]) < 10_000:
         del os.environ["COLUMNS"]  # no terminal is so wide, and what prints help would fail on it
+    open_all()
     for name in ("stdout", "stderr"):  # one that was closed is None
         setattr(sys, name, getattr(sys, name) or open(os.devnull, "w"))
         getattr(sys, name).reconfigure(errors="backslashreplace")

@@ -5,14 +5,14 @@
 # %% auto #0
 __all__ = ['PACKAGE', 'TELLING', 'SAYING', 'NO_VALUES', 'FILLING', 'DEFINING', 'CHANGING', 'GIVEN', 'IMPORTS', 'LOOPS', 'UNREAD',
            'ACTING', 'ALL_NAMES', 'ASKED_FOR_ALL', 'IMPORTING', 'LOOSE', 'TAKEN', 'OUTSIDE', 'PLAIN', 'CODE',
-           'package_folder', 'sources', 'data_files', 'imported', 'is_idle', 'base_of', 'parameters_of', 'defaults_of',
-           'handed_to', 'fills', 'changed_in', 'functions_of', 'changed_by', 'called_in', 'adds', 'is_for_checkers',
-           'run_with', 'Module', 'makes_by_text', 'rebinds', 'binds', 'makes', 'bound', 'Reader', 'Names', 'acts',
-           'only_refuses', 'read_beyond', 'Scopes', 'Loops', 'Typed', 'goes_on', 'is_waiting', 'Counted', 'Definition',
-           'digest_of', 'Code', 'may_change_others', 'changed_elsewhere', 'touched', 'changed_by_call', 'is_told',
-           'entered_below', 'made_from', 'told_by', 'held_by', 'put_in_words', 'Reached', 'shown', 'reach', 'refusals',
-           'entries', 'files_named', 'differences', 'sentence_of', 'source_of', 'project_of', 'imports_of', 'prefixes',
-           'take_in', 'is_as_read']
+           'SPECS_READ', 'package_folder', 'sources', 'data_files', 'imported', 'is_idle', 'base_of', 'parameters_of',
+           'defaults_of', 'handed_to', 'fills', 'changed_in', 'functions_of', 'changed_by', 'called_in', 'adds',
+           'is_for_checkers', 'run_with', 'Module', 'makes_by_text', 'rebinds', 'binds', 'makes', 'bound', 'Reader',
+           'Names', 'acts', 'only_refuses', 'read_beyond', 'Scopes', 'Loops', 'Typed', 'goes_on', 'is_waiting',
+           'Counted', 'Definition', 'digest_of', 'Code', 'may_change_others', 'changed_elsewhere', 'touched',
+           'changed_by_call', 'is_told', 'entered_below', 'made_from', 'told_by', 'held_by', 'put_in_words', 'Reached',
+           'shown', 'reach', 'refusals', 'entries', 'files_named', 'differences', 'sentence_of', 'source_of',
+           'project_of', 'imports_of', 'prefixes', 'take_in', 'is_as_read', 'read_anew', 'check_as_read']
 
 # %% ../nbs/04_fingerprint.ipynb #e8438834
 import ast
@@ -27,8 +27,9 @@ import sysconfig
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, fields, is_dataclass
 from enum import Enum
+from importlib.machinery import ModuleSpec
 from pathlib import Path
-from types import BuiltinFunctionType, CellType, CodeType, FunctionType, MethodType
+from types import BuiltinFunctionType, CellType, CodeType, FunctionType, MethodType, ModuleType
 from typing import Any
 
 import mixrepro
@@ -899,9 +900,30 @@ def is_as_read(made: type | Callable,  # a class, or a function
     "Whether a function, or those of a class, are as a text has them."
     there, todo = set(), [compile(text, "", "exec", dont_inherit=True)]
     while todo:
-        there.add(c := todo.pop())
+        there |= {c := todo.pop()}
         todo += [k for k in c.co_consts if isinstance(k, CodeType)]
     every = vars(made).values() if isinstance(made, type) else [made]
     codes = (getattr(inspect.unwrap(f), "__code__", None) for f in every if callable(f))
     own = getattr(sys.modules[made.__module__], "__file__", None)  # others were written elsewhere, or by a dataclass
     return all(c in there for c in codes if c and c.co_filename == own)
+
+# %% ../nbs/04_fingerprint.ipynb #a54ead02
+SPECS_READ: dict[str, ModuleSpec] = {}  # by name: of modules whose files said what `CODE` has
+
+def read_anew(module: ModuleType, text: str) -> bool:  # text: as it was read
+    "Whether functions or classes of a module are not as a text has them."
+    def is_own(v): return isinstance(v, (type, FunctionType)) and v.__module__ == module.__name__
+    return not all(is_as_read(v, text) for v in vars(module).values() if is_own(v))
+
+def check_as_read(parts: Iterable[str],  # of `Reached`
+                  code: Code = CODE) -> None:
+    "Refuse to make something of modules that were edited and read anew: nobody could tell which code it is of."
+    names = {part.partition(":")[0] for part in parts}
+    for name in sorted({f"{PACKAGE}.{n}" for n in names} | names):
+        path = source_of(name) if name in code.texts and name in sys.modules else None
+        if not path or not path.is_file(): continue
+        module, text, now = sys.modules[name], code.texts[name], path.read_text(encoding="utf-8", errors="replace")
+        if now == text: SPECS_READ[name] = module.__spec__
+        elif SPECS_READ.get(name) is not module.__spec__ or read_anew(module, text):
+            raise RuntimeError(f"{path} was edited after this process had read it, and may have been read anew, as "
+                               "%autoreload does: start Python again, or the notebook's kernel")

@@ -1,10 +1,12 @@
 "Whole or not at all: full disks, kills, folders that cannot be written, many writers at once."
 import errno
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import tempfile
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -154,3 +156,18 @@ def test_sha256_of_a_file_and_of_its_bytes(tmp_path):
     data = os.urandom(300_000)
     out = subprocess.run(["sha256sum", write_atomic(tmp_path/"a", data)], capture_output=True, text=True)
     assert sha256(data) == sha256(tmp_path/"a") == sha256(str(tmp_path/"a")) == out.stdout.split()[0]
+
+
+def test_old_bytecode_is_not_run_for_a_source_whose_size_and_date_are_as_before(tmp_path):
+    "Python looks at nothing else; the fingerprint is that of the text."
+    shutil.copytree(SOURCE / "mixrepro", tmp_path / "mixrepro", ignore=shutil.ignore_patterns("__pycache__"))
+    path, env = tmp_path / "mixrepro/core.py", {k: v for k, v in os.environ.items() if k not in ("PYTHONDONTWRITEBYTECODE", "PYTHONPYCACHEPREFIX")} | dict(PYTHONPATH=str(tmp_path))
+    def said(): return subprocess.run([sys.executable, "-c", "import mixrepro.core as c; print(c.SOURCES[0])"], env=env, cwd=tmp_path, capture_output=True, text=True, check=True).stdout
+    time.sleep(.05)
+    assert said() == "paper\n" and list((path.parent / "__pycache__").glob("core.*.pyc"))
+    was, text = path.stat(), path.read_text()
+    path.write_text(text.replace('SOURCES = ("paper"', 'SOURCES = ("PAPER"')); os.utime(path, ns=(was.st_atime_ns, was.st_mtime_ns))
+    assert path.read_text() != text and path.stat().st_size == was.st_size and said() == "PAPER\n"
+    kept, = (path.parent / "__pycache__").glob("core.*.pyc")
+    time.sleep(.05); seen = kept.stat().st_mtime_ns; said()
+    assert kept.stat().st_mtime_ns == seen, "what is good is kept"

@@ -25,7 +25,7 @@ from pathlib import Path
 import torch
 
 import mixrepro
-from ..files import set_aside
+from ..files import for_git, set_aside
 from ..guards import NotFinite, check_loss
 from ..data.augment import AUGMENTS
 from ..data.datasets import load
@@ -141,7 +141,8 @@ def looks_after(spec: Spec,
 def commit(folder: Path) -> str:
     "The commit of a clone, with -dirty behind it where the package was edited since; empty where git knows none."
     if not (folder / ".git").exists(): return ""
-    def ask(*words): return subprocess.run(["git", *words], cwd=folder, capture_output=True, timeout=10)
+    def ask(*words):
+        return subprocess.run(["git", *words], cwd=folder, env=for_git(), capture_output=True, timeout=10)
     try: done, edited = ask("rev-parse", "HEAD"), ask("diff", "--quiet", "HEAD", "--", "mixrepro").returncode == 1
     except (OSError, subprocess.TimeoutExpired): return ""  # a run is not lost for it
     said = done.stdout.strip().decode(errors="replace")

@@ -25,7 +25,7 @@ from ..data.datasets import DATASETS, STATS
 from ..data.images import data_root
 from ..data.whitening import WHITENINGS
 from ..files import several, sha256, small_text, write_if_changed
-from ..fingerprint import CODE, Reached, differences, reach, sentence_of
+from ..fingerprint import CODE, Reached, check_as_read, differences, reach, sentence_of
 from ..methods.catalogue import METHODS, PARTS, method
 from ..networks.zoo import NETWORKS
 from .spec import Spec
@@ -128,7 +128,8 @@ def made_now(spec: Spec) -> dict[str, str]:
 
 # %% ../../nbs/training/50b_made.ipynb #82503c6c
 def write_table(root: Path, reached: Reached) -> str:  # its name
-    "Write down what a fingerprint stands for, in a store."
+    "Write down what a fingerprint stands for, in a store; a refusal where this process may run other code by now."
+    check_as_read(reached.parts)
     path = root / ".code" / f"{reached.name}.json"
     if not path.is_file(): write_if_changed(path, json.dumps(reached.parts, indent=0))
     return reached.name

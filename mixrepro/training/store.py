@@ -158,8 +158,9 @@ def network_of(spec: Spec, shape: tuple[int, int, int], classes: int,
 def check_own_weights(run: Run, net: torch.nn.Module) -> None:  # net: that they are meant for
     "Refuse the weights of another network: who seals them anew has their checksum fit."
     path = run.folder / "weights.safetensors"
-    with safetensors.safe_open(path, "pt") as f: there = {k: f.get_slice(k).get_shape() for k in f.keys()}
-    meant = {k: list(v.shape) for k, v in net.state_dict().items()}
+    def told(v): return f"{[*v.shape]}" + f" of {v.dtype}" * (v.dtype != torch.float32)  # rounded ones would fit, too
+    with safetensors.safe_open(path, "pt") as f: there = {k: told(f.get_tensor(k)) for k in f.keys()}
+    meant = {k: told(v) for k, v in net.state_dict().items()}
     if strange := [k for k in {**meant, **there} if meant.get(k) != there.get(k)]:
         got, wanted = (d.get(strange[0], "absent") for d in (there, meant))
         raise Corrupt(f"{path} holds weights of another network than {run.spec.network}: {strange[0]} is {got}, "
@@ -340,15 +341,16 @@ def working_on(run: Run,
             what = "a link to what is not there" if p.is_symlink() else "a file"
             raise FileExistsError(f"cannot write to {run.folder}: {p} is {what} and should be a folder: move it away")
     path = root / ".locks" / f"{run.folder.parent.name}-{run.folder.name}.lock"
-    try: path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as e:
-        raise OSError(f"cannot write to the store {root} ({e.strerror}): "
-                      "free or change the folder, or set MIXREPRO_HOME") from e
     lock = filelock.FileLock(path)
-    try: lock.acquire(timeout=0)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock.acquire(timeout=0)
     except filelock.Timeout:
         print(f"another process is working on {run}{lock_holder(path)}: waiting for it", flush=True)
         lock.acquire()
+    except OSError as e:
+        raise OSError(f"cannot write to the store {root} ({e.strerror or e}): "
+                      "free or change the folder, or set MIXREPRO_HOME") from e
     try: yield
     finally: lock.release()
 

@@ -18,7 +18,7 @@ from ..extras import need
 need("pandas")
 import pandas as pd
 
-from ..files import write_atomic
+from ..files import for_git, write_atomic
 
 # %% ../../nbs/workflow/98_again.ipynb #1383da3c
 SIDES = {"holds": 1, "same direction": 1, "gain": 1, "no difference": 0, "does not hold": -1, "opposite direction": -1,
@@ -96,7 +96,7 @@ def of_commit(base: Path, rev: str, profile: str, to: Path) -> Path:
     "Write the figures of a commit below a folder, and return where they are."
     if rev.startswith("-"): raise ValueError(f"expected a folder or a commit, got {rev!r}")
     asked = ["git", "archive", "--format=tar", rev, f"figures/{profile}"]
-    try: done = subprocess.run(asked, cwd=base, capture_output=True)
+    try: done = subprocess.run(asked, cwd=base, env=for_git(), capture_output=True)
     except FileNotFoundError:
         raise FileNotFoundError(f"{rev} is no folder, and to read a commit git is needed, which is not installed: "
                                 "name a folder") from None

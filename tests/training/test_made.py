@@ -4,6 +4,7 @@ import json
 import os
 import resource
 import shutil
+import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -21,7 +22,7 @@ from mixrepro.methods.catalogue import METHODS, method
 from mixrepro.training import allotted, loop, made, store as store_module
 from mixrepro.training.loop import train_run
 from mixrepro.training.made import AS_IT_IS, WAY, OtherCode, caveats, code_of
-from mixrepro.training.spec import Spec
+from mixrepro.training.spec import Spec, to_json
 from mixrepro.training.standing import lines_on, other, seconds_of
 from mixrepro.training.store import Run, Store, keep, keep_arrays, kept, kept_arrays, weights_of
 
@@ -66,6 +67,32 @@ def test_alpha_times_eight_in_draw_lambda(run, edited, capsys):
     before = run.made["code"]
     assert train_run(SPEC, Store(run.folder.parents[1]), "cpu") == run and run.made["code"] != before and other(run) == ""
     assert "methods.vicinal.draw_lambda changed, so it is made again" in capsys.readouterr().out
+
+
+RELOADS = """
+import importlib, json, sys
+from pathlib import Path
+from mixrepro.methods import vicinal
+from mixrepro.training.loop import train_run
+from mixrepro.training.spec import from_json
+from mixrepro.training.store import Store
+spec, path, root = from_json(json.loads(sys.argv[1])), Path(vicinal.__file__), sys.argv[2]
+train_run(spec, Store(root + "/one"), "cpu")
+path.write_text(path.read_text().replace("alpha + 1., dtype", "8 * alpha + 1., dtype"))
+train_run(spec, Store(root + "/two"), "cpu")  # what was imported is as it was
+importlib.reload(vicinal)
+train_run(spec, Store(root + "/three"), "cpu")
+"""
+
+
+def test_a_module_that_was_read_anew_trains_nothing_under_the_fingerprint_of_before(tmp_path):
+    "As %autoreload does: the edit taken back, the run would pass for one of the code of before."
+    shutil.copytree(Path(mixrepro.__file__).parent, tmp_path / "mixrepro", ignore=shutil.ignore_patterns("__pycache__"))
+    env = os.environ | dict(PYTHONPATH=str(tmp_path), MIXREPRO_HOME=str(tmp_path))
+    done = subprocess.run([sys.executable, "-c", RELOADS, json.dumps(to_json(SPEC)), tmp_path], env=env, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    assert "vicinal.py was edited after this process had read it, and may have been read anew, as %autoreload does: start Python again" in done.stderr, done.stdout + done.stderr
+    one, two, three = (Store(tmp_path / k).run(SPEC) for k in ("one", "two", "three"))
+    assert weights_of(one.folder) == weights_of(two.folder) != "" and one.made["code"] == two.made["code"] and not three.done
 
 
 @pytest.mark.parametrize("last", ["history.csv", "weights.safetensors", "environment.json", "done.json"])

@@ -1,7 +1,9 @@
 """A run that is killed ends with the same weights; the same seed gives the same weights; nothing that was kept is lost."""
 
+import errno
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -199,6 +201,13 @@ def test_a_store_that_is_a_file(tmp_path):
     with pytest.raises(OSError, match="cannot write to the store"): train_run(SPEC, Store(tmp_path / "runs"), "cpu")
 
 
+@pytest.mark.parametrize("why", [errno.ENOLCK, errno.EOPNOTSUPP], ids=os.strerror)
+def test_a_file_system_that_gives_no_locks(tmp_path, monkeypatch, why):
+    def refuse(*_): raise OSError(why, os.strerror(why))
+    monkeypatch.setattr("fcntl.flock", refuse)
+    with pytest.raises(OSError, match=f"cannot write to the store {tmp_path} .{re.escape(os.strerror(why))}.: .* set MIXREPRO_HOME"): train_run(SPEC, Store(tmp_path))
+
+
 def test_a_full_disk_keeps_the_last_checkpoint(tmp_path, monkeypatch):
     store, real, calls = Store(tmp_path), store_module.write_atomic, []
     def full(path, data):
@@ -317,6 +326,16 @@ def test_commit_where_git_is_missing_or_refuses(repository, tmp_path_factory, mo
     if git: (path / "git").write_text(f"#!/bin/sh\n{git}\n"); (path / "git").chmod(0o755)
     monkeypatch.setenv("PATH", str(path))
     assert loop.commit(repository) == ""
+
+
+def test_commit_is_of_the_clone_also_within_a_hook_of_another_one(repository, tmp_path_factory, monkeypatch):
+    head = loop.commit(repository)
+    other = tmp_path_factory.mktemp("other")
+    for words in (["init", "-q"], ["commit", "-q", "--allow-empty", "-m", "two"]):
+        subprocess.run(["git", "-c", "user.name=b", "-c", "user.email=b@b", "-C", other, *words], check=True)
+    assert loop.commit(other) not in ("", head)
+    monkeypatch.setenv("GIT_DIR", str(other / ".git")); monkeypatch.setenv("GIT_WORK_TREE", str(other))
+    assert loop.commit(repository) == head
 
 
 def test_a_run_ends_well_without_git(repository, tmp_path_factory):

@@ -406,3 +406,11 @@ def test_a_place_where_nothing_can_be_done_is_one_sentence(tmp_path, shell, said
                           env=dict(os.environ, PYTHONPATH=str(ROOT), MIXREPRO_HOME="" if "gone" in shell else str(ROOT)))
     lines = [line for line in done.stderr.splitlines() if "getcwd() failed" not in line]  # the shell's own
     assert lines == [f"mixrepro: {said}"] and done.returncode, done.stderr
+
+
+def test_what_is_started_has_an_input_stream_also_where_it_was_closed(tmp_path):
+    "Papermill ends at its import without one."
+    code = ("import subprocess, sys; from mixrepro import cli; asked = 'import os; [os.fstat(k) for k in range(3)]'\n"
+            "cli.app = lambda **_: subprocess.run([sys.executable, '-c', asked]).returncode; cli.main()")
+    for closed in ("<&-", "<&- >&- 2>&-"):
+        assert subprocess.run(f"{shlex.quote(sys.executable)} -c {shlex.quote(code)} {closed}", shell=True, timeout=100).returncode == 0, closed
