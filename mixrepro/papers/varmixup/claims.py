@@ -17,7 +17,8 @@ need("pandas")
 from scipy import stats
 
 from .autoencoders import of_mixtures, rank_p
-from ...repro.claim import OLDER, Asked, Claim, Effect, Over, Tables, by_seed, exact, seed_by_seed, times
+from ...repro.claim import (OLDER, Asked, Claim, Effect, Over, Tables, by_seed, exact, indexed, once,
+                                  seed_by_seed, times)
 from ...repro.rows import EACH
 
 _says = partial(Claim, "varmixup")
@@ -37,7 +38,7 @@ def nonlinear(method: str, factor: float, tables: Tables) -> list:  # of `Effect
     def one(where, radius, rows):
         what = f"{method} under mixup at {radius}/255" + f", {where}" * (data["data set"].nunique() > 1)
         return seed_by_seed(what, by_seed(rows.loc["mixup"]), times(by_seed(rows.loc[method]), factor), 1, unit="nats")
-    each = data.set_index("method").groupby(["data set", "radius (1/255)"], sort=False)
+    each = once("vm-fig3", data, ["data set", "radius (1/255)", "method"]).set_index("method").groupby(["data set", "radius (1/255)"], sort=False)
     return [one(*key, rows) for key, rows in each if {"mixup", method} <= set(rows.index)]
 
 # %% ../../../nbs/varmixup/05_claims.ipynb #974dd1c1
@@ -54,7 +55,7 @@ def off_manifold_helps(tables: Tables) -> list:  # of `Effect`
 # %% ../../../nbs/varmixup/05_claims.ipynb #b4098aab
 def dearer(method: str, others: tuple, tables: Tables) -> list:  # of `Effect`
     "How much more the whole training of others costs, counted; the paper's hours beside."
-    data = tables["x-cost"].set_index("method")
+    data = indexed(tables, "x-cost", "method")
     cost, hours = data["FLOPs, a run, paper's network"], data["paper (hours)"]
     return [exact(f"FLOPs of {o} over {method}", cost[o] / cost[method] - 1, hours[o] / hours[method] - 1)
             for o in others if {o, method} <= set(data.index)]
@@ -62,7 +63,7 @@ def dearer(method: str, others: tuple, tables: Tables) -> list:  # of `Effect`
 # %% ../../../nbs/varmixup/05_claims.ipynb #14818628
 def by_divergence(tables: Tables) -> list:  # of `Effect`
     "VarMixup on an MMD-VAE over VarMixup on a KL-VAE."
-    data, what = tables["vm-kl"].set_index(["metric", "method"]), "mmd-vae over kl-vae, corrupted"
+    data, what = indexed(tables, "vm-kl", "metric", "method"), "mmd-vae over kl-vae, corrupted"
     if EACH not in data: return [Effect(what, why=OLDER)]
     return [seed_by_seed(what, *(by_seed(data.loc["corrupted (%)", m]) for m in ("mmd-vae", "kl-vae")), 1)]
 
@@ -70,7 +71,7 @@ def by_divergence(tables: Tables) -> list:  # of `Effect`
 def says_more(method: str, other: str, tables: Tables,
               metrics: tuple = ("linear probe (%)", "neighbours (%)")) -> list:  # of `Effect`
     "How much more there is in the codes of one kind of autoencoder; of one for all seeds there is no interval."
-    data = tables["vm-kl"].set_index(["metric", "method"])
+    data = indexed(tables, "vm-kl", "metric", "method")
     if EACH not in data: return [Effect(f"{method} over {other}", why=OLDER)]
     def one(metric):
         what = f"{method} over {other}, {metric.removesuffix(' (%)')}"
