@@ -6,8 +6,8 @@
 __all__ = ['OLDER', 'OF_A_ROW', 'WORST', 'HEAD', 'HOW', 'SEPARATE', 'PLACE', 'Tables', 'once', 'indexed', 'number', 'Effect',
            'asked', 'freedom', 'standard_error', 'tested', 'alike', 'estimated', 'mean_of', 'unpaired', 'tabled',
            'kept_freedom', 'as_it_stands', 'by_seed', 'times', 'seed_by_seed', 'in_its_unit', 'Over', 'Paired', 'Asked',
-           'exact', 'share', 'Claim', 'Found', 'against_it', 'shown', 'alone', 'verdict', 'ledger', 'needed',
-           'interval', 'frame', 'in_words', 'page', 'tally', 'own_numbers']
+           'exact', 'share', 'Claim', 'Found', 'on_its_side', 'against_it', 'shown', 'alone', 'verdict', 'ledger',
+           'needed', 'interval', 'frame', 'in_words', 'page', 'tally', 'own_numbers']
 
 # %% ../../nbs/repro/86_claim.ipynb #82422f9d
 import math
@@ -414,18 +414,21 @@ class Found:
         return f"yes, as a coin might (p = {p:.2g})" if p >= 1 - LEVEL else "yes"
 
 # %% ../../nbs/repro/86_claim.ipynb #bb3495b4
+def on_its_side(e: Effect) -> float:
+    "How far an effect is on its claim's side of the bound, in its own unit."
+    return (e.margin - abs(e.ours)) if e.margin is not None else e.ours - e.bound
+
 def against_it(e: Effect) -> float:
     "How far an effect speaks for its claim, in standard errors; less is further against it."
-    far = (e.margin - abs(e.ours)) if e.margin is not None else e.ours - e.bound
-    if e.low is None: return math.copysign(math.inf, far) if e.exact else 0.
-    return far / (standard_error(e) or 1e-12)
+    if e.low is None: return math.copysign(math.inf, on_its_side(e)) if e.exact else 0.
+    return on_its_side(e) / (standard_error(e) or 1e-12)
 
 # %% ../../nbs/repro/86_claim.ipynb #eac5f0b8
 WORST = ["does not hold", "undecided", "holds"]  # the first that one of its effects has is a claim's
 
 def shown(f: Found) -> Effect | None:  # None: nothing was run
     "The effect that speaks most against the claim, of those that make its word."
-    return min(f.ran, key=lambda e: (WORST.index(tested(e)[0]), against_it(e)), default=None)
+    return min(f.ran, key=lambda e: (WORST.index(tested(e)[0]), against_it(e), on_its_side(e)), default=None)
 
 def alone(f: Found) -> tuple[str, float | None]:
     "The verdict for itself, and its p-value."
