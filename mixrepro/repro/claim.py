@@ -494,7 +494,7 @@ def frame(found: list[Found],
                 "verdict": verdict(f), "alone": said(alone(f)[0], f.at), "run": run(f),
                 "least effect of": e.what if e else lacks(f), **own, "p, Holm": none(f.holm), "n": e.n if e else 0,
                 "unit": e.unit if e else "", "interval over": e.over if e else "",
-                "seeds to decide": needed(e, verdict(f)) if alone(f)[0] == "undecided" else "",
+                "seeds to decide": needed(e, verdict(f)) if alone(f)[0] == "undecided" == tested(e)[0] else "",
                 "artefact": f.claim.artefact,
                 **{f"at {at}": elsewhere(other[i]) for at, other in beside.items()}}
     return pd.DataFrame([line(i, f) for i, f in enumerate(found)])
