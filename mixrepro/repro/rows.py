@@ -96,8 +96,13 @@ def in_a_cell(by: dict,  # seed -> value
 def from_a_cell(text: Any,  # from `in_a_cell`; NaN where a table has none
                 ) -> dict:  # seed -> value
     "The values again."
-    pairs = (part.split(":") for part in text.split()) if isinstance(text, str) else ()
-    return {int(seed): float(value) for seed, value in pairs}
+    pairs = [part.split(":") for part in text.split()] if isinstance(text, str) else []
+    try: found = {int(seed): float(value) for seed, value in pairs}
+    except ValueError: found = {}
+    if len(found) < len(pairs) or not all(map(math.isfinite, found.values())):
+        raise ValueError("values by seed are written as '0:91.2 1:90.7', each seed once and each number finite, got "
+                         f"{text!r}: correct the table or draw it again")
+    return found
 
 def each_seed(rows: pd.DataFrame,  # seed, and the columns that are named
               by: list[str], value: str = "value",

@@ -83,7 +83,7 @@ def one_metric(a: Asked, measured: pd.DataFrame) -> list[dict]:  # measured: its
     (ran,) = checked(measured, a.scale).values()
     means, residual = {m: Measured(by.values()) for m, by in ran.items()}, block_residual(ran)
 
-    ranks = stats.rankdata([-a.sign * v.mean for v in means.values()])
+    ranks = stats.rankdata([round(-a.sign * v.mean, 9) for v in means.values()])  # equal is equal
     def gain(m):
         if m == BASE: return {}
         e = gained(ran[m], ran[BASE], a.sign, m, among(residual, m, BASE))
@@ -102,6 +102,10 @@ def matrix_table(measured: pd.DataFrame,        # from `measured_by`
     "Means, gains over ERM with their intervals, and ranks; p-values corrected for all of them."
     if BASE not in set(measured.method):
         raise ValueError(f"gains are over {BASE!r}, which was not measured: run it with the other methods")
+    for a in every:
+        if lacks := sorted(set(measured.method) - set(measured.method[measured.metric == a.name])):
+            raise ValueError(f"{a.name} was not measured of {', '.join(lacks)}: ranks need every method in every metric; "
+                             "measure it, or leave the method out")
     found = pd.DataFrame([row for a in every for row in one_metric(a, measured[measured.metric == a.name])])
     return found.assign(**{"p, Holm": holm(found["p"])}).astype({"p": float, "p, Holm": float})
 

@@ -18,7 +18,8 @@ import pandas as pd
 
 from .parts import meaningful, setting_name
 from .settings import KNOWN
-from ...repro.claim import Asked, Claim, Effect, Over, Paired, Tables, by_seed, exact, number, seed_by_seed
+from ...repro.claim import (Asked, Claim, Effect, Over, Paired, Tables, by_seed, exact, indexed, number,
+                                  seed_by_seed)
 
 _says = partial(Claim, "noisymix")
 
@@ -245,13 +246,13 @@ NM_PARTS = (
 # %% ../../../nbs/noisymix/09_claims.ipynb #8dbca1ea
 def as_dear(method: str, base: str, columns: tuple, margin: float, tables: Tables) -> list:  # of `Effect`
     "How much more a step of one scheme takes than of another, where it can be counted."
-    data = tables["x-cost"].set_index("method")
+    data = indexed(tables, "x-cost", "method")
     def more(c): return data[c][method] / data[c][base] - 1
     return [exact(f"{c}: {method} over {base}", more(c), unit="as a ratio less 1", margin=margin) for c in columns]
 
 def as_long(method: str, margin: float, tables: Tables) -> list:  # of `Effect`
     "How much longer a step takes than AugMix's, by the clock; blocks of measurements stand for seeds."
-    r = tables["x-cost"].set_index("method").loc[method]
+    r = indexed(tables, "x-cost", "method").loc[method]
     of = "time, a step, AugMix = 1"
     low, high = (None if pd.isna(r[f"{of}: {end}"]) else float(r[f"{of}: {end}"]) - 1 for end in ("low", "high"))
     return [Effect(f"time: {method} over augmix", ours=float(r[of]) - 1, low=low, high=high, n=int(r["blocks"]),

@@ -14,7 +14,8 @@ from ...extras import need
 
 need("pandas")
 from .autoencoders import of_mixtures, rank_interval, rank_p
-from ...repro.claim import OLDER, Asked, Claim, Effect, Over, Tables, by_seed, exact, seed_by_seed, times
+from ...repro.claim import (OLDER, Asked, Claim, Effect, Over, Tables, by_seed, exact, indexed, once,
+                                  seed_by_seed, times)
 from ...repro.rows import EACH
 
 _says = partial(Claim, "varmixup")
@@ -34,7 +35,7 @@ def nonlinear(method: str, factor: float, tables: Tables) -> list:  # of `Effect
     def one(where, radius, rows):
         what = f"{method} under mixup at {radius}/255" + f", {where}" * (data["data set"].nunique() > 1)
         return seed_by_seed(what, by_seed(rows.loc["mixup"]), times(by_seed(rows.loc[method]), factor), 1, unit="nats")
-    each = data.set_index("method").groupby(["data set", "radius (1/255)"], sort=False)
+    each = once("vm-fig3", data, ["data set", "radius (1/255)", "method"]).set_index("method").groupby(["data set", "radius (1/255)"], sort=False)
     return [one(*key, rows) for key, rows in each if {"mixup", method} <= set(rows.index)]
 
 # %% ../../../nbs/varmixup/05_claims.ipynb #974dd1c1
@@ -49,7 +50,7 @@ def off_manifold_helps(tables: Tables) -> list:  # of `Effect`
 # %% ../../../nbs/varmixup/05_claims.ipynb #b4098aab
 def dearer(method: str, others: tuple, tables: Tables) -> list:  # of `Effect`
     "How much more the whole training of others costs, counted; the paper's hours beside."
-    data = tables["x-cost"].set_index("method")
+    data = indexed(tables, "x-cost", "method")
     cost, hours = data["FLOPs, a run, paper's network"], data["paper (hours)"]
     def more(of, o): return of[o] / of[method] - 1
     return [exact(f"FLOPs of {o} over {method}", more(cost, o), more(hours, o), "as a ratio less 1")
@@ -58,7 +59,7 @@ def dearer(method: str, others: tuple, tables: Tables) -> list:  # of `Effect`
 # %% ../../../nbs/varmixup/05_claims.ipynb #14818628
 def by_divergence(tables: Tables) -> list:  # of `Effect`
     "VarMixup on an MMD-VAE over VarMixup on a KL-VAE."
-    data, what = tables["vm-kl"].set_index(["metric", "method"]), "mmd-vae over kl-vae, corrupted"
+    data, what = indexed(tables, "vm-kl", "metric", "method"), "mmd-vae over kl-vae, corrupted"
     if EACH not in data: return [Effect(what, why=OLDER)]
     return [seed_by_seed(what, *(by_seed(data.loc["corrupted (%)", m]) for m in ("mmd-vae", "kl-vae")), 1)]
 
@@ -66,7 +67,7 @@ def by_divergence(tables: Tables) -> list:  # of `Effect`
 def says_more(method: str, other: str, tables: Tables,
               metrics: tuple = ("linear probe (%)", "neighbours (%)")) -> list:  # of `Effect`
     "How much more there is in the codes of one kind of autoencoder; of one for all seeds there is no interval."
-    data = tables["vm-kl"].set_index(["metric", "method"])
+    data = indexed(tables, "vm-kl", "metric", "method")
     if EACH not in data: return [Effect(f"{method} over {other}", why=OLDER)]
     def one(metric):
         what = f"{method} over {other}, {metric.removesuffix(' (%)')}"
