@@ -146,8 +146,8 @@ def reading(found: list[Row], unit: str,  # as in `page`
         how.append("Over seeds and test images: the interval allows for other seeds and for other test images "
                    "of the same kind.")
     if any("pooled" in o for o in over):
-        how.append("Pooled: one standard deviation between seeds is estimated for all methods of a column (seeds as "
-                   "blocks); a method whose own is significantly larger keeps its own.")
+        how.append("Pooled: a gain's spread between seeds is its own, moderated by that of all methods of the column "
+                   "(seeds as blocks); one whose own is significantly larger keeps its own.")
     if family and words - {"withheld", "baseline", "", "not run"}:
         how.append("Direction: row by row, uncorrected. "
                    f"Holm: the row's p-value corrected for {family} comparisons; yes where it is below .05.")

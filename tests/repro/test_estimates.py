@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings, strategies as st
 from scipy import stats
 
-from mixrepro.repro.estimates import (MOST, Estimate, Images, Mean, Measured, Published, at_seeds, block_residual, crossed, over_seeds, power,
+from mixrepro.repro.estimates import (MOST, PRIOR, Estimate, Images, Mean, Measured, Published, among, at_seeds, block_residual, crossed, over_seeds, power,
                                       seeds_to_decide, welch, with_pooled)
 from mixrepro.repro.ledger import HOLM, sheet, together
 from mixrepro.repro.rows import KEYS, gained, reported
@@ -89,7 +89,10 @@ def test_pooled_is_the_contrast_of_ordinary_least_squares():
     se = math.sqrt(c @ np.linalg.inv(x.T @ x) @ c * rest[0] / df)
     table = {f"m{i}": dict(enumerate(v[i])) for i in range(m)}
     e = gained(table["m3"], table["m0"], 1, "m3", block_residual(table))
-    assert e.pooled and (e.effect, math.sqrt(e.variance), e.df) == (pytest.approx(c @ beta), pytest.approx(se), df)
+    shared, own = block_residual(table), (v[3] - v[0]).var(ddof=1) / s
+    assert (math.sqrt(2 * shared.variance / s), shared.df) == (pytest.approx(se), df)
+    assert e.pooled and e.effect == pytest.approx(c @ beta)
+    assert (e.variance, e.df) == (pytest.approx((PRIOR * se**2 + (s - 1) * own) / (PRIOR + s - 1)), PRIOR + s - 1), "Smyth's moderated t"
 
 
 def test_pooled_intervals_cover_and_are_shorter():
@@ -101,6 +104,22 @@ def test_pooled_intervals_cover_and_are_shorter():
         hits += e.interval[0] <= 0 <= e.interval[1]; own += alone.interval[0] <= 0 <= alone.interval[1]
         mine.append(np.ptp(e.interval)); theirs.append(np.ptp(alone.interval))
     assert .925 <= hits / 800 <= .98 and .925 <= own / 800 <= .98 and np.median(mine) < .75 * np.median(theirs)
+
+
+@pytest.mark.parametrize("sds", [(1,) * 8 + (2,), (2,) + (1,) * 8, tuple(np.linspace(2, 1, 9))], ids=["one", "baseline", "each"])
+@pytest.mark.parametrize("seeds", [3, 5])
+def test_intervals_cover_where_methods_spread_unlike(sds, seeds):
+    "Up to twice another's standard deviation is what no test finds among so few seeds."
+    rng, hits, whole = np.random.default_rng(9), [], []
+    for _ in range(120):
+        v = rng.normal(size=(9, seeds)) * np.array(sds)[:, None] + rng.normal(size=(1, seeds))
+        table = {i: dict(enumerate(row)) for i, row in enumerate(v)}
+        shared = block_residual(table)
+        for m in range(1, 9):
+            e, both = gained(table[m], table[0], 1, str(m)), among(shared, m, 0)
+            for kept, of in ((hits, with_pooled(e, both)), (whole, replace(e, seeds=(2 * both.variance / seeds, both.df)) if both else e)):
+                kept.append(of.interval[0] <= 0 <= of.interval[1])
+    assert np.mean(hits) > max(.88, np.mean(whole) + .005), (np.mean(hits), np.mean(whole))
 
 
 def test_a_method_that_spreads_more_keeps_its_own():
