@@ -52,6 +52,8 @@ docs: install
 lab: install
 	@.venv/bin/python -m jupyterlab $$(test "$$(id -u)" != 0 || echo --allow-root) nbs/index.ipynb
 
+# One thread: with two a sum rounds otherwise, and the example's network is another.
+readme: export OMP_NUM_THREADS = 1
 readme: install
 	@.venv/bin/python -m nbconvert --to notebook --execute --inplace --log-level WARN nbs/index.ipynb
 	@.venv/bin/python -c 'from nbdev.clean import nbdev_clean; nbdev_clean("nbs/index.ipynb")'
