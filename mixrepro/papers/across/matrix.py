@@ -104,8 +104,8 @@ def matrix_table(measured: pd.DataFrame,        # from `measured_by`
         raise ValueError(f"gains are over {BASE!r}, which was not measured: run it with the other methods")
     for a in every:
         if lacks := sorted(set(measured.method) - set(measured.method[measured.metric == a.name])):
-            raise ValueError(f"{a.name} was not measured of {', '.join(lacks)}: ranks need every method in every metric; "
-                             "measure it, or leave the method out")
+            raise ValueError(f"{a.name} was not measured of {', '.join(lacks)}: ranks need every method in every "
+                             "metric; measure it, or leave the method out")
     found = pd.DataFrame([row for a in every for row in one_metric(a, measured[measured.metric == a.name])])
     return found.assign(**{"p, Holm": holm(found["p"])}).astype({"p": float, "p, Holm": float})
 

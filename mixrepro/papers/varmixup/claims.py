@@ -35,7 +35,8 @@ def nonlinear(method: str, factor: float, tables: Tables) -> list:  # of `Effect
     def one(where, radius, rows):
         what = f"{method} under mixup at {radius}/255" + f", {where}" * (data["data set"].nunique() > 1)
         return seed_by_seed(what, by_seed(rows.loc["mixup"]), times(by_seed(rows.loc[method]), factor), 1, unit="nats")
-    each = once("vm-fig3", data, ["data set", "radius (1/255)", "method"]).set_index("method").groupby(["data set", "radius (1/255)"], sort=False)
+    place = ["data set", "radius (1/255)"]
+    each = once("vm-fig3", data, [*place, "method"]).set_index("method").groupby(place, sort=False)
     return [one(*key, rows) for key, rows in each if {"mixup", method} <= set(rows.index)]
 
 # %% ../../../nbs/varmixup/05_claims.ipynb #974dd1c1
