@@ -12,7 +12,7 @@ from conftest import ROOT
 from test_gates import ARTEFACT, NOTEBOOKS
 
 LIBRARY = [p for p in NOTEBOOKS if not re.match(ARTEFACT, p.name) and p.stem != "index"]
-NUMBER = re.compile(r"[-+−]?\d[\d.,]*(e[-+]?\d+)?")
+NUMBER = re.compile(r"[-+−]?\d([\d.,]*\d)?(e[-+]?\d+)?")
 
 
 def words(output) -> str:
@@ -51,4 +51,4 @@ def test_words_are_compared_and_digits_are_not():
     cell = lambda *texts: nbformat.v4.new_code_cell("1", outputs=[out(t) for t in texts])
     assert shown(cell("agrees (+2.00,  -2.5 to 6.5)")) == shown(cell("agrees (-1.0, 3 to 4)")) != shown(cell("undecided (+2.00, -2.5 to 6.5)"))
     assert shown(cell("one ", "two")) == shown(cell("one two")) and shown(cell("below /tmp/abc")) == [] != shown(cell("below"))
-    assert shown(cell("27 claims: a")) != shown(cell("28 claims: a b"))
+    assert shown(cell("27 claims: a")) != shown(cell("28 claims: a b")) and shown(cell("p 0.5, 1")) == shown(cell("p 1e-5, 1"))
