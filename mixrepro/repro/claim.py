@@ -192,10 +192,7 @@ def as_it_stands(row: pd.Series, what: str,
     if n < 2: raise ValueError(f"{what}: an interval of {n} seeds: correct its table or draw it again")
     if p is None: p = p_of(effect, low, high, n)
     elif 0 < p <= 1: df = kept_freedom(effect, low, high, p)
-    if bound:
-        by = df or n - 1
-        far = 2 * abs(effect - bound) / (high - low)
-        p = float(2 * stats.t.sf(far * stats.t.ppf(.5 + LEVEL / 2, by), by))
+    if bound: p = p_of(effect - bound, low - bound, high - bound, (df or n - 1) + 1)
     return replace(found, p=p, df=df)
 
 # %% ../../nbs/repro/86_claim.ipynb #c6b7300b
