@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['PART', 'ADVICE', 'LARGEST_TEXT', 'OF_ANOTHER_CLONE', 'retold', 'explained', 'flush_folder', 'stage', 'write_together',
-           'write_atomic', 'sha256', 'home', 'clone', 'in_a_line', 'several', 'worded', 'write_if_changed',
-           'system_locks', 'lock_holder', 'set_aside', 'TooLarge', 'small_text', 'check_bytecode', 'for_git']
+           'write_atomic', 'sha256', 'check_typed', 'home', 'clone', 'in_a_line', 'several', 'worded',
+           'write_if_changed', 'system_locks', 'lock_holder', 'set_aside', 'TooLarge', 'small_text', 'check_bytecode',
+           'for_git']
 
 # %% ../nbs/01_files.ipynb #1ee2fde5
 import contextlib
@@ -107,8 +108,17 @@ def sha256(what: bytes | str | os.PathLike,  # content as bytes, or the path of 
     with open(what, "rb") as f: return hashlib.file_digest(f, "sha256").hexdigest()
 
 # %% ../nbs/01_files.ipynb #7f9b0e5d
+def check_typed(path: str | os.PathLike, name: str = "") -> None:  # name: of the variable that holds it
+    "Refuse a path below the home folder of nobody, and one whose links lead in a circle."
+    try: Path(path).expanduser().resolve()
+    except OSError: return  # whoever opens it says why
+    except RuntimeError as e:
+        why = "a link in it leads to itself" if "loop" in str(e) else "nobody of that name has a home folder here"
+        raise ValueError(f"{name}{'=' * bool(name)}{os.fspath(path)} leads nowhere, {why}: correct it") from None
+
 def home() -> Path:
     "The project's folder: MIXREPRO_HOME, or the nearest folder upwards that holds the notebooks, or the current one."
+    check_typed(os.environ.get("MIXREPRO_HOME", ""), "MIXREPRO_HOME")
     if os.environ.get("MIXREPRO_HOME"): return Path(os.environ["MIXREPRO_HOME"]).expanduser().resolve()
     here = Path.cwd()
     return next((p for p in (here, *here.parents) if (p / "settings.ini").is_file() and (p / "nbs").is_dir()), here)

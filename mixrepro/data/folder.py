@@ -21,7 +21,7 @@ import warnings
 from collections.abc import Callable, Container, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from os import cpu_count
 from os.path import isfile
 from pathlib import Path
@@ -284,6 +284,9 @@ def added(name: str, root: str | Path | None = None) -> Added | None:  # root: a
     except (OSError, ValueError): found = None
     try: return Added(**{k: tuple(v) if isinstance(v, list) else v for k, v in found.items()})
     except (TypeError, AttributeError) as e:
+        if isinstance(found, dict) and (own := {f.name for f in fields(Added)}) < found.keys():
+            raise ValueError(f"{path} is of a newer version of mixrepro, {min(found.keys() - own)!r} is not known here: "
+                             "call that one, or add the folder again under another name") from e
         raise ValueError(f"{path} is not what was written: add the folder again with `mixrepro data add {name}`") from e
 
 def added_names(root: str | Path | None = None) -> list[str]:  # root: as for `load`

@@ -21,7 +21,7 @@ from PIL import ExifTags, Image, ImageFile
 from torch import Tensor
 
 from ..extras import Lazy
-from ..files import home, in_a_line, retold
+from ..files import check_typed, home, in_a_line, retold
 
 SPLITS = ("train", "test")
 
@@ -168,12 +168,14 @@ def integer_labels(labels: Sequence[int] | np.ndarray | Tensor | None,  # intege
 # %% ../../nbs/data/01b_images.ipynb #c3ac18c2
 def typed(path: str | Path) -> Path:
     "A path as a person types it."
+    check_typed(path)
     return Path(path).expanduser()
 
 # %% ../../nbs/data/01b_images.ipynb #5e96b82a
 def data_root(root: str | Path | None = None,  # None: MIXREPRO_DATA, else `data` in the project's folder
               ) -> Path:
     "The folder that holds the data sets."
+    if not root: check_typed(os.environ.get("MIXREPRO_DATA", ""), "MIXREPRO_DATA")
     return typed(root or os.environ.get("MIXREPRO_DATA") or home() / "data")
 
 def remedy(name: str,   # of a data set that can be fetched

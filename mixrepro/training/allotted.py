@@ -9,6 +9,7 @@ __all__ = ['MOMENT', 'kind', 'timed', 'seconds_left', 'OutOfTime', 'until', 'che
 import os
 import time
 
+from ..core import brought
 from .spec import Spec
 from .standing import seconds_of
 from .store import Run, Store, load_checkpoint
@@ -45,7 +46,8 @@ class OutOfTime(RuntimeError):
 
 def until() -> float | None:
     "The moment at which the allotted time ends; None where it has no end."
-    return float(os.environ[MOMENT]) if os.environ.get(MOMENT) else None
+    hint = "the seconds since 1970 at which it ends, as 'mixrepro reproduce --minutes' sets it"
+    return brought(os.environ[MOMENT], float, MOMENT, hint=hint) if os.environ.get(MOMENT) else None
 
 def check_begin(run: Run, store: Store) -> None:
     "Refuse to begin a run that would not end in time; one of a kind that was never run may begin."

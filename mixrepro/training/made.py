@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['TRAINING', 'LOOKED_UP', 'BESIDE', 'AS_EVER', 'WAY', 'CHEAP', 'AS_IT_IS', 'texts_in', 'spoken_by', 'reached_by',
            'written_otherwise', 'code_of', 'file_of_split', 'indices_of', 'check_indices', 'installed', 'made_now',
-           'write_table', 'changes', 'since', 'OtherCode', 'as_seconds', 'again', 'caveats']
+           'write_table', 'changes', 'since', 'OtherCode', 'as_seconds', 'check_way', 'again', 'caveats']
 
 # %% ../../nbs/training/50b_made.ipynb #62a7ba12
 import json
@@ -18,7 +18,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from ..core import spelled
+from ..core import pick, spelled
 from ..data.augment import AUGMENTS
 from ..data.contents import content_of
 from ..data.datasets import DATASETS, STATS
@@ -172,11 +172,16 @@ def as_seconds(value: object) -> float | None:
     "A time that something took; None where it is none."
     return float(value) if isinstance(value, (int, float)) and 0 <= value < math.inf else None
 
+def check_way() -> None:
+    "Refuse a wish that nobody here understands: it would be none."
+    pick(f"value of {WAY}", os.environ.get(WAY, ""), ("", "refresh", "as-is"))
+
 def again(what: str,              # what is of other code
           why: str,               # what changed
           seconds: float | None,  # that it took last time; None where nobody knows
           ) -> bool:              # False: it is shown as it is
     "Whether something that is of other code is made again; a refusal where that must be decided."
+    check_way()
     way, seconds = os.environ.get(WAY, ""), as_seconds(seconds)
     if way == "as-is":
         shown = AS_IT_IS.setdefault(why, [])

@@ -41,7 +41,7 @@ from ..papers.catalogue import ARTEFACTS, find
 from ..repro.artefact import cells, lacking, state
 from ..repro.scale import scale
 from ..training.allotted import seconds_left, timed
-from ..training.made import CHEAP, WAY, OtherCode
+from ..training.made import CHEAP, WAY, OtherCode, check_way
 from ..training.spec import Spec, from_json, name_of, to_json
 from ..training.standing import lines_on, other, report_on, seconds_of
 from ..training.store import WRITTEN, Run, Store, vouched
@@ -272,6 +272,7 @@ def unfinished(todo: dict, base: Path) -> list[dict]:
 # %% ../../nbs/workflow/92_jobs.ipynb #5ad64a97
 def check_standing(todo: dict, base: Path) -> list[str]:
     "What is to be said of the runs of a plan; a refusal where it must be decided whether to make them again."
+    check_way()
     runs = [run for name in todo["groups"] for run in planned(name, base)]
     of_other, _ = report_on(runs)
     lines, old = lines_on(runs), [run for rs in of_other.values() for run in rs]
@@ -406,7 +407,7 @@ def environment(base: Path) -> dict:
         env["XDG_CACHE_HOME"] = str(work / "cache")
     if not takes_files(given.get("MPLCONFIGDIR") or base): env.pop("MPLCONFIGDIR", None)
     # It is called in another folder than this.
-    if given.get("MIXREPRO_DATA"): env["MIXREPRO_DATA"] = os.path.abspath(os.path.expanduser(given["MIXREPRO_DATA"]))
+    if given.get("MIXREPRO_DATA"): env["MIXREPRO_DATA"] = os.path.abspath(data_root())
     if given.get("PYTHONPATH"):
         env["PYTHONPATH"] = os.pathsep.join(map(os.path.abspath, given["PYTHONPATH"].split(os.pathsep)))
     return env

@@ -124,6 +124,9 @@ def test_a_run_that_was_written_while_it_was_looked_at_is_no_damaged_one(run, mo
 def test_what_was_dear_waits_for_a_decision(run, edited, monkeypatch):
     monkeypatch.setattr(made, "CHEAP", 0.)
     edited(*ALPHA)
+    with monkeypatch.context() as patch, pytest.raises(ValueError, match=f"unknown value of {WAY} 'as is': did you mean 'as-is'"):
+        patch.setenv(WAY, "as is")
+        train_run(SPEC, Store(run.folder.parents[1]), "cpu")
     with pytest.raises(OtherCode, match="draw_lambda changed; call with --refresh to make it again .* or with --as-is"): train_run(SPEC, Store(run.folder.parents[1]), "cpu")
     monkeypatch.setenv(WAY, "as-is")
     old = (run.folder / "done.json").read_bytes()
@@ -349,6 +352,22 @@ def test_a_run_that_says_nothing_of_what_made_it_is_set_aside_though_it_is_seale
     said.pop("sealed")
     (run.folder / "done.json").write_text(json.dumps(said | dict(sealed=store_module.sha256(json.dumps(said, sort_keys=True).encode()))))
     assert lines_on([run]) == [] and not run.done and "done.json is corrupt (it is not what was written)" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("where", ["a field of the run", "a hyper-parameter", "what made it"])
+def test_a_run_of_a_newer_version_is_neither_set_aside_nor_trained_again(where, run, capsys):
+    "A later field that has its default is no part of the name, so the name is the same in both."
+    what, said = (json.loads((run.folder / f).read_text()) for f in ("spec.json", "done.json"))
+    if where == "a field of the run": what["spec"]["of_a_newer_version"] = 0
+    elif where == "a hyper-parameter": what["spec"]["method_args"]["of_a_newer_version"] = 0
+    else: said["made"]["of_a_newer_version"] = [1]
+    (run.folder / "spec.json").write_text(json.dumps(what))
+    said = {k: v for k, v in said.items() if k != "sealed"} | {"spec.json": store_module.sha256(run.folder / "spec.json")}
+    (run.folder / "done.json").write_text(json.dumps(said | dict(sealed=store_module.sha256(json.dumps(said, sort_keys=True).encode()))))
+    before = {f.name: f.read_bytes() for f in run.folder.iterdir() if f.is_file()}
+    with pytest.raises(store_module.Newer, match=f"of a newer version of mixrepro.*of_a_newer_version.*call that one, or move {run.folder} away"):
+        train_run(SPEC, Store(run.folder.parents[1]), "cpu")
+    assert {f.name: f.read_bytes() for f in run.folder.iterdir() if f.is_file()} == before and capsys.readouterr().err == ""
 
 
 @pytest.mark.parametrize("payload", [b"", b"no archive", b"PK\x03\x04" + bytes(50)])

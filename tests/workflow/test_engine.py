@@ -296,6 +296,17 @@ def test_a_name_that_the_terminal_cannot_show(tmp_path):
     assert "no notebooks under" in sentence(done)
 
 
+@pytest.mark.parametrize("name", ["MIXREPRO_HOME", "MIXREPRO_DATA"])
+@pytest.mark.parametrize("path, why", [("~nosuchuser/x", "nobody of that name has a home folder here"), ("round/x", "a link in it leads to itself")])
+def test_a_variable_that_leads_nowhere(name, path, why, tmp_path):
+    if path == "round/x":
+        (tmp_path / "round").symlink_to(tmp_path / "round")
+        try: (tmp_path / "round").resolve()
+        except RuntimeError: pass
+        else: pytest.skip("this Python follows it as far as it leads: whoever opens it is refused")
+    assert f"{name}={path} leads nowhere, {why}" in sentence(mixrepro_here("data", "list", cwd=tmp_path, **{name: path}))
+
+
 @pytest.mark.parametrize("args, message", [
     (("reproduce", "--cores", "-1"), "Invalid value for '--cores'"),
     (("reproduce", ID, *SMOKE, "-p", "word=a", "-p", "word=b"), "word is given more than once"),
