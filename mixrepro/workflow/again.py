@@ -19,10 +19,11 @@ need("pandas")
 import pandas as pd
 
 from ..files import for_git, write_atomic
+from ..repro.claim import VERDICTS
+from ..repro.ledger import DIRECTIONS
 
 # %% ../../nbs/workflow/98_again.ipynb #1383da3c
-SIDES = {"holds": 1, "same direction": 1, "gain": 1, "no difference": 0, "does not hold": -1, "opposite direction": -1,
-         "loss": -1, "undecided": None}
+SIDES = dict(zip(VERDICTS, (1, -1, None))) | dict(zip(DIRECTIONS, (1, -1, 1, -1, 0)))  # as far as a verdict takes one
 
 def side(verdict: str,    # of a claim, or the direction of a comparison; "undecided" with or without what would decide
          ) -> int | None:  # 1, -1; 0: no difference; None: undecided

@@ -6,9 +6,9 @@
 __all__ = ['DEEP', 'SHARES', 'ON_PAR', 'ROWS', 'NAMES', 'NOTE_NAMES', 'FEATURES', 'ASKED', 'SPLITS', 'FOLDS', 'FEW', 'at_hand',
            'results', 'clocks', 'tidy', 'differences', 'counted', 'sign_test', 'note_counts', 'printed_means', 'lead',
            'best_in_print', 'manufactured', 'if_chosen', 'note_gain', 'mean_sd', 'beside_note', 'summary', 'worded',
-           'over_sets', 'coin', 'tried_words', 'tidy_together', 'which_tables', 'all_rows', 'five_seeds', 'by_split',
-           'splits_tried', 'table_name', 'cut_at', 'draw_ordered', 'draw_histogram', 'draw_named', 'draw_differences',
-           'how_drawn']
+           'over_sets', 'gaining', 'coin', 'tried_words', 'tidy_together', 'which_tables', 'all_rows', 'five_seeds',
+           'by_split', 'splits_tried', 'table_name', 'cut_at', 'draw_ordered', 'draw_histogram', 'draw_named',
+           'draw_differences', 'how_drawn']
 
 # %% ../../../nbs/genlabel/03b_tables.ipynb #caa33611
 import hashlib
@@ -232,6 +232,12 @@ def over_sets(found: pd.DataFrame, pair: str, at: str) -> str:  # from `summary`
     return (f"{pair.replace(' - ', ' minus ')}: {plus(r['mean'])} points{ends} on average over {r.sets:.0f} "
             f"set{'s' * int(r.sets > 1)}{p}; higher in {r.higher:.0f}, on par in {r.on_par:.0f}, lower in "
             f"{r.lower:.0f}. The claim that this mean is above 0: {word}.")
+
+def gaining(found: pd.DataFrame, pair: str) -> str:  # from `summary`, one of its rows
+    "A sentence: in how many sets the one is above the other, by how little whatever, and the sign test of it."
+    r, (one, other) = found.loc[pair], pair.split(" - ")
+    p = f" (two-sided sign test against one half: p = {r.sign:.2g})" if r.sign == r.sign else ""
+    return f"{one} is above {other} in {r.up:.0f} sets and below it in {r.down:.0f}{p}."
 
 def coin(id: str) -> str:  # an artefact whose note prints a count
     "A sentence: a count of the note, and its p-value by the sign test."

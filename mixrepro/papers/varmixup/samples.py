@@ -4,8 +4,7 @@
 
 # %% auto #0
 __all__ = ['WAYS', 'SUBSETS', 'PAIRED', 'OF_SETS', 'pixels', 'reconstructions', 'codes', 'unmixed', 'way', 'ways_of', 'batches',
-           'draws', 'mixed', 'apart', 'distances', 'by_chance', 'added', 'with_images', 'of_sets', 'larger', 'sureness',
-           'ways']
+           'draws', 'mixed', 'apart', 'distances', 'by_chance', 'added', 'with_images', 'of_sets', 'sureness', 'ways']
 
 # %% ../../../nbs/varmixup/02_samples.ipynb #c5d4bb93
 from collections.abc import Callable, Iterable, Iterator
@@ -26,7 +25,6 @@ from ...metrics.distances import Described, compare, describe, near_frechet, wei
 from ...metrics.features import Extractor
 from ...metrics.influence import influence
 from ...repro.estimates import Images
-from ...repro.scale import said
 
 # %% ../../../nbs/varmixup/02_samples.ipynb #8917ef00
 def pixels(x: Tensor, mix: Mix) -> Tensor: return mix(x)  # images float (B, C, H, W) -> the same
@@ -158,21 +156,6 @@ def of_sets(data: pd.DataFrame,  # from `Study.table`, with its words
     "What the intervals are over, in the words of this figure."
     over = data["interval over"]
     return data.assign(**{"interval over": over.where(over == "", over + ", one autoencoder")}) if once else data
-
-# %% ../../../nbs/varmixup/02_samples.ipynb #4f69d4e1
-def larger(table: pd.DataFrame,  # of the ledger, gains over Mixup
-           dataset: str,
-           metric: str,          # "FID" or "KID"
-           labels: dict,         # id -> name to show
-           at: str,              # the scale that was run
-           ) -> list[str]:
-    "Whether VarMixup's images are further away than Mixup's, as the paper says, in a sentence."
-    mine = (table["data set"] == dataset) & (table.metric == metric) & (table.method == "varmixup")
-    row = table[mine].dropna(axis=1).iloc[0].rename(lambda name: name.split(" (")[0])
-    says = {"loss": "does not hold: the sign is contrary", "gain": "holds"}.get(row.direction, row.direction)
-    where, ends = labels.get(dataset, dataset), ", ".join(f"{v:+.3f}" for k, v in row.items() if k.startswith("gain "))
-    number = f"{row['our gain']:+.3f}" + f" [{ends}]" * bool(ends)
-    return [said(f"That VarMixup's {metric} is larger than Mixup's on {where} {says} ({number}).", at)]
 
 # %% ../../../nbs/varmixup/02_samples.ipynb #60dbf004
 def sureness(bins: dict,  # count, confidence, accuracy, from `pooled`
