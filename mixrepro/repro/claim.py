@@ -29,7 +29,7 @@ from ..core import pick
 from .decided import p_of
 from .estimates import (LEVEL, MOST, Estimate, Measured, Published, Shared, among, block_residual,
                                       no_spread, over_seeds, plus, seeds_to_decide, welch)
-from .figures import DATA_LABELS, LABELS, NETWORK_LABELS
+from .figures import DATA_LABELS, LABELS, MEASURE_LABELS, NETWORK_LABELS
 from .rows import EACH, from_a_cell, gained
 from .scale import said
 from .verdicts import holm
@@ -511,7 +511,7 @@ HOW = ("The paper's numbers: whether the claim follows from what the paper print
        "Two rows whose contrast is in no table are paired by seed; that interval is over seeds alone.")
 SEPARATE = "Unpaired, where a table is older than the values of its seeds: {}."
 
-PLACE = re.compile(rf"(?<![\w-])({'|'.join(map(re.escape, DATA_LABELS | NETWORK_LABELS))})(?![\w-])")
+PLACE = re.compile(rf"(?<![\w-])({'|'.join(map(re.escape, DATA_LABELS | NETWORK_LABELS | MEASURE_LABELS))})(?![\w-])")
 
 def in_words(effect: str,        # "varmixup over mixup, cifar10-c"
              labels: dict = {},  # id -> name, beside those that are always the same

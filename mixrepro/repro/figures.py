@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['COLUMN', 'PAGE', 'STYLE', 'COLOURS', 'MARKERS', 'LINES', 'HATCHES', 'LOOKS', 'LOOK', 'DATA_LABELS', 'NETWORK_LABELS',
-           'CHOICE_LABELS', 'LABELS', 'PLACES', 'DIGITS', 'NAMED', 'NOT_RUN', 'SHOWN_HERE', 'HEAD', 'use_style',
-           'read_looks', 'named', 'line', 'bar', 'compact', 'round_number', 'rounded', 'named_by_content', 'picture',
-           'save', 'folded', 'told', 'led_here', 'pictures_of', 'entry', 'contents', 'gallery']
+           'CHOICE_LABELS', 'MEASURE_LABELS', 'LABELS', 'PLACES', 'DIGITS', 'NAMED', 'NOT_RUN', 'SHOWN_HERE', 'HEAD',
+           'use_style', 'read_looks', 'named', 'line', 'bar', 'compact', 'round_number', 'rounded', 'named_by_content',
+           'picture', 'save', 'folded', 'told', 'led_here', 'pictures_of', 'entry', 'contents', 'gallery']
 
 # %% ../../nbs/repro/83_figures.ipynb #f0344b15
 import io
@@ -123,8 +123,9 @@ NETWORK_LABELS = {"small-cnn": "small CNN", "small-cnn-3": "small CNN, 3 convolu
 CHOICE_LABELS = {"sgd": "SGD", "adam": "Adam", "crop": "crops (by 4 px)", "crop-flip": "crops (by 4 px) and flips",
                  "crop2": "crops (by 2 px)", "crop2-flip": "crops (by 2 px) and flips",
                  "resized-crop": "resized crops and flips"}
+MEASURE_LABELS = {"nll": "NLL", "aurra": "AURRA", "rms": "RMS"}
 LABELS = ({id: look["label"] for id, look in LOOK.items()} | DATA_LABELS | NETWORK_LABELS
-          | CHOICE_LABELS)  # names to show, for tables as for figures
+          | CHOICE_LABELS | MEASURE_LABELS)  # names to show, for tables as for figures
 
 # %% ../../nbs/repro/83_figures.ipynb #304932f2
 def named(text: str,  # "features of a small-cnn trained on digits by erm"

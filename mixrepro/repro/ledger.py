@@ -20,6 +20,7 @@ import pandas as pd
 from ..core import pick
 from .estimates import (LEVEL, MOST, Measured, Published, d2, no_spread, over_seeds, plus, signed,
                                       t_interval)
+from .figures import MEASURE_LABELS, named
 from .rows import (EACH, KEYS, Row, by_cell, checked, corrected, gained, in_a_cell, one_row, paired,
                                  reported, rows)
 from .scale import banner
@@ -108,7 +109,8 @@ def title(found: list[Row], w: Words) -> str:
     "What stands above a column: where it was measured, and what its intervals stand for."
     first, over = found[0], [r.gain.over for r in found if r.gain.low is not None]
     where = f", measured on {w.show(first.dataset)}, {w.show(first.metric)}" if first.dataset else ", not run"
-    return f"**{w.show(first.column)}**{where}" + (f"; intervals over {in_a_word(over)}" if over else "")
+    over = f"; intervals over {in_a_word(over)}" if over else ""
+    return named(f"**{w.show(first.column)}**{where}{over}", *MEASURE_LABELS)
 
 # %% ../../nbs/repro/82_ledger.ipynb #2c5a5d9e
 def block(found: list[Row],     # the rows of one column

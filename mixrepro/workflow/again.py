@@ -153,4 +153,4 @@ def made_again(figures: Path) -> str:  # of a scale -> a sentence; empty where n
     return (f"Made again from nothing on a processor of another kind ({both.processor[0]}), {same} of "
             f"{same + sum(one) + differently} verdicts on claims were the same, {sum(one)} were decided on one of the "
             f"two machines only, and {differently or 'none'} {'was' if differently == 1 else 'were'} decided "
-            "differently.")
+            "differently; what the code has changed since then in these tables counts as a difference, too.")
