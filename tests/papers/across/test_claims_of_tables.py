@@ -6,7 +6,7 @@ import pytest
 from mixrepro.files import home
 from mixrepro.papers.across.claims import EVERY_CLAIM
 from mixrepro.repro import claim as asked
-from mixrepro.repro.claim import Tables, alone, frame, ledger, shown
+from mixrepro.repro.claim import Tables, alone, answered, frame, ledger, shown
 
 TABLES = home() / "figures" / "embedded"
 
@@ -35,6 +35,14 @@ def test_a_word_and_its_p_value_agree(found):
         if word == "holds" and ps: assert p == max(ps), f.claim.says
         if p is not None and word in ("holds", "does not hold"): assert p < .05, f.claim.says
         if word != "not run" and word != "undecided": assert asked.tested(shown(f))[0] == word, f.claim.says
+
+
+@pytest.mark.parametrize("id", ["vm-transfer", "vm-fig4", "gl-genmix-toy"])
+def test_a_headline_says_of_a_claim_what_the_ledger_says_of_it_alone(id, found):
+    mine = [f for f in found if f.claim.artefact == id]
+    said = answered(EVERY_CLAIM, id, Tables(TABLES)[id], {}, "embedded")
+    assert mine and [s.partition(", uncorrected (")[0] for s in said] == [f"{f.claim.says.rstrip('.')}: {alone(f)[0]}" for f in mine]
+    assert all(f"; {len(f.ran)} of {len(f.effects)} comparisons run)" in s for f, s in zip(mine, said) if len(f.ran) < len(f.effects))
 
 
 def of(says): return next(c for c in EVERY_CLAIM if c.says == says)

@@ -12,7 +12,8 @@ from scipy import stats
 from mixrepro.data.tabular import COLLECTIONS, NOTE, tabular
 from mixrepro.papers.genlabel.openml import protocols
 from mixrepro.papers.genlabel.settings import ARTEFACTS, OpenML
-from mixrepro.papers.genlabel.tables import (SPLITS, all_rows, at_hand, beside_note, by_split, coin, counted, differences, manufactured, note_counts,
+from mixrepro.papers.genlabel.claims import more_sets
+from mixrepro.papers.genlabel.tables import (FEATURES, SPLITS, all_rows, at_hand, beside_note, by_split, coin, counted, differences, gaining, manufactured, note_counts,
                                              note_gain, over_sets, printed_means, results, sign_test, splits_tried, summary, tidy,
                                              tried_words)
 
@@ -89,6 +90,16 @@ def test_verdicts_come_from_the_interval_and_are_withheld_at_smoke():
     pair = "GenLabel (CV) - Mixup"
     assert over_sets(good, pair, "embedded").endswith("above 0: holds.") and over_sets(bad, pair, "embedded").endswith("above 0: does not hold.")
     assert over_sets(open_, pair, "embedded").endswith("above 0: undecided.") and over_sets(good, pair, "smoke").endswith("above 0: withheld.")
+
+
+def test_a_headline_counts_the_sets_that_its_claim_counts():
+    "By however little one is above the other, of the sets with few columns; on par is another question."
+    mine = rows([2., .1, .2, -3., 0., 4.], spread=0., methods=("no-intrusion", "mixup"))
+    mine.loc[mine.table == "t5", "d"] = FEATURES + 1
+    found, = more_sets("gl-intrusion", "no-intrusion", "mixup", {"gl-intrusion": mine})
+    few = summary(mine[mine.d <= FEATURES], [("no-intrusion", "mixup")])
+    assert (found.ours, found.n) == (3 / 4, 4) and f"p = {found.p:.2g})" in gaining(few, "Mixup + excluding MI - Mixup")
+    assert gaining(few, "Mixup + excluding MI - Mixup").startswith("Mixup + excluding MI is above Mixup in 3 sets and below it in 1 (two-sided sign test")
 
 
 def test_the_experiments_are_the_notes_and_the_codes():
