@@ -285,7 +285,8 @@ def added(name: str, root: str | Path | None = None) -> Added | None:  # root: a
     try: return Added(**{k: tuple(v) if isinstance(v, list) else v for k, v in found.items()})
     except (TypeError, AttributeError) as e:
         if isinstance(found, dict) and (own := {f.name for f in fields(Added)}) < found.keys():
-            raise ValueError(f"{path} is of a newer version of mixrepro, {min(found.keys() - own)!r} is not known here: "
+            more = min(found.keys() - own)
+            raise ValueError(f"{path} is of a newer version of mixrepro, {more!r} is not known here: "
                              "call that one, or add the folder again under another name") from e
         raise ValueError(f"{path} is not what was written: add the folder again with `mixrepro data add {name}`") from e
 
