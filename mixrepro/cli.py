@@ -54,6 +54,7 @@ from .files import (ADVICE, clone, explained, home, in_a_line, several, sha256, 
 from .papers.index import PAPERS, entries, entry_of
 from .repro.entry import PROFILES, profile_of, state
 from .workflow.listed import lines_kept
+from .workflow.parameters import check_parameters
 
 # %% ../nbs/workflow/93_cli.ipynb #83645109
 catalogue, artefact = Lazy("mixrepro.papers.catalogue"), Lazy("mixrepro.repro.artefact")
@@ -441,6 +442,9 @@ def reproduce(context: typer.Context,
         if names.count(name) == 1: continue
         raise ValueError(f"{name} is given more than once: give it once, the profile by --profile")
     checked(profile, ids)
+    given = dict(p.split("=", 1) for p in parameter)
+    for e in map(entry_of, ids or []):  # before PyTorch is imported
+        if (base / e.notebook).is_file(): check_parameters(base / e.notebook, given)
     decision = way(refresh, as_is)
     need("snakemake", "papermill", "ipykernel")
     # In `-- --dag | dot` the output is Snakemake's.
@@ -449,7 +453,7 @@ def reproduce(context: typer.Context,
           contextlib.redirect_stdout(sys.stderr if extra else sys.stdout)):
         news = late = False
         for some in rounds(ids, profile, base):
-            todo = workflow.jobs(some, profile, dict(p.split("=", 1) for p in parameter), base)
+            todo = workflow.jobs(some, profile, given, base)
             if not (extra or on_cpu): workflow.check_gpu(todo, base)
             wanting = "" if extra else workflow.check_fetched(todo, base)
             announce(todo, base)
