@@ -4,16 +4,16 @@
 
 # %% auto #0
 __all__ = ['catalogue', 'artefact', 'scales', 'allotted_time', 'fingerprints', 'specifications', 'contents', 'standing', 'stores',
-           'workflow', 'drawings', 'warm', 'app', 'KEPT', 'BEGUN', 'PATIENCE', 'TRIAL', 'BENCHES', 'data_app', 'Root',
-           'Once', 'Verbs', 'tell_version', 'about', 'sources', 'named', 'package', 'absent', 'origin', 'remedy',
-           'lacking', 'rows', 'said_of_runs', 'list_', 'checked', 'foreign', 'announce', 'follow', 'times', 'executed',
-           'looked_at', 'unwritten', 'otherwise_drawn', 'Stopped', 'heard', 'Interrupted', 'deafen',
+           'workflow', 'drawings', 'warm', 'app', 'KEPT', 'BEGUN', 'PATIENCE', 'SHEET', 'TRIAL', 'BENCHES', 'data_app',
+           'Root', 'Once', 'Verbs', 'tell_version', 'about', 'sources', 'named', 'package', 'absent', 'origin',
+           'remedy', 'lacking', 'rows', 'said_of_runs', 'list_', 'checked', 'foreign', 'announce', 'follow', 'times',
+           'executed', 'looked_at', 'unwritten', 'otherwise_drawn', 'Stopped', 'heard', 'Interrupted', 'deafen',
            'telling_what_is_kept', 'put_an_end', 'handed', 'check_done', 'moment', 'passed_on', 'allotted', 'way',
-           'rounds', 'tell_left', 'PassOn', 'reproduce', 'complaint', 'edited', 'show', 'compare', 'report',
-           'make_report', 'outputs', 'adopt_figures', 'adopt', 'packages', 'prefix_of_kernel', 'kernel', 'trial',
-           'set_aside', 'spoilt', 'checks', 'doctor', 'bench', 'data_get', 'data_about', 'data_rows', 'data_verify',
-           'data_add', 'every_kind', 'data_make', 'data_split', 'placed', 'unnamed', 'refused', 'check_package',
-           'open_all', 'main']
+           'rounds', 'tell_left', 'PassOn', 'reproduce', 'complaint', 'edited', 'show', 'compare', 'report', 'as_html',
+           'read_in_report', 'make_report', 'outputs', 'adopt_figures', 'adopt', 'packages', 'prefix_of_kernel',
+           'kernel', 'trial', 'set_aside', 'spoilt', 'checks', 'doctor', 'bench', 'data_get', 'data_about', 'data_rows',
+           'data_verify', 'data_add', 'every_kind', 'data_make', 'data_split', 'placed', 'unnamed', 'refused',
+           'check_package', 'open_all', 'main']
 
 # %% ../nbs/workflow/93_cli.ipynb #7198371c
 import contextlib
@@ -32,6 +32,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from errno import EACCES
 from functools import cache
+from html import escape
 from importlib.metadata import PackageNotFoundError, distribution, requires, version
 from importlib.util import find_spec
 from itertools import chain
@@ -53,6 +54,7 @@ from .files import (ADVICE, clone, explained, home, in_a_line, several, sha256, 
 from .papers.index import PAPERS, entries, entry_of
 from .repro.entry import PROFILES, profile_of, state
 from .workflow.listed import lines_kept
+from .workflow.parameters import check_parameters
 
 # %% ../nbs/workflow/93_cli.ipynb #83645109
 catalogue, artefact = Lazy("mixrepro.papers.catalogue"), Lazy("mixrepro.repro.artefact")
@@ -440,6 +442,9 @@ def reproduce(context: typer.Context,
         if names.count(name) == 1: continue
         raise ValueError(f"{name} is given more than once: give it once, the profile by --profile")
     checked(profile, ids)
+    given = dict(p.split("=", 1) for p in parameter)
+    for e in map(entry_of, ids or []):  # before PyTorch is imported
+        if (base / e.notebook).is_file(): check_parameters(base / e.notebook, given)
     decision = way(refresh, as_is)
     need("snakemake", "papermill", "ipykernel")
     # In `-- --dag | dot` the output is Snakemake's.
@@ -448,7 +453,7 @@ def reproduce(context: typer.Context,
           contextlib.redirect_stdout(sys.stderr if extra else sys.stdout)):
         news = late = False
         for some in rounds(ids, profile, base):
-            todo = workflow.jobs(some, profile, dict(p.split("=", 1) for p in parameter), base)
+            todo = workflow.jobs(some, profile, given, base)
             if not (extra or on_cpu): workflow.check_gpu(todo, base)
             wanting = "" if extra else workflow.check_fetched(todo, base)
             announce(todo, base)
@@ -544,6 +549,32 @@ def report(profile: Annotated[str, typer.Option("--profile", help=" | ".join(PRO
         raise FileNotFoundError(f"nothing was reproduced in {base} yet: run 'mixrepro reproduce' first")
     with workflow.only_one(base): make_report(profile, base)
 
+# %% ../nbs/workflow/93_cli.ipynb #9cc0496d
+SHEET = """<!doctype html><meta charset="utf-8"><title>{}</title><style>
+body {{ font: 14px/1.5 sans-serif; margin: 1em; }}
+table {{ border-collapse: collapse; display: block; overflow-x: auto; }}
+th, td {{ border-bottom: 1px solid #ccc; padding: .3em .8em; text-align: left; vertical-align: top; }}</style>
+{}"""
+
+def as_html(page: str,   # Markdown of an artefact
+            title: str,  # of the window
+            ) -> str:
+    "A page for a browser, its links as words."
+    from markdown_it import MarkdownIt  # comes with rich
+    words = re.sub(r"\[([^][]*)\]\([^()\s]*\)", r"\1", page)
+    return SHEET.format(escape(title), MarkdownIt().enable("table").render(words))
+
+# %% ../nbs/workflow/93_cli.ipynb #6c942d8a
+def read_in_report(todo: dict, base: Path) -> dict:  # as from `workflow.jobs`, and back
+    "A plan for Snakemake's report, in which pages are HTML."
+    def shown(i, a, f):
+        if not f.endswith(".md"): return f
+        to = f"{workflow.WORK}/reports/{todo['profile']}-{i}.html"
+        write_if_changed(base / to, as_html((base / f).read_text(encoding="utf-8"), a["title"]))
+        return to
+    return todo | dict(artefacts={i: a | dict(shown=[shown(i, a, f) for f in a["outputs"]])
+                                  for i, a in todo["artefacts"].items()})
+
 # %% ../nbs/workflow/93_cli.ipynb #6e6c801f
 def make_report(profile: str, base: Path) -> None:
     "The gallery page, and Snakemake's report of everything that is there at a scale."
@@ -557,11 +588,11 @@ def make_report(profile: str, base: Path) -> None:
     print(f"gallery: {page}")
     html = base / "figures" / profile / "report.html"
     shown = {str(f): sha256(base / f) for i in there for f in entry_of(i).files(Path("figures") / profile)}
-    stamp, made_of = base / workflow.WORK / "reports" / profile, workflow.made_of(shown)
+    stamp, made_of = base / workflow.WORK / "reports" / profile, workflow.made_of(shown, SHEET)
     if html.is_file() and stamp.is_file() and stamp.read_bytes() == made_of.encode(): return print(f"report:  {html}")
     stamp.unlink(missing_ok=True)
-    todo = json.dumps(workflow.jobs(there, profile, {}, base), indent=1)
-    write_if_changed(base / workflow.WORK / "report.json", todo)
+    todo = read_in_report(workflow.jobs(there, profile, {}, base), base)
+    write_if_changed(base / workflow.WORK / "report.json", json.dumps(todo, indent=1))
     process = workflow.snakemake(base, "--report", str(html.relative_to(base)), stdout=PIPE,  # it expands a $ in a path
                                  config="report.json")
     try: log = write_atomic(base / workflow.WORK / "report.log", "".join(process.communicate()))

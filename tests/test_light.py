@@ -26,7 +26,8 @@ def loaded(*args: str) -> tuple[str, list[str]]:
 @pytest.mark.parametrize("args, says, error", [
     (("--version",), "mixrepro 0.1", 0), (("--help",), "reproduce", 0), (("show", "vm-table1"), "VarMixup", 0),
     (("lst",), "Did you mean 'list'", 1), (("show", "vm-tabel1"), "did you mean 'vm-table1'", 1),
-    (("show", "vm-table1", "--profile", "embeded"), "did you mean 'embedded'", 1)])
+    (("show", "vm-table1", "--profile", "embeded"), "did you mean 'embedded'", 1),
+    (("reproduce", "vm-table1", "-p", "seed=1"), "did you mean 'seeds'", 1)])
 def test_nothing_heavy(args, says, error):
     out, lines = loaded(*args)
     assert lines[-1] == "[]" and len(lines) == 1 + error and says in (lines[0] if error else out)

@@ -15,6 +15,7 @@ from conftest import ROOT
 from helpers import seeded
 from mixrepro.methods.mixup import Mixup
 from mixrepro.methods.transform import BatchTransform
+from mixrepro.workflow import injected
 
 TUTORIALS = ROOT / "nbs/tutorials"
 
@@ -74,3 +75,11 @@ def test_a_folder_of_ones_own_goes_all_the_way(tmp_path):
 def test_a_folder_that_is_half_divided_is_refused(tmp_path):
     (tmp_path / "train").mkdir()
     with pytest.raises(ValueError, match="holds train, but neither test nor val"): run(folder=str(tmp_path))
+
+
+def test_a_misspelt_parameter_of_papermills_stops_it(monkeypatch):
+    "It would train on the scans in place of a person's own pictures, for minutes and without a word."
+    monkeypatch.delenv("IN_TEST", raising=False)
+    cells = [code("01_own_pictures.ipynb")[0], '# Parameters\nfoldr = "pictures"\n']
+    monkeypatch.setattr(injected, "get_ipython", lambda: SimpleNamespace(user_ns=dict(In=cells)))
+    with pytest.raises(ValueError, match="unknown parameter of this notebook 'foldr': did you mean 'folder'"): run()

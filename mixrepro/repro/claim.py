@@ -482,6 +482,10 @@ def frame(found: list[Found],
     def elsewhere(f):
         if lacks(f): return f"{verdict(f)} ({lacks(f)})"
         return verdict(f) + f" ({run(f)})" * (0 < len(f.ran) < len(f.effects))
+    def at_its_scale(at, f):
+        e = shown(f)
+        effect = " ".join(filter(None, (interval(e), e.unit))) if e else ""
+        return {f"at {at}": elsewhere(f), f"effect at {at}": effect}
     def line(i, f):
         e = shown(f)
         own = {name: none(getattr(e, k, None)) for name, k in (("effect", "ours"), ("low", "low"), ("high", "high"))}
@@ -496,7 +500,7 @@ def frame(found: list[Found],
                 "unit": e.unit if e else "", "interval over": e.over if e else "",
                 "seeds to decide": needed(e, verdict(f)) if alone(f)[0] == "undecided" == tested(e)[0] else "",
                 "artefact": f.claim.artefact,
-                **{f"at {at}": elsewhere(other[i]) for at, other in beside.items()}}
+                **{k: v for at, other in beside.items() for k, v in at_its_scale(at, other[i]).items()}}
     return pd.DataFrame([line(i, f) for i, f in enumerate(found)])
 
 # %% ../../nbs/repro/86_claim.ipynb #a30de16e
@@ -504,7 +508,8 @@ HEAD = ("", "Where", "The claim", "Verdict", "Measured", "The paper's numbers", 
 HOW = ("The paper's numbers: whether the claim follows from what the paper prints; as a coin might: it does, by a "
        "count that chance often gives (exact two-sided sign test). "
        "Measured: of all comparisons that a claim makes, the one that speaks most against it, with a 95% interval; "
-       "then how many of them were run; after another scale's verdict too, where not all were. "
+       "then how many of them were run. Of another scale: its verdict; how many were run, where not all were; what was "
+       "measured. "
        "Without an interval: counted or computed without chance, or of one run or of runs that are all alike. "
        "Verdict: after Holm's correction among the claims of one paper that have a p-value; "
        "where that decides nothing, how many seeds or data sets would, or what the claim is without the correction. "
@@ -543,7 +548,7 @@ def page(data: pd.DataFrame,  # from `frame`
          links: dict,         # artefact -> a link from the page
          ) -> str:            # Markdown
     "A table for each paper."
-    others = list(data.columns[list(data.columns).index("artefact") + 1:])
+    others = [c for c in data if c.startswith("at ")]
     def cell(r):
         ends = (None if pd.isna(v) else v for v in (r.effect, r.low, r.high))
         at = "" if pd.isna(r.effect) else interval(Effect("", None, *ends, exact=not r.n))
@@ -555,7 +560,7 @@ def page(data: pd.DataFrame,  # from `frame`
         needs = r["seeds to decide"]
         word = r.verdict + (f" ({needs}{'' if needs.startswith('more') else ' ' + what})" if needs else "")
         word += f" (alone: {r.alone})" * (r.verdict == "undecided" != r.alone)
-        more = [r[o] for o in others]
+        more = ["; ".join(filter(None, (r[o], r[f"effect {o}"]))) for o in others]
         return [str(i), r["where"], r.claim, f"**{word}**", cell(r), r["paper's numbers"], f"`{r.formula}`",
                 f"[{r.artefact}]({links[r.artefact]})", *more]
     def block(paper, mine):

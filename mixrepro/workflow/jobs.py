@@ -4,15 +4,14 @@
 
 # %% auto #0
 __all__ = ['WORK', 'TRAIN', 'AS_IT_WAS', 'AT_FIRST', 'SWITCHES', 'INLINE', 'OPEN_FILES', 'PARENT', 'KINDS_OF_WORK', 'UNKNOWN',
-           'code_cells', 'parameters', 'typed', 'check_parameters', 'depth', 'side_by_side', 'groups', 'ready', 'meant',
-           'made_of', 'said_by', 'written_in', 'unfetched', 'behind', 'jobs', 'first', 'title', 'specs_in', 'planned',
-           'unfinished', 'check_standing', 'fetching', 'check_fetched', 'check_gpu', 'made', 'seen_of_package',
-           'written_meanwhile', 'forget', 'without_what_stands', 'open_tasks', 'expected', 'takes_files', 'environment',
-           'Busy', 'kernelspec', 'allow_open_files', 'snakemake', 'check_folders', 'check_files', 'check_places',
-           'only_one', 'full', 'hiding', 'ended', 'reason', 'logged', 'told']
+           'depth', 'side_by_side', 'groups', 'ready', 'meant', 'made_of', 'said_by', 'written_in', 'unfetched',
+           'behind', 'jobs', 'first', 'title', 'specs_in', 'planned', 'unfinished', 'check_standing', 'fetching',
+           'check_fetched', 'check_gpu', 'made', 'seen_of_package', 'written_meanwhile', 'forget',
+           'without_what_stands', 'open_tasks', 'expected', 'takes_files', 'environment', 'Busy', 'kernelspec',
+           'allow_open_files', 'snakemake', 'check_folders', 'check_files', 'check_places', 'only_one', 'full',
+           'hiding', 'ended', 'reason', 'logged', 'told']
 
 # %% ../../nbs/workflow/92_jobs.ipynb #0b06fea7
-import ast
 import hashlib
 import json
 import os
@@ -32,7 +31,6 @@ from typing import Any
 import filelock
 import torch
 
-from ..core import pick
 from ..data.datasets import FETCHED
 from ..data.images import data_root
 from ..files import clone, in_a_line, lock_holder, several, sha256, worded, write_atomic, write_if_changed
@@ -48,64 +46,7 @@ from ..training.store import WRITTEN, Run, Store, vouched
 from . import warm
 from .drawn import EXECUTED, altered_since, as_function, code_of_notebook
 from .listed import seen_of_file
-
-# %% ../../nbs/workflow/92_jobs.ipynb #b02ef45e
-def code_cells(notebook: Path) -> list[dict]:
-    "The code cells of a notebook, as the file has them."
-    try:
-        found = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
-        cells = [c | dict(source="".join(c["source"])) for c in found if c["cell_type"] == "code"]
-        for c in cells: c["metadata"].get("tags", [])
-        return cells
-    except json.JSONDecodeError as e:
-        raise ValueError(f"{notebook} is no notebook: line {e.lineno} is no JSON ({e.msg}); "
-                         "take it from the clone again, or mend that line") from None
-    except (KeyError, TypeError, AttributeError, UnicodeDecodeError) as e:
-        raise ValueError(f"{notebook} is no notebook of format 4 ({type(e).__name__}: {e}): "
-                         "take it from the clone again, or save it with JupyterLab") from None
-
-# %% ../../nbs/workflow/92_jobs.ipynb #b0324084
-def parameters(notebook: Path) -> dict:  # name -> default
-    "The parameters of a notebook: the assignments of the cell that is tagged so."
-    cells = [c["source"] for c in code_cells(notebook) if "parameters" in c["metadata"].get("tags", [])]
-    if len(cells) != 1: raise ValueError(f"{notebook} has {len(cells)} cells tagged 'parameters': expected one")
-    lines = cells[0].splitlines()
-    def refuse(line):
-        said = lines[line - 1].strip() if 0 < line <= len(lines) else ""
-        raise ValueError(f"{notebook}: line {line} of its cell of parameters, {said!r}, is no NAME = VALUE "
-                         "with a number, a text, a truth value or None: write it so, or move it elsewhere") from None
-    try: body = ast.parse(cells[0]).body
-    except (SyntaxError, ValueError) as e: refuse(getattr(e, "lineno", None) or 1)
-    found = {}
-    for node in body:
-        if isinstance(node, (ast.Import, ast.ImportFrom)): continue
-        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant): continue  # its title
-        names = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
-        try:
-            if not isinstance(node, (ast.Assign, ast.AnnAssign)): raise ValueError
-            (name,) = [t.id for t in names]
-            found[name] = ast.literal_eval(node.value)
-            if not isinstance(found[name], (bool, int, float, str, type(None))): raise ValueError
-        except (ValueError, TypeError, AttributeError): refuse(node.lineno)
-    return found
-
-# %% ../../nbs/workflow/92_jobs.ipynb #5ccfb3f7
-def typed(text: str, default: Any) -> Any:
-    "A text as a value of the default's type; ValueError where it is none."
-    if isinstance(default, bool): return bool(["false", "true"].index(str(text).lower()))
-    return str(text) if default is None else type(default)(text)
-
-# %% ../../nbs/workflow/92_jobs.ipynb #79c0683a
-def check_parameters(notebook: Path, given: dict) -> dict:  # name -> value, of the default's type
-    "The given parameters as the notebook's own types; unknown names and values of another type are refused."
-    known = parameters(notebook)
-    for name in given: pick(f"parameter of {notebook.stem!r}", name, known)
-    def cast(name, value):
-        try: return typed(value, known[name])
-        except ValueError:
-            raise ValueError(f"parameter {name!r} of {notebook.stem!r} is of type {type(known[name]).__name__}, "
-                             f"got {value!r}") from None
-    return {name: cast(name, value) for name, value in given.items()}
+from .parameters import check_parameters, code_cells
 
 # %% ../../nbs/workflow/92_jobs.ipynb #0f50ab63
 def depth(spec: Spec) -> int:

@@ -56,7 +56,8 @@ def test_everything_asked_for_is_written(reproduced):
     assert (project / "figures/smoke/varmixup/vm-fig2.svg").stat().st_size > 1000
     page = (project / "figures/smoke/README.md").read_text()
     assert all(r["id"] in page for r in rows)
-    assert (project / "figures/smoke/report.html").stat().st_size > 100_000
+    report = (project / "figures/smoke/report.html").read_text()
+    assert report.count('"mime_type": "text/html"') == len(rows) and "text/markdown" not in report, "a page can be read in the report"
 
 
 @pytest.mark.slow

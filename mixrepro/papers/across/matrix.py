@@ -67,6 +67,7 @@ EVERY_METRIC = (
     Asked("attacked", "FGSM", "%", 1, "fgsm-pixels", lambda v: v["accuracy"]["8/255, pixels"]),
     Asked("attacked", "PGD", "%", 1, "pgd", lambda v: v["accuracy"][PGD_OF]),
     Asked("smooth", "non-linearity", "nats", -1, "linearity", lambda v: v["linearity"][-1]),
+    Asked("smooth", "divergence", "%", -1, "stability", lambda v: v["js"]["sphere, 8/255"] / math.log(2)),
     Asked("smooth", "deformed", "%", 1, "deformed", lambda v: np.mean([*v["accuracy"].values()], axis=0)),
     Asked("smooth", "flips", "%", -1, "films", lambda v: mean_flips(v["flips"])))
 
