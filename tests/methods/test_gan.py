@@ -11,7 +11,6 @@ from torch.nn import functional as F
 
 from helpers import seeded
 from mixrepro.data.datasets import load
-from mixrepro.methods.catalogue import method
 from mixrepro.methods.gan_mixup import PAIRS, GAN, GANMixup, Between, bce
 from mixrepro.metrics import inception_score as module
 from mixrepro.metrics.distances import Moments, frechet

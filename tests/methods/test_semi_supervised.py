@@ -25,7 +25,7 @@ from mixrepro.networks.staged import Normalize
 from mixrepro.networks.wideresnet import wide_resnet
 from mixrepro.networks.zoo import build
 from mixrepro.training import loop
-from mixrepro.training.loop import score, seen_of, split_of, start, train_run
+from mixrepro.training.loop import seen_of, split_of, start, train_run
 from mixrepro.training.spec import Spec, canonical, name_of
 from mixrepro.training.store import Run, Store, history, open_net, selected
 
@@ -139,7 +139,6 @@ def test_the_layer_is_part_of_the_network_and_gradients_pass_it():
 def data(tmp_path, monkeypatch):
     monkeypatch.setenv("MIXREPRO_DATA", str(tmp_path / "data"))
     return tmp_path / "data"
-
 
 def test_a_split_is_the_same_with_and_without_its_file(data):
     y = load("digits", "train").y

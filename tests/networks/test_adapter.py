@@ -18,7 +18,6 @@ from mixrepro.methods.mixup import Mixup
 from mixrepro.methods.noisymix import NOISYMIX, NOISYMIX_CODE
 from mixrepro.networks.adapter import candidates, staged
 from mixrepro.networks.resnet import resnet, resnet50
-from mixrepro.networks.staged import Staged
 
 SHAPE, RESIDUAL = (3, 32, 32), ["layer1", "layer2", "layer3", "layer4"]
 BUILT = {

@@ -12,7 +12,6 @@ from torch import nn
 from mixrepro.data.datasets import DATASETS, STATS, load
 from mixrepro.data.images import ImageSet
 from mixrepro.data.spirals import PointSet, as_images, as_points, draw_spirals, plane, spirals
-from mixrepro.methods.erm import ERM
 from mixrepro.methods.manifold_mixup import ManifoldMixup, check_stages
 from mixrepro.methods.vicinal import draw_mix, one_hot
 from mixrepro.metrics import concentration as C
