@@ -6,6 +6,7 @@ import torch
 from hypothesis import given, settings, strategies as st
 from torch.nn import functional as F
 
+from helpers import seeded as gen
 from mixrepro.methods.at import AT
 from mixrepro.methods.iat import IAT
 from mixrepro.methods.trades import TRADES, trades_loss
@@ -16,9 +17,6 @@ from mixrepro.training.spec import Spec
 from mixrepro.training.store import Store, history
 
 KINDS = {"at": AT, "trades": TRADES, "iat": IAT}
-
-
-def gen(seed=0): return torch.Generator().manual_seed(seed)
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ from hypothesis import given, settings, strategies as st
 from torch import nn
 from torch.nn import functional as F
 
+from helpers import seeded as gen
 from mixrepro.data.datasets import load
 from mixrepro.methods.at import AT
 from mixrepro.methods.attacks import (PULLS, cross_entropy, fgsm, log_loss, log_target, pgd, tilt, trades_attack)
@@ -24,9 +25,6 @@ from mixrepro.networks.zoo import build
 from mixrepro.training import fit as fitting
 
 SCALES = (1, 5, 50, 500)
-
-
-def gen(seed=0): return torch.Generator().manual_seed(seed)
 
 
 class Scaled(nn.Module):

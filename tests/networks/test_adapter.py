@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torchvision import models
 
+from helpers import seeded as gen
 from mixrepro.methods.catalogue import method
 from mixrepro.methods.genlabel import OnlineGenLabels
 from mixrepro.methods.mixup import Mixup
@@ -30,9 +31,6 @@ BUILT = {
     "timm convnext": (lambda: timm.create_model("convnext_atto", depths=(1, 1, 1, 1), dims=(8, 16, 32, 64),
                                                 num_classes=5), [f"stages.{i}" for i in range(4)]),
 }
-
-
-def gen(seed=0): return torch.Generator().manual_seed(seed)
 
 
 def built(name):
