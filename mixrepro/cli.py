@@ -11,7 +11,7 @@ __all__ = ['catalogue', 'artefact', 'scales', 'allotted_time', 'fingerprints', '
            'telling_what_is_kept', 'put_an_end', 'handed', 'check_done', 'moment', 'passed_on', 'allotted', 'way',
            'rounds', 'tell_left', 'PassOn', 'reproduce', 'complaint', 'edited', 'show', 'compare', 'report', 'as_html',
            'read_in_report', 'make_report', 'outputs', 'adopt_figures', 'adopt', 'packages', 'prefix_of_kernel',
-           'kernel', 'trial', 'set_aside', 'spoilt', 'checks', 'doctor', 'bench', 'data_get', 'data_about', 'data_rows',
+           'kernel', 'trial', 'set_aside', 'spoilt', 'checks', 'doctor', 'bench', 'data_get', 'data_rows',
            'data_verify', 'data_add', 'every_kind', 'data_make', 'data_split', 'placed', 'unnamed', 'refused',
            'check_package', 'open_all', 'main']
 
@@ -33,6 +33,7 @@ from collections.abc import Callable, Iterator
 from errno import EACCES
 from functools import cache
 from html import escape
+from importlib import import_module
 from importlib.metadata import PackageNotFoundError, distribution, requires, version
 from importlib.util import find_spec
 from itertools import chain
@@ -776,7 +777,11 @@ def doctor() -> None:
     if wrong: raise RuntimeError(f"{len(wrong)} of {len(results)} checks failed: see the lines marked WRONG")
 
 # %% ../nbs/workflow/93_cli.ipynb #d6b78a8a
-BENCHES = ("corruptions", "augmix", "puzzlemix", "noisymix", "labels", "tables", "decoding", "gpu")
+BENCHES = {"corruptions": ("data.corruptions", "benchmark"), "augmix": ("data.augmix", "benchmark_augmix"),
+           "puzzlemix": ("methods.puzzlemix", "puzzle_benchmark"),
+           "noisymix": ("methods.noisymix", "benchmark_noisymix"), "labels": ("methods.genlabel", "benchmark_labels"),
+           "tables": ("papers.genlabel.openml", "benchmark_tables"),
+           "decoding": ("data.image_folder", "benchmark_decoding"), "gpu": ("workflow.gpu", "bench_gpu")}
 
 @app.command()
 def bench(what: Annotated[str, typer.Argument(help=" | ".join(BENCHES))] = "corruptions",
@@ -791,31 +796,13 @@ def bench(what: Annotated[str, typer.Argument(help=" | ".join(BENCHES))] = "corr
                                                    "and writes nothing under figures")] = "cuda") -> None:
     """Time corruptions, AugMix, PuzzleMix, a step of NoisyMix, GenLabel's labels, a table, JPEG decoding, or
     measure a GPU: tests, epochs, runs."""
-    if pick("bench", what, BENCHES) == "corruptions":
-        from mixrepro.data.corruptions import benchmark
-        benchmark(n=n, size=size, severity=severity)
-    elif what == "augmix":
-        from mixrepro.data.augmix import benchmark_augmix
-        benchmark_augmix(size=size)
-    elif what == "puzzlemix":
-        from mixrepro.methods.puzzlemix import puzzle_benchmark
-        puzzle_benchmark()
-    elif what == "noisymix":
-        from mixrepro.methods.noisymix import benchmark_noisymix
-        benchmark_noisymix()
-    elif what == "labels":
-        os.environ["OMP_NUM_THREADS"] = "1"  # SciPy's side has one thread too; it counts before NumPy is imported only
-        from mixrepro.methods.genlabel import benchmark_labels
-        benchmark_labels()
-    elif what == "tables":
-        from mixrepro.papers.genlabel.openml import benchmark_tables
-        benchmark_tables()
-    elif what == "decoding":
-        from mixrepro.data.image_folder import benchmark_decoding
-        benchmark_decoding()
-    else:
-        from mixrepro.workflow.gpu import bench_gpu
-        bench_gpu(clone(), part, minutes, device)
+    module, name = pick("bench", what, BENCHES)
+    if what == "labels": os.environ["OMP_NUM_THREADS"] = "1"  # of SciPy's side; NumPy reads it when it is imported
+    run = getattr(import_module(f"mixrepro.{module}"), name)
+    if what == "corruptions": run(n=n, size=size, severity=severity)
+    elif what == "augmix": run(size=size)
+    elif what == "gpu": run(clone(), part, minutes, device)
+    else: run()
 
 # %% ../nbs/workflow/93_cli.ipynb #77f82ea0
 data_app = Verbs(no_args_is_help=True, help="Fetch, check and make data sets.")
@@ -831,9 +818,6 @@ def data_get(names: Annotated[list[str], typer.Argument(help="see 'mixrepro data
     "Fetch data sets, or find them on disk; what is fetched is checked before it appears."
     from mixrepro.data.fetch import fetch
     for folder in fetch(names, root or None, source or None): print(folder)
-
-@data_app.callback()
-def data_about() -> None: "Fetch, check and make data sets."
 
 # %% ../nbs/workflow/93_cli.ipynb #6e1f0106
 @data_app.command("list")

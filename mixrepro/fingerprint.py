@@ -839,9 +839,9 @@ def differences(old: dict[str, str], new: dict[str, str]) -> list[str]:
     where = {named(k): k.removesuffix(":*").removesuffix(":!").replace(":", ".") for k in (*old, *new)}
     return [where[n] for n in sorted(changed, key=lambda n: (n not in both, where[n]))]
 
-def sentence_of(names: list[str], most: int = 3) -> str:
+def sentence_of(names: list[str]) -> str:
     "What has changed, as a sentence says it."
-    return f"{several(names, most)} changed" if names else "nothing changed"
+    return f"{several(names, 3)} changed" if names else "nothing changed"
 
 # %% ../nbs/04_fingerprint.ipynb #31ddd12c
 def source_of(name: str) -> Path | None:
@@ -879,17 +879,16 @@ def prefixes(whole: str) -> list[str]:  # a, a.b, a.b.c
     return [".".join(parts[:k + 1]) for k in range(len(parts))]
 
 # %% ../nbs/04_fingerprint.ipynb #eee963d6
-def take_in(name: str,  # of a module
-            code: Code = CODE) -> None:
+def take_in(name: str) -> None:  # of a module
     "Have the code of a user's module count, and of those of its project that it imports."
     todo, alike = [name], project_of(name)
     while todo:
         path = source_of(module := todo.pop())
         text = path.read_text(encoding="utf-8")
-        if code.texts.setdefault(module, text) != text:
+        if CODE.texts.setdefault(module, text) != text:
             raise ValueError(f"{path} has changed since it was read: start Python again, or the notebook's kernel")
-        if path.name == "__init__.py": code.packages.add(module)
-        every = {w for i in imports_of(text, code.place(module)) for w in prefixes(i)}
+        if path.name == "__init__.py": CODE.packages.add(module)
+        every = {w for i in imports_of(text, CODE.place(module)) for w in prefixes(i)}
         OUTSIDE[module] = {w for w in every if w != module and alike(w) and source_of(w)}
         todo += OUTSIDE[module] - OUTSIDE.keys()
 

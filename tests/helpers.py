@@ -57,6 +57,35 @@ class Forked:
         return self.returncode
 
 
+def weights(run) -> bytes:
+    "The file of a run's weights."
+    return (run.folder / "weights.safetensors").read_bytes()
+
+
+def cut_off(spec, store, epoch: int, monkeypatch):
+    "Train a run, and have it end by an error in an epoch of its own: 0, 1, ..."
+    import pytest
+
+    from mixrepro.training import loop
+    real = loop.train_epoch
+    def cut(net, ready, train, of, *rest):
+        if of == spec and rest[-1] == epoch: raise RuntimeError("cut")
+        return real(net, ready, train, of, *rest)
+    with monkeypatch.context() as m:
+        m.setattr(loop, "train_epoch", cut)
+        with pytest.raises(RuntimeError, match="cut"): loop.train_run(spec, store, "cpu")
+
+
+def goes_on_alike(spec, folder, monkeypatch, epoch=1, remembers=True) -> bool:
+    "Whether a run that was cut off ends with the weights of one that was not; `remembers`: its method takes up what it had learned."
+    from mixrepro.training import loop
+    from mixrepro.training.store import Store
+    whole, store = loop.train_run(spec, Store(folder / "whole"), "cpu"), Store(folder / "cut")
+    cut_off(spec, store, epoch, monkeypatch)
+    if not remembers: monkeypatch.setattr(loop, "restore", lambda *_: None)
+    return weights(loop.train_run(spec, store, "cpu")) == weights(whole)
+
+
 def photographs(n, side, seed=0):
     "Crops of the two photographs of scikit-learn, uint8 (n, 3, side, side)."
     from sklearn.datasets import load_sample_images

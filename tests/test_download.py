@@ -2,7 +2,6 @@
 import errno
 import hashlib
 import io
-import json
 import os
 import random
 import re
@@ -294,7 +293,6 @@ def test_killed_at_ten_random_moments_the_next_call_finishes(web, tmp_path):
         p.stderr.close()
         assert whole(folder) and left(folder) == ["set", "set.tar"]
     assert early >= 5, "too few kills fell into the work for this to be a test"
-
 
 @pytest.mark.parametrize("take", [{"set": "set"}, {"a": "a", "b": "b", "c": "c"}], ids=["one", "three"])
 def test_killed_as_an_entry_appears_nothing_is_left_over(tmp_path, take):

@@ -16,7 +16,7 @@ from mixrepro.core import READERS, Choices, lies_in
 from mixrepro.data.whitening import Whitening
 from mixrepro.methods.catalogue import METHODS, PARTS, method
 from mixrepro.methods.mixup import Mixup
-from mixrepro.networks.zoo import NETWORKS, arguments, asked, kind_of, networks_of
+from mixrepro.networks.zoo import NETWORKS, arguments, kind_of, networks_of
 from mixrepro.training import loop
 from mixrepro.training.loop import train_run
 from mixrepro.training.spec import Optimisation, Spec, from_json, name_of, to_json
@@ -56,7 +56,6 @@ def stated(kind, allowed) -> bool:
 def worded(value) -> str:
     "A part of a test's name: the same in every process, so without the addresses of functions."
     return value if isinstance(value, str) else ""
-
 
 @pytest.mark.parametrize("owner, name, kind, allowed", [*FIELDS, *ARGUMENTS, *RUN], ids=worded)
 def test_every_field_says_what_may_stand_in_it(owner, name, kind, allowed):

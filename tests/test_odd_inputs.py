@@ -110,7 +110,7 @@ NUMBERS = {
     "other bins": (lambda: C.pooled([C.reliability(Z, Y), C.reliability(Z, Y, 10)]), "as many for each network, got 10 and 15"), "half a bin": (lambda: C.pooled([{"count": [1]}]), "without accuracy"),
     "half an image": (lambda: influence(lambda w: w.sum() / w.sum(), 2.5), "n must be a whole number"), "no number": (lambda: influence(lambda w: 1., 3), "got float"), "many numbers": (lambda: influence(lambda w: w / w.sum(), 3), "a tensor .3,."),
     "words": (lambda: RB.corruption_mean(dict.fromkeys(RB.CORRUPTIONS, [.5] * 5) | {"fog": ["a"] * 5}), "fog must be numbers"), "ragged": (lambda: RB.corruption_mean(dict.fromkeys(RB.CORRUPTIONS, [.5] * 5) | {"fog": [np.zeros(3)] * 5}), "as many images"),
-    "no cells": (lambda: CA.category_means(dict.fromkeys(RB.CORRUPTIONS, [.5] * 5) | {"fog": None}), "fog must be five values"), "no source": (lambda: RB.one_source([{}]), "give what `robustness` returned"),
+    "no cells": (lambda: CA.category_means(dict.fromkeys(RB.CORRUPTIONS, [.5] * 5) | {"fog": None}), "fog must be five values"),
     "text weight": (lambda: CA.noise_weight("1", 2., 3.), "three finite means"), "text flip": (lambda: FL.mean_flips({"a": "x"}, ("a",)), "must be a number, got 'x'"), "films apart": (lambda: FL.mean_flips({"a": np.zeros(2), "b": .1}, ("a", "b")), "as many images"),
     "no seeds": (lambda: FL.baseline("a", []), "a mean over seeds"), "other seeds": (lambda: FL.baseline("a", [{"flips": {"fog": .1}}, {"flips": {"snow": .1}}]), "of the same perturbations"),
     "bool features": (lambda: N.nearest(Z > 0, Z, 1), "must be real numbers"), "no batch": (lambda: N.nearest(Z, Z, 1, 0), "batch must be a whole number"), "one voter": (lambda: N.vote(Y, 4), "must be .N, k."),

@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['LEAST', 'LOG_2PI', 'SHAPES', 'DENSITIES', 'check_real', 'check_examples', 'check_correction', 'class_moments', 'tell',
            'borrowed', 'check_ridge', 'whitening', 'Density', 'check_width', 'Whitened', 'Gaussian', 'Spherical',
-           'log_spherical', 'check_near', 'fit_gaussian', 'KDE', 'check_factor', 'fit_kde', 'check_likely',
-           'check_priors', 'posteriors', 'classify', 'absorbed', 'check_running', 'check_features', 'check_begun',
-           'check_state_of', 'Remembered', 'check_learnable', 'RunningGaussian']
+           'log_spherical', 'fit_gaussian', 'check_near', 'KDE', 'check_factor', 'fit_kde', 'posteriors', 'classify',
+           'check_likely', 'check_priors', 'absorbed', 'check_running', 'check_features', 'check_begun', 'Remembered',
+           'check_state_of', 'check_learnable', 'RunningGaussian']
 
 # %% ../../nbs/methods/44_densities.ipynb #a4f775d0
 import math
@@ -162,15 +162,6 @@ def log_spherical(z: Tensor, mean: Tensor, variance: Tensor) -> Tensor:  # (B, d
     return -.5 * (away / variance + z.shape[1] * (variance.log() + LOG_2PI))
 
 # %% ../../nbs/methods/44_densities.ipynb #f9295e2b
-def check_near(n: Tensor, mean: Tensor, variance: Tensor) -> None:  # (K,), (K, d), (K,)
-    "Refuse classes so far out that rounding is a part of their densities; an absent one lies at the origin."
-    centre, there = mean.mean(0), n > 0
-    away = (mean[there] - centre).square().sum(1).max()
-    lost = 8 * torch.finfo(mean.dtype).eps * away / variance[there].clamp_min(LEAST * variance.max()).min()
-    if lost <= .01: return
-    raise ValueError("the classes lie so far apart, or from the origin where one has no examples, that their spherical "
-                     f"log-densities are off by {lost.item():.2g}: subtract the examples' mean, or scale them")
-
 SHAPES = ("full", "spherical")
 
 def fit_gaussian(x: Tensor,            # examples, float (N, d)
@@ -189,6 +180,16 @@ def fit_gaussian(x: Tensor,            # examples, float (N, d)
     check_near(n, mean, variance)
     tell(variance <= 0, "all examples are equal, so the variance is raised")
     return Spherical(n, mean, torch.maximum(variance, LEAST * variance.max()))
+
+# %% ../../nbs/methods/44_densities.ipynb #a1cd401c
+def check_near(n: Tensor, mean: Tensor, variance: Tensor) -> None:  # (K,), (K, d), (K,)
+    "Refuse classes so far out that rounding is a part of their densities; an absent one lies at the origin."
+    centre, there = mean.mean(0), n > 0
+    away = (mean[there] - centre).square().sum(1).max()
+    lost = 8 * torch.finfo(mean.dtype).eps * away / variance[there].clamp_min(LEAST * variance.max()).min()
+    if lost <= .01: return
+    raise ValueError("the classes lie so far apart, or from the origin where one has no examples, that their spherical "
+                     f"log-densities are off by {lost.item():.2g}: subtract the examples' mean, or scale them")
 
 # %% ../../nbs/methods/44_densities.ipynb #c79e2b1d
 class KDE(Whitened):
@@ -234,6 +235,20 @@ def fit_kde(x: Tensor, y: Tensor, k: int,  # as for `fit_gaussian`
 DENSITIES = {"gm": fit_gaussian, "gm-spherical": partial(fit_gaussian, shape="spherical"), "kde": fit_kde}
 
 # %% ../../nbs/methods/44_densities.ipynb #d2c970b3
+def posteriors(log_p: Tensor,                    # log-densities, (B, K)
+               log_prior: Tensor | None = None,  # (K,); without: all classes are as likely beforehand
+               ) -> Tensor:                      # rows that sum to 1, (B, K)
+    "How likely each class is at a point (GenLabel note, GenLabel algorithm, step 3)."
+    check_priors(log_prior, log_p.shape[1])
+    made = (log_p if log_prior is None else log_p + log_prior).softmax(1)
+    if not (made.is_cuda or math.isfinite(made.sum())): check_likely(log_p)  # one sum tells that all are
+    return made
+
+def classify(density: Density, z: Tensor) -> Tensor:  # int64 (B,)
+    "The generative classifier, which knows the classes' priors (GenLabel note, preliminaries)."
+    return posteriors(density(z), density.log_prior).argmax(1)
+
+# %% ../../nbs/methods/44_densities.ipynb #049039b0
 def check_likely(log_p: Tensor,  # of classes at points, (B, K)
                  ) -> None:
     "Refuse points that no class can have made: the first class would be the answer."
@@ -251,19 +266,6 @@ def check_priors(log_prior: object, k: int) -> None:  # None, or of k classes
     if not log_prior.is_cuda and not log_prior.amax().isfinite():
         raise NotFinite("priors must be logarithms of shares, one of them above 0, got "
                         f"{log_prior.tolist()}: take the log of counts over their sum")
-
-def posteriors(log_p: Tensor,                    # log-densities, (B, K)
-               log_prior: Tensor | None = None,  # (K,); without: all classes are as likely beforehand
-               ) -> Tensor:                      # rows that sum to 1, (B, K)
-    "How likely each class is at a point (GenLabel note, GenLabel algorithm, step 3)."
-    check_priors(log_prior, log_p.shape[1])
-    made = (log_p if log_prior is None else log_p + log_prior).softmax(1)
-    if not (made.is_cuda or math.isfinite(made.sum())): check_likely(log_p)  # one sum tells that all are
-    return made
-
-def classify(density: Density, z: Tensor) -> Tensor:  # int64 (B,)
-    "The generative classifier, which knows the classes' priors (GenLabel note, preliminaries)."
-    return posteriors(density(z), density.log_prior).argmax(1)
 
 # %% ../../nbs/methods/44_densities.ipynb #c658ff48
 def absorbed(mean: Tensor, variance: Tensor,  # of the classes, (K, d) and (K,)
@@ -302,6 +304,18 @@ def check_begun(mean: Tensor | None) -> None:
     if mean is None: raise ValueError("no batch has been seen, so there is no density yet: call see(z, hot) first")
 
 # %% ../../nbs/methods/44_densities.ipynb #41afecd5
+class Remembered:
+    "Tensors of an object as its state; one that is None is not there yet."
+    held = ()  # their names
+    def state_dict(self) -> dict:
+        return {name: kept.clone() for name in self.held if (kept := getattr(self, name)) is not None}
+
+    def load_state_dict(self, state: dict) -> None:
+        check_state_of(self, state)
+        device = getattr(self, self.held[0]).device
+        for name in self.held: setattr(self, name, state[name].to(device, copy=True) if name in state else None)
+
+# %% ../../nbs/methods/44_densities.ipynb #0dff4c6c
 def check_state_of(own: "Remembered", state: dict) -> None:
     "Refuse the state of something else, such as densities of other classes."
     shapes = {name: tuple(kept.shape) for name, kept in state.items()}
@@ -313,17 +327,6 @@ def check_state_of(own: "Remembered", state: dict) -> None:
         if now is not None and tuple(now.shape) != shape:
             raise ValueError(f"{name} of {type(own).__name__} has shape {tuple(now.shape)}, but in the state {shape}: "
                              "make it for as many classes and features, then load")
-
-class Remembered:
-    "Tensors of an object as its state; one that is None is not there yet."
-    held = ()  # their names
-    def state_dict(self) -> dict:
-        return {name: kept.clone() for name in self.held if (kept := getattr(self, name)) is not None}
-
-    def load_state_dict(self, state: dict) -> None:
-        check_state_of(self, state)
-        device = getattr(self, self.held[0]).device
-        for name in self.held: setattr(self, name, state[name].to(device, copy=True) if name in state else None)
 
 # %% ../../nbs/methods/44_densities.ipynb #ad59e3a9
 def check_learnable(*rows: Tensor) -> None:

@@ -6,9 +6,9 @@
 __all__ = ['ON_2000', 'SOME_DAMAGED', 'SOME_FILMED', 'FEW_FILMED', 'FEW', 'APGD_ON_250', 'APGD_ON_60', 'IN_PIXELS', 'METRICS',
            'DAMAGED', 'FLIPS', 'READ', 'ALSO', 'OF_CELLS', 'AT_SOME', 'OPENING', 'OPENED', 'IMAGES', 'IN_CELLS',
            'logits', 'clean', 'calibration', 'on_first', 'key_of', 'code_of_metric', 'read_ahead', 'images_met',
-           'telling_how_far', 'check_files_of', 'check_same', 'fill', 'filled', 'check_labels_of', 'said', 'with_sure',
-           'told', 'measure', 'share_fitted', 'fitted', 'adopt', 'of_logits', 'of_calibration', 'of_scaled', 'of_ranks',
-           'of_moved', 'of_images']
+           'telling_how_far', 'fill', 'check_files_of', 'check_same', 'filled', 'said', 'with_sure', 'told',
+           'check_labels_of', 'measure', 'share_fitted', 'fitted', 'adopt', 'of_logits', 'of_calibration', 'of_scaled',
+           'of_ranks', 'of_moved', 'of_images']
 
 # %% ../../nbs/metrics/69_catalogue.ipynb #82828743
 import os
@@ -175,26 +175,7 @@ def telling_how_far(nets: list, what: str,
         yield
 
 # %% ../../nbs/metrics/69_catalogue.ipynb #3d0f6c50
-def check_files_of(runs: list[Run]) -> None:
-    "Refuse to measure runs on other files than those that they were made from."
-    for run in runs:
-        was, now = run.made.get("data"), content_of(run.spec.dataset)
-        if was and now and was != now:
-            raise RuntimeError(f"the files of {run.spec.dataset} are others than {run} was made from, so nothing is "
-                               "measured on them: put those back, or make the run again, with --refresh if it is dear")
-
 OPENED: dict[Path, str] = {}  # a run's folder -> the weights that were there as it was last opened to be measured
-
-def check_same(runs: list[Run],
-               measured: bool,  # whether they were opened before, and measured since
-               ) -> None:
-    "Refuse to measure runs that another process makes again meanwhile, or on other files than their own."
-    check_files_of(runs)
-    now = {run.folder: weights_of(run.folder) for run in runs}
-    if moved := [run for run in runs if measured and OPENED[run.folder] != now[run.folder]]:
-        raise RuntimeError(f"{moved[0]} was made again while it was measured: nothing of that is kept, "
-                           "call the same again")
-    OPENED.update(now)
 
 def fill(runs: list[Run], key: str, dataset: str, device: str) -> None:
     "Measure and keep; arrays first."
@@ -208,6 +189,26 @@ def fill(runs: list[Run], key: str, dataset: str, device: str) -> None:
         code = write_table(run.folder.parents[1], code_of_metric(key, run))
         if arrays := value.pop("arrays", None): keep_arrays(run, key, arrays, code)
         keep(run, key, value, code, seconds)
+
+# %% ../../nbs/metrics/69_catalogue.ipynb #09f691a5
+def check_files_of(runs: list[Run]) -> None:
+    "Refuse to measure runs on other files than those that they were made from."
+    for run in runs:
+        was, now = run.made.get("data"), content_of(run.spec.dataset)
+        if was and now and was != now:
+            raise RuntimeError(f"the files of {run.spec.dataset} are others than {run} was made from, so nothing is "
+                               "measured on them: put those back, or make the run again, with --refresh if it is dear")
+
+def check_same(runs: list[Run],
+               measured: bool,  # whether they were opened before, and measured since
+               ) -> None:
+    "Refuse to measure runs that another process makes again meanwhile, or on other files than their own."
+    check_files_of(runs)
+    now = {run.folder: weights_of(run.folder) for run in runs}
+    if moved := [run for run in runs if measured and OPENED[run.folder] != now[run.folder]]:
+        raise RuntimeError(f"{moved[0]} was made again while it was measured: nothing of that is kept, "
+                           "call the same again")
+    OPENED.update(now)
 
 # %% ../../nbs/metrics/69_catalogue.ipynb #9d3f806b
 def filled(runs: list[Run],            # complete
@@ -230,10 +231,6 @@ def filled(runs: list[Run],            # complete
     return found
 
 # %% ../../nbs/metrics/69_catalogue.ipynb #46a626ca
-def check_labels_of(runs: list[Run]) -> None:
-    "Refuse labels of other files than those of the logits, unless runs are shown as they are."
-    if os.environ.get(WAY) != "as-is": check_files_of(runs)
-
 def said(runs: list[Run], device: str | None = None) -> list[tuple[Tensor, Tensor]]:
     "Logits and labels of the test set, for each run."
     every = filled(runs, "logits", kept_arrays, device)
@@ -253,6 +250,11 @@ def told(runs: list[Run], name: str, device: str | None = None) -> list[tuple]:
     pairs = said(runs, device)
     if name not in ALSO: return pairs
     return [(*pair, more) for pair, more in zip(pairs, filled(runs, ALSO[name], kept_arrays, device))]
+
+# %% ../../nbs/metrics/69_catalogue.ipynb #67ea932b
+def check_labels_of(runs: list[Run]) -> None:
+    "Refuse labels of other files than those of the logits, unless runs are shown as they are."
+    if os.environ.get(WAY) != "as-is": check_files_of(runs)
 
 # %% ../../nbs/metrics/69_catalogue.ipynb #a2af2433
 def measure(runs: list[Run],            # complete

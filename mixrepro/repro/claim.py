@@ -26,13 +26,12 @@ import pandas as pd
 from scipy import optimize, stats
 
 from ..core import pick
-from .decided import p_of
 from .estimates import (LEVEL, MOST, Estimate, Measured, Published, Shared, among, block_residual,
                                       no_spread, over_seeds, plus, seeds_to_decide, welch)
 from .figures import DATA_LABELS, LABELS, MEASURE_LABELS, NETWORK_LABELS
 from .rows import EACH, from_a_cell, gained
 from .scale import said
-from .verdicts import holm
+from .verdicts import holm, p_of
 
 # %% ../../nbs/repro/86_claim.ipynb #9bd74bd1
 class Tables:

@@ -28,20 +28,15 @@ def made_with(run: Run) -> dict:
     return made_now(run.spec) | dict(needs={name: weights_of(r.folder) for name, r in needed_by(run).items()})
 
 # %% ../../nbs/training/51d_standing.ipynb #e75b4b98
-def other(run: Run,
-          then: dict | None = None,  # what it was made of; what the run keeps unless given
-          ) -> str:                  # empty where it would be the same, or nobody knows
+def other(run: Run) -> str:  # empty where it would be the same, or nobody knows
     "What has changed since a run was made."
-    then = run.made if then is None else then
-    if not then: return ""
+    if not (then := run.made): return ""
     if (why := since(run.folder.parents[1], run.spec, then)): return why
     for name, r in needed_by(run).items():
         if (old := then.get("needs", {}).get(name)) and weights_of(r.folder) not in ("", old):
             return f"the {name} that it needs was made again"
         if (why := other(r)): return f"of the {name} that it needs, {why}"
     return ""
-
-
 
 def seconds_of(run: Run) -> float | None:
     "How long a run took; None where that cannot be read."

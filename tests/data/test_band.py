@@ -1,7 +1,6 @@
 "NoisyMix's points around a polygon: places against matplotlib, shares against the square, halves that share no point."
 
 import numpy as np
-import pytest
 import torch
 from hypothesis import given, settings, strategies as st
 from matplotlib.path import Path as Outline
@@ -17,13 +16,6 @@ def test_inside_as_matplotlib_has_it(points, seed):
     vertices = star(points) + .3 * torch.randn(2 * points, 2, generator=seeded(seed))
     p = torch.rand(300, 2, generator=seeded(seed + 100)) * 8 - 4
     assert np.array_equal(in_polygon(p, vertices), Outline(vertices.numpy()).contains_points(p.numpy()))
-
-
-def test_distance_to_a_triangle_by_brute_force():
-    triangle = torch.tensor([[0., 0.], [3., 0.], [0., 2.]], dtype=torch.float64)
-    p, t = torch.rand(200, 2, generator=seeded(), dtype=torch.float64) * 6 - 2, torch.linspace(0, 1, 2001).double()[:, None]
-    edge = torch.cat([a + t * (b - a) for a, b in zip(triangle, triangle.roll(-1, 0))])
-    assert torch.allclose(from_outline(p, triangle), torch.cdist(p, edge).amin(1), atol=2e-3)
 
 
 def test_classes_before_noise():
@@ -56,12 +48,3 @@ def test_halves_of_one_draw_and_fresh_points():
     fresh = band("test", seed=7, fresh=777)
     assert len(fresh) == 777 and not torch.equal(fresh.x[:250], halves[1].x) and len(band("train", n=40)) == 20
     before = torch.get_rng_state(); band("train"); assert torch.equal(before, torch.get_rng_state())
-
-
-def test_bad_input():
-    for bad in (dict(width=-.1), dict(noise=-1.), dict(scale=0.)):
-        with pytest.raises(ValueError, match="width and noise 0 or more and scale above 0"): draw_band(5, seeded(), **bad)
-    with pytest.raises(ValueError, match="unknown split 'tests': did you mean 'test'"): band("tests")
-    with pytest.raises(ValueError, match="fresh points are to test on"): band("train", fresh=5)
-    with pytest.raises(ValueError, match="even number of points, 2 or more, got 0"): band("train", n=0)
-    with pytest.raises(ValueError, match="0 < inner < outer"): star(5, 1., 2.)

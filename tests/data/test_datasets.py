@@ -1,5 +1,4 @@
 """The registry: constants of normalisation, and no hidden randomness."""
-import pytest
 import torch
 
 from helpers import moments

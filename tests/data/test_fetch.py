@@ -16,10 +16,8 @@ import zipfile
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torchvision
-from PIL import Image
 
 from conftest import ROOT
 from helpers import SHARED
@@ -122,7 +120,6 @@ def test_a_data_set_is_fetched_once_then_found(web, sets, tmp_path, name):
     assert len(web.asked) == asked and lines == [f"{name} is in {tmp_path}, whole"]
     left = [p for p in (tmp_path / ".fetch").rglob("*") if p.is_file() and not p.name.endswith((".lock", ".record", ".entries"))]
     assert left == [], "no archive, part or temporary folder stays"
-
 
 @pytest.mark.parametrize("name", FOLDERS)
 @pytest.mark.parametrize("mood", ["cut:700", 503, "page", "other", "stall:500"])

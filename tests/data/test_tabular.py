@@ -4,7 +4,6 @@ import hashlib
 import http.server
 import json
 import math
-import os
 import re
 import shutil
 import threading
@@ -26,7 +25,6 @@ from helpers import SHARED
 from mixrepro.data import tabular as T
 from mixrepro.data.tabular import COLLECTIONS, EMBEDDED, NOTE, Table, fetch_openml, tabular, to_numbers, verify_openml
 from mixrepro.files import sha256
-
 
 
 @pytest.fixture(scope="module")
@@ -326,7 +324,6 @@ def gaussian_classifier(t):
         a = x[y == c]
         return multivariate_normal(a.mean(0), np.cov(a.T, bias=True) + 1e-4 * np.eye(t.d)).logpdf(new) + np.log(len(a) / len(y))
     return f"{100 * np.mean(np.argmax([score(c) for c in range(t.k)], 0) == t.y_test.numpy()):.2f}"
-
 
 @pytest.mark.parametrize("number", GM)
 def test_the_notes_arrays_give_the_notes_accuracies(records, number):

@@ -9,7 +9,7 @@ from hypothesis import given, settings, strategies as st
 from torch import nn
 from torch.nn import functional as F
 
-from helpers import seeded
+from helpers import goes_on_alike, seeded
 from mixrepro.data.datasets import load
 from mixrepro.methods.adamixup import AdaMixup, Policy, intrusion_loss
 from mixrepro.methods.base import restore, state_of, trainable
@@ -17,9 +17,7 @@ from mixrepro.methods.erm import ERM
 from mixrepro.methods.genlabel import GenLabels, OnlineGenLabels
 from mixrepro.networks.zoo import build
 from mixrepro.training import loop
-from mixrepro.training.loop import train_run
 from mixrepro.training.spec import Spec, name_of
-from mixrepro.training.store import Store
 
 TRAIN = load("digits-few", "train").subset(60)
 X, Y = TRAIN.floats()[:16], TRAIN.y[:16]
@@ -91,23 +89,11 @@ def test_any_labelling_goes_with_it(labels):
 SPEC = Spec("digits-few", "adamixup", "tiny-cnn", epochs=3, n_train=100, batch=50, looks=1, lr=5e-3, augment="crop")
 
 
-def weights(run): return (run.folder / "weights.safetensors").read_bytes()
-
-
 @pytest.mark.parametrize("optimizer", ["adam", "sgd"])
 @pytest.mark.parametrize("remembers", [True, False])
 def test_a_run_that_was_cut_off_ends_the_same(tmp_path, monkeypatch, optimizer, remembers):
-    spec = replace(SPEC, optimizer=optimizer)
-    whole, store, real = train_run(spec, Store(tmp_path / "whole"), "cpu"), Store(tmp_path / "cut"), loop.train_epoch
-    def cut(*args):
-        loss = real(*args)
-        if args[-1] == 1: raise RuntimeError("cut")
-        return loss
-    monkeypatch.setattr(loop, "train_epoch", cut)
-    with pytest.raises(RuntimeError, match="cut"): train_run(spec, store, "cpu")
-    monkeypatch.setattr(loop, "train_epoch", real)
-    if not remembers: monkeypatch.setattr(loop, "restore", lambda *_: None)  # and then it ends elsewhere
-    assert (weights(train_run(spec, store, "cpu")) == weights(whole)) == remembers
+    "Without what its policy had learned it ends elsewhere."
+    assert goes_on_alike(replace(SPEC, optimizer=optimizer), tmp_path, monkeypatch, 1, remembers) == remembers
 
 
 def test_the_optimiser_moves_what_the_method_brings():

@@ -8,12 +8,10 @@ from hypothesis import given, settings, strategies as st
 from torch import nn
 from torch.nn import functional as F
 
+from helpers import seeded as gen
 from mixrepro.methods.attacks import STARTS, ascend, cross_entropy, divergence, fgsm, in_mode, pgd, slope, trades_attack
 from mixrepro.networks.staged import Dropout
 from mixrepro.networks.zoo import build
-
-
-def gen(seed=0): return torch.Generator().manual_seed(seed)
 
 
 @pytest.fixture

@@ -9,10 +9,10 @@ from PIL import Image, ImageDraw
 from torch.nn import functional as F
 
 from mixrepro.data.datasets import DATASETS, STATS, load
-from mixrepro.data.factors import CANVAS, FACTORS, LONG, RANGES, ROWS, SHORT, STEM, TASKS, FactorSet, both, disjoint, draw_factors, factors, render, slab, weights
+from mixrepro.data.factors import CANVAS, FACTORS, LONG, RANGES, ROWS, SHORT, STEM, TASKS, FactorSet, both, disjoint, factors, render, slab, weights
 from mixrepro.methods.catalogue import method
 from mixrepro.methods.factor_mixup import mix_factors
-from mixrepro.methods.vicinal import Mix, draw_mix, one_hot
+from mixrepro.methods.vicinal import Mix, draw_mix
 from mixrepro.networks.staged import count
 from mixrepro.networks.zoo import build
 from mixrepro.papers.catalogue import find

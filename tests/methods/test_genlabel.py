@@ -1,7 +1,6 @@
 "GenLabel's three labellings on every kind of mixture, against loops and scipy; algorithm 3 is kept with a checkpoint; no intrusion."
 
 import functools
-import signal
 import warnings
 from dataclasses import replace
 
@@ -13,7 +12,7 @@ from scipy import stats
 from sklearn.neighbors import KNeighborsClassifier
 from torch.nn import functional as F
 
-from helpers import Forked, seeded
+from helpers import goes_on_alike, seeded
 from mixrepro.data.datasets import load
 from mixrepro.methods import genlabel as G
 from mixrepro.methods.base import altered, restore, state_of
@@ -25,7 +24,6 @@ from mixrepro.methods.vicinal import Mix, draw_mix
 from mixrepro.methods.views import NoiseViews
 from mixrepro.networks.autoencoders import ConvVAE
 from mixrepro.networks.zoo import build
-from mixrepro.training import loop
 from mixrepro.training.loop import train_run
 from mixrepro.training.spec import Spec, name_of
 from mixrepro.training.store import Store
@@ -151,31 +149,9 @@ ONLINE = Spec("digits-few", "mixup", "tiny-cnn", epochs=3, n_train=100, batch=50
               method_args=dict(labels=G.OnlineGenLabels(gamma=1., warmup=.1)))
 
 
-def weights(run): return (run.folder / "weights.safetensors").read_bytes()
-
-
-@pytest.mark.parametrize("stop, remembers", [(1, True), (1, False)])
-def test_a_run_of_algorithm_3_that_was_cut_off_ends_the_same(tmp_path, monkeypatch, stop, remembers):
-    whole, store, real = train_run(ONLINE, Store(tmp_path / "whole"), "cpu"), Store(tmp_path / "cut"), loop.train_epoch
-    def cut(*args):
-        loss = real(*args)
-        if args[-1] == stop + 1: raise RuntimeError("cut")
-        return loss
-    monkeypatch.setattr(loop, "train_epoch", cut)
-    with pytest.raises(RuntimeError, match="cut"): train_run(ONLINE, store, "cpu")
-    monkeypatch.setattr(loop, "train_epoch", real)
-    if not remembers: monkeypatch.setattr(loop, "restore", lambda *_: None)  # and then it ends elsewhere
-    assert (weights(train_run(ONLINE, store, "cpu")) == weights(whole)) == remembers
-
-
-def test_a_run_of_algorithm_3_that_is_killed_ends_the_same(tmp_path):
-    spec = replace(ONLINE, epochs=8, n_train=200)
-    process = Forked(train_run, spec, Store(tmp_path / "a"), "cpu", steps=18)
-    said = process.stdout.read()
-    assert process.wait() == -signal.SIGKILL and "epoch   4/" in said and "epoch   5/" not in said
-    assert not Store(tmp_path / "a").run(spec).done
-    resumed = train_run(spec, Store(tmp_path / "a"), "cpu")
-    assert weights(resumed) == weights(train_run(spec, Store(tmp_path / "b"), "cpu"))
+@pytest.mark.parametrize("remembers", [True, False])
+def test_a_run_of_algorithm_3_that_was_cut_off_ends_the_same(tmp_path, monkeypatch, remembers):
+    assert goes_on_alike(ONLINE, tmp_path, monkeypatch, 2, remembers) == remembers
 
 
 def test_what_algorithm_3_learned_is_state():

@@ -225,14 +225,6 @@ def test_per_is_no_part_of_a_name_at_its_default():
     with pytest.raises(ValueError, match="unknown per 'layer'"): replace(spec, method_args=dict(per="layer"))
 
 
-def test_only_the_generator_is_drawn_from():
-    net, (x, y) = network(), batch()
-    torch_state, numpy_state = torch.get_rng_state(), np.random.get_state()[1].copy()
-    losses = [ManifoldMixup().loss(net, x, y, seeded(3)).item() for _ in range(2)]
-    assert losses[0] == losses[1] != ManifoldMixup().loss(net, x, y, seeded(4)).item()
-    assert torch.equal(torch.get_rng_state(), torch_state) and (np.random.get_state()[1] == numpy_state).all()
-
-
 def test_a_run_by_name(tmp_path):
     spec = Spec("digits", "manifold-mixup", "tiny-cnn", epochs=8, n_train=400, batch=32, lr=5e-3, augment="crop", method_args=dict(stages=(0, 1, 2)))
     assert ManifoldMixup(stages=[0, 1, 2]) == ManifoldMixup()

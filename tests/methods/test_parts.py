@@ -11,8 +11,7 @@ from hypothesis import given, settings, strategies as st
 from torch import nn
 from torch.nn import functional as F
 
-
-from helpers import Forked
+from helpers import Forked, goes_on_alike, seeded, weights
 from mixrepro.core import choice, provenance, spelled
 from mixrepro.data.datasets import load
 from mixrepro.methods import catalogue
@@ -25,15 +24,12 @@ from mixrepro.methods.mixup_r import MixupR
 from mixrepro.methods.noise import FeatureNoise, MixNoise
 from mixrepro.methods.varmixup import VarMixup
 from mixrepro.methods.vicinal import LOSSES, Mix, draw_mix
+from mixrepro.methods.views import AugMixViews, NoiseViews, Views
 from mixrepro.networks.autoencoders import ConvVAE
 from mixrepro.networks.zoo import build
-from mixrepro.training import loop
 from mixrepro.training.loop import train_run
 from mixrepro.training.spec import Spec, canonical, from_json, name_of, provenance_of, to_json
 from mixrepro.training.store import Store
-
-
-def seeded(seed=0): return torch.Generator().manual_seed(seed)
 
 
 def batch(n=10, shape=(1, 16, 16), classes=5, seed=0, dtype=torch.float32):
@@ -281,10 +277,12 @@ def test_parts_that_cannot_be(args, message):
 
 
 @given(s=st.floats(.01, 5), add=st.floats(0, 3), mult=st.floats(0, 3), sparse=st.floats(0, .99),
-       kind=st.sampled_from(["mixup", "manifold-mixup", "varmixup", "iat"]))
+       kind=st.sampled_from(["mixup", "manifold-mixup", "varmixup", "iat"]),
+       views=st.sampled_from([Views(), AugMixViews(ops="all", gamma=0.), NoiseViews(s=.3, count=1)]))
 @settings(max_examples=30, deadline=None)
-def test_any_combination_is_the_same_after_json(s, add, mult, sparse, kind):
-    m = method(kind, labels=LogisticLabels(s=s), noise=FeatureNoise(add=add, mult=mult, sparse=sparse))
+def test_any_combination_is_the_same_after_json(s, add, mult, sparse, kind, views):
+    noise = FeatureNoise(add=add, mult=mult, sparse=sparse, levels=(1, 2, 3))
+    m = method(kind, labels=LogisticLabels(s=s), noise=noise, views=views)
     assert method(kind, **json.loads(json.dumps(spelled(m)))) == m
 
 
@@ -328,9 +326,6 @@ def learned(monkeypatch):
     return Spec("digits", "mixup", "tiny-cnn", **how, method_args=dict(labels=LearnedLabels()))
 
 
-def weights(run): return (run.folder / "weights.safetensors").read_bytes()
-
-
 def test_what_a_part_learned_is_kept_and_taken_up():
     train = load("digits", "train").subset(100)
     m, other = (Mixup(labels=LearnedLabels()).prepare(train, seeded()) for _ in range(2))
@@ -354,16 +349,7 @@ def io_of(state):
 
 @pytest.mark.parametrize("stop, remembers", [(0, True), (2, True), (2, False)])
 def test_a_run_with_a_learning_part_that_was_cut_off_ends_the_same(learned, tmp_path, monkeypatch, stop, remembers):
-    whole, store, real = train_run(learned, Store(tmp_path / "whole"), "cpu"), Store(tmp_path / "cut"), loop.train_epoch
-    def cut(*args):
-        loss = real(*args)
-        if args[-1] == stop + 1: raise RuntimeError("cut")
-        return loss
-    monkeypatch.setattr(loop, "train_epoch", cut)
-    with pytest.raises(RuntimeError, match="cut"): train_run(learned, store, "cpu")
-    monkeypatch.setattr(loop, "train_epoch", real)
-    if not remembers: monkeypatch.setattr(loop, "restore", lambda *_: None)  # and then it ends elsewhere
-    assert (weights(train_run(learned, store, "cpu")) == weights(whole)) == remembers
+    assert goes_on_alike(learned, tmp_path, monkeypatch, stop + 1, remembers) == remembers
 
 
 def test_a_run_with_a_learning_part_that_is_killed_ends_the_same(learned, tmp_path, capsys):

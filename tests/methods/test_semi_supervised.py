@@ -12,7 +12,7 @@ from PIL import Image
 from sklearn.decomposition import PCA
 from torch.nn import functional as F
 
-from helpers import SHARED, seeded
+from helpers import SHARED, cut_off, seeded, weights
 from mixrepro.data.augment import AUGMENTS
 from mixrepro.data.datasets import load
 from mixrepro.data.splits import split, write_split
@@ -25,7 +25,7 @@ from mixrepro.networks.staged import Normalize
 from mixrepro.networks.wideresnet import wide_resnet
 from mixrepro.networks.zoo import build
 from mixrepro.training import loop
-from mixrepro.training.loop import score, seen_of, split_of, start, train_run
+from mixrepro.training.loop import seen_of, split_of, start, train_run
 from mixrepro.training.spec import Spec, canonical, name_of
 from mixrepro.training.store import Run, Store, history, open_net, selected
 
@@ -40,7 +40,6 @@ class Images:
 
 
 def covariance(h): return np.cov(h.flatten(1).double().numpy(), rowvar=False, bias=True)
-def weights(run: Run) -> bytes: return (run.folder / "weights.safetensors").read_bytes()
 
 
 # Whitening ------------------------------------------------------------------------------------------------------------------------------
@@ -140,7 +139,6 @@ def data(tmp_path, monkeypatch):
     monkeypatch.setenv("MIXREPRO_DATA", str(tmp_path / "data"))
     return tmp_path / "data"
 
-
 def test_a_split_is_the_same_with_and_without_its_file(data):
     y = load("digits", "train").y
     drawn = split_of(SPEC, y)
@@ -202,14 +200,7 @@ def test_labels_of_the_unlabelled_decide_nothing(runs, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("name", ["ssl-manifold-mixup", "white"])
 def test_a_run_that_was_cut_off_ends_the_same(runs, name, tmp_path, monkeypatch):
-    real = loop.train_epoch
-    def cut(*args):
-        loss = real(*args)
-        if args[-1] == 1: raise RuntimeError("cut")
-        return loss
-    monkeypatch.setattr(loop, "train_epoch", cut)
-    with pytest.raises(RuntimeError, match="cut"): train_run(runs[name].spec, Store(tmp_path), "cpu")
-    monkeypatch.setattr(loop, "train_epoch", real)
+    cut_off(runs[name].spec, Store(tmp_path), 1, monkeypatch)
     again = train_run(runs[name].spec, Store(tmp_path), "cpu")
     assert weights(again) == weights(runs[name]) and [r["valid_nll"] for r in history(again)] == [r["valid_nll"] for r in history(runs[name])]
 

@@ -10,13 +10,13 @@ from hypothesis import given, settings, strategies as st
 from torch import nn
 from torch.nn import functional as F
 
+from helpers import seeded as gen
 from mixrepro.data.datasets import load
 from mixrepro.methods.at import AT
-from mixrepro.methods.attacks import (PULLS, STARTS, ascend, cross_entropy, fgsm, log_loss, log_target, pgd, slope,
-                                      tilt, tilt_bce, trades_attack)
+from mixrepro.methods.attacks import (PULLS, cross_entropy, fgsm, log_loss, log_target, pgd, tilt, trades_attack)
 from mixrepro.methods.iat import IAT
 from mixrepro.methods.trades import TRADES
-from mixrepro.methods.vicinal import LOSSES, bce_softmax, log_odds, one_hot
+from mixrepro.methods.vicinal import bce_softmax, log_odds, one_hot
 from mixrepro.metrics.attacked import FGSM, Iterated, Unbounded, attacked, unbounded
 from mixrepro.metrics.linearity import linearity_errors
 from mixrepro.networks.sngan import SNGAN
@@ -25,9 +25,6 @@ from mixrepro.networks.zoo import build
 from mixrepro.training import fit as fitting
 
 SCALES = (1, 5, 50, 500)
-
-
-def gen(seed=0): return torch.Generator().manual_seed(seed)
 
 
 class Scaled(nn.Module):

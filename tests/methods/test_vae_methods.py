@@ -11,7 +11,7 @@ from scipy.optimize import minimize_scalar
 from hypothesis import given, settings, strategies as st
 from torch import nn
 
-from helpers import seeded
+from helpers import goes_on_alike, seeded
 from mixrepro.data import datasets
 from mixrepro.data.augment import AUGMENTS
 from mixrepro.data.datasets import load
@@ -442,16 +442,7 @@ def test_a_run_with_turns_that_was_cut_off_ends_the_same(tmp_path, monkeypatch, 
     "Three batches an epoch, so that the turn after an epoch depends on which it was."
     spec = Spec("digits", "varmixup", "tiny-cnn", epochs=4, n_train=96, batch=32, augment="crop",
                 method_args=dict(vae_network="vae-small", vae_epochs=1, share=.5))
-    whole, store, real = train_run(spec, Store(tmp_path / "whole"), "cpu"), Store(tmp_path / "cut"), loop.train_epoch
-    def cut(net, ready, train, of, *rest):
-        if of.method == "varmixup" and rest[-1] == 1: raise RuntimeError("cut")
-        return real(net, ready, train, of, *rest)
-    monkeypatch.setattr(loop, "train_epoch", cut)
-    with pytest.raises(RuntimeError, match="cut"): train_run(spec, store, "cpu")
-    monkeypatch.setattr(loop, "train_epoch", real)
-    if not remembers: monkeypatch.setattr(loop, "restore", lambda *_: None)  # and then it ends elsewhere
-    ends = [(run.folder / "weights.safetensors").read_bytes() for run in (train_run(spec, store, "cpu"), whole)]
-    assert (ends[0] == ends[1]) == remembers
+    assert goes_on_alike(spec, tmp_path, monkeypatch, 1, remembers) == remembers
 
 
 def test_with_mixtures_only_there_is_nothing_to_remember():

@@ -7,8 +7,7 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 from mixrepro.data.corruptions import CATEGORIES, CORRUPTIONS
-from mixrepro.metrics.categories import category_means, noise_weight, others_mean, quarter_mean
-from mixrepro.metrics.robustness import corruption_mean
+from mixrepro.metrics.categories import category_means, noise_weight
 from mixrepro.repro.rows import reported
 
 
@@ -39,11 +38,6 @@ def test_images_keep_their_places():
     found, plain = category_means(cells), category_means({k: [v.mean() for v in five] for k, five in cells.items()})
     assert all(v.shape == (20,) for v in found.values())
     assert {k: v.mean() for k, v in found.items()} == pytest.approx(plain)
-
-
-def test_both_means_are_one_where_categories_agree():
-    cells = {kind: [.3] * 5 for kind in CORRUPTIONS}
-    assert quarter_mean(cells) == pytest.approx(corruption_mean(cells)) == pytest.approx(others_mean(cells)) == pytest.approx(.3)
 
 
 def printed() -> pd.DataFrame:

@@ -14,9 +14,7 @@ from torch.nn import functional as F
 
 from helpers import seeded
 from mixrepro.data.datasets import load
-from mixrepro.data.images import ImageSet
 from mixrepro.methods.attacks import ascend
-from mixrepro.methods.decoder import Decoder
 from mixrepro.metrics.accuracy import nll, predict
 from mixrepro.metrics.attacked import ATTACKS, FGSM, Unbounded, attacked, unbounded
 from mixrepro.metrics.catalogue import METRICS, measure

@@ -268,7 +268,6 @@ def test_released_arrays_are_read_by_block(arrays):
     r = R.robustness(net, test, source="released", root=root)
     assert r["corruptions"] == "released" and r["accuracy"]["snow"][0] == accuracy(predict(net, test), test.y)
     assert r["accuracy"]["contrast"] == R.robustness(net, test, kinds=("contrast",))["accuracy"]["contrast"]
-    with pytest.raises(ValueError, match="rest on generated and released"): R.one_source([r, R.robustness(net, test, kinds=("fog",))])
 
 
 def test_released_arrays_of_other_images_are_refused(arrays):

@@ -1,6 +1,5 @@
 "The divergence of predictions against SciPy and its limits; the steps' law; what a run keeps."
 import math
-from unittest.mock import patch
 
 import numpy as np
 import pytest

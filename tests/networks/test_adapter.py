@@ -12,13 +12,13 @@ from torch.nn import functional as F
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torchvision import models
 
+from helpers import seeded as gen
 from mixrepro.methods.catalogue import method
 from mixrepro.methods.genlabel import OnlineGenLabels
 from mixrepro.methods.mixup import Mixup
 from mixrepro.methods.noisymix import NOISYMIX, NOISYMIX_CODE
 from mixrepro.networks.adapter import candidates, staged
 from mixrepro.networks.resnet import resnet, resnet50
-from mixrepro.networks.staged import Staged
 
 SHAPE, RESIDUAL = (3, 32, 32), ["layer1", "layer2", "layer3", "layer4"]
 BUILT = {
@@ -31,9 +31,6 @@ BUILT = {
     "timm convnext": (lambda: timm.create_model("convnext_atto", depths=(1, 1, 1, 1), dims=(8, 16, 32, 64),
                                                 num_classes=5), [f"stages.{i}" for i in range(4)]),
 }
-
-
-def gen(seed=0): return torch.Generator().manual_seed(seed)
 
 
 def built(name):

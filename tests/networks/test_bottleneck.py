@@ -10,9 +10,7 @@ from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from torch import nn
 
 from mixrepro.data.datasets import DATASETS, STATS, load
-from mixrepro.data.images import ImageSet
 from mixrepro.data.spirals import PointSet, as_images, as_points, draw_spirals, plane, spirals
-from mixrepro.methods.erm import ERM
 from mixrepro.methods.manifold_mixup import ManifoldMixup, check_stages
 from mixrepro.methods.vicinal import draw_mix, one_hot
 from mixrepro.metrics import concentration as C
@@ -27,15 +25,6 @@ many = settings(max_examples=25, deadline=None)
 
 
 # ---- spirals --------------------------------------------------------------------------------------------------------
-
-def test_spirals_are_an_image_set_like_any_other():
-    train, test = load("spirals", "train"), load("spirals", "test")
-    assert isinstance(train, ImageSet) and train.shape == (2, 1, 1) and train.k == 2 and len(train) == 2000
-    assert train.y.bincount().tolist() == test.y.bincount().tolist() == [1000, 1000]
-    assert train.floats().dtype == torch.float32 and 0 <= train.floats().min() and train.floats().max() <= 1
-    assert torch.equal(train.floats(torch.tensor([7, 1])), train.x[[7, 1]]) and train.to("cpu").shape == train.shape
-    assert type(train.subset(10)) is PointSet and train.subset(slice(4)).y.tolist() == [0, 1, 0, 1]
-
 
 def test_the_draw_depends_on_the_seed_and_the_split_alone():
     before = torch.get_rng_state()
@@ -102,24 +91,6 @@ def test_layers_stages_and_shapes(before, after, code, width, norm):
     net(x, at=1, through=lambda h: seen.append(h) or h)
     assert seen[0].shape == (5, code) and net(x).shape == (5, 7) and len(net.stages) == 2
     assert torch.allclose(net.head(net.stages[1](seen[0])), net(x), atol=1e-6)
-
-
-def test_nine_layers_on_the_spirals_and_the_papers_widths_on_mnist():
-    nine = [m for m in build("spiral-net", (2, 1, 1), 2, seeded()).modules() if isinstance(m, nn.Linear)]
-    assert len(nine) == 9 and nine[4].out_features == 2
-    shapes = [(m.in_features, m.out_features) for m in build("bottleneck-mlp", (1, 28, 28), 10, seeded(), width=1024).modules() if isinstance(m, nn.Linear)]
-    assert shapes == [(784, 1024), (1024, 1024), (1024, 2), (2, 1024), (1024, 1024), (1024, 10)]
-
-
-def test_regularisers_act_in_training_only_and_draw_from_their_generator_only():
-    net, x = build("spiral-net", (2, 1, 1), 2, seeded(), dropout=.5, noise=1., batch_norm=True), torch.rand(32, 2, 1, 1, generator=seeded())
-    with pytest.raises(ValueError, match="give it a generator"): net.train()(x)
-    assert torch.equal(net.eval()(x), net(x))
-    def once(s): return net.train().draw_from(seeded(s))(x)
-    before = torch.get_rng_state()
-    assert torch.equal(once(1), once(1)) and not torch.equal(once(1), once(2)) and torch.equal(torch.get_rng_state(), before)
-    quiet = build("spiral-net", (2, 1, 1), 2, seeded())
-    assert torch.equal(quiet.train()(x), quiet.eval()(x))
 
 
 def test_noise_is_gaussian_of_its_scale_and_added_at_the_bottleneck():
@@ -221,13 +192,6 @@ def test_confidence_and_entropy_are_scipys(seed, threshold):
     assert share == (p.max(1) < threshold).mean() and np.isclose(entropy, stats.entropy(p, axis=1).mean())
 
 
-def test_the_hidden_grid_covers_the_box_evenly():
-    h = torch.randn(40, 2, generator=seeded())
-    grid = C.hidden_plane(h, 21)
-    assert torch.allclose(grid.amin(0), h.amin(0)) and torch.allclose(grid.amax(0), h.amax(0)) and len(grid.unique(dim=0)) == 441
-    assert torch.allclose(grid.view(21, 21, 2)[3, 5], h.amin(0) + torch.tensor([5, 3]) / 20 * (h.amax(0) - h.amin(0)), atol=1e-5)
-
-
 @many
 @given(st.lists(st.tuples(st.floats(.01, 100), st.floats(.01, 100)), min_size=2, max_size=8))
 def test_the_paired_ratio_is_scipys_t_interval_of_the_logarithm(pairs):
@@ -239,17 +203,6 @@ def test_the_paired_ratio_is_scipys_t_interval_of_the_logarithm(pairs):
     assert np.allclose(np.log(got), (r.mean(), theirs.low, theirs.high), atol=1e-7)
     back = C.paired_ratio(b, a)
     assert np.allclose(np.log(back), [-np.log(got[0]), -np.log(got[2]), -np.log(got[1])], atol=1e-7)
-
-
-def test_what_cannot_be_measured_is_refused():
-    h, y = cloud(0)
-    with pytest.raises(ValueError, match="59 labels"): C.scatter(h, y[1:])
-    with pytest.raises(ValueError, match="two classes at least"): C.scatter_ratio(h, 0 * y)
-    with pytest.raises(ValueError, match="choose a network with code=2"): C.hidden_plane(h)
-    with pytest.raises(ValueError, match="a probability above 0"): C.unsure(h, 1.5)
-    with pytest.raises(ValueError, match="tau must be above 0"): C.dimension(h, y, -1)
-    with pytest.raises(ValueError, match="seed by seed"): C.paired_ratio([1.], [])
-    with pytest.raises(ValueError, match="finite values above 0"): C.paired_ratio([math.nan, 1.], [1., 1.])
 
 
 # ---- runs -----------------------------------------------------------------------------------------------------------

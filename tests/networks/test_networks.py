@@ -9,6 +9,7 @@ import torch
 from hypothesis import given, settings, strategies as st
 from torch.nn import functional as F
 
+from helpers import seeded as gen
 from mixrepro.networks.autoencoders import ConvVAE, halvings
 from mixrepro.networks.preact import PreActBlock, preact_resnet
 from mixrepro.networks.resnet import resnet, resnet50
@@ -37,9 +38,6 @@ class Mix:
     partner: torch.Tensor
 
     def __call__(self, h): return torch.lerp(h[self.partner], h, self.lam)
-
-
-def gen(seed=0): return torch.Generator().manual_seed(seed)
 
 
 @pytest.fixture(autouse=True)

@@ -10,7 +10,7 @@ from hypothesis import given, strategies as st
 
 from conftest import ROOT
 from mixrepro.papers.catalogue import ARTEFACTS, PAPERS, find
-from mixrepro.repro.artefact import FIGURE, TABLE, Artefact, catalogue, no_runs, shows, state
+from mixrepro.repro.artefact import FIGURE, TABLE, state
 
 
 def test_every_paper_has_its_number_of_artefacts():
@@ -31,7 +31,6 @@ def test_an_entry_is_in_order(artefact):
     assert artefact.outputs in (TABLE, FIGURE) and ("-fig" not in artefact.id or artefact.outputs == FIGURE)
     assert artefact.title == artefact.title.strip() and artefact.title[0].isupper() and 10 < len(artefact.title) < 90 and "|" not in artefact.title
     assert artefact.notebook == f"nbs/{artefact.paper}/{artefact.id}.ipynb"
-
 
 def test_titles_and_files_are_all_different():
     assert len({a.title for a in ARTEFACTS.values()}) == len(ARTEFACTS)
@@ -54,12 +53,6 @@ def test_a_plan_and_a_notebook_make_it_ready(tmp_path):
     assert state(a, tmp_path) == "planned"  # a folder of that name is no notebook
     (tmp_path/a.notebook).rmdir(); (tmp_path/a.notebook).touch(); (tmp_path/draft.notebook).unlink()
     assert [i for i in ARTEFACTS if state(ARTEFACTS[i], tmp_path) == "ready"] == ["vm-fig1"]
-
-
-def test_frozen_and_no_id_twice():
-    with pytest.raises(AttributeError): find("vm-fig1").title = "other"
-    with pytest.raises(ValueError, match="across lists x-a more than once"): catalogue("across", shows("x-a", "one"), shows("x-a", "two", outputs=FIGURE))
-    assert catalogue("across", shows("x-a", "one", no_runs, outputs=FIGURE)) == {"x-a": Artefact("x-a", "across", "one", FIGURE, no_runs)}
 
 
 SEEN_OTHERWISE = {"vm-fig4": "its title names the judge and the data that it has seen", "vm-cost": "its title names network and data",

@@ -1,13 +1,12 @@
 "Boundaries in the plane against brute force over the edges of a grid, and against lines that are known."
 
 import numpy as np
-import pytest
 import torch
 from hypothesis import given, settings, strategies as st
 from torch import nn
 
 from mixrepro.data.spirals import as_points
-from mixrepro.repro.boundaries import boundary, boundary_of, logit_map
+from mixrepro.repro.boundaries import boundary, boundary_of
 
 
 class Linear(nn.Module):
@@ -24,7 +23,6 @@ def test_two_linear_classes_have_their_line_and_one_only(turn, offset):
     assert len(lines) == 1 and np.abs(lines[0] @ way.numpy() + offset).max() < 1e-5
     assert np.linalg.norm(lines[0][-1] - lines[0][0]) > 1, "across the box"
 
-
 def test_of_three_classes_each_place_of_a_line_is_a_tie_of_the_best_two():
     angle = torch.arange(3) * 2 * torch.pi / 3
     net = Linear(torch.stack([angle.cos(), angle.sin()], 1), torch.tensor([.1, 0., -.05]))
@@ -32,12 +30,6 @@ def test_of_three_classes_each_place_of_a_line_is_a_tie_of_the_best_two():
     best = net(((p / 4) + .5)[..., None, None]).topk(2, 1).values
     assert len(p) > 100 and (best[:, 0] - best[:, 1]).quantile(.97) < 1e-3  # but for the cell where three meet
     assert (p.abs() <= torch.tensor([1.2, .8]) + 1e-6).all()
-
-
-def test_the_grid_is_where_it_says():
-    u, v, logits = logit_map(Linear(torch.eye(2), torch.zeros(2)), 4., (2., 1.), 41)
-    assert u[0] == -2 and u[-1] == 2 and len(v) == 20 and logits.dtype == np.float64
-    assert np.allclose(logits[..., 0], u[None], atol=1e-5) and np.allclose(logits[..., 1], v[:, None], atol=1e-5)
 
 
 def crossings(at, score):
@@ -57,9 +49,3 @@ def test_the_line_goes_through_every_crossing_of_the_grid_and_nowhere_else():
     ours, brute = np.concatenate(boundary(at, at, np.stack([score, 0 * score], 2))), crossings(at, score)
     far = np.linalg.norm(ours[:, None] - brute, axis=2)
     assert len(brute) > 50 and max(far.min(0).max(), far.min(1).max()) < 1e-12
-
-
-def test_what_has_no_boundary():
-    assert boundary_of(Linear(torch.zeros(2, 2), torch.tensor([1., 0.])), 4., (1., 1.), 11) == []
-    with pytest.raises(ValueError, match="two at least, got 1"): boundary(np.zeros(3), np.zeros(3), np.zeros((3, 3, 1)))
-    with pytest.raises(ValueError, match="2 places along its width at least, got 0"): logit_map(None, 1., (1., 1.), 0)

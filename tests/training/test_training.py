@@ -14,7 +14,7 @@ import pytest
 import torch
 from hypothesis import given, settings, strategies as st
 
-from helpers import Forked
+from helpers import Forked, weights
 from mixrepro.data.datasets import load
 from mixrepro.methods.catalogue import method
 from mixrepro.training import loop, store as store_module
@@ -31,9 +31,6 @@ from mixrepro.training.store import Store
 torch.set_num_threads(1)
 train_run(from_json(json.loads(sys.argv[1])), Store(sys.argv[2]), "cpu")
 """
-
-
-def weights(run: Run) -> bytes: return (run.folder / "weights.safetensors").read_bytes()
 
 
 def start(spec: Spec, folder: Path) -> subprocess.Popen:

@@ -21,9 +21,9 @@ from .margins import REACHED, widest
 from .settings import Theory
 from .tables import FEATURES, ON_PAR, ROWS, note_counts
 from ...repro.claim import OLDER, Asked, Claim, Effect, Over, Tables, estimated, exact, share
-from ...repro.decided import p_of
 from ...repro.estimates import Measured, over_seeds
 from ...repro.rows import reported
+from ...repro.verdicts import p_of
 
 _says = partial(Claim, "genlabel")
 

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['ROWS', 'IN_TABLE_3', 'PAIR', 'MOST', 'OPEN', 'settings', 'by_row', 'Constraint', 'is_setting', 'as_in_table3',
            'by_gain', 'below_augmentation', 'from_text', 'domains', 'counted', 'filled_in', 'surviving', 'possible',
-           'never_lowers', 'readings', 'narrowed', 'contrast', 'check_runs', 'design', 'effects']
+           'never_lowers', 'readings', 'contrast', 'check_runs', 'design', 'effects']
 
 # %% ../../../nbs/noisymix/02_marks.ipynb #a06a8ad6
 import math
@@ -161,18 +161,6 @@ def readings(table4: pd.DataFrame) -> dict[str, list[Constraint]]:
     both = Constraint("all but JSD is a row", "section 4.4: the combination of both", OPEN, lambda *on: three in on)
     return {split.name: [split], both.name: [both],
             **{f"{part} never lowers robustness": never_lowers(table4, part) for part in PARTS}}
-
-# %% ../../../nbs/noisymix/02_marks.ipynb #02b5088b
-def narrowed(fixed: list[Constraint],       # what is taken as given
-             more: dict[str, list[Constraint]],  # from `readings`
-             second_view: str = "augmentation",
-             ) -> pd.DataFrame:             # assignments left with each reading alone, and with those up to it
-    "How far each reading narrows the rows down."
-    counts, so_far = [], list(fixed)
-    for name, constraints in more.items():
-        so_far += constraints
-        counts.append((name, len(surviving([*fixed, *constraints], second_view)), len(surviving(so_far, second_view))))
-    return pd.DataFrame(counts, columns=["reading", "alone", "with those above"])
 
 # %% ../../../nbs/noisymix/02_marks.ipynb #408c3f20
 def contrast(parts: frozenset,          # whose joint effect is asked for

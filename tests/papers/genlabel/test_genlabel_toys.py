@@ -5,14 +5,14 @@ import pandas as pd
 import pytest
 import torch
 from hypothesis import given, settings, strategies as st
-from scipy import integrate, optimize
+from scipy import integrate
 from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import KNeighborsClassifier
 from torch import nn
 
 from helpers import seeded
 from mixrepro.data.datasets import load
-from mixrepro.data.spirals import as_images, as_points
+from mixrepro.data.spirals import as_points
 from mixrepro.data.toys import TRUTH
 from mixrepro.papers.genlabel import margins as M
 from mixrepro.papers.genlabel import toys as T
@@ -41,16 +41,6 @@ def test_the_moment_of_the_labels(s2):
     assert M.label_moment(s2) == pytest.approx(by_scipy, abs=1e-6) and 1 / 4 < M.label_moment(s2) < 3 / 8
 
 
-@given(seed=st.integers(0, 99), m=st.floats(.26, .37))
-@settings(max_examples=8, deadline=None)
-def test_the_fitted_line_is_the_minimum(seed, m):
-    x, y, _ = M.draw_clouds(np.random.default_rng(seed), (7, 5), (.2, .4))
-    (z, w), v = M.mixtures_of(x), M.seen_labels(x, y, m)
-    theta = M.fitted_line(z, w, v)
-    found = optimize.minimize(lambda t: w @ np.logaddexp(0, z @ t) - v @ t, np.zeros(3), method="BFGS", options=dict(gtol=1e-8)).x
-    assert np.allclose(theta, found, rtol=1e-3, atol=1e-3)
-
-
 def test_the_fitted_line_is_scikit_learns_logistic_regression():
     "A linear label is two examples with its shares as weights."
     x, y, _ = M.draw_clouds(np.random.default_rng(3), (10, 6), (.2, .4))
@@ -70,7 +60,6 @@ def test_mirrored_classes_have_a_mirrored_line():
     for s2 in (None, .05, 2.):
         theta = M.fitted_line(*M.mixtures_of(x), M.seen_labels(x, y, M.label_moment(s2)))
         assert abs(theta[2]) < 1e-6 * np.linalg.norm(theta), "with as many of the same spread the offset is 0 under all labels"
-
 
 def test_rows_and_differences():
     rows = M.margin_rows((.1, 1.), 3)

@@ -42,14 +42,6 @@ def test_counts_and_tests_against_scipy(gains, seed):
     assert found["sign"] == pytest.approx(stats.binomtest(int((moved > 0).sum()), len(moved)).pvalue)
 
 
-def test_an_interval_of_a_set_is_a_paired_t_interval():
-    mine = rows([2., -1.], spread=3.)
-    for _, one in differences(mine, "genlabel", "mixup").iterrows():
-        by = mine[mine.table == one.table].pivot(index="seed", columns="method", values="accuracy")
-        theirs = stats.ttest_rel(by.genlabel, by.mixup).confidence_interval()
-        assert (one.low, one.high) == pytest.approx((theirs.low, theirs.high))
-
-
 def test_the_notes_counts():
     assert (round(sign_test(24, 38), 2), round(sign_test(87, 160), 2)) == (.14, .30)
     found = note_counts()

@@ -29,24 +29,3 @@ def test_the_dimension_depends_on_the_bias():
     for d, k in ((2, 2), (3, 6)):  # both biases solve the theorem's equation, with an A of another rank
         A, H, b = simplex(d, k)
         assert torch.allclose(A.T @ H + b[:, None], torch.eye(d, dtype=A.dtype)) and torch.linalg.matrix_rank(A) == d - 1
-
-
-def test_words_that_a_table_does_not_bear_out():
-    "Counted by hand from tables 4 and 5, and from table 1b; what a corrected table withdraws."
-    table4, table5, table1 = (reported("manifold_mixup", f"mm-table{k}") for k in (4, 5, 1))
-    wide = {c: dict(zip(g["row"], g["mean"])) for c, g in table5.groupby("column")}
-    best, below = sum(max(r, key=r.get) == "manifold-mixup" for r in wide.values()), sum(r["manifold-mixup"] < r["erm"] for r in wide.values())
-    assert list(e.consistently(table5).findings[0].numbers.values()) == [len(wide), best, below] == [17, 13, 3]
-    assert e.in_all_cases(table4).findings[0].numbers == pytest.approx({"task A": 0. - 1.6, "task B": 18.40 - 21.25, "task C": 66.09 - 63.05})
-    assert holds(e.deeper_and_worse(table1)) == [True]
-    assert holds(e.deeper_and_worse(put(table1, "mixup", "cifar100 preactresnet34 error", 20.9))) == [False]
-    assert holds(e.unequal_lengths(reported("manifold_mixup", "mm-blocked"))) == [True]
-
-
-def test_competitive_on_svhn_is_welchs_t():
-    from scipy import stats
-    semi = reported("manifold_mixup", "mm-table2")
-    theirs = stats.ttest_ind_from_stats(5.70, .48, 5, 5.63, .20, 5, equal_var=False)
-    gap, low, high = e.behind(semi, "ssl-manifold-mixup", "vat", "svhn")
-    assert (gap / theirs.statistic) == pytest.approx((.48 ** 2 / 5 + .20 ** 2 / 5) ** .5) and low < 0 < high and theirs.pvalue > .05
-    assert holds(e.competitive(semi)) == [False] and holds(e.competitive(put(semi, "ssl-manifold-mixup", "svhn", 7.5))) == [True]

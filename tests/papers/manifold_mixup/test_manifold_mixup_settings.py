@@ -11,7 +11,6 @@ from mixrepro.repro.scale import scale
 from mixrepro.data.factors import ROWS
 from mixrepro.papers.catalogue import find
 from mixrepro.papers.manifold_mixup.settings import ARTEFACTS, Theorem
-from mixrepro.repro.artefact import cells
 from mixrepro.repro.scale import SCALES
 from plans import agree, args, every, grid, planned
 
@@ -48,7 +47,6 @@ def test_table1():
         dataset, network = column.removesuffix(", released code").split()
         agree(specs, dataset=dataset, method=row, network=network, augment="crop2-flip", **LONG, **WHOLE)
         assert args(specs)["criterion"] == ("bce" if column.endswith("code") else "ce"), "algorithms 1 and 3; the code's BCELoss"
-
 
 def test_table1s_dear_cells_at_embedded():
     "Both losses where ten seeds are cheap, and the deep network for five seeds: they have the runs of the others."

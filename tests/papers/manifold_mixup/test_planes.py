@@ -1,4 +1,4 @@
-"Pictures of planes: every place has its band's colour, every class its marker; and claims judged by intervals that are scipy's."
+"Pictures of planes: every place has its band's colour; and intervals that are scipy's."
 
 import math
 
@@ -51,13 +51,6 @@ def test_every_place_has_its_bands_colour(ax, probabilities, tones, bands):
     for column, tone in enumerate(tones): assert np.abs(rgb[:, column] / 255 - to_rgb(tone)).max() < 1 / 255, bands
 
 
-def test_classes_differ_without_colour(ax):
-    P.scatter_classes(ax, torch.rand(20, 2, generator=seeded()), torch.arange(20) % 2, ("a", "b"))
-    P.scatter_classes(ax, torch.rand(20, 2, generator=seeded()), torch.arange(20) % 10, tuple(map(str, range(10))))
-    markers = [line.get_marker() for line in ax.lines]
-    assert markers == ["o", "^", *(f"${d}$" for d in range(10))] and all(len(l.get_xdata()) in (10, 2) for l in ax.lines)
-
-
 @pytest.fixture
 def measured():
     rng = np.random.default_rng(0)
@@ -82,26 +75,3 @@ def test_the_table_shows_geometric_means_and_the_columns_that_are_there(measured
     for name, line in (("erm", erm), ("mixup", mixup)): assert f"| {stats.gmean(at[name]):.2g} |" in line
     share = P.factor(measured, "mixup", "erm")
     assert "Entropy" not in head and erm.endswith("|  |") and f"{share[0]:.2g} [{share[1]:.2g}, {share[2]:.2g}]" in mixup
-
-
-def test_a_claim_is_judged_by_a_quotient_or_a_difference(measured):
-    at = measured.pivot(index="seed", columns="model")
-    for column, sign, alternative in (("scatter", -1, "less"), ("low_hidden", 1, "greater")):
-        a, b = (at[column, m] if column == "low_hidden" else np.log(at[column, m]) for m in ("mixup", "erm"))
-        inside = stats.ttest_rel(a, b).confidence_interval(.95)
-        clear = inside.high < 0 if alternative == "less" else inside.low > 0
-        word = P.judged(measured, "mixup", "erm", column, sign, at="embedded").word
-        assert word == ("holds" if clear else "undecided")
-        assert P.judged(measured, "mixup", "erm", column, -sign, at="embedded").word == ("does not hold" if clear else "undecided")
-        assert P.judged(measured[measured.seed == 0], "mixup", "erm", column, sign, at="embedded").word == "undecided (n = 1)"
-        assert P.judged(measured, "mixup", "erm", column, sign, at="smoke").word == "withheld"
-
-
-def test_a_claim_in_a_sentence_names_its_numbers_and_its_verdict(measured):
-    more = pd.concat([measured, measured[measured.model == "mixup"].assign(model="noise")])
-    text = P.sentence("It is tighter", more, "mixup", "erm", "scatter", -1, at="embedded")
-    assert text.startswith("It is tighter: holds (") and f"{P.factor(more, 'mixup', 'erm')[0]:.2g}, 95% interval" in text
-    both = P.against("It is tighter", more, "mixup", ["noise", "erm"], "scatter", -1, at="embedded")
-    assert both == "It is tighter: holds against ERM; undecided (no spread) against Noise."  # its values are the same
-    assert P.alike(more, ["mixup", "noise"], "erm", {"scatter": -1}, at="embedded") == ["mixup", "noise"]
-    assert P.alike(more, ["mixup", "noise"], "erm", {"scatter": -1}, at="smoke") == P.alike(more, ["noise"], "erm", {"scatter": 1}, at="gpu") == []

@@ -1,7 +1,6 @@
 "The corruptions to look at: the pictures fit their tables, and the changes are NumPy's."
 
 import numpy as np
-import torch
 from sklearn.datasets import load_sample_image
 
 from mixrepro.data.corruptions import CORRUPTIONS, corrupt

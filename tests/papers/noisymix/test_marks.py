@@ -82,10 +82,6 @@ def test_counting_is_listing(seed):
     assert all(one[row] in own[row] for one in found for row in M.ROWS) and all(len({*one.values()}) == 10 for one in found)
 
 
-def test_counts_without_constraints():
-    assert [M.counted([], v) for v in SECOND_VIEW] == [math.perm(n, 10) for n in (12, 14, 16)]
-
-
 @pytest.mark.parametrize("change, lost", [("gain", "row 5 is augmentation alone"), ("pair", "row 1 is erm")])
 def test_a_changed_number_frees_a_row(tables, change, lost):
     "The constraints are read off the printed numbers: planted faults show."
@@ -95,13 +91,6 @@ def test_a_changed_number_frees_a_row(tables, change, lost):
     left = {c.name for c in M.from_text(table3, table4)}
     assert lost in {c.name for c in M.from_text(*tables)} - left
     assert len(M.surviving(M.from_text(table3, table4))) > 360
-
-
-def test_readings_narrow_and_do_not_decide(fixed, tables):
-    said = M.narrowed(fixed, M.readings(tables[1]))
-    assert said["with those above"].is_monotonic_decreasing and (said["with those above"] <= said.alone).all() and said.alone.max() <= 360
-    assert said.set_index("reading").alone["AugMix is row 6 or 7"] == 120 and said.set_index("reading").alone["all but JSD is a row"] == 240
-    assert said["with those above"].iloc[-1] > 1
 
 
 def test_one_part_more_is_never_below(fixed, tables):

@@ -9,10 +9,9 @@ from mixrepro.data.datasets import load
 from mixrepro.metrics.catalogue import METRICS, READ, measure, of_images
 from mixrepro.metrics.flips import AS_PRINTED
 from mixrepro.papers.noisymix import imagenet as N
-from mixrepro.papers.noisymix.settings import ImageNet, imagenets
-from mixrepro.repro.columns import leaders
+from mixrepro.papers.noisymix.settings import ImageNet
 from mixrepro.repro.ledger import reported
-from mixrepro.repro.scale import SCALES, scale
+from mixrepro.repro.scale import SCALES
 from mixrepro.training.loop import train_run
 from mixrepro.training.spec import Spec
 from mixrepro.training.store import Store
@@ -26,7 +25,6 @@ def test_means_without_noise_are_those_of_twelve_and_of_eight():
     found = N.mean_films(dict(flips=films | {"spatter": 99.}))
     assert found["flip probability"] == pytest.approx(.45) and found["flip probability without noise"] == pytest.approx(np.mean([k / 10 for k in range(2, 10)]))
     assert "snow" in AS_PRINTED and "spatter" not in AS_PRINTED, "ImageNet-P films snow"
-
 
 def test_the_papers_own_means_without_noise_follow_from_table_6():
     "Within two roundings, but for the rows that referee and erratum name."
@@ -69,11 +67,6 @@ def test_claims_are_printed_differences():
     assert ranks["rms calibration error"].idxmin() == ranks["aurra"].idxmax() == "noisymix"
 
 
-def test_the_lowest_leads_where_lower_is_better():
-    data = pd.DataFrame({"method": ["a", "b"], "column": ["k", "k"], "paper mean (%)": [1., 2.], "our mean (%)": [4., 3.]})
-    assert leaders(data, {}).values.tolist() == [["b", "a"]] and leaders(data, {}, lowest=True).values.tolist() == [["a", "b"]]
-
-
 @pytest.mark.parametrize("at", SCALES)
 def test_what_is_measured_has_a_name_at_every_scale(at):
     s = ImageNet.at(at)
@@ -95,7 +88,3 @@ def test_a_run_on_painted_copies_is_measured_with_the_others(tmp_path, monkeypat
     assert all(0 < r["rms_code"] <= r["rms"] < 1 and r["bins"] == 16 for r in ranks)
     assert measure(runs, "rendered", "cpu") == found and torch.get_num_threads()
     assert load("photo-digits-64", "test").standin == "ImageNet"
-
-
-def test_a_scale_without_imagenet_plans_nothing():
-    assert imagenets(ImageNet.at("overnight"), scale("overnight"), 0) == []
