@@ -54,8 +54,9 @@ def owned() -> tuple[str, ...]:  # ("imagenet",) or ()
 # %% ../../nbs/repro/80_scale.ipynb #8042cdc6
 REAL = {d: d for d in ("cifar10", "cifar100", "svhn", "tiny-imagenet", "imagenet")}
 OVERFITS = dict(optimizer="adam", lr=3e-3, nesterov=False, weight_decay=0., schedule="cosine", milestones=(), batch=64)
-BY_VALUE = ("vm-table1", "mm-lowdata", "nm-table2", "mm-table1", "mm-fig2", "mm-fig8", "mm-knn", "mm-table3",
-            "mm-table5", "vm-fig2", "vm-fig3", "vm-fig4", "vm-fig5", "vm-autoencoders", "vm-offmanifold")
+BY_VALUE = ("vm-table1", "mm-lowdata", "nm-table2", "nm-table7", "nm-fig2", "nm-table3", "nm-table9", "nm-fig7",
+            "mm-table1", "mm-fig2", "mm-fig8", "mm-knn", "mm-table3", "mm-table5", "vm-fig2", "vm-fig3", "vm-fig4",
+            "vm-fig5", "vm-autoencoders", "vm-offmanifold", "nm-table13", "nm-table14")
 SCALES = {s.name: s for s in (
     Scale("smoke", 2, {"cifar10": "digits-few", "imagenet": "photo-digits-64"}, together=30, verdicts=False),
     Scale("embedded", 10, {"cifar10": "photo-digits-16", "imagenet": "photo-digits-64"}, together=40,

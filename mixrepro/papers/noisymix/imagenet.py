@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['QUIET_FILMS', 'AGAINST', 'CLAIMS', 'without_noise', 'mean_films', 'of_seeds', 'rate_grid', 'claimed', 'row_means',
-           'apart', 'rendered_words', 'named_right', 'crosses']
+           'apart', 'rendered_words', 'unnamed_words', 'named_right', 'crosses']
 
 # %% ../../../nbs/noisymix/07_imagenet.ipynb #31076a6e
 from typing import Any, TYPE_CHECKING
@@ -17,8 +17,9 @@ import pandas as pd
 
 from ...data.corruptions import CATEGORIES, CORRUPTIONS
 from ...metrics.flips import AS_PRINTED, Baseline, flip_rates, mean_flips
+from .settings import ADVERSARIAL, ImageNet, imagenet_schemes
 from ...repro.estimates import Measured as Seeds
-from ...repro.figures import line
+from ...repro.figures import LABELS, line
 
 if TYPE_CHECKING: from matplotlib.axes import Axes
 
@@ -109,6 +110,17 @@ def rendered_words(study: Any) -> str:  # "" where renditions are ImageNet-R's o
     "What the renditions of a stand-in are."
     if not {*study.datasets.values()} - {"imagenet"}: return ""
     return "The renditions of the stand-in are outlines, negatives and sketches of its test images."
+
+# %% ../../../nbs/noisymix/07_imagenet.ipynb #3263a58c
+def unnamed_words(study: Any) -> str:  # sentences; "" where neither row is run
+    "What stands for two rows of which the paper does not say what they are."
+    a, policy = ADVERSARIAL, imagenet_schemes(ImageNet())["autoaugment"].policy
+    words = {"adversarial": f"attacks of {a.steps} steps within {255 * a.eps:g}/255, as remembered from Salman et al. "
+                            "(2020); the paper names no threat model",
+             "autoaugment": f"torchvision's policy for {LABELS[policy]} (Cubuk et al., 2019); the paper's tables 6 and "
+                            "12 print the row as Fast AutoAugment"}
+    ran = {c.row for c in study.cells}
+    return " ".join(f"{LABELS[row]}: {what}." for row, what in words.items() if row in ran)
 
 # %% ../../../nbs/noisymix/07_imagenet.ipynb #ebbe8293
 def named_right(ax: "Axes", points: dict) -> None:  # name -> (x, y)

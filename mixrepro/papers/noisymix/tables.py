@@ -6,8 +6,8 @@
 __all__ = ['CONTRASTS', 'QUIET', 'SNOW', 'RARELY', 'CONSTANTS_OF', 'COPIED', 'WHOSE', 'contrasts_of', 'by_kind', 'flip_columns',
            'with_quiet', 'filmed_words', 'filmed_in', 'translated', 'rarer', 'unlike_films', 'categories_of', 'sound',
            'copied_words', 'strengths', 'noise_words', 'beside_code', 'whose_noise', 'learned', 'clean_and_corrupted',
-           'fifteen', 'fifteen_parts', 'dotted', 'panels', 'panels_of_both', 'widened', 'said_of', 'by_parts',
-           'rows_printed_alike', 'mixing_words', 'otherwise_mixed']
+           'lead_by_column', 'fifteen', 'fifteen_parts', 'dotted', 'panels', 'panels_of_both', 'widened', 'said_of',
+           'by_parts', 'rows_printed_alike', 'mixing_words', 'otherwise_mixed']
 
 # %% ../../../nbs/noisymix/05_tables.ipynb #7ef40721
 import math
@@ -32,8 +32,10 @@ from ...metrics.robustness import by_category, corruption_mean
 from .parts import PARTS, meaningful, setting_name
 from .settings import AS_RELEASED, KNOWN, Wide, scheme, with_parts
 from ...repro.columns import leaders, led_alike, side_by_side
-from ...repro.estimates import Measured, Published, welch
+from ...repro.estimates import Measured, Published, plus, welch
 from ...repro.figures import LABELS, line
+from ...repro.ledger import in_a_word, p_value
+from ...repro.verdicts import holm
 from ...training.store import Run
 
 if TYPE_CHECKING: from matplotlib.axes import Axes
@@ -211,13 +213,34 @@ def clean_and_corrupted(study: Any,  # of table 2 or 3
     means = by.groupby(["column", "method", "metric"], sort=False).value.mean().mul(100).unstack()
     return table, means.rename(index=study.labels)
 
+# %% ../../../nbs/noisymix/05_tables.ipynb #931e38a2
+def lead_by_column(study: Any,
+                   data: pd.DataFrame,  # of a table with the first of CONTRASTS
+                   ) -> list[str]:      # a heading, a table, a sentence; [] where not both were run
+    "By how much NoisyMix leads AugMix in each column: in the paper, and here with an interval."
+    one, other = CONTRASTS[0]
+    mine = data[(data.method == f"{one} over {other}") & data["our gain (points)"].notna()]
+    if mine.empty: return []
+    def ours(r):
+        gain, *ends = (plus(v) for k in ("our gain", "gain low", "gain high") if (v := r[f"{k} (points)"]) == v)
+        return f"{gain} [{', '.join(ends)}]" if ends else gain
+    shown = pd.DataFrame({"column": [study.labels.get(c, c.replace("_", " ")) for c in mine.column],
+                          "paper": ["" if v != v else plus(v) for v in mine["paper gain (points)"]],
+                          "ours": [ours(r) for _, r in mine.iterrows()], "direction": list(mine.direction),
+                          "p, Holm": [p_value(p) for p in holm(mine["p"])]})
+    over = in_a_word(list(mine["interval over"].dropna()))
+    how = [f"In brackets: 95% intervals over {over}, each for its own column, uncorrected;" * bool(over),
+           f"p is corrected by Holm for these {len(mine)} columns."]
+    return [f"## {LABELS[one]} over {LABELS[other]} (points)", study.grid(shown), " ".join(how).strip()]
+
 # %% ../../../nbs/noisymix/05_tables.ipynb #58db9314
 def fifteen(study: Any,    # of one of tables 7 to 10
             dataset: str,  # the paper's, as its cells name it
             ) -> tuple:    # the table of the ledger; the paper's columns and ours; the scheme that leads each
     "A table of fifteen corruptions, side by side."
     found = study.measure("corruptions", lambda found: by_kind(found["accuracy"]))
-    table = study.table(found, {kind: (dataset, kind) for kind in study.reported().column.unique()}, scale=100)
+    columns = {kind: (dataset, kind) for kind in study.reported().column.unique()}
+    table = study.table(found, columns, scale=100, contrasts=contrasts_of(study)[:1])
     return table, *side_by_side(table.data, study.labels), leaders(table.data, study.labels)
 
 def fifteen_parts(study: Any, table: Any, paper: pd.DataFrame, ours: pd.DataFrame,
@@ -227,7 +250,7 @@ def fifteen_parts(study: Any, table: Any, paper: pd.DataFrame, ours: pd.DataFram
               f"In {led_alike(first)} of {len(first)} columns the scheme that leads here, of the "
               "schemes that the paper has, also leads in the paper."]
     return ["## Paper (%)", study.grid(paper, 1), "## Ours (%, mean over the seeds)", study.grid(ours, 1),
-            "## The scheme that leads, of the schemes that the paper has",
+            *lead_by_column(study, table.data), "## The scheme that leads, of the schemes that the paper has",
             study.grid(first.reset_index()), whose_noise(study)], answer
 
 # %% ../../../nbs/noisymix/05_tables.ipynb #10f8cf04

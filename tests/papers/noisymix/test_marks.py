@@ -8,8 +8,10 @@ import pytest
 import statsmodels.formula.api as smf
 from hypothesis import given, settings, strategies as st
 
+from conftest import ROOT
 from mixrepro.papers.noisymix import marks as M
 from mixrepro.papers.noisymix.parts import SECOND_VIEW
+from mixrepro.repro.figures import LABELS
 from mixrepro.repro.rows import reported
 
 
@@ -30,6 +32,18 @@ def test_settings_less_those_whose_views_are_equal(view, n):
     out = every[every.left_out != ""]
     assert out.jsd.all() and not out.augmentation.any() and (view == "augmentation" or not out.noise.any())
     assert all(why.endswith(f"so it is {name.replace(' + jsd', '').replace('jsd', 'none')!r} again") for name, why in zip(out.name, out.left_out))
+
+
+def test_what_is_left_out_is_said_with_its_reason():
+    told = M.told_left_out()
+    assert told.startswith("Of the 16 settings of four parts 4 are left out: ") and M.told_left_out("copy") == ""
+    for name, why in M.settings().query("left_out != ''")[["name", "left_out"]].to_numpy(): assert f"'{name}' ({why})" in told
+
+
+def test_the_page_names_each_constraint_and_what_is_left_out(fixed):
+    page = (ROOT / "figures/embedded/noisymix/nm-table4.md").read_text()
+    for r in M.as_listed(fixed, LABELS).itertuples(): assert r.constraint in page and r.where in page
+    assert M.told_left_out() in page
 
 
 # ---- assignments ----------------------------------------------------------------------------------------------------

@@ -1,17 +1,20 @@
 "What the ImageNet tables share: means without noise, rates over ERM, claims, and tables that should agree."
+from types import SimpleNamespace
+
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 
+from conftest import ROOT
 from mixrepro.data.corruptions import CORRUPTIONS
 from mixrepro.data.datasets import load
 from mixrepro.metrics.catalogue import METRICS, READ, measure, of_images
 from mixrepro.metrics.flips import AS_PRINTED
 from mixrepro.papers.noisymix import imagenet as N
-from mixrepro.papers.noisymix.settings import ImageNet
+from mixrepro.papers.noisymix.settings import ImageNet, imagenets
 from mixrepro.repro.ledger import reported
-from mixrepro.repro.scale import SCALES
+from mixrepro.repro.scale import SCALES, scale
 from mixrepro.training.loop import train_run
 from mixrepro.training.spec import Spec
 from mixrepro.training.store import Store
@@ -88,3 +91,15 @@ def test_a_run_on_painted_copies_is_measured_with_the_others(tmp_path, monkeypat
     assert all(0 < r["rms_code"] <= r["rms"] < 1 and r["bins"] == 16 for r in ranks)
     assert measure(runs, "rendered", "cpu") == found and torch.get_num_threads()
     assert load("photo-digits-64", "test").standin == "ImageNet"
+
+
+@pytest.mark.parametrize("id", ["nm-table1", "nm-table6", "nm-table11", "nm-table12", "nm-fig1", "nm-fig6"])
+def test_a_page_says_what_its_rows_of_adversarial_training_and_autoaugment_are(id):
+    "The radius is a recollection, and the paper has two names for the other row."
+    words = N.unnamed_words(SimpleNamespace(cells=imagenets(ImageNet(), scale("paper"), 0)))
+    assert "attacks of 3 steps within 4/255, as remembered" in words and "torchvision's policy for ImageNet" in words
+    assert words in (ROOT / f"figures/embedded/noisymix/{id}.md").read_text()
+
+
+def test_a_scale_without_imagenet_plans_nothing():
+    assert imagenets(ImageNet.at("overnight"), scale("overnight"), 0) == []

@@ -5,6 +5,7 @@ import pytest
 from mixrepro.metrics.catalogue import METRICS
 from mixrepro.papers.noisymix.settings import ARTEFACTS, KNOWN, ROWS, SOURCES, ImageNet, Theorems, imagenet_schemes
 from mixrepro.repro.scale import SCALES
+from mixrepro.training.spec import name_of
 from plans import agree, args, every, grid, planned
 
 WITHOUT_RUNS = {"nm-fig3", "nm-fig5", "nm-theorem1", "nm-theorem2", "nm-theorem3"}
@@ -56,6 +57,13 @@ def test_films_are_of_all_test_images_or_the_name_says_of_how_many(id):
     films = {at: ARTEFACTS[id].settings.at(at).films for at in SCALES}
     assert films == dict(smoke="flips-on-2", embedded="flips-on-200", overnight="flips-on-500", gpu="flips", paper="flips") and set(films.values()) < set(METRICS)
     assert METRICS["flips-on-200"].keywords == dict(images=200)
+
+
+@pytest.mark.parametrize("id", sorted(id for id, columns in COLUMNS.items() if columns != HUNDRED))
+def test_a_night_draws_all_tables_of_cifar_10_from_the_runs_of_one(id):
+    "There one small network stands for both, so that none of them trains more than table 2."
+    def runs(id): return {(c, s) for c, specs in planned(id, "overnight").items() for s in map(name_of, specs)}
+    assert id in SCALES["overnight"].only and runs(id) == runs("nm-table2")
 
 
 @pytest.mark.parametrize("id", sorted(COLUMNS))

@@ -1,11 +1,16 @@
 "Columns of NoisyMix's tables against the printed numbers."
 
+from types import SimpleNamespace
+
 import numpy as np
+import pandas as pd
 import pytest
 from scipy import stats
 
+from conftest import ROOT
+from mixrepro.data.corruptions import CORRUPTIONS
 from mixrepro.data.perturbations import PERTURBATIONS
-from mixrepro.papers.noisymix.tables import QUIET, SNOW, flip_columns, widened, with_quiet
+from mixrepro.papers.noisymix.tables import QUIET, SNOW, flip_columns, lead_by_column, widened, with_quiet
 from mixrepro.repro.ledger import reported
 
 
@@ -37,3 +42,15 @@ def test_what_a_wider_network_changes_is_welchs_interval():
         test = stats.ttest_ind_from_stats(m, s, 5, n, t, 5, equal_var=False)
         assert r.effect == pytest.approx(m - n) and ((r.low > 0) or (r.high < 0)) == (test.pvalue < .05)
     assert len(found) == 32 and {m for m in found.index.levels[0] if found.loc[(m, "cifar100-c"), "high"] < 0} == {"erm", "puzzlemix", "nfm"}
+
+
+@pytest.mark.parametrize("id", [f"nm-table{i}" for i in range(6, 11)])
+def test_the_papers_own_contrast_stands_below_fifteen_columns_with_its_intervals(id):
+    at = ROOT / "figures/embedded/noisymix" / id
+    rows = lead_by_column(SimpleNamespace(labels={}, grid=lambda shown: shown), pd.read_csv(f"{at}.csv"))[1]
+    paper = reported("noisymix", id).pivot(index="column", columns="row", values="mean")
+    page = [[cell.strip() for cell in line.split("|")[1:-1]] for line in at.with_suffix(".md").read_text().splitlines() if line.startswith("|")]
+    assert list(rows.column) == [k.replace("_", " ") for k in CORRUPTIONS]
+    for kind, r in zip(CORRUPTIONS, rows.itertuples(index=False)):
+        assert float(r.paper) == pytest.approx(paper.loc[kind, "noisymix"] - paper.loc[kind, "augmix"], abs=.005) and "[" in r.ours
+        assert list(r) in page
