@@ -3,10 +3,13 @@
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from scipy import stats
 
 from mixrepro.papers.across.compositions import against_parents, what_was_found
 from mixrepro.papers.across.matrix import EVERY_METRIC, critical_difference, matrix_answer, matrix_table, ranked_methods
+from mixrepro.metrics.catalogue import READ
+from mixrepro.metrics.stability import js_divergence, steadiness
 from mixrepro.repro.rows import rows
 
 DEMSAR = """.763 .768 .771 .798  .599 .591 .590 .569  .954 .971 .968 .967  .628 .661 .654 .657  .882 .888 .886 .898  .936 .931 .916 .931  .661 .668 .609 .685
@@ -40,6 +43,14 @@ def test_ranks_and_gains_by_hand():
         order = list((a.sign * mine.mean()).sort_values(ascending=False).index)
         assert list(here["rank"].sort_values().index) == order
         assert np.isclose(here.loc["a", "our gain"], a.sign * (mine["a"] - mine["erm"]).mean())
+
+
+def test_what_stability_training_is_to_lower_is_among_the_metrics():
+    "NoisyMix paper, section 3.1: the divergence of the predictions on an image and on its neighbour, in thousandths of a nat."
+    (js,) = (a for a in EVERY_METRIC if a.name == "JS")
+    z, moved, y = torch.randn(7, 4, dtype=torch.float64), torch.randn(7, 4, dtype=torch.float64), torch.arange(7) % 4
+    assert js.metric in READ and js.sign == -1
+    assert np.allclose(js.scale * js.pick(steadiness(z, y, {"sphere, 8/255": moved, "sphere, 2/255": z})), 1000 * js_divergence(z, moved))
 
 
 def test_a_changed_seed_changes_the_number():
