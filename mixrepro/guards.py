@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SEVERAL', 'LEARNED_FROM', 'NotFinite', 'check_tensor', 'check_rows', 'check_image_batch', 'check_logits',
-           'check_apart', 'check_labels', 'check_pair', 'check_shares', 'check_gradient', 'check_generator',
+           'check_span', 'check_labels', 'check_pair', 'check_shares', 'check_gradient', 'check_generator',
            'check_whole', 'check_counts_of', 'check_default', 'check_no_autocast', 'check_no_float16',
            'check_recording', 'check_network', 'check_types', 'check_networks', 'check_said', 'check_attack',
            'check_looked_up', 'check_size_of', 'check_classified', 'check_each_said', 'check_recordable',
@@ -64,7 +64,7 @@ def check_logits(logits: Tensor,  # (..., K)
                         "the network has diverged, lower its learning rate")
 
 # %% ../nbs/03_guards.ipynb #67ee60c5
-def check_apart(*logits: Tensor,  # (..., K) each
+def check_span(*logits: Tensor,  # (..., K) each
                 ) -> None:
     "Refuse finite logits whose difference is none; on a GPU every batch would wait for a look."
     for z in logits:

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['FILMED', 'AS_PRINTED', 'NOISELESS', 'FILM_BYTES', 'RELEASED_P', 'to_first', 'flipped', 'portions', 'check_frames',
-           'stored_films', 'check_stored', 'stills', 'films', 'classes_of', 'filmed', 'flips', 'check_probabilities',
+           'stored_films', 'check_films', 'stills', 'films', 'classes_of', 'filmed', 'flips', 'check_probabilities',
            'check_seeds_of', 'check_some', 'mean_flips', 'Baseline', 'baseline', 'check_baseline', 'flip_rates',
            'mean_flip_rate']
 
@@ -76,7 +76,7 @@ def stored_films(test: ImageSet, kind: str, folder: str | Path) -> np.ndarray:
     return x
 
 # %% ../../nbs/metrics/76_flips.ipynb #7d7b5d9d
-def check_stored(test: ImageSet, kinds: tuple[str, ...], folder: str | Path | None) -> None:  # None: films are made
+def check_films(test: ImageSet, kinds: tuple[str, ...], folder: str | Path | None) -> None:  # None: films are made
     "Refuse a folder that lacks films of a kind before the first kind is measured."
     for kind in kinds if folder is not None else (): stored_films(test, kind, folder)
 
@@ -140,7 +140,7 @@ def flips(nets: list,                          # networks, on the device of the 
     index = torch.arange(len(test), device=test.y.device) if not 0 < images < len(test) else balanced(test.y, images)
     if released: how = dict(folder=folder or data_root() / pick("released set of films", test.name, RELEASED_P))
     else: how = dict(seed=seed, table=table_for(max(test.shape[1:])))
-    check_stored(test, kinds, how.get("folder"))
+    check_films(test, kinds, how.get("folder"))
     shares = zip(*(filmed(nets, test, kind, index, **how) for kind in kinds))
     what = dict(films=source, images=len(index)) | ({} if released else how)
     return [what | dict(flips={k: s.mean().item() for k, s in zip(kinds, mine)}, arrays=dict(flipped=torch.stack(mine)))

@@ -23,7 +23,7 @@ from ..networks.staged import Net
 
 # %% ../../nbs/metrics/75b_robust.ipynb #77dd90c3
 def check_lost(net: Net, bad: Tensor, y: Tensor, still: Tensor, losses: tuple[str, ...]) -> None:  # still: bool (B,)
-    "Refuse to stand still where half precision has lost the gradient; that of a margin shares no scale, and is not lost."
+    "Refuse to stand still where half precision has lost the gradient; that of a margin shares no scale."
     if "margin" not in losses: check_shared_scale(net, bad, y, still)
 
 @dataclass(frozen=True)
