@@ -4,11 +4,12 @@
 
 # %% auto #0
 __all__ = ['SEVERAL', 'LEARNED_FROM', 'NotFinite', 'check_tensor', 'check_rows', 'check_image_batch', 'check_logits',
-           'check_labels', 'check_pair', 'check_shares', 'check_gradient', 'check_generator', 'check_whole',
-           'check_counts_of', 'check_default', 'check_network', 'check_types', 'check_networks', 'check_said',
-           'check_attack', 'check_looked_up', 'check_size_of', 'check_classified', 'check_each_said',
-           'check_recordable', 'check_each_once', 'check_no_mask', 'check_as_many', 'check_pixels',
-           'check_same_network', 'check_shown_to_hook', 'check_loss']
+           'check_span', 'check_labels', 'check_pair', 'check_shares', 'check_gradient', 'check_generator',
+           'check_whole', 'check_counts_of', 'check_default', 'check_no_autocast', 'check_no_float16',
+           'check_recording', 'check_network', 'check_types', 'check_networks', 'check_said', 'check_attack',
+           'check_looked_up', 'check_size_of', 'check_classified', 'check_each_said', 'check_recordable',
+           'check_each_once', 'check_no_mask', 'check_as_many', 'check_pixels', 'check_same_network',
+           'check_shown_to_hook', 'check_loss']
 
 # %% ../nbs/03_guards.ipynb #ab552217
 import inspect
@@ -61,6 +62,17 @@ def check_logits(logits: Tensor,  # (..., K)
     if (bad := (~logits.amax(-1).isfinite()).sum()):
         raise NotFinite(f"{bad} of {logits[..., 0].numel()} rows of logits hold NaN or +inf, or -inf only: "
                         "the network has diverged, lower its learning rate")
+
+# %% ../nbs/03_guards.ipynb #67ee60c5
+def check_span(*logits: Tensor,  # (..., K) each
+                ) -> None:
+    "Refuse finite logits whose difference is none; on a GPU every batch would wait for a look."
+    for z in logits:
+        if z.is_cuda or not z.numel(): continue
+        low, top = z.detach().aminmax(dim=-1)
+        if (far := (top.isfinite() & low.isfinite() & ~(top - low).isfinite()).sum()):
+            raise NotFinite(f"{far} of {top.numel()} rows of logits hold numbers further apart than {z.dtype} can say, "
+                            "so that no loss is a number: the network has diverged, lower its learning rate")
 
 # %% ../nbs/03_guards.ipynb #92475ac9
 def check_labels(y: Tensor,             # labels
@@ -149,6 +161,31 @@ def check_default(who: str) -> None:  # several things, as the message begins: "
     if (now := torch.get_default_dtype()) == torch.float32: return
     raise TypeError(f"{who} need torch.float32 as PyTorch's default, got {now}: take torch.set_default_dtype back, and "
                     "convert images to the type you want")
+
+# %% ../nbs/03_guards.ipynb #c47d1e36
+def check_no_autocast(what: str,     # several things, as the message begins
+                      like: Tensor,  # on their device
+                      ) -> None:
+    "Refuse to keep for a whole run what was rounded in half precision."
+    if not torch.is_autocast_enabled(kind := like.device.type): return
+    raise TypeError(f"{what} are kept for the whole run, and torch.autocast would round them to "
+                    f"{torch.get_autocast_dtype(kind)}: prepare the method outside of it, and train in it")
+
+def check_no_float16(who: str,   # looks at gradients
+                     x: Tensor,  # at these images, (B, ...)
+                     ) -> None:
+    "Refuse the type in which the gradient at a sure image is 0."
+    kind = x.device.type
+    halved = torch.is_autocast_enabled(kind) and torch.get_autocast_dtype(kind) == torch.float16
+    if x.dtype != torch.float16 and not halved: return
+    raise TypeError(f"{who} looks at gradients of single images, which are 0 in torch.float16 where the network is "
+                    "sure: take torch.bfloat16 in torch.autocast, and images of torch.float32")
+
+def check_recording(who: str) -> None:  # needs gradients
+    "Refuse inference mode, in which no gradient can be taken."
+    if not torch.is_inference_mode_enabled(): return
+    raise ValueError(f"{who} takes gradients, which torch.inference_mode() rules out: call it outside, or take "
+                     "torch.no_grad() for what is only read")
 
 # %% ../nbs/03_guards.ipynb #545d11a9
 SEVERAL = (list, tuple, dict, torch.nn.ModuleList, torch.nn.ModuleDict)

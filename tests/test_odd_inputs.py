@@ -9,6 +9,8 @@ import pandas as pd
 import pytest
 import torch
 from PIL import Image, ImageFile
+from torchvision import transforms
+from torchvision.transforms import v2
 
 from helpers import seeded
 from mixrepro.data import fetch as F, image_folder as IF, tabular as T
@@ -32,15 +34,18 @@ from mixrepro.methods.genmix_gan import invert
 from mixrepro.methods.mmd_vae import kernel_matrix, mmd
 from mixrepro.methods.noise import FeatureNoise
 from mixrepro.methods.puzzle_mask import costs, least, pooled as blocks, prior
+from mixrepro.methods.trades import trades_loss
+from mixrepro.methods.transform import BatchTransform
 from mixrepro.methods.views import NoiseViews, js
 from mixrepro.metrics import accuracy as A, calibration as C, categories as CA, concentration as H, distances as S, flips as FL, mixed_loss as M, neighbours as N, ranked as R, rendered as RE, robustness as RB, stability as ST
 from mixrepro.metrics.attacked import FGSM, Iterated, Unbounded, attacked
+from mixrepro.metrics.boundary import boundary_attack
 from mixrepro.metrics.deformed import deformed
 from mixrepro.metrics.influence import influence
 from mixrepro.metrics.interpolation import interpolation
 from mixrepro.metrics.linearity import linearity, linearity_errors
 from mixrepro.metrics.robust import AutoPGD, robust
-from mixrepro.networks.staged import drop
+from mixrepro.networks.staged import Normalize, drop
 from mixrepro.networks.zoo import build
 from mixrepro.papers.genlabel import theory as TH
 
@@ -51,6 +56,9 @@ H5, LABELS = torch.randn(12, 5, generator=seeded(3)), torch.arange(12) % 3
 NET = build("tiny-cnn", (3, 8, 8), 4, seeded()).eval()
 X, XY = torch.rand(4, 3, 8, 8, generator=seeded(4)), torch.arange(4)
 TEST = ImageSet((X * 255).byte(), XY, tuple("abcd"), "digits", "test")
+AE, GAN, XG = build("vae-small", (3, 8, 8), None, seeded()), build("sngan-small", (3, 32, 32), None, seeded()), torch.rand(4, 3, 32, 32, generator=seeded(6))
+AT2 = torch.tensor([[.9, .1], [.8, .3], [.7, .2], [.95, .4]]).view(1, 1, 4, 2)
+ADA = method("adamixup").prepare(TEST, seeded())
 
 
 def refused(make, sentence):
@@ -68,7 +76,12 @@ BY_DEFAULT = {"cutmix": lambda: draw_boxes(6, (8, 8), 1., .5, seeded()).lam, "cu
               **{kind: lambda k=kind: corrupt(BYTES, k, 1) for kind in ("fog", "snow", "elastic_transform", "glass_blur")},
               **{f"film of {kind}": lambda k=kind: perturb(BYTES, k) for kind in ("zoom_blur", "tilt")},
               **{name: lambda n=name: DATASETS[n]("test").x for name in DRAWN}, "stylized": lambda: DATASETS["photo-digits-64-stylized"]("train").x[::50],
-              "factors": lambda: DATASETS["factors-a-32"]("test", size=32).x}
+              "factors": lambda: DATASETS["factors-a-32"]("test", size=32).x,
+              "noise": lambda: torch.cat([FeatureNoise()(X, seeded(i)) for i in range(9)]), "puzzles": lambda: torch.stack([method("puzzlemix", blocks=(2, 4)).draw(NET, X, XY, seeded(i)).mask.mean() for i in range(9)]),
+              "policy": lambda: ADA.draw(NET, X, XY, seeded()).lam, **{name: lambda m=method(name): m.loss(AE, X, XY, seeded()).detach() for name in ("mmd-vae", "adv-mmd-vae")},
+              **{f"noise of {name}": lambda n=build(name, (3, 32, 32), 4, seeded()): n.draw(3, seeded()) for name in ("sngan-small", "class-sngan-small")}, "shares of a GAN": lambda: method("gan-mixup").mixed(GAN.D, XG, XG, seeded())[2].detach(),
+              "weights": lambda: build("tiny-cnn", (3, 8, 8), 4, seeded()).head.weight.detach(), "curves": lambda: torch.tensor(interpolation([NET], TEST, (0,))[0]["stages"]["0"]["nll"], dtype=torch.float64),
+              "boundary": lambda: boundary_attack(lambda z: z, AT2, torch.zeros(1, 1, 4, dtype=torch.int64), 1 - AT2[:, 0], seeded(), 20)}
 
 
 @pytest.mark.parametrize("name", BY_DEFAULT)
@@ -520,3 +533,49 @@ def test_the_generative_classifier_asks_its_density_once():
 
 
 def test_labels_of_a_set_that_are_a_list(): refused(lambda: ImageSet(TEST.x, XY.tolist(), tuple("abcd"), "digits", "test"), "labels must be int64 .N,., got list")
+
+
+# ---- finite logits without a difference, lists for tensors, other modes ------------------------------------------------
+
+FAR = 3e38 * torch.tensor([[1., -1., 0., 0.], [0., 1., -1., 0.], [1., 1., 0., -1.]])
+OF_FAR = {"ce": lambda z: V.soft_ce(z, torch.eye(4)[:3]), "each": lambda z: V.soft_ce(z, torch.eye(4)[:3], "none"), "views": lambda z: js([z, z.flip(1)]), "trades": lambda z: trades_loss(z, z.flip(1), torch.eye(4)[:3], 6.),
+          "erm": lambda z: method("erm").loss(lambda x: z, X[:3], XY[:3], seeded()), "soft labels": lambda z: K.cross_entropy(lambda x: z, X[:3], torch.eye(4)[:3])}
+
+
+@pytest.mark.parametrize("name", OF_FAR)
+def test_finite_logits_that_have_no_difference_are_no_loss(name):
+    "The difference is infinite in single precision, and no share of it is NaN."
+    refused(lambda: OF_FAR[name](FAR), "3 of 3 rows of logits hold numbers further apart than torch.float32 can say")
+    assert OF_FAR[name](FAR / 40).isfinite().all() and V.soft_ce(FAR.double(), torch.eye(4).double()[:3]).isfinite()
+
+
+class Plain(torch.nn.Module):
+    def __init__(self, norm):
+        super().__init__()
+        self.norm, self.layers = norm, torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(192, 4))
+    def forward(self, x): return self.layers(x)
+
+
+NORMS = {"v2": lambda: v2.Normalize([.5] * 3, [.2] * 3), "v1": lambda: transforms.Normalize((.5,) * 3, (.2,) * 3)}
+
+
+@pytest.mark.parametrize("name", NORMS)
+def test_a_normalisation_that_keeps_lists_is_told_which_layer_would_do(name):
+    with torch.random.fork_rng(): net = Plain(NORMS[name]())
+    for ask in (lambda: method("cutout").loss(net, X, XY, seeded()), lambda: BatchTransform(method("cutout"), 4, seeded(), net=net)(X, XY)): refused(ask, "the mean of a normalisation must be a tensor .1, 3, 1, 1., got a (list|tuple) in Normalize: take mixrepro")
+    for attack in (FGSM(.1, "normalised"), Unbounded(2, space="normalised")): refused(lambda: attack(net, X, XY), "the std of a normalisation must be a tensor .1, C, 1, 1., got a (list|tuple)")
+    net.norm = Normalize([.5] * 3, [.2] * 3)
+    assert method("cutout").loss(net, X, XY, seeded()).isfinite() and FGSM(.1, "normalised")(net, X, XY).isfinite().all()
+
+
+@pytest.mark.parametrize("name, net", [("mmd-vae", AE), ("kl-vae", AE), ("gan", GAN), ("gan-mixup", GAN), ("class-gan", build("class-sngan-small", (3, 32, 32), 4, seeded()))])
+def test_what_makes_images_of_0_to_1_learns_from_no_others(name, net):
+    x = XG if net is not AE else X
+    refused(lambda: method(name).loss(net, 2 * x - 1, XY, seeded()), f"{name} trains a .*, which makes images in .0, 1., got -.* to .*: hand them over as they are")
+
+
+def test_gradients_are_not_asked_for_in_inference_mode():
+    "PyTorch's own error named an element 0."
+    with torch.inference_mode():
+        refused(lambda: method("puzzlemix", blocks=(2, 4), clean=1.).loss(NET, X, XY, seeded()), "PuzzleMix takes gradients, which torch.inference_mode.. rules out")
+        refused(lambda: method("genmix-gan").prepare(TEST, seeded(), gan=build("class-sngan-small", (3, 8, 8), 4, seeded(), enlarge=1)), "GenMix with a GAN takes gradients")

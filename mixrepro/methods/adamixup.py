@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..core import choice
-from ..guards import check_counts_of, check_tensor
+from ..guards import check_counts_of, check_default, check_tensor
 from ..data.images import ImageSet
 from .genlabel import head_of
 from .manifold_mixup import on_host
@@ -103,6 +103,7 @@ class WithPolicy(AdaMixupFields):
         self.made.intruder = drawn_from(self.made.host, lambda: nn.Linear(features, 1)).to(self.made.device)
 
     def draw(self, net: Net, x: Tensor, y: Tensor, rng: torch.Generator) -> Mix:
+        check_default("AdaMixup's shares")
         partner = torch.randperm(len(x), generator=rng, device=rng.device)
         a, d = self.made.policy(x, x[partner])
         return Mix(a + d * torch.rand(len(x), generator=rng, device=rng.device), partner)

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..core import choice
+from ..guards import check_default, check_no_float16
 from .attacks import STARTS, ascend
 from .mmd_vae import MMDVAE, mmd
 
@@ -52,6 +53,7 @@ class AdvMMDVAE(AttackedVAE):
 
     def prior(self, net: nn.Module, x: Tensor, rng: torch.Generator) -> Tensor:  # float (B, d)
         "As many draws from the prior as there are images; a code tells its dimensions."
+        check_default("draws from the prior")
         with torch.no_grad(), unrecorded(net): d = net.encode(x[:2]).shape[1]
         return torch.randn(len(x), d, generator=rng, device=x.device)
 
@@ -65,6 +67,7 @@ class AdvMMDVAE(AttackedVAE):
     def worst(self, net: nn.Module, x: Tensor, prior: Tensor, rng: torch.Generator,
               ) -> Tensor:  # float (B, C, H, W) in [0, 1]
         "The inner maximisation, jointly over the batch."
+        check_no_float16("the attack on a VAE", x.float())
         def J(at): return self.objective(net, at, x, prior, rng)
         with unrecorded(net): return ascend(J, x, self.eps, self.step, self.steps, rng, self.start)
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ..core import choice
+from ..guards import check_no_float16
 from .attacks import STARTS, pgd
 from .base import Supervised
 from .vicinal import one_hot
@@ -33,6 +34,7 @@ class AT(Supervised):
 
     def draw(self, net: Net, x: Tensor, y: Tensor, rng: torch.Generator,
              ) -> Tensor:  # the worst images, float (B, C, H, W)
+        check_no_float16("AT", x.float())
         return pgd(net, x, y, rng, self.eps, self.step, self.steps, self.start, self.mode)
 
     def terms(self, net: Net, x: Tensor, y: Tensor, draw: Tensor, rng: torch.Generator,

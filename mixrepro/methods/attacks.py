@@ -203,7 +203,8 @@ def divergence(net: Net,      # images -> logits (B, K)
     logits = net(x)
     check_classified(logits, len(x))
     logq, logp = at_least_single(logits).log_softmax(1), at_least_single(logp)
-    return F.kl_div(logq, logp, reduction="none", log_target=True).sum(1)
+    kl = F.kl_div(logq, logp, reduction="none", log_target=True)
+    return kl.masked_fill(logp == -math.inf, 0.).sum(1)  # what has no share costs nothing
 
 # %% ../../nbs/methods/30_attacks.ipynb #ada8f1f3
 def balanced(rest: Tensor,  # how each class is pulled, over the scale; whatever at `own`, (B, K)
@@ -254,6 +255,9 @@ def check_shared_scale(net: Net,       # images -> logits (B, K)
                        y: Tensor,      # labels, int64 (B,)
                        still: Tensor,  # at which of them an attack stands still, bool (B,)
                        pull: Callable = tilt,  # a value in PULLS
+                       # what follows from it, and what to do
+                       so: str = "they would pass for robust: attack without torch.autocast, with torch.bfloat16 in "
+                                 "it, or with batch=1",
                        ) -> None:
     "Refuse to stand still where an image would move if it did not share its scale with less sure ones."
     if not still.any(): return
@@ -262,8 +266,7 @@ def check_shared_scale(net: Net,       # images -> logits (B, K)
         i = (still & flat(slope(net, x, lambda z: pull(z, log_target(y, z)))[1])).nonzero()[:16, 0]
         if not len(i) or not (lost := (~flat(slope(net, x[i], each)[1])).sum()): return
     raise ValueError(f"the gradient at {lost} of {len(i)} images is lost in the precision of the network beside those "
-                     "of less sure images, so that they would pass for robust: attack without torch.autocast, with "
-                     "torch.bfloat16 in it, or with batch=1")
+                     f"of less sure images, so that {so}")
 
 # %% ../../nbs/methods/30_attacks.ipynb #fc1cbf0d
 def pgd(net: Net,                     # images in [0, 1] -> logits (B, K)

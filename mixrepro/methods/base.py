@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['BYTES', 'HAS', 'altered', 'Frozen', 'Piece', 'MethodPart', 'parts_of', 'state_of', 'restore', 'trainable',
-           'check_restorable', 'check_range_of', 'check_prepared', 'check_batch', 'check_index', 'check_cause',
-           'explain', 'at_the_door', 'Method', 'Supervised']
+           'check_restorable', 'check_range_of', 'check_prepared', 'check_makes', 'check_batch', 'check_index',
+           'check_cause', 'explain', 'at_the_door', 'Method', 'Supervised']
 
 # %% ../../nbs/methods/20b_base.ipynb #907b4e36
 import copy
@@ -25,6 +25,9 @@ from ..data.images import ImageSet
 from ..guards import (check_generator, check_labels, check_logits, check_network, check_pair, check_recordable,
                              check_size_of, check_tensor, check_types)
 from .vicinal import LOSSES, one_hot
+from ..networks.autoencoders import ConvVAE
+from ..networks.cgan import ConditionalSNGAN
+from ..networks.sngan import SNGAN
 from ..networks.staged import Net
 
 # %% ../../nbs/methods/20b_base.ipynb #14c0e50a
@@ -151,6 +154,14 @@ def check_prepared(method: "Method", x: Tensor) -> None:
                              f"{low:.3g} to {high:.3g}: normalise inside the network, not before")
 
 # %% ../../nbs/methods/20b_base.ipynb #af9d5d6a
+def check_makes(method: "Method", net: object, x: Tensor) -> None:  # net: in training
+    "Refuse images that a network cannot make: a sigmoid's end at 0 and at 1."
+    if not isinstance(net, (ConvVAE, ConditionalSNGAN, SNGAN)) or x.is_cuda: return
+    low, high = (v.item() for v in x.aminmax())
+    if low < -.5 or high > 1.5:  # as above
+        raise ValueError(f"{method.name or type(method).__name__} trains a {type(net).__name__}, which makes images in "
+                         f"[0, 1], got {low:.3g} to {high:.3g}: hand them over as they are, not normalised")
+
 HAS = {"autoencoder": ("posterior", "decode"), "decoder": ("norm",)}
 
 def check_batch(method: "Method", net: Net, x: Tensor, y: Tensor) -> None:
@@ -171,7 +182,7 @@ def check_batch(method: "Method", net: Net, x: Tensor, y: Tensor) -> None:
     weights = next((p.dtype for p in own.parameters()), x.dtype) if isinstance(own, nn.Module) else x.dtype
     if x.dtype == torch.float64 != weights:
         raise TypeError(f"images are float64, but the network's weights {weights}: convert with x.float()")
-    check_range_of(x); check_prepared(method, x)
+    check_range_of(x); check_prepared(method, x); check_makes(method, own, x)
     if method.trains in ("gan", "class-gan") and hasattr(own, "shape"): check_size_of(x, own.shape)
     if method.trains != "classifier" or method.unlabelled: return
     check_tensor(y, "labels")

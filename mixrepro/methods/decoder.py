@@ -17,6 +17,7 @@ from ..core import choice
 from ..data.images import ImageSet
 from .base import Method
 from ..networks.decoder import state
+from ..networks.staged import check_channels_of
 
 # %% ../../nbs/methods/37_decoder.ipynb #d2743e2a
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +56,7 @@ class Decoder(DecoderFields):
         return state(self.made.net, x, self.stage)
 
     def loss(self, net: nn.Module, x: Tensor, y: Tensor, rng: torch.Generator, index: Tensor | None = None) -> Tensor:
+        check_channels_of(net.norm, "std", x.shape[1])
         h = self.states(x)
         seen = h + self.noise * torch.randn(h.shape, generator=rng, device=h.device, dtype=h.dtype)
         return ((net(seen) - x) / net.norm.std).square().sum() / len(x)

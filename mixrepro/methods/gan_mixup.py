@@ -15,6 +15,7 @@ from torch.func import functional_call
 from torch.nn import functional as F
 
 from ..core import choice, pick
+from ..guards import check_default
 from .base import Method
 from .manifold_mixup import check_stages, draw_stage
 from .vicinal import draw_lambda
@@ -147,6 +148,7 @@ class GANMixup(GANMixing):
     def mixed(self, D: Net, x: Tensor, fake: Tensor, rng: torch.Generator,
               ) -> tuple:  # logits (B,), (B,), the mixed term ()
         "One pass over real, fake and mixed."
+        check_default("shares of mixtures")
         lam = LAWS[self.law]((len(self.pairs), len(x)), self.alpha, rng)
         draw = Between(lam, torch.randperm(len(x), generator=rng, device=rng.device), self.pairs, self.target)
         logits = D(torch.cat([x, fake]), at=draw_stage(self.stages, rng), through=draw).squeeze(1)

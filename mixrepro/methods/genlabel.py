@@ -21,7 +21,8 @@ import torch
 from torch import Tensor, nn
 
 from ..core import choice
-from ..guards import check_rows, check_same_network, check_shown_to_hook, check_size_of
+from ..guards import (check_no_autocast, check_rows, check_same_network, check_shown_to_hook,
+                             check_size_of)
 from ..data.images import ImageSet
 from .adv_mmd_vae import unrecorded
 from .base import altered
@@ -182,6 +183,7 @@ class LatentGenLabels(ByDensity):
         if vanilla is None:
             raise ValueError("GenLabel on latent features needs a vanilla network: train one with the method 'erm' "
                              "and pass it as vanilla=")
+        check_no_autocast("densities of features", train.x)
         vanilla = vanilla.eval().requires_grad_(False)
         z = torch.cat([vanilla.features(train.floats(i)) for i in in_batches(train)])
         return self.ready(vanilla=vanilla, density=DENSITIES[self.density](z, train.y, train.k))

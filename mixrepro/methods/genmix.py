@@ -6,7 +6,7 @@
 __all__ = ['WHY', 'logit', 'ordered_pairs', 'share_of', 'accepted', 'check_pairable', 'nearest_root', 'gaussian_root',
            'bisected_root', 'means_of', 'check_all_pairs', 'lines_by_means', 'example_of', 'lines_by_examples',
            'Candidates', 'Made', 'labels_of', 'first_of', 'counted', 'in_rounds', 'genmix', 'check_search',
-           'tell_missing', 'by_density', 'GenMixChoices', 'GenMixing', 'GenMix']
+           'tell_missing', 'by_density', 'GenMixChoices', 'warn_of_none', 'GenMixing', 'GenMix']
 
 # %% ../../nbs/methods/47_genmix.ipynb #196b4610
 import math
@@ -258,6 +258,13 @@ class GenMixChoices(Supervised):
         if not self.lams: raise ValueError("lams must hold one share at least, got none: for no mixing use 'erm'")
 
 # %% ../../nbs/methods/47_genmix.ipynb #f812506d
+def warn_of_none(per: float, n: int) -> None:  # made points for an example; examples in a batch
+    "Say that a batch is too small for its share of the made points."
+    if not per or round(per * n): return
+    enough = math.floor(.5 / per) + 1
+    warnings.warn(f"there are {per:.2g} made points for an example, of which a batch of {n} gets none, so that its "
+                  f"examples alone are trained on: take batches of {enough} or more, or a larger n_aug", stacklevel=6)
+
 @dataclass(frozen=True, kw_only=True)
 class GenMixing(GenMixChoices):
     "Training on examples and made points; a subclass says where they are looked for."
@@ -276,7 +283,7 @@ class GenMixing(GenMixChoices):
     def terms(self, net: Net, x: Tensor, y: Tensor, draw: Any, rng: torch.Generator,
               index: Tensor | None = None) -> tuple:
         n = round(self.made.per * len(x))
-        check_size_of(x, self.made.points.shape[1:])
+        check_size_of(x, self.made.points.shape[1:]); warn_of_none(self.made.per, len(x))
         if not n: return super().terms(net, x, y, draw, rng, index)
         chosen = torch.randint(len(self.made.points), (n,), generator=rng, device=rng.device)
         logits = net(torch.cat([x, self.made.points[chosen].to(x.dtype)]))

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..core import choice
-from ..guards import check_counts_of, check_labels, check_rows
+from ..guards import check_counts_of, check_labels, check_no_autocast, check_recording, check_rows
 from ..data.images import ImageSet
 from .gan_mixup import GAN
 from .genlabel import in_batches
@@ -232,6 +232,7 @@ class GenMixGAN(GANChoices):
         if tuple(gan.shape) != tuple(train.shape) or gan.classes != train.k:
             raise ValueError(f"GenMix got a GAN of {gan.classes} classes of images {tuple(gan.shape)}, but the "
                              f"training set has {train.k} and {tuple(train.shape)}: train one on these examples")
+        check_no_autocast("made points", train.x); check_recording("GenMix with a GAN")
         gan, x = gan.eval().requires_grad_(False), torch.cat([train.floats(i).flatten(1) for i in in_batches(train)])
         check_rows(x, "the examples", "leave them out, or fill in what is missing")
         s = self.width * (x - x.mean(0)).square().sum(1).mean().sqrt()

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ..core import choice
+from ..guards import check_no_float16
 from .attacks import STARTS, pgd
 from .mixup import Mixup
 from .vicinal import SCOPES
@@ -38,6 +39,7 @@ class IAT(Mixup):
                        allowed=MODES)
 
     def loss(self, net: Net, x: Tensor, y: Tensor, rng: torch.Generator, index: Tensor | None = None) -> Tensor:
+        check_no_float16("IAT", x.float())
         mix = self.draw(net, x, y, rng)
         clean = self.risk(net, x, y, mix, rng)
         worst = pgd(net, x, y, rng, self.eps, self.step, self.steps, self.start, self.mode)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from ..core import choice
-from ..guards import check_looked_up
+from ..guards import check_looked_up, check_no_autocast
 from ..data.images import ImageSet
 from .mixing import Place
 from .varmixup import WithVAE
@@ -28,6 +28,7 @@ def decode_all(vae: nn.Module,    # frozen
                batch: int = 500,  # codes in one pass
                ) -> Tensor:       # images in [0, 1], float16 (N, C, H, W)
     "Decode a training set's codes once."
+    check_no_autocast("reconstructions", codes)
     return torch.cat([vae.decode(z).half() for z in codes.split(batch)])
 
 # %% ../../nbs/methods/26_mixup_r.ipynb #198cd3a3

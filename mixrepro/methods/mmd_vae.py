@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..core import choice, pick
-from ..guards import NotFinite
+from ..guards import NotFinite, check_default
 from .base import Method
 
 # %% ../../nbs/methods/24_mmd_vae.ipynb #a3f16d9e
@@ -70,6 +70,7 @@ class MMDVAE(Method):
                          allowed=KERNELS)
 
     def loss(self, net: nn.Module, x: Tensor, y: Tensor, rng: torch.Generator, index: Tensor | None = None) -> Tensor:
+        check_default("draws from the prior")
         z = net.posterior(x, rng)
         prior = torch.randn(z.shape, generator=rng, device=z.device)
         return self.gamma * mmd(z.float(), prior, self.kernel) + F.mse_loss(net.decode(z), x)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..core import choice
 from .base import MethodPart
-from ..guards import check_counts_of, check_generator
+from ..guards import check_counts_of, check_default, check_generator
 from .vicinal import check_mixable
 
 # %% ../../nbs/methods/20d_noise.ipynb #d0fccc8f
@@ -97,7 +97,7 @@ class FeatureNoise(MixNoise):
 
     def drawn(self, m: Tensor, rng: torch.Generator, levels: tuple[float, ...]) -> tuple[Tensor, Tensor]:
         "What the views are multiplied by, less 1, and what is added to them: each of the shape of `m`."
-        check_generator(rng)
+        check_generator(rng); check_default("the factors of noise")
         rows = [torch.empty(m.numel(), dtype=m.dtype, device=m.device) for _ in range(2)]
         rows[0].uniform_(-self.mult, self.mult, generator=rng), rows[1].normal_(0, self.add, generator=rng)
         if self.sparse: thin(rows, self.sparse, rng)

@@ -19,8 +19,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..core import choice
-from ..guards import check_image_batch, check_rows
-from .attacks import log_target, slope, tilt
+from ..guards import check_default, check_image_batch, check_no_float16, check_recording, check_rows
+from .attacks import check_shared_scale, flat, log_target, slope, tilt
 from .manifold_mixup import draw_stage
 from .mixing import Mixing
 from .puzzle_mask import costs, least, pooled
@@ -77,9 +77,11 @@ class PuzzleDraw(Mix):
         return self
 
 # %% ../../nbs/methods/42_puzzlemix.ipynb #da8a981d
-def check_looked(s: Tensor) -> None:  # saliency, (B, H, W)
+def check_looked(net: Net, x: Tensor, y: Tensor, s: Tensor) -> None:  # as for `saliency`, and what it gave
     "Refuse what no mask can be drawn from; on a GPU it would make every batch wait for the host."
-    if not s.is_cuda: check_rows(s, "saliency", "check the images and the network's weights")
+    if s.is_cuda: return
+    check_rows(s, "saliency", "check the images and the network's weights")
+    check_shared_scale(net, x, y, flat(s), so="they have no saliency: take torch.bfloat16 in torch.autocast")
 
 def check_blocks(x: Tensor,                # images, (B, C, H, W)
                  blocks: tuple[int, ...],  # a side
@@ -133,11 +135,12 @@ class PuzzleMix(Mixing):
         if not self.blocks: raise ValueError("blocks must name one number at least: of blocks a side, such as 8")
 
     def draw(self, net: Net, x: Tensor, y: Tensor, rng: torch.Generator) -> PuzzleDraw:
-        check_image_batch(x, "PuzzleMix"); check_blocks(x, self.blocks)
+        check_image_batch(x, "PuzzleMix"); check_blocks(x, self.blocks); check_no_float16("PuzzleMix", x)
+        check_default("PuzzleMix's masks"); check_recording("PuzzleMix")
         lam = draw_lambda(() if self.per == "batch" else (len(x),), self.alpha, rng)
         partner = torch.randperm(len(x), generator=rng, device=rng.device)
         n, (s, clean) = draw_stage(self.blocks, rng), look(net, x, y, self.clean, self.criterion)
-        check_looked(s)
+        check_looked(net, x, y, s)
         u, w = costs(pooled(s, n), partner, x, lam, self.n_labels, self.beta, self.gamma, self.eta, self.neigh)
         mask = least(u, w, self.passes)[:, None] / (self.n_labels - 1)
         sources = plans(mask, s, partner, self.t_size, self.t_eps) if self.transport else ()

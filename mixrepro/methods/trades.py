@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..core import choice
+from ..guards import check_no_float16, check_span
 from .attacks import STARTS, trades_attack
 from .base import Method
 from .vicinal import at_least_single, floored, one_hot
@@ -27,6 +28,7 @@ def trades_loss(clean: Tensor,   # logits at the images, (B, K)
     "Loss on the image plus the divergence of the prediction beside it (Zhang et al., 2019, eq. 5)."
     clean, moved, target = (at_least_single(v) for v in (clean, moved, target))
     clean, moved = floored(clean), floored(moved)
+    check_span(clean, moved)
     kl = F.kl_div(moved.log_softmax(1), clean.log_softmax(1), reduction="batchmean", log_target=True)
     return F.cross_entropy(clean, target) + beta * kl
 
@@ -50,6 +52,7 @@ class TRADES(Method):
             raise ValueError("TRADES cannot start at the image: its gradient is 0 there; use 'normal' or 'uniform'")
 
     def loss(self, net: Net, x: Tensor, y: Tensor, rng: torch.Generator, index: Tensor | None = None) -> Tensor:
+        check_no_float16("TRADES", x.float())
         moved = trades_attack(net, x, rng, self.eps, self.step, self.steps, self.start, self.mode)
         clean = net(x)
         return trades_loss(clean, net(moved), one_hot(y, clean), self.beta)

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..core import choice
-from ..guards import check_looked_up
+from ..guards import check_looked_up, check_no_autocast
 from ..data.datasets import DATASETS
 from ..data.images import ImageSet
 from .mixing import Mixing, Place
@@ -78,6 +78,7 @@ def encode_all(vae: nn.Module,    # frozen
                batch: int = 500,  # images in one pass
                ) -> Tensor:       # their codes, float (N, d): 26 MB for 50,000 images at d = 128
     "Encode a training set once (VarMixup paper, eq. 8); codes that collapsed are warned of."
+    check_no_autocast("codes of the training set", train.x)
     parts = torch.arange(len(train), device=train.x.device).split(batch)
     codes = torch.cat([vae.encode(train.floats(i)) for i in parts])
     if not (spread := codes.std(0, correction=0).mean().item()) >= 1e-3:

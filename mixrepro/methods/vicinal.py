@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..guards import check_generator, check_pair, check_shares, check_tensor, check_whole
+from ..guards import check_generator, check_pair, check_shares, check_span, check_tensor, check_whole
 
 # %% ../../nbs/methods/20_vicinal.ipynb #e1079a0f
 def by_rows(f: Callable[[Tensor], Tensor],  # rows (B, ...) -> rows (N, ...)
@@ -152,7 +152,7 @@ def soft_ce(logits: Tensor,            # (B, K); -inf for a class that is ruled 
             reduction: str = "mean",   # or "none"
             ) -> Tensor:               # in nats, shape () or (B,)
     "Cross-entropy against labels as vectors; a class with logit -inf costs nothing where it has no share, else inf."
-    check_shares(target, logits, look=False)
+    check_shares(target, logits, look=False); check_span(floored(logits))
     loss = F.cross_entropy(floored(logits), target, reduction=reduction)
     never = ((logits == -math.inf) & (target > 0)).any(1)  # what is ruled out has a share
     return loss + torch.where(never if reduction == "none" else never.any(), math.inf, 0.).to(loss.dtype)

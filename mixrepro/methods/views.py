@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ..core import choice
 from ..data.augmix import OPERATIONS, augmix
-from ..guards import NotFinite, check_generator, check_said, check_tensor
+from ..guards import NotFinite, check_generator, check_said, check_span, check_tensor
 from .base import MethodPart, Supervised
 from .vicinal import LOSSES, one_hot
 from ..networks.staged import Net
@@ -45,6 +45,7 @@ def check_views(logits: list[Tensor]) -> None:  # (B, K) each
     if not all(z.isfinite().all() for z in logits):
         raise NotFinite("views are compared by logits that are numbers, got NaN or infinity: the network has diverged, "
                         "or rules a class out, which goes with methods without views only")
+    check_span(*(z.to(torch.promote_types(z.dtype, torch.float32)) for z in logits))
 
 def check_floor(floor: object) -> None:
     "Refuse a floor at which a logarithm is no number, or that lifts every prediction."

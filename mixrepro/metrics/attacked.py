@@ -21,7 +21,7 @@ from ..methods.attacks import (PULLS, STARTS, ascend, check_budget, check_precis
                                       check_shared_scale, flat, log_target, slope, still_at, tilt)
 from ..methods.vicinal import at_least_single
 from .accuracy import checked_logits, evaluating, shares, telling_so_far
-from ..networks.staged import Net, in_mode
+from ..networks.staged import Net, check_channels_of, in_mode
 
 # %% ../../nbs/metrics/75_attacked.ipynb #76821174
 SPACES = ("pixel", "normalised")
@@ -33,6 +33,7 @@ def unit_of(net: Net,    # a network in stages, or anything if the space is "pix
     if pick("space", space, SPACES) == "pixel": return 1.
     if not hasattr(net, "norm"):
         raise ValueError(f"a {type(net).__name__} has no normalisation of its own: attack it in the space 'pixel'")
+    check_channels_of(net.norm, "std")
     return net.norm.std
 
 # %% ../../nbs/metrics/75_attacked.ipynb #b27ef342

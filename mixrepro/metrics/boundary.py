@@ -11,7 +11,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from ..guards import check_gradient, check_labels, check_logits
+from ..guards import check_default, check_gradient, check_labels, check_logits, check_no_float16
 from ..methods.attacks import check_budget, check_precision, slope, tilt
 
 # %% ../../nbs/metrics/79_boundary.ipynb #9b8694de
@@ -30,7 +30,7 @@ def signed_step(net: Callable,  # (G, M, m, d) -> logits (G, M, m, K)
     "The fast gradient sign method (GenLabel note, robust accuracy)."
     if not isinstance(eps, Tensor): check_budget(eps, eps, 1)
     elif not x.is_cuda: check_budget(eps.min(), eps.max(), 1)
-    check_classes(x, y); check_precision(net, x)
+    check_classes(x, y); check_precision(net, x); check_no_float16("the fast gradient sign method", x)
     def pull(logits):
         flat = logits.flatten(0, 2)
         check_classes(x, y, flat.shape[1])
@@ -87,7 +87,7 @@ def boundary_attack(net: Callable, x: Tensor, y: Tensor,  # as for `signed_step`
                     every: int = 10,         # steps between two looks at how often they succeed
                     ) -> Tensor:             # distance of the nearest point found, (G, M, m); 0: misread as it is
     "The decision-based attack (Brendel et al., 2018; code of GenLabel)."
-    check_budget(torch.inf, 1., steps); check_budget(torch.inf, 1., every)
+    check_budget(torch.inf, 1., steps); check_budget(torch.inf, 1., every); check_default("the boundary attack's steps")
     logits = net(x)
     (at, found), misread = other_side(net, x, y, examples, rng), logits.argmax(-1) != y
     around, toward = (torch.full_like(x[..., :1], .1) for _ in range(2))

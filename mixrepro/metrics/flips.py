@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['FILMED', 'AS_PRINTED', 'NOISELESS', 'FILM_BYTES', 'RELEASED_P', 'to_first', 'flipped', 'portions', 'check_frames',
-           'stored_films', 'stills', 'films', 'classes_of', 'filmed', 'flips', 'check_probabilities', 'check_seeds_of',
-           'check_some', 'mean_flips', 'Baseline', 'baseline', 'check_baseline', 'flip_rates', 'mean_flip_rate']
+           'stored_films', 'check_films', 'stills', 'films', 'classes_of', 'filmed', 'flips', 'check_probabilities',
+           'check_seeds_of', 'check_some', 'mean_flips', 'Baseline', 'baseline', 'check_baseline', 'flip_rates',
+           'mean_flip_rate']
 
 # %% ../../nbs/metrics/76_flips.ipynb #9726c01d
 from collections.abc import Iterator
@@ -75,6 +76,10 @@ def stored_films(test: ImageSet, kind: str, folder: str | Path) -> np.ndarray:
     return x
 
 # %% ../../nbs/metrics/76_flips.ipynb #7d7b5d9d
+def check_films(test: ImageSet, kinds: tuple[str, ...], folder: str | Path | None) -> None:  # None: films are made
+    "Refuse a folder that lacks films of a kind before the first kind is measured."
+    for kind in kinds if folder is not None else (): stored_films(test, kind, folder)
+
 # indices int64 (n,) -> bytes (n, C, H, W), pixels
 def stills(test: ImageSet, i: Tensor) -> tuple[Tensor, int | None]:
     "The images that films begin with, and the side of what is kept: a file shows what moves in from outside."
@@ -135,6 +140,7 @@ def flips(nets: list,                          # networks, on the device of the 
     index = torch.arange(len(test), device=test.y.device) if not 0 < images < len(test) else balanced(test.y, images)
     if released: how = dict(folder=folder or data_root() / pick("released set of films", test.name, RELEASED_P))
     else: how = dict(seed=seed, table=table_for(max(test.shape[1:])))
+    check_films(test, kinds, how.get("folder"))
     shares = zip(*(filmed(nets, test, kind, index, **how) for kind in kinds))
     what = dict(films=source, images=len(index)) | ({} if released else how)
     return [what | dict(flips={k: s.mean().item() for k, s in zip(kinds, mine)}, arrays=dict(flipped=torch.stack(mine)))

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ..data.images import ImageSet
-from ..guards import (check_as_many, check_logits, check_networks, check_no_mask,
+from ..guards import (check_as_many, check_default, check_logits, check_networks, check_no_mask,
     check_rows, check_size_of, check_whole)
 from ..methods.vicinal import one_hot, soft_ce
 from .accuracy import evaluating
@@ -93,7 +93,7 @@ def interpolated(net: Net,                        # a network in stages
                  batch: int = 0,                  # mixtures in one pass; 0: 256 on a CPU, 8192 on a GPU
                  ) -> dict[str, list[float]]:     # one value for each lambda: "nll" in nats, "third" as a share
     "NLL on the segments between test images, and how often a third class wins (Manifold Mixup paper, figure 2)."
-    check_shares_of(lams); check_matched(pairs, len(test))
+    check_shares_of(lams); check_matched(pairs, len(test)); check_default("interpolations")
     device, sums = test.x.device, torch.zeros(2, len(lams), dtype=torch.float64, device=test.x.device)
     lam = torch.tensor(lams)
     if not torch.allclose(lam, 1 - lam.flip(0)):

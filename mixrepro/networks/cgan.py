@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.parametrizations import spectral_norm
 
-from ..guards import check_labels
+from ..guards import check_default, check_labels
 from .sngan import GANBase, discriminator, generator, xavier
 from .staged import Staged, in_mode
 
@@ -36,6 +36,7 @@ class Told(GANBase):
 
     def draw(self, n: int, rng: torch.Generator) -> Tensor:  # (n, latent)
         "Noise, uniform in [-1, 1]."
+        check_default("draws of noise")
         return 2 * torch.rand(n, self.latent, generator=rng, device=rng.device) - 1
 
     def make(self, z: Tensor, y: Tensor | None = None) -> Tensor:  # (B, latent), int64 (B,) -> (B, C, H, W)

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
+from ..guards import check_default
 from .staged import Staged, in_mode
 
 # %% ../../nbs/networks/18_sngan.ipynb #9201ac06
@@ -100,6 +101,7 @@ class Sampler(nn.Module):
              rng: torch.Generator,  # on the network's device
              ) -> Tensor:           # noise, float (n, latent)
         "Noise to make images from."
+        check_default("draws of noise")
         return torch.randn(n, self.latent, generator=rng, device=rng.device)
 
     @torch.no_grad()

@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from ..core import brought, pick
-from ..guards import check_counts_of, check_generator
+from ..guards import check_counts_of, check_default, check_generator
 from .adapter import Adapted
 from .autoencoders import ConvVAE, VAEChoices
 from .factors import factor_cnn
@@ -170,7 +170,7 @@ def build(name: str,                    # one of NETWORKS
           **kw: Any,                    # `mean`, `std` of the images in [0, 1]; any other argument of the builder
           ) -> nn.Module:
     "A network on the CPU, its weights drawn from `rng` alone; the global random state is left as it was."
-    check_build(shape, classes, rng)
+    check_build(shape, classes, rng); check_default("a network's weights")
     builder = pick("network", name, NETWORKS)
     if classes is None and kind_of(name) == "classifier":
         raise ValueError(f"{name} is a classifier: say how many classes it has, got None")

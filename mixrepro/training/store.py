@@ -178,12 +178,16 @@ def check_own_weights(run: Run, net: torch.nn.Module) -> None:  # net: that they
     "Refuse the weights of another network: who seals them anew has their checksum fit."
     path = run.folder / "weights.safetensors"
     def told(v): return f"{[*v.shape]}" + f" of {v.dtype}" * (v.dtype != torch.float32)  # rounded ones would fit, too
-    with safetensors.safe_open(path, "pt") as f: there = {k: told(f.get_tensor(k)) for k in f.keys()}
+    with safetensors.safe_open(path, "pt") as f: held = {k: f.get_tensor(k) for k in f.keys()}
+    there = {k: told(v) for k, v in held.items()}
     meant = {k: told(v) for k, v in net.state_dict().items()}
     if strange := [k for k in {**meant, **there} if meant.get(k) != there.get(k)]:
         got, wanted = (d.get(strange[0], "absent") for d in (there, meant))
         raise Corrupt(f"{path} holds weights of another network than {run.spec.network}: {strange[0]} is {got}, "
                       f"expected {wanted}; remove {run.folder}, and the run is trained again")
+    if bad := [k for k, v in held.items() if not v.isfinite().all()]:
+        raise Corrupt(f"{path} holds weights that are no numbers: {bad[0]} has NaN or infinity in it; remove "
+                      f"{run.folder}, and the run is trained again")
 
 def open_net(run: Run, device: torch.device | str = "cpu") -> torch.nn.Module:
     "The trained network of a run, in evaluation mode."

@@ -248,3 +248,19 @@ def test_a_run_trains_its_gan_and_both_stay_in_the_store(tmp_path):
     net = open_net(store.run(gan))
     assert isinstance(net, PointGAN) and net.done == 3, "as many steps as it was asked for"
     assert method("genmix").needs() == {}
+
+
+def test_a_batch_that_is_too_small_for_a_made_point_says_so():
+    "6 points for 300 examples: a batch of 20 had none, and GenMix was ERM."
+    train = load("digits", "train").subset(300)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        made = method("genmix", density="gm-spherical", eps=1.).prepare(train, seeded())
+    made = made.ready(**vars(made.made) | dict(per=6 / 300))
+    net = nn.Sequential(nn.Flatten(), nn.Linear(int(np.prod(train.shape)), train.k))
+    x, y = train.floats(torch.arange(40)), train.y[:40]
+    with pytest.warns(UserWarning, match="0.02 made points for an example, of which a batch of 20 gets none, .* take batches of 26 or more, or a larger n_aug"):
+        made.loss(net, x[:20], y[:20], seeded())
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        made.loss(net, x, y, seeded())

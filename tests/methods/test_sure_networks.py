@@ -16,9 +16,13 @@ from mixrepro.methods.at import AT
 from mixrepro.methods.attacks import (PULLS, cross_entropy, fgsm, log_loss, log_target, pgd, tilt, trades_attack)
 from mixrepro.methods.iat import IAT
 from mixrepro.methods.trades import TRADES
-from mixrepro.methods.vicinal import bce_softmax, log_odds, one_hot
+from mixrepro.methods.vicinal import LOSSES, bce_softmax, log_odds, one_hot
+from mixrepro.methods.catalogue import method
+from mixrepro.methods.puzzlemix import PuzzleMix
 from mixrepro.metrics.attacked import FGSM, Iterated, Unbounded, attacked, unbounded
+from mixrepro.metrics.boundary import signed_step
 from mixrepro.metrics.linearity import linearity_errors
+from mixrepro.metrics.robust import AutoPGD, robust
 from mixrepro.networks.sngan import SNGAN
 from mixrepro.networks.staged import Staged, in_mode, stage_table
 from mixrepro.networks.zoo import build
@@ -347,6 +351,41 @@ def test_a_gradient_that_half_precision_loses_is_no_robustness(trained, attack, 
     for (got,) in (attacked([Halved(net, torch.bfloat16, converted)], some, {"a": attack}), attacked([Halved(net, torch.float16, converted)], some, {"a": attack}, batch=1)):
         assert abs(got["accuracy"]["a"] - want["accuracy"]["a"]) <= 3 / 40 and got["flat"] == {"a": 0}
     with pytest.raises(ValueError, match="lost in the precision"): unbounded([Halved(net, torch.float16, converted)], some, Unbounded(2))
+
+
+@pytest.mark.parametrize("converted", [False, True])
+def test_auto_pgd_by_cross_entropy_alone_is_refused_too(trained, converted):
+    "By the margin, whose gradient has no scale to share, it is right in float16."
+    nets, few = trained
+    net, some, ball = surer(nets["tiny"], 100), few.subset(40), {"2/255": 2 / 255}
+    halved = {dtype: Halved(net, dtype, converted) for dtype in (torch.float16, torch.bfloat16)}
+    def left(n, *losses): return robust([n], some, AutoPGD(4, losses=losses), ball)[0]["accuracy"]["2/255"]
+    with pytest.raises(ValueError, match="lost in the precision of the network .* pass for robust"): left(halved[torch.float16], "ce")
+    for n, losses in ((halved[torch.bfloat16], ["ce"]), (halved[torch.float16], ["ce", "margin"])): assert abs(left(n, *losses) - left(net, *losses)) <= 3 / 40
+
+
+@pytest.mark.parametrize("name", ["puzzlemix", "at", "iat", "trades", "adv-mmd-vae", "signed step"])
+def test_no_gradient_of_single_images_in_float16(trained, name):
+    "In bfloat16 the range is that of single precision."
+    nets, few = trained
+    x, y, net = few.floats()[:6], few.y[:6], build("vae-small", few.shape, None, gen()) if name == "adv-mmd-vae" else nets["tiny"]
+    def ask():
+        if name == "signed step": return signed_step(lambda z: z, torch.rand(1, 1, 6, 4, generator=gen()), y[None, None] % 4, .1)
+        return method(name, **({"blocks": (2, 4)} if name == "puzzlemix" else {"steps": 1})).loss(copy.deepcopy(net), x, y, gen())
+    with torch.autocast("cpu", torch.bfloat16): assert ask().isfinite().all()
+    with torch.autocast("cpu", torch.float16), pytest.raises(TypeError, match="which are 0 in torch.float16 where the network is sure: take torch.bfloat16"): ask()
+
+
+@pytest.mark.parametrize("converted", [False, True])
+def test_a_saliency_that_half_precision_loses_is_no_mask(trained, converted):
+    "A network may open autocast itself, as accelerate has it do."
+    nets, few = trained
+    net, some, way = surer(nets["tiny"], 100), few.subset(40), PuzzleMix(blocks=(2, 4))
+    x, y = some.floats(), read(net, some.floats())
+    with pytest.raises(ValueError, match="lost in the precision of the network .* they have no saliency: take torch.bfloat16"):
+        way.draw(Halved(net, torch.float16, converted), x, y, gen())
+    with pytest.raises(TypeError, match="images of torch.float32"): way.draw(net, x.half(), y, gen())
+    assert way.draw(Halved(net, torch.bfloat16, converted), x, y, gen()).mask.isfinite().all()
 
 
 @pytest.mark.filterwarnings("ignore:the gradient is exactly 0")

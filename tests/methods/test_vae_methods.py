@@ -28,6 +28,7 @@ from mixrepro.methods.mmd_vae import MMDVAE
 from mixrepro.methods.varmixup import ERMR, Turns, VarMixup, WithVAE, encode_all, frozen
 from mixrepro.methods.vicinal import draw_mix
 from mixrepro.networks.autoencoders import ConvVAE
+from mixrepro.networks.zoo import build
 from mixrepro.training import loop
 from mixrepro.training.loop import train_run
 from mixrepro.training.spec import Spec, name_of
@@ -202,6 +203,24 @@ def test_the_vae_is_used_and_not_changed(kind):
     assert all(p.grad is None for p in ae.parameters()) and all(torch.equal(v, before[k]) for k, v in ae.state_dict().items())
     assert all(p.grad is not None for p in net.parameters())
     assert not ready.made.codes.requires_grad
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("kind", (*ON_VAE, ERMR))
+def test_what_is_kept_is_not_rounded_by_autocast(kind, dtype):
+    "Mixup-R's images could not be put together, and codes of another type fitted no weights after it."
+    train, net = images(), linear()
+    with torch.autocast("cpu", dtype):
+        with pytest.raises(TypeError, match=f"are kept for the whole run, and torch.autocast would round them to {dtype}: prepare the method outside"): kind().prepare(train, seeded(), vae=vae())
+    ready = kind().prepare(train, seeded(), vae=vae())
+    with torch.autocast("cpu", dtype): assert ready.loss(net, train.floats(), train.y, seeded(), torch.arange(12)).isfinite()
+
+
+def test_features_and_made_points_are_not_rounded_by_autocast():
+    train, net = images(40), build("tiny-cnn", SHAPE, 4, seeded())
+    with torch.autocast("cpu", torch.bfloat16):
+        with pytest.raises(TypeError, match="densities of features are kept for the whole run"): method("mixup", labels={"name": "genlabel-latent"}).prepare(train, seeded(), vanilla=net)
+        with pytest.raises(TypeError, match="made points are kept for the whole run"): method("genmix-gan").prepare(train, seeded(), gan=build("class-sngan-small", SHAPE, 4, seeded(), enlarge=1))
 
 
 @pytest.mark.parametrize("kind", ON_VAE)

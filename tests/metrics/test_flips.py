@@ -180,3 +180,12 @@ def test_a_run_keeps_its_flips(tmp_path, monkeypatch):
     assert {k: v.mean() for k, v in images["flips"].items()} == pytest.approx(every["flips"]) and catalogue.measure([run], "flips", "cpu") == [every]
     assert F.mean_flips(images["flips"]).mean() == pytest.approx(F.mean_flips(every["flips"])) and F.mean_flips(images["flips"]).shape == (12,)
     assert catalogue.key_of("flips", "cifar10") == "flips" and set(catalogue.AT_SOME.values()) <= {*catalogue.METRICS, *catalogue.READ}
+
+
+def test_a_kind_that_a_folder_lacks_is_missed_before_the_first_one_is_measured(tmp_path):
+    "The films before it, hours of them, would have been read for nothing."
+    test, asked = blobs("test", n=4), []
+    np.save(tmp_path / "brightness.npy", np.zeros((4, 3, 32, 32, 3), np.uint8))
+    def net(x): asked.append(len(x)); return Levels()(x)
+    with pytest.raises(FileNotFoundError, match="tilt.npy is missing"): F.flips([net], test, ("brightness", "tilt"), source=F.RELEASED, folder=tmp_path)
+    assert not asked and F.flips([net], test, ("brightness",), source=F.RELEASED, folder=tmp_path)[0]["flips"] == {"brightness": 0.}

@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import safetensors.torch
 import torch
 
 import mixrepro
@@ -119,6 +120,17 @@ def test_a_run_that_was_written_while_it_was_looked_at_is_no_damaged_one(run, mo
         return real(what)
     monkeypatch.setattr(store_module, "sha256", writing)
     assert not run.done and run.done and "corrupt" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_weights_that_are_no_numbers_are_refused_though_their_checksum_fits(bad, run):
+    weights = safetensors.torch.load_file(run.folder / "weights.safetensors")
+    name = next(k for k, v in weights.items() if v.is_floating_point())
+    weights[name].view(-1)[0] = bad
+    (run.folder / "weights.safetensors").write_bytes(safetensors.torch.save(weights))
+    store_module.vouch(run, run.made)
+    assert run.done
+    with pytest.raises(store_module.Corrupt, match=f"holds weights that are no numbers: {name} has NaN or infinity in it; remove .*, and the run is trained again"): store_module.open_net(run)
 
 
 def test_what_was_dear_waits_for_a_decision(run, edited, monkeypatch):
