@@ -17,12 +17,11 @@ from pathlib import Path
 import matplotlib
 import pandas as pd
 import safetensors.torch
-import torch
 
 from mixrepro import cli
 from mixrepro.data.datasets import load
 from mixrepro.data.splits import write_split
-from mixrepro.files import home, sha256, write_atomic, write_if_changed
+from mixrepro.files import home, write_atomic, write_if_changed
 from mixrepro.metrics.catalogue import measure
 from mixrepro.repro.figures import save, use_style
 from mixrepro.training.computed import Computation, computed

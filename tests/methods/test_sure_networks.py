@@ -16,7 +16,7 @@ from mixrepro.methods.at import AT
 from mixrepro.methods.attacks import (PULLS, cross_entropy, fgsm, log_loss, log_target, pgd, tilt, trades_attack)
 from mixrepro.methods.iat import IAT
 from mixrepro.methods.trades import TRADES
-from mixrepro.methods.vicinal import LOSSES, bce_softmax, log_odds, one_hot
+from mixrepro.methods.vicinal import bce_softmax, log_odds, one_hot
 from mixrepro.methods.catalogue import method
 from mixrepro.methods.puzzlemix import PuzzleMix
 from mixrepro.metrics.attacked import FGSM, Iterated, Unbounded, attacked, unbounded
