@@ -52,3 +52,10 @@ def test_words_are_compared_and_digits_are_not():
     assert shown(cell("agrees (+2.00,  -2.5 to 6.5)")) == shown(cell("agrees (-1.0, 3 to 4)")) != shown(cell("undecided (+2.00, -2.5 to 6.5)"))
     assert shown(cell("one ", "two")) == shown(cell("one two")) and shown(cell("below /tmp/abc")) == [] != shown(cell("below"))
     assert shown(cell("27 claims: a")) != shown(cell("28 claims: a b")) and shown(cell("p 0.5, 1")) == shown(cell("p 1e-5, 1"))
+
+
+def test_no_table_is_shown_as_the_text_of_python():
+    "Two tables in one tuple are: each has a cell of its own."
+    long = [p.stem for p in NOTEBOOKS for c in nbformat.read(p, as_version=4).cells for o in c.get("outputs", [])
+            if set(o.get("data", {})) == {"text/plain"} and o.data["text/plain"].count("\n") > 40]
+    assert long == []

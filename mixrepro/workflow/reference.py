@@ -75,7 +75,9 @@ def fields_of(cls: type) -> list[list[str]]:  # name, type, default, what may st
     for f in dataclasses.fields(cls) if dataclasses.is_dataclass(cls) else ():
         default = f.default_factory() if f.default_factory is not dataclasses.MISSING else f.default
         about, allowed = f.metadata, f.metadata.get("allowed")
-        said = "" if allowed is None else told_in_a_table(allowed) if isinstance(allowed, str) else in_short(allowed)
+        if callable(allowed): allowed = allowed()
+        if isinstance(allowed, str): said = told_in_a_table(allowed)
+        else: said = in_short(allowed) if isinstance(allowed, range) else ", ".join(map(in_short, allowed or ()))
         source = ": ".join(filter(None, (about.get("source", ""), told_in_a_table(about.get("where")))))
         rows.append([f"`{f.name}`", type_of(f.type), in_short(default), said, source])
     return rows
