@@ -71,7 +71,8 @@ def opened(lab: str, browser, name: str):
     page = browser.new_page(viewport=dict(width=1440, height=900))
     page.goto(lab.format(name), wait_until="domcontentloaded")
     page.wait_for_selector(".jp-Notebook .jp-Cell", timeout=90_000)
-    page.wait_for_timeout(2000)
+    page.wait_for_function("[...document.querySelectorAll('.jp-Notebook-ExecutionIndicator')].some(e => e.dataset.status == 'idle')", timeout=90_000)
+    page.wait_for_timeout(2000)  # the first notebook of a new JupyterLab has no height until its kernel is there
     return page
 
 
