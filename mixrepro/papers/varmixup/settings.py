@@ -265,7 +265,8 @@ def off_manifold(s: OffManifold, scale: Scale, seed: int) -> list[Cell]:
 
 # %% ../../../nbs/varmixup/00_settings.ipynb #f05d2e47
 ARTEFACTS = catalogue("varmixup",
-    shows("vm-table1", "Accuracy under 15 corruptions and on clean images, nine methods, three data sets", with_noise, Grid),
+    shows("vm-table1", "Accuracy under 15 corruptions and on clean images, nine methods, three data sets", with_noise,
+          Grid),
     shows("vm-fig1", "The idea: a line on the unfolded manifold against a line in input space", no_runs, Horseshoe),
     shows("vm-fig2", "Expected calibration error of ERM, Mixup, VarMixup and adv-VarMixup", calibrated, Grid),
     shows("vm-fig3", "How far the loss is from linear as the perturbation grows", mixings, Linearity),
