@@ -4,15 +4,16 @@
 
 # %% auto #0
 __all__ = ['SEVERAL', 'LEARNED_FROM', 'NotFinite', 'check_tensor', 'check_rows', 'check_image_batch', 'check_logits',
-           'check_span', 'check_labels', 'check_pair', 'check_shares', 'check_gradient', 'check_generator',
-           'check_whole', 'check_counts_of', 'check_default', 'check_no_autocast', 'check_no_float16',
-           'check_recording', 'check_network', 'check_types', 'check_networks', 'check_said', 'check_attack',
-           'check_looked_up', 'check_size_of', 'check_classified', 'check_each_said', 'check_recordable',
-           'check_each_once', 'check_no_mask', 'check_as_many', 'check_pixels', 'check_same_network',
-           'check_shown_to_hook', 'check_loss']
+           'check_span', 'check_labels', 'check_pair', 'are_distributions', 'warn_of_softmax', 'check_shares',
+           'check_gradient', 'check_generator', 'check_whole', 'check_counts_of', 'check_default', 'check_no_autocast',
+           'check_no_float16', 'check_recording', 'check_network', 'check_types', 'check_networks', 'check_said',
+           'check_attack', 'check_looked_up', 'check_size_of', 'check_classified', 'check_each_said',
+           'check_recordable', 'check_each_once', 'check_no_mask', 'check_as_many', 'check_pixels',
+           'check_same_network', 'check_shown_to_hook', 'check_loss']
 
 # %% ../nbs/03_guards.ipynb #ab552217
 import inspect
+import warnings
 from collections.abc import Collection
 from dataclasses import is_dataclass
 from numbers import Integral
@@ -112,6 +113,21 @@ def check_pair(logits: Tensor,     # (N, K)
         raise ValueError("a classifier gives a logit for each class, but this network gives one alone: for two classes "
                          "give it two outputs")
     check_labels(y, *logits.shape, look)
+
+# %% ../nbs/03_guards.ipynb #297bb96b
+def are_distributions(rows: object) -> bool:
+    "Whether all rows (N, K) on a CPU look like probabilities: none is negative, and each sums to 1."
+    if not isinstance(rows, Tensor) or rows.dim() != 2 or rows.device.type != "cpu": return False
+    if rows.layout != torch.strided or not rows.is_floating_point() or not rows.numel(): return False
+    if rows.amin() < 0 or (rows == rows.round()).all(): return False  # 0 and 1 alone are more likely made by hand
+    off = 1e-2 if rows.dtype in (torch.float16, torch.bfloat16) else 1e-3  # their rounding alone is 2^-9
+    return bool(((rows.double().sum(1) - 1).abs() < off).all())
+
+def warn_of_softmax(logits: Tensor) -> None:  # (N, K)
+    "Say that a network gives probabilities where logits are needed."
+    if are_distributions(logits.detach()):
+        warnings.warn("every row that the network gives is a distribution: losses and attacks take logits, so leave "
+                      "out the softmax at its end", stacklevel=3)
 
 # %% ../nbs/03_guards.ipynb #9df8643e
 def check_shares(target: Tensor,     # mixed labels

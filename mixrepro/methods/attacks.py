@@ -20,7 +20,7 @@ from torch.nn import functional as F
 
 from ..core import pick
 from ..guards import (check_classified, check_generator, check_gradient, check_network, check_pair,
-                             check_recordable, check_shares, check_tensor)
+                             check_recordable, check_shares, check_tensor, warn_of_softmax)
 from .vicinal import at_least_single, log_odds, one_hot, soft_ce
 from ..networks.staged import Net, in_mode
 
@@ -191,7 +191,7 @@ def cross_entropy(net: Net,   # images -> logits (B, K)
     if y.is_floating_point():
         check_shares(y, logits, look=not y.is_cuda)
         return soft_ce(logits, y, "none")
-    check_pair(logits, y, look=not y.is_cuda)
+    check_pair(logits, y, look=not y.is_cuda); warn_of_softmax(logits)
     return F.cross_entropy(logits, y, reduction="none")
 
 # %% ../../nbs/methods/30_attacks.ipynb #171886ef

@@ -23,7 +23,7 @@ from torch.nn import functional as F
 from ..core import Choices, choice
 from ..data.images import ImageSet
 from ..guards import (check_generator, check_labels, check_logits, check_network, check_pair, check_recordable,
-                             check_size_of, check_tensor, check_types)
+                             check_size_of, check_tensor, check_types, warn_of_softmax)
 from .vicinal import LOSSES, one_hot
 from ..networks.autoencoders import ConvVAE
 from ..networks.cgan import ConditionalSNGAN
@@ -256,7 +256,7 @@ class Method(Piece):
     def score(self, net: Net, x: Tensor, y: Tensor) -> dict[str, Tensor]:  # each (B,)
         "What is recorded after each epoch, per test example: NLL in nats and whether the top class is right."
         logits = net(x)
-        check_pair(logits, y, look=not y.is_cuda)
+        check_pair(logits, y, look=not y.is_cuda); warn_of_softmax(logits)
         if not y.is_cuda: check_logits(logits)  # on a GPU the mean tells, at the end of the epoch
         return {"nll": F.cross_entropy(logits, y, reduction="none"), "accuracy": (logits.argmax(1) == y).float()}
 

@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..guards import check_generator, check_pair, check_shares, check_span, check_tensor, check_whole
+from ..guards import (check_generator, check_pair, check_shares, check_span, check_tensor, check_whole,
+                             warn_of_softmax)
 
 # %% ../../nbs/methods/20_vicinal.ipynb #e1079a0f
 def by_rows(f: Callable[[Tensor], Tensor],  # rows (B, ...) -> rows (N, ...)
@@ -112,7 +113,7 @@ def one_hot(y: Tensor,      # labels, int64 (B,)
             like: Tensor,   # logits (B, K) whose shape and type the labels take
             ) -> Tensor:    # float (B, K)
     "Labels as rows of the identity, so that they can be mixed."
-    check_pair(like, y, look=not y.is_cuda)
+    check_pair(like, y, look=not y.is_cuda); warn_of_softmax(like)
     return F.one_hot(y, like.shape[1]).to(like.dtype)
 
 # %% ../../nbs/methods/20_vicinal.ipynb #55781979

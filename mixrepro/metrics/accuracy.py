@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..data.images import ImageSet
-from ..guards import check_counts_of, check_each_said, check_logits, check_network, check_pair, check_tensor
+from ..guards import (are_distributions, check_counts_of, check_each_said, check_logits, check_network,
+                             check_pair, check_tensor)
 from ..networks.staged import Net, in_mode
 
 # %% ../../nbs/metrics/60_accuracy.ipynb #003c6162
@@ -72,11 +73,7 @@ def checked_logits(logits: Tensor,  # float (N, K)
 # %% ../../nbs/metrics/60_accuracy.ipynb #a07d8de9
 def warn_of_probabilities(scores: object, probs: bool = False) -> None:  # probs: they are meant to be
     "Say that logits look like probabilities."
-    if probs or not isinstance(scores, Tensor) or scores.dim() != 2 or scores.device.type != "cpu": return
-    if scores.layout != torch.strided or not scores.is_floating_point(): return
-    if (scores < 0).any() or (scores == scores.round()).all(): return  # 0 and 1 alone are more likely made by hand
-    off = 1e-2 if scores.dtype in (torch.float16, torch.bfloat16) else 1e-3  # their rounding alone is 2^-9
-    if ((scores.double().sum(1) - 1).abs() < off).all():
+    if not probs and are_distributions(scores):
         warnings.warn("every row of the logits is a distribution: if these are probabilities, say probs=True where a "
                       "metric takes it, else take their logarithm", stacklevel=3)
 
