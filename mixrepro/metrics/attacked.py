@@ -20,7 +20,7 @@ from ..guards import check_attack, check_counts_of, check_labels, check_networks
 from ..methods.attacks import (PULLS, STARTS, ascend, check_budget, check_precision, check_range,
                                       check_shared_scale, flat, log_target, slope, still_at, tilt)
 from ..methods.vicinal import at_least_single
-from .accuracy import checked_logits, evaluating, shares, telling_so_far
+from .accuracy import checked_logits, evaluating, shares, telling_so_far, warn_of_draws
 from ..networks.staged import Net, check_channels_of, in_mode
 
 # %% ../../nbs/metrics/75_attacked.ipynb #76821174
@@ -114,6 +114,7 @@ def attacked(nets: Sequence[Net],      # networks in stages, on the device of th
              ) -> list[dict]:
     "Accuracy of networks under attacks (Manifold Mixup paper, table 3)."
     check_networks(nets); check_counts_of(batch=batch); check_attacks(attacks)
+    warn_of_draws(nets, test)
     results = []
     for i, net in enumerate(nets, 1):
         right, stuck = {name: [] for name in attacks}, dict.fromkeys(attacks, 0)
@@ -179,6 +180,7 @@ def unbounded(nets: Sequence[Net],  # networks in stages, on the device of the i
               ) -> list[dict]:
     "Accuracy of networks against the number of steps of an unbounded attack (Manifold Mixup paper, appendix F)."
     check_networks(nets); check_counts_of(batch=batch); check_attack(attack, "walk", ("net", "x", "y"), "Unbounded()")
+    warn_of_draws(nets, test)
     results = []
     for net in nets:
         fell, stuck = map(torch.cat, zip(*(attack.walk(net, test.floats(i), test.y[i])

@@ -18,7 +18,7 @@ from ..guards import check_attack, check_counts_of, check_labels, check_networks
 from ..methods.apgd import CLIMBS, apgd
 from ..methods.attacks import check_budget, check_shared_scale, still_at
 from ..methods.vicinal import at_least_single
-from .accuracy import checked_logits, evaluating, shares, telling_so_far
+from .accuracy import checked_logits, evaluating, shares, telling_so_far, warn_of_draws
 from ..networks.staged import Net
 
 # %% ../../nbs/metrics/75b_robust.ipynb #77dd90c3
@@ -130,6 +130,7 @@ def robust(nets: Sequence[Net],   # networks, on the device of the images
     "Accuracy of networks within balls of several radii (GenLabel note, real image data)."
     check_networks(nets); check_counts_of(batch=batch, images=images or 1)
     check_rising(radii); check_attack(attack, "__call__", ("net", "x", "y", "eps"), "AutoPGD()")
+    warn_of_draws(nets, test)
     results, test = [], test.subset(images) if images else test
     for i, net in enumerate(nets, 1):
         right, stuck = {name: [] for name in (BEFORE, *radii)}, dict.fromkeys(radii, 0)

@@ -65,6 +65,7 @@ ALLOWED = {
 # %% ../../nbs/training/54_device.ipynb #5a455c2e
 ALLOWED["metric"] = {
     "metrics.accuracy.predict": NETWORK + ": the logits of all images go to the host",
+    "metrics.accuracy.warn_of_draws": NETWORK + ": whether it says the same of the same images",
     "metrics.robustness._measured": "once for each cell of 75: its labels go to the host",
     "guards.check_labels": DIVERGED, "guards.check_logits": DIVERGED, "guards.check_rows": DIVERGED,
     "guards.check_gradient": DIVERGED, "metrics.calibration.check_sure": DIVERGED,
