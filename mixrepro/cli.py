@@ -11,9 +11,9 @@ __all__ = ['catalogue', 'artefact', 'scales', 'allotted_time', 'fingerprints', '
            'telling_what_is_kept', 'put_an_end', 'handed', 'check_done', 'moment', 'passed_on', 'allotted', 'way',
            'rounds', 'tell_left', 'PassOn', 'reproduce', 'complaint', 'edited', 'show', 'compare', 'report', 'as_html',
            'read_in_report', 'make_report', 'outputs', 'adopt_figures', 'adopt', 'packages', 'prefix_of_kernel',
-           'kernel', 'trial', 'set_aside', 'spoilt', 'checks', 'doctor', 'bench', 'data_get', 'data_rows',
-           'data_verify', 'data_add', 'every_kind', 'data_make', 'data_split', 'placed', 'unnamed', 'refused',
-           'check_package', 'open_all', 'main']
+           'kernel', 'trial', 'set_aside', 'spoilt', 'checks', 'doctor', 'bench', 'fetchable', 'check_fetchable',
+           'data_get', 'data_rows', 'data_verify', 'data_add', 'every_kind', 'data_make', 'data_split', 'placed',
+           'unnamed', 'refused', 'check_package', 'open_all', 'main']
 
 # %% ../nbs/workflow/93_cli.ipynb #7198371c
 import contextlib
@@ -50,8 +50,8 @@ from typer.core import TyperCommand
 import mixrepro
 from .core import pick
 from .extras import Lazy, need
-from .files import (ADVICE, clone, explained, home, in_a_line, several, sha256, small_text, worded,
-                            write_atomic, write_if_changed)
+from .files import (ADVICE, check_typed, clone, explained, home, in_a_line, several, sha256, small_text,
+                            worded, write_atomic, write_if_changed)
 from .papers.index import PAPERS, entries, entry_of
 from .repro.entry import PROFILES, profile_of, state
 from .workflow.listed import lines_kept
@@ -735,7 +735,8 @@ def spoilt(base: Path) -> list[str]:
     "Files of runs and of figures that are not as they were written."
     wrong = []
     for done in sorted((base / "runs").glob("*/*/done.json")):
-        sums = stores.vouched(done.parent) or {}
+        try: sums = stores.vouched(done.parent) or {}
+        except stores.Newer: continue  # `checks` counts it
         wrong += [f"{done.parent / f} was changed" for f in stores.WRITTEN
                   if f in sums and not ((at := done.parent / f).is_file() and sha256(at) == sums[f])]
     notes = sorted((base / "runs" / ".workflow" / "read").glob("*.json"))
@@ -760,7 +761,11 @@ def checks(base: Path) -> list[tuple[bool | None, str]]:
     more = f" (and {len(wrong) - 1} more)" * (len(wrong) > 1)
     found.append((not wrong, f"{wrong[0]}{more}: 'mixrepro reproduce' makes it again" if wrong else
                   "runs and figures are as they were written"))
-    found += [(None, line) for line in standing.lines_on(stores.Store(base / "runs").runs())]
+    store = stores.Store(base / "runs")
+    if unread := store.unread():
+        found.append((None, f"{standing.counted(len(unread))} that this version cannot read and leaves alone, "
+                            f"{several([*unread])}: {[*unread.values()][0]}"))
+    found += [(None, line) for line in standing.lines_on(store.runs())]
     try:
         write_atomic(probe := base / "runs" / f".probe-{os.getpid()}", "x"); probe.unlink()
         found.append((True, "the store can be written"))
@@ -809,6 +814,22 @@ data_app = Verbs(no_args_is_help=True, help="Fetch, check and make data sets.")
 app.add_typer(data_app, name="data")
 Root = Annotated[str, typer.Option("--root", help="folder of the data sets; MIXREPRO_DATA or data unless given")]
 
+def fetchable() -> list[str]:
+    "The data sets that can be fetched, as `mixrepro.data.fetch` lists them, read without what that imports."
+    text = (Path(mixrepro.__file__).parent / "data" / "fetch.py").read_text(encoding="utf-8")
+    return re.findall(r'^DATA\["(.+?)"\]', text, re.M)
+
+def check_fetchable(names: list[str],
+                    root: str | None = None,  # of folders that were added, which count, too; None: they do not
+                    ) -> None:
+    "Refuse what is no name of a data set."
+    place = os.environ.get("MIXREPRO_DATA", "") if root == "" else root
+    check_typed(place or "")
+    own = (Path(place).expanduser() if place else home() / "data") / "own"
+    for name in names:
+        if root is not None and (own / f"{name}.json").is_file(): continue
+        pick("data set that can be fetched", "openml" if name.startswith("openml:") else name, fetchable())
+
 @data_app.command("get")
 def data_get(names: Annotated[list[str], typer.Argument(help="see 'mixrepro data list'; also openml:31,37")],
              root: Root = "",
@@ -816,6 +837,7 @@ def data_get(names: Annotated[list[str], typer.Argument(help="see 'mixrepro data
                                                  help="looked at first: a folder, an archive or an address")] = "",
              ) -> None:
     "Fetch data sets, or find them on disk; what is fetched is checked before it appears."
+    check_fetchable(names)
     from mixrepro.data.fetch import fetch
     for folder in fetch(names, root or None, source or None): print(folder)
 
@@ -837,6 +859,7 @@ def data_rows(root: Root = "",
 @data_app.command("verify")
 def data_verify(names: Annotated[list[str], typer.Argument(help="see 'mixrepro data list'")], root: Root = "") -> None:
     "Read data sets again and name every file that is wrong."
+    check_fetchable(names, root)
     from mixrepro.data.fetch import DATA, verify
     wrong = {name: verify(name, root or None) for name in names}
     for name, lines in wrong.items(): print(*(f"{name}: {line}" for line in lines or ["whole"]), sep="\n")

@@ -6,9 +6,9 @@
 __all__ = ['SPLIT_NAMES', 'TESTING', 'SHARE', 'ROOM', 'NOT_READ', 'PLACE', 'NAMES', 'MOVED', 'all_pictures', 'check_names',
            'check_class_names', 'check_apart', 'class_pictures', 'drawn_lots', 'split_pictures', 'check_stored',
            'decoded_at', 'checked_choices', 'labelled', 'is_unread', 'holders', 'check_kinds', 'warn_of_loose',
-           'folder_at', 'from_folder', 'Added', 'added', 'added_names', 'by_content', 'moments_of', 'kept_images',
-           'check_name', 'digest_of_files', 'described', 'command_for', 'recorded', 'changed_pictures', 'changed_since',
-           'add_folder', 'read_added', 'faults_of']
+           'check_pictures', 'folder_at', 'from_folder', 'Added', 'added', 'added_names', 'by_content', 'moments_of',
+           'kept_images', 'check_name', 'digest_of_files', 'described', 'command_for', 'recorded', 'changed_pictures',
+           'changed_since', 'add_folder', 'read_added', 'faults_of']
 
 # %% ../../nbs/data/01j_folder.ipynb #94ab2c9c
 import hashlib
@@ -36,7 +36,7 @@ from .images import (PICTURES, SPLITS, ImageSet, check_upright, data_root, folde
                                   pictures, read_picture, typed)
 from .tiny_imagenet import cached, fingerprint
 from ..core import brought, pick
-from ..files import sha256, write_atomic
+from ..files import several, sha256, write_atomic
 
 # %% ../../nbs/data/01j_folder.ipynb #4d7f7b64
 def all_pictures(*parts: dict) -> list[Path]:  # class -> pictures, each
@@ -215,6 +215,15 @@ def warn_of_loose(folder: Path) -> None:
                       "left out", stacklevel=3)
 
 # %% ../../nbs/data/01j_folder.ipynb #b78a3d1a
+def check_pictures(paths: list[Path]) -> None:
+    "Refuse all pictures that cannot be used, in one sentence."
+    def why(path):
+        try: check_stored(path); read_picture(path)
+        except ValueError as e: return str(e)
+    with ThreadPoolExecutor(min(8, cpu_count() or 1)) as pool: bad = [w for w in pool.map(why, sorted(paths)) if w]
+    them = "them" if len(bad) > 1 else "it"
+    if bad: raise ValueError(f"{several(bad)}: no picture is left out, so replace {them} or remove {them}") from None
+
 def folder_at(path: str | Path) -> Path:
     "A folder as a person types it; an empty text is not the current one."
     if not os.fspath(path): raise ValueError("the path of the folder is empty: name a folder, or . for this one")
@@ -234,7 +243,11 @@ def from_folder(path: str | Path,          # holds train/ and test/ (or val/), o
     check_kinds(folder); warn_of_loose(folder)
     if pick("split", split, SPLITS) not in parts:
         raise ValueError(f"{folder} is not split, share is 0: give a share of each class to test on")
-    return labelled(parts[split], decoded_at(all_pictures(parts[split]), size), name or folder.resolve().name, split)
+    try: x = decoded_at(all_pictures(parts[split]), size)
+    except ValueError as e:
+        if e.__cause__: check_pictures(all_pictures(*parts.values()))
+        raise
+    return labelled(parts[split], x, name or folder.resolve().name, split)
 
 setattr(ImageSet, "from_folder", staticmethod(from_folder))  # not in the class: its code is part of every fingerprint
 

@@ -114,6 +114,20 @@ def spoil(at, how):
         at.rename(at.parent / "part"), at.mkdir(), (at.parent / "part").rename(at / "train")
 
 
+@pytest.mark.parametrize("into", [[], ["train", "test"]], ids=["", "of both splits"])
+def test_several_bad_pictures_are_one_sentence(sets, into):
+    at = sets / "flowers"
+    for split in into: shutil.copytree(at, sets / "apart" / split)
+    at = sets / "apart" if into else at
+    bad = sorted(at.rglob("rose/[1-3].png"))
+    for p in bad: p.write_bytes(p.read_bytes()[:60])
+    Image.new("RGBA", (12, 9)).save(at.joinpath(*into[:1], "tulip", "3.png"))
+    more = len(bad) + 1 - 3
+    for call in (lambda: ImageSet.from_folder(at, size=8), lambda: add("mine", at, size=8)):
+        with pytest.raises(ValueError, match=f"rose/1.png is not a whole image .*rose/2.png is.* and {more} more: no picture is left out, so replace them or remove") as e: call()
+        assert e.value.__suppress_context__ and str(e.value).count("no picture is left out") == 1, "a notebook shows one traceback"
+
+
 @pytest.mark.parametrize("how, sentence", [
     ("damaged", "rose/3.png is not a whole image .*: no picture is left out, so replace it or remove it"),
     ("empty class", r"rose holds no pictures \(.jpeg, .jpg, .png\): remove it or fill it"),
