@@ -528,6 +528,7 @@ def compare(other: Annotated[str, typer.Argument(help="a commit, or a folder: an
             keep: Annotated[bool, typer.Option("--keep", help="and write down the claims of the other, for the README, "
                                                "with the processor that its runs name")] = False) -> None:
     "Tell which verdicts on claims and comparisons differ from those of a commit or of another clone."
+    if not other: raise ValueError("the other is empty: name a commit or a folder, or . for this one")
     base, place = clone(), Path(other)
     checked(profile)
     from mixrepro.workflow import again
@@ -717,7 +718,7 @@ def trial() -> tuple[bool, str]:
 def set_aside(base: Path) -> list[tuple[None, str]]:
     "Notes on surroundings that a reproduction does without."
     env, notes = workflow.environment(base), []
-    if env.get("XDG_CACHE_HOME") != os.environ.get("XDG_CACHE_HOME"):
+    if env.get("XDG_CACHE_HOME") == str(base / workflow.WORK / "cache"):
         where = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
         notes.append(f"{where} cannot be written, so a reproduction keeps its caches in {env['XDG_CACHE_HOME']}; "
                      "XDG_CACHE_HOME names another folder")
@@ -861,8 +862,13 @@ def data_verify(names: Annotated[list[str], typer.Argument(help="see 'mixrepro d
     "Read data sets again and name every file that is wrong."
     check_fetchable(names, root)
     from mixrepro.data.fetch import DATA, verify
-    wrong = {name: verify(name, root or None) for name in names}
-    for name, lines in wrong.items(): print(*(f"{name}: {line}" for line in lines or ["whole"]), sep="\n")
+    wrong = {}
+    for name in names:
+        try: wrong[name] = verify(name, root or None)
+        except (FileNotFoundError, ValueError) as e:  # what was found of the others may have taken hours
+            if len(names) == 1: raise
+            wrong[name] = [str(e)]
+        print(*(f"{name}: {line}" for line in wrong[name] or ["whole"]), sep="\n", flush=True)
     if bad := [name for name, lines in wrong.items() if lines]:
         fetched = [name for name in bad if name in DATA]
         get = f"fetch again with 'mixrepro data get {' '.join(fetched)}'"
@@ -993,6 +999,8 @@ def main() -> None:
     code, sentence = 0, ""
     if not (width := os.environ.get("COLUMNS", "80")).isdecimal() or not 20 <= int(width[:9]) < 10_000:
         del os.environ["COLUMNS"]  # no terminal is so wide, and what prints help would fail on it
+    for name in [k for k, v in os.environ.items() if k.startswith("TQDM_") and not v]:
+        del os.environ[name]  # of which tqdm would make a number
     open_all()
     for name in ("stdout", "stderr"):  # one that was closed is None
         setattr(sys, name, getattr(sys, name) or open(os.devnull, "w"))

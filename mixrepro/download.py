@@ -16,6 +16,7 @@ import errno
 import glob
 import hashlib
 import json
+import lzma
 import os
 import re
 import shutil
@@ -79,8 +80,9 @@ class Wanted:
     def checked(self) -> bool: return bool(self.md5 or self.sha256)
     def here(self) -> int: return self.part.stat().st_size if self.part.is_file() else 0
     def noted(self) -> dict:
-        try: return json.loads(self.note.read_text())
-        except (OSError, ValueError): return {}
+        try: found = json.loads(self.note.read_text())
+        except (OSError, ValueError, RecursionError): found = {}
+        return found if isinstance(found, dict) else {}
     def fault(self, path: Path) -> str: return fault(path, self.size, self.md5, self.sha256)
     def drop(self) -> None:
         for p in (self.part, self.note): p.unlink(missing_ok=True)
@@ -387,8 +389,8 @@ def in_tar(archive: Path) -> Iterator[tuple[str, str, int, Callable]]:  # name, 
         raise tarfile.ReadError("much follows its end")
 
 # %% ../nbs/02_download.ipynb #1df54657
-DAMAGE = (tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, UnicodeError,
-          OverflowError)
+DAMAGE = (tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, NotImplementedError,
+          RuntimeError, UnicodeError, OverflowError)
 
 def is_archive(path: Path) -> bool:
     "By its name: a file that is to be unpacked."

@@ -340,6 +340,21 @@ def test_an_archive_is_unpacked(tmp_path, name, data):
     if "wrapped" not in name: assert [p.name for p in unpack(archive, tmp_path / "all")] == ["other", "set"]
 
 
+NOISE = random.Random(0).randbytes(20_000)
+
+
+def tarred_by(how):
+    with tarfile.open(fileobj=(out := io.BytesIO()), mode=f"w:{how}") as t:
+        (m := tarfile.TarInfo("set/a.bin")).size = len(NOISE)
+        t.addfile(m, io.BytesIO(NOISE))
+    return out.getvalue()
+
+
+def zipped_by(how):
+    with zipfile.ZipFile(out := io.BytesIO(), "w", how) as z: z.writestr("set/a.bin", NOISE)
+    return out.getvalue()
+
+
 OUTSIDE, LINK, DEVICE, DAMAGED = "would be written outside the folder", "is a link", "is a device", "is damaged"
 EVIL = {
     "tar ../": (tar(GOOD | {"../x": b"x"}), OUTSIDE), "tar in the middle": (tar(GOOD | {"set/../../x": b"x"}), OUTSIDE), "tar absolute": (tar(GOOD | {"/x": b"x"}), OUTSIDE),
@@ -355,6 +370,9 @@ EVIL = {
     "another set": (tar({"another/a.bin": b""}), "holds no set: it is another data set"),
 }
 EVIL["altered tar.gz"] = (bytes(b ^ (255 if 900 < i < 905 else 0) for i, b in enumerate(tar(GOOD, gz=True))), DAMAGED)
+
+for name, data in (("tar.xz", tarred_by("xz")), ("zip of LZMA", zipped_by(zipfile.ZIP_LZMA))):
+    EVIL[f"altered {name}"] = (bytes(b ^ (255 if len(data) // 2 < i < len(data) // 2 + 5 else 0) for i, b in enumerate(data)), DAMAGED)
 
 
 @pytest.mark.parametrize("what", EVIL)

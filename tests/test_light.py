@@ -47,6 +47,18 @@ def test_a_list_in_a_clone_without_runs(tmp_path, monkeypatch):
     assert lines == ["[]"] and "vm-table1" in out and "are ready" in out
 
 
+def test_a_file_that_was_edited_in_place_under_its_old_date_is_another(tmp_path):
+    (done := tmp_path / "runs/digits/mixup-tiny-cnn-s0-0000000000/done.json").parent.mkdir(parents=True)
+    asked = []
+    def find(): asked.append(1); return [f"line {len(asked)}"], []
+    for text in ("{1}", "{2}"):
+        was = done.stat() if done.is_file() else None
+        done.write_text(text)
+        if was: os.utime(done, ns=(was.st_atime_ns, was.st_mtime_ns))
+        assert lines_kept(tmp_path, "smoke", find) == lines_kept(tmp_path, "smoke", find) == [f"line {len(asked)}"]
+    assert len(asked) == 2
+
+
 def test_what_is_heavy_is_seen():
     assert loaded("list", "--json")[1] != ["[]"]
 

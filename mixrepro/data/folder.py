@@ -21,7 +21,7 @@ import warnings
 from collections.abc import Callable, Container, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from os import cpu_count
 from os.path import isfile
 from pathlib import Path
@@ -270,6 +270,7 @@ class Added:
     bytes: int               # of all files
     digest: str              # of size, share, seed, and each picture's place and SHA-256
     twice: int = 0           # pictures to test on that are training pictures, too
+    sealed: str = ""         # a digest of all else; empty where an older version wrote it
 
     def __str__(self) -> str:
         numbers = " and ".join(f"{n:,} {s}" for s, n in self.images.items())
@@ -283,6 +284,11 @@ class Added:
         return f"{sum(self.images.values()):,} pictures of {size} px, {len(self.classes)} classes, in {self.folder}"
 
     @property
+    def seal(self) -> str:
+        "What `sealed` has to be."
+        return sha256(json.dumps(asdict(self) | dict(sealed=""), sort_keys=True).encode())
+
+    @property
     def parts(self) -> dict:
         "Its pictures now, by split and class."
         return split_pictures(Path(self.folder), self.share, self.seed)
@@ -294,8 +300,11 @@ def added(name: str, root: str | Path | None = None) -> Added | None:  # root: a
     "What was added under a name; None where nothing was."
     if not re.fullmatch(NAMES, name) or not isfile(path := _of(name, root, "json")): return None
     try: found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError): found = None
-    try: return Added(**{k: tuple(v) if isinstance(v, list) else v for k, v in found.items()})
+    except (OSError, ValueError, RecursionError): found = None
+    try:
+        a = Added(**{k: tuple(v) if isinstance(v, list) else v for k, v in found.items()})
+        if a.name != name or a.sealed and a.sealed != a.seal: raise TypeError("it was changed")
+        return a
     except (TypeError, AttributeError) as e:
         if isinstance(found, dict) and (own := {f.name for f in fields(Added)}) < found.keys():
             more = min(found.keys() - own)
@@ -335,7 +344,7 @@ def kept_images(a: Added, split: str, root: str | Path | None, make: Callable[[]
         if not wrong and dates() == at_first: return x
         raise ValueError(f"pictures in {a.folder} changed while they were read: call the same again once they stay "
                          "as they are")
-    return cached(_of(f"{a.name}-{split}", root, "npz"), a.digest, whole)
+    return cached(_of(f"{a.name}-{split}", root, "npz"), f"{a.digest} {split}", whole)
 
 def check_name(name: str, taken: Container[str]) -> None:
     "Refuse what cannot be the name of a data set."
@@ -424,6 +433,7 @@ def add_folder(name: str,                  # what it is called from now on
     if dates() != at_first:  # the digests would be of other pictures than those that were read
         raise ValueError(f"pictures in {folder} changed while they were read: add it again once they stay as they are")
     before, new = None, described(name, folder, *how, files, sets)
+    new = replace(new, sealed=new.seal)
     with suppress(ValueError): before = added(name, root)  # a record that cannot be read is written anew
     if before and not instead and before.digest != new.digest and before.folder != new.folder:
         raise ValueError(f"{name!r} is {before.folder}: take another name, or say --instead to give it this one's")

@@ -25,7 +25,7 @@ def line_a_minute() -> type:
 
     class Lines(tqdm):
         def __init__(self, *args: Any, **how: Any) -> None:
-            super().__init__(*args, **how, mininterval=float(os.environ.get("TQDM_MININTERVAL", 60)))
+            super().__init__(*args, **how, mininterval=float(os.environ.get("TQDM_MININTERVAL") or 60))
 
         def display(self, msg: str | None = None, pos: int | None = None) -> None:
             if msg != "": self.fp.write(f"{self}\n")  # an empty one would wipe out what stands there
@@ -38,7 +38,7 @@ def bar_class() -> type | None:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # that there are no widgets in this Jupyter: a bar of text does
             from tqdm.auto import tqdm
-    except ImportError: return None
+    except (ImportError, ValueError): return None  # it refuses a TQDM_MININTERVAL that is no number
     return line_a_minute() if is_log(sys.stderr) else tqdm
 
 # %% ../../nbs/training/51e_progress.ipynb #6e34d418
