@@ -4,16 +4,16 @@
 
 # %% auto #0
 __all__ = ['catalogue', 'artefact', 'scales', 'allotted_time', 'fingerprints', 'specifications', 'contents', 'standing', 'stores',
-           'workflow', 'drawings', 'warm', 'app', 'KEPT', 'BEGUN', 'PATIENCE', 'SHEET', 'TRIAL', 'BENCHES', 'data_app',
-           'Root', 'Once', 'Verbs', 'tell_version', 'about', 'sources', 'named', 'package', 'absent', 'origin',
-           'remedy', 'lacking', 'rows', 'said_of_runs', 'list_', 'checked', 'foreign', 'announce', 'follow', 'times',
-           'executed', 'looked_at', 'unwritten', 'otherwise_drawn', 'Stopped', 'heard', 'Interrupted', 'deafen',
-           'telling_what_is_kept', 'put_an_end', 'handed', 'check_done', 'moment', 'passed_on', 'allotted', 'way',
-           'rounds', 'tell_left', 'PassOn', 'reproduce', 'complaint', 'edited', 'show', 'compare', 'report', 'as_html',
-           'read_in_report', 'make_report', 'outputs', 'adopt_figures', 'adopt', 'packages', 'prefix_of_kernel',
-           'kernel', 'trial', 'set_aside', 'spoilt', 'checks', 'doctor', 'bench', 'fetchable', 'check_fetchable',
-           'data_get', 'data_rows', 'data_verify', 'data_add', 'every_kind', 'data_make', 'data_split', 'placed',
-           'unnamed', 'refused', 'check_package', 'open_all', 'main']
+           'workflow', 'drawings', 'warm', 'app', 'KEPT', 'BEGUN', 'PATIENCE', 'SHEET', 'TRIAL', 'VARIABLES', 'BENCHES',
+           'data_app', 'Root', 'Once', 'Verbs', 'tell_version', 'about', 'sources', 'named', 'package', 'absent',
+           'origin', 'remedy', 'lacking', 'rows', 'said_of_runs', 'list_', 'checked', 'foreign', 'announce', 'follow',
+           'times', 'executed', 'looked_at', 'unwritten', 'otherwise_drawn', 'Stopped', 'heard', 'Interrupted',
+           'deafen', 'telling_what_is_kept', 'put_an_end', 'handed', 'check_done', 'moment', 'passed_on', 'allotted',
+           'way', 'rounds', 'tell_left', 'PassOn', 'reproduce', 'complaint', 'edited', 'show', 'compare', 'report',
+           'as_html', 'read_in_report', 'make_report', 'outputs', 'adopt_figures', 'adopt', 'packages',
+           'prefix_of_kernel', 'kernel', 'trial', 'set_aside', 'spoilt', 'checks', 'doctor', 'bench', 'fetchable',
+           'check_fetchable', 'data_get', 'data_rows', 'data_verify', 'data_add', 'every_kind', 'data_make',
+           'data_split', 'placed', 'unnamed', 'refused', 'check_package', 'open_all', 'main']
 
 # %% ../nbs/workflow/93_cli.ipynb #7198371c
 import contextlib
@@ -715,6 +715,8 @@ def trial() -> tuple[bool, str]:
     return True, "Snakemake, papermill and the kernel execute a notebook, and matplotlib draws in it"
 
 # %% ../nbs/workflow/93_cli.ipynb #0bdbef85
+VARIABLES = [f"MIXREPRO_{what}" for what in ("HOME", "DATA", "OTHER_CODE", "UNTIL", "INCEPTION", "PARENT", "SHARED_DATA")]
+
 def set_aside(base: Path) -> list[tuple[None, str]]:
     "Notes on surroundings that a reproduction does without."
     env, notes = workflow.environment(base), []
@@ -728,6 +730,9 @@ def set_aside(base: Path) -> list[tuple[None, str]]:
     given = [name for name in workflow.SWITCHES if os.environ.get(name)]
     if given: notes.append(f"{', '.join(given)} have no say in a reproduction")
     if note := foreign(base): notes.append(note)
+    for name in sorted(k for k in os.environ if k.startswith("MIXREPRO_")):
+        try: pick("variable", name, VARIABLES)
+        except ValueError as e: notes.append(f"{e}; it is not heeded")
     if settings := os.environ.get("SNAKEMAKE_PROFILE"): notes.append(f"Snakemake reads SNAKEMAKE_PROFILE={settings}")
     return [(None, note) for note in notes]
 
@@ -870,7 +875,7 @@ def data_verify(names: Annotated[list[str], typer.Argument(help="see 'mixrepro d
             wrong[name] = [str(e)]
         print(*(f"{name}: {line}" for line in wrong[name] or ["whole"]), sep="\n", flush=True)
     if bad := [name for name, lines in wrong.items() if lines]:
-        fetched = [name for name in bad if name in DATA]
+        fetched = [name for name in bad if name in DATA or name.startswith("openml:")]
         get = f"fetch again with 'mixrepro data get {' '.join(fetched)}'"
         again = get if fetched else "put it right or add it again"
         raise RuntimeError(f"{', '.join(bad)}: not whole, see the lines above; {again}")

@@ -352,10 +352,10 @@ def _kind(name: str) -> str:
     "How a name is fetched; an unknown one is refused."
     return pick("data set that can be fetched", "openml" if name.startswith("openml:") else name, DATA).kind
 
-def verify_tables(root: Path) -> list[str]:
-    "What is wrong with the tables of OpenML that are on disk."
-    from mixrepro.data.tabular import verify_openml
-    if not (found := verify_openml(root)):
+def verify_tables(root: Path, name: str = "openml") -> list[str]:  # name: as for `openml_ids`
+    "What is wrong with the tables of OpenML that a name asks for; with those that are on disk for all of them."
+    from mixrepro.data.tabular import _numbers, verify_openml
+    if not (found := verify_openml(root, _numbers(openml_ids(name)) if ":" in name else None)):
         raise FileNotFoundError(f"no table of OpenML is in {root}: run `mixrepro data get openml --root {root}`")
     return [why for why in found.values() if why]
 
@@ -370,7 +370,7 @@ def verify(name: str,                       # a name in DATA, or of a folder tha
         counts, wrong = check_imagenet(root, None)
         there = (pictures(Path(counts["folder"], s)) for s in IMAGENET_ROWS if s in counts)
         return wrong + undecodable([e.path for split in there for e in split])
-    if kind == "openml": return verify_tables(root)
+    if kind == "openml": return verify_tables(root, name)
     edition, wrong = edition_on_disk(name, root, deep=True)
     if edition is None:
         raise FileNotFoundError(f"{name} is not in {root}: run `mixrepro data get {name} --root {root}`")

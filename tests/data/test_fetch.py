@@ -345,6 +345,13 @@ def test_imagenet_is_checked_and_indexed_where_it_lies(tmp_path, monkeypatch):
     with pytest.raises(FileNotFoundError, match="holds neither train nor val: name the folder that does with --from"): fetch("imagenet", tmp_path / "new", say=quiet)
 
 
+def test_the_tables_that_are_asked_for_are_looked_at(tmp_path):
+    (tmp_path / "openml").mkdir()
+    (tmp_path / "openml/7_toy.csv").write_text("a,class\n1,x\n2,y\n")
+    assert verify("openml", tmp_path) == verify("openml:7", tmp_path) == []
+    assert verify("openml:7,31", tmp_path) == [f"OpenML table 31 is not in {tmp_path / 'openml'}"]
+
+
 @pytest.mark.parametrize("text", ["", "[" * 100_000, "null", "[]", "{}", '{"folder": 3}', "\ufeff{}"])
 def test_a_damaged_index_of_imagenet_is_named(tmp_path, text):
     (tmp_path / "imagenet.json").write_text(text, encoding="utf-8")

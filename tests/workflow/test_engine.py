@@ -231,6 +231,14 @@ def test_folders_for_caches_are_meant_as_they_are_typed(tmp_path, monkeypatch):
     assert workflow.environment(base)["XDG_CACHE_HOME"].startswith(str(base)) and any("XDG" in n for _, n in cli.set_aside(base))
 
 
+def test_a_variable_that_is_misspelt_is_named_by_the_doctor(tmp_path, monkeypatch):
+    def said(): return [n for _, n in cli.set_aside(tmp_path) if "MIXREPRO_DAT" in n]
+    assert said() == []
+    monkeypatch.setenv("MIXREPRO_DATAS", "x")
+    (note,) = said()
+    assert note.startswith("unknown variable 'MIXREPRO_DATAS': did you mean 'MIXREPRO_DATA'?") and note.endswith("it is not heeded")
+
+
 def test_empty_variables_of_tqdm_are_none(monkeypatch, capsys):
     "tqdm would make numbers of them as it is imported."
     for name in ("TQDM_MININTERVAL", "TQDM_NCOLS"): monkeypatch.setenv(name, "")
