@@ -32,7 +32,7 @@ from .readers import CIFAR10, CIFAR100, MNIST
 from .image_folder import imagenet_folder, stray_faults, undecodable
 from .tiny_imagenet import tiny_faults
 from ..download import Patience, check_source, download, fault, is_archive, locked, make_way, place, say, unpack
-from ..files import explained, sha256, small_text, write_atomic
+from ..files import explained, small_text, write_atomic
 
 # %% ../../nbs/data/09_fetch.ipynb #fbddb447
 @dataclass(frozen=True)
@@ -323,7 +323,8 @@ def remote_faults(name: str, remote: Remote, root: Path, deep: bool = False) -> 
     if not there: return [f"{entries} is not as it was written"]
     for at, digest in there.items():
         try:
-            if sha256(lines := _record_of(name, at, root)) != (digest or sha256(lines)): raise ValueError
+            found = hashlib.sha256((lines := _record_of(name, at, root)).read_bytes()).hexdigest()
+            if digest and found != digest: raise ValueError
             with open(lines, encoding="utf-8") as f: wrong += changed(f, root, deep)
         except ValueError: wrong.append(f"{lines} is not as it was written")
         except FileNotFoundError:  # of what is known beforehand there may be none
@@ -441,7 +442,9 @@ def settle(name: str, remote: Remote, path: Path, root: Path, say: Callable[[str
         at = at if remote.parts else f"{remote.into}/{at}"
         if at in wanted and (wrong := faults(wanted[at], new)): return wrong[0].replace(f"{new}", at)
         if at not in wanted or wanted[at].count:
-            entries[at] = sha256(write_atomic(_record_of(name, at, root), "".join(record(new, at))))
+            lines = "".join(record(new, at)).encode()
+            write_atomic(_record_of(name, at, root), lines)
+            entries[at] = hashlib.sha256(lines).hexdigest()
         return ""
     take = {Path(p).name: p for p in wanted} if remote.parts else None
     unpack(path, root if remote.parts else root / remote.into, take, check, work, say)
