@@ -148,6 +148,19 @@ def test_a_bad_mirror_is_passed_over_and_named_when_there_is_no_other(web, tmp_p
     assert not (tmp_path / "b" / "set.bin").exists()
 
 
+@pytest.mark.parametrize("proxy, why", [("::bad::", "is none: correct it or unset it"), ("   ", "is none: correct it or unset it"), ("http://me:secret@127.0.0.1:1", "could not be reached by way of the proxy")])
+def test_a_proxy_that_is_none_is_not_the_mirrors_fault(web, tmp_path, monkeypatch, proxy, why):
+    for name in ("NO_PROXY", "no_proxy"): monkeypatch.delenv(name, raising=False)
+    for name in ("HTTP_PROXY", "http_proxy"): monkeypatch.setenv(name, proxy)
+    with pytest.raises(OSError, match=why) as e: download("http://mirror.invalid/x.bin", tmp_path / "x.bin", patience=Patience(1., 1, 0., 0.), say=lambda line: None)
+    assert "secret" not in str(e.value) and "not a web address" not in str(e.value)
+
+
+def test_an_address_that_is_none_is_named():
+    with pytest.raises(ValueError, match=r"http://\[::1/x is no address .Invalid IPv6 URL.: correct it"): D.check_source("http://[::1/x")
+    D.check_source("/a/[b"); D.check_source(""); D.check_source(None)
+
+
 def test_a_mirror_that_nobody_serves(web, tmp_path):
     with pytest.raises(OSError, match="127.0.0.1 could not be reached; gone.invalid could not be reached; ftp://x/y is not a web address|"
                                       "127.0.0.1 could not be reached; gone.invalid could not be reached; x is not a web address"):
