@@ -404,6 +404,13 @@ def test_the_doctor_names_runs_of_a_newer_version(where, run, capsys, monkeypatc
     assert Store(base / "runs").runs() == [] and catalogue.adopt(Store(base / "runs")) == 0 and capsys.readouterr().err == ""
 
 
+def test_a_run_that_is_made_again_meanwhile_has_no_time_of_its_end(run, monkeypatch):
+    there = Store(run.folder.parents[1]).runs()
+    monkeypatch.setattr(Store, "runs", lambda self: there)
+    (run.folder / "done.json").unlink()
+    assert allotted.timed(Store(run.folder.parents[1])).keys() == {allotted.kind(SPEC)}
+
+
 def test_a_spec_that_is_nested_too_deep_is_passed_over(run):
     (run.folder / "spec.json").write_text("[" * 100_000)
     assert Store(run.folder.parents[1]).runs() == [] and Store(run.folder.parents[1]).unread() == {}
