@@ -26,7 +26,7 @@ from .image_folder import imagenet_c
 from .images import ImageSet, data_root, folders, pictures, read_array, read_picture, remedy, typed
 from .tiny_imagenet import (TINY_CLASSES, TINY_FOLDER, TINY_ROWS, check_counts, decoded, spoilt,
                                          tiny_classes)
-from ..files import retold
+from ..files import check_nested, retold
 
 # %% ../../nbs/data/06c_corrupted.ipynb #d789b41a
 MADE = "made.json"
@@ -36,6 +36,7 @@ def read_made(folder: str | Path,  # of a set
     "How a set was made here, or nothing."
     path = Path(folder) / MADE
     if not path.is_file(): return None
+    check_nested(path)
     try: made = json.loads(path.read_text())
     except ValueError: made = None
     if not isinstance(made, dict) or not {"made", "same", "files"} <= made.keys():
