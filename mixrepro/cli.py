@@ -715,7 +715,8 @@ def trial() -> tuple[bool, str]:
     return True, "Snakemake, papermill and the kernel execute a notebook, and matplotlib draws in it"
 
 # %% ../nbs/workflow/93_cli.ipynb #0bdbef85
-VARIABLES = [f"MIXREPRO_{what}" for what in ("HOME", "DATA", "OTHER_CODE", "UNTIL", "INCEPTION", "PARENT", "SHARED_DATA")]
+VARIABLES = [f"MIXREPRO_{what}" for what in ("HOME", "DATA", "OTHER_CODE", "UNTIL", "INCEPTION", "PARENT",
+                                              "SHARED_DATA")]
 
 def set_aside(base: Path) -> list[tuple[None, str]]:
     "Notes on surroundings that a reproduction does without."

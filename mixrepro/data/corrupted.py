@@ -26,6 +26,7 @@ from .image_folder import imagenet_c
 from .images import ImageSet, data_root, folders, pictures, read_array, read_picture, remedy, typed
 from .tiny_imagenet import (TINY_CLASSES, TINY_FOLDER, TINY_ROWS, check_counts, decoded, spoilt,
                                          tiny_classes)
+from ..extras import Lazy
 from ..files import check_nested, retold
 
 # %% ../../nbs/data/06c_corrupted.ipynb #d789b41a
@@ -280,8 +281,7 @@ def _standin(base: str, whose: str) -> str:
 @lru_cache(maxsize=4)
 def _digest_now(name: str, digest: str, root: Path) -> str:  # digest: of the folder that was added under the name
     "What `made.json` says of the test images of a folder that was added, as it is now."
-    from mixrepro.data.make import digest_of_images  # which imports this module
-    return digest_of_images(load(name, "test", root).x)
+    return Lazy("mixrepro.data.make").digest_of_images(load(name, "test", root).x)  # it imports this module
 
 def check_made_of(folder: Path, base: str, root: Path) -> None:
     "Refuse a set that was made here of another data set, or of pictures that stood under its name before."

@@ -39,7 +39,8 @@ from .verdicts import holm, p_of
 def check_table(path: Path) -> None:
     "Refuse a file that is no table."
     try: pd.read_csv(path)
-    except ValueError as e: raise ValueError(f"{path} is no table ({in_a_line(str(e))}): draw {path.stem} again") from None
+    except ValueError as e:
+        raise ValueError(f"{path} is no table ({in_a_line(str(e))}): draw {path.stem} again") from None
 
 class Tables:
     "The tables that the artefacts of one scale have left, by id."

@@ -12,6 +12,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from importlib import import_module
 from typing import Any, TextIO
 
 # %% ../../nbs/training/51e_progress.ipynb #2e70316e
@@ -25,9 +26,10 @@ def check_variables() -> None:
     for name in [k for k, v in os.environ.items() if k.startswith("TQDM_") and not v]: del os.environ[name]
     given = sorted(k for k in os.environ if k.startswith("TQDM_"))
     try:
-        if given: import tqdm.std
+        if given: import_module("tqdm.std")
     except ImportError: return
-    except ValueError as e: raise ValueError(f"tqdm cannot read {' or '.join(given)} ({e}): unset what is wrong") from None
+    except ValueError as e:
+        raise ValueError(f"tqdm cannot read {' or '.join(given)} ({e}): unset what is wrong") from None
 
 def line_a_minute() -> type:
     "`tqdm` for a log: whole lines, one a minute unless TQDM_MININTERVAL says otherwise."

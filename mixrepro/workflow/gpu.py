@@ -54,7 +54,7 @@ def check_rows(path: Path, part: str) -> None:  # path: of a table
     try:
         with path.open(newline="", encoding="utf-8") as f: head, *rows = csv.reader(f, strict=True)
         if bad := [c for c in head if c not in known]: raise ValueError(f"its column {bad[0]!r} is not known here")
-        if bad := [k for k, r in enumerate(rows, 2) if len(r) != len(head)]: raise ValueError(f"its row {bad[0]} is none")
+        if any(len(r) != len(head) for r in rows): raise ValueError("a row has another number of cells than its head")
     except (ValueError, csv.Error) as e:
         raise ValueError(f"{path} is not as it was written ({e}): take it from the clone again, or move it "
                          "away") from None
