@@ -4,16 +4,16 @@
 
 # %% auto #0
 __all__ = ['catalogue', 'artefact', 'scales', 'allotted_time', 'fingerprints', 'specifications', 'contents', 'standing', 'stores',
-           'workflow', 'drawings', 'warm', 'app', 'KEPT', 'BEGUN', 'PATIENCE', 'SHEET', 'TRIAL', 'BENCHES', 'data_app',
-           'Root', 'Once', 'Verbs', 'tell_version', 'about', 'sources', 'named', 'package', 'absent', 'origin',
-           'remedy', 'lacking', 'rows', 'said_of_runs', 'list_', 'checked', 'foreign', 'announce', 'follow', 'times',
-           'executed', 'looked_at', 'unwritten', 'otherwise_drawn', 'Stopped', 'heard', 'Interrupted', 'deafen',
-           'telling_what_is_kept', 'put_an_end', 'handed', 'check_done', 'moment', 'passed_on', 'allotted', 'way',
-           'rounds', 'tell_left', 'PassOn', 'reproduce', 'complaint', 'edited', 'show', 'compare', 'report', 'as_html',
-           'read_in_report', 'make_report', 'outputs', 'adopt_figures', 'adopt', 'packages', 'prefix_of_kernel',
-           'kernel', 'trial', 'set_aside', 'spoilt', 'checks', 'doctor', 'bench', 'data_get', 'data_rows',
-           'data_verify', 'data_add', 'every_kind', 'data_make', 'data_split', 'placed', 'unnamed', 'refused',
-           'check_package', 'open_all', 'main']
+           'workflow', 'drawings', 'warm', 'app', 'KEPT', 'BEGUN', 'PATIENCE', 'SHEET', 'TRIAL', 'VARIABLES', 'BENCHES',
+           'data_app', 'Root', 'Once', 'Verbs', 'tell_version', 'about', 'sources', 'named', 'package', 'absent',
+           'origin', 'remedy', 'lacking', 'rows', 'said_of_runs', 'list_', 'checked', 'foreign', 'announce', 'follow',
+           'times', 'executed', 'looked_at', 'unwritten', 'otherwise_drawn', 'Stopped', 'heard', 'Interrupted',
+           'deafen', 'telling_what_is_kept', 'put_an_end', 'handed', 'check_done', 'moment', 'passed_on', 'allotted',
+           'way', 'rounds', 'tell_left', 'PassOn', 'reproduce', 'complaint', 'edited', 'show', 'compare', 'report',
+           'as_html', 'read_in_report', 'make_report', 'outputs', 'adopt_figures', 'adopt', 'packages',
+           'prefix_of_kernel', 'kernel', 'trial', 'set_aside', 'spoilt', 'checks', 'doctor', 'bench', 'fetchable',
+           'check_fetchable', 'data_get', 'data_rows', 'data_verify', 'data_add', 'every_kind', 'data_make',
+           'data_split', 'placed', 'unnamed', 'refused', 'check_package', 'open_all', 'main']
 
 # %% ../nbs/workflow/93_cli.ipynb #7198371c
 import contextlib
@@ -50,8 +50,8 @@ from typer.core import TyperCommand
 import mixrepro
 from .core import pick
 from .extras import Lazy, need
-from .files import (ADVICE, clone, explained, home, in_a_line, several, sha256, small_text, worded,
-                            write_atomic, write_if_changed)
+from .files import (ADVICE, check_typed, clone, explained, home, in_a_line, several, sha256, small_text,
+                            worded, write_atomic, write_if_changed)
 from .papers.index import PAPERS, entries, entry_of
 from .repro.entry import PROFILES, profile_of, state
 from .workflow.listed import lines_kept
@@ -528,6 +528,7 @@ def compare(other: Annotated[str, typer.Argument(help="a commit, or a folder: an
             keep: Annotated[bool, typer.Option("--keep", help="and write down the claims of the other, for the README, "
                                                "with the processor that its runs name")] = False) -> None:
     "Tell which verdicts on claims and comparisons differ from those of a commit or of another clone."
+    if not other: raise ValueError("the other is empty: name a commit or a folder, or . for this one")
     base, place = clone(), Path(other)
     checked(profile)
     from mixrepro.workflow import again
@@ -714,10 +715,13 @@ def trial() -> tuple[bool, str]:
     return True, "Snakemake, papermill and the kernel execute a notebook, and matplotlib draws in it"
 
 # %% ../nbs/workflow/93_cli.ipynb #0bdbef85
+VARIABLES = [f"MIXREPRO_{what}" for what in ("HOME", "DATA", "OTHER_CODE", "UNTIL", "INCEPTION", "PARENT",
+                                              "SHARED_DATA")]
+
 def set_aside(base: Path) -> list[tuple[None, str]]:
     "Notes on surroundings that a reproduction does without."
     env, notes = workflow.environment(base), []
-    if env.get("XDG_CACHE_HOME") != os.environ.get("XDG_CACHE_HOME"):
+    if env.get("XDG_CACHE_HOME") == str(base / workflow.WORK / "cache"):
         where = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
         notes.append(f"{where} cannot be written, so a reproduction keeps its caches in {env['XDG_CACHE_HOME']}; "
                      "XDG_CACHE_HOME names another folder")
@@ -727,6 +731,9 @@ def set_aside(base: Path) -> list[tuple[None, str]]:
     given = [name for name in workflow.SWITCHES if os.environ.get(name)]
     if given: notes.append(f"{', '.join(given)} have no say in a reproduction")
     if note := foreign(base): notes.append(note)
+    for name in sorted(k for k in os.environ if k.startswith("MIXREPRO_")):
+        try: pick("variable", name, VARIABLES)
+        except ValueError as e: notes.append(f"{e}; it is not heeded")
     if settings := os.environ.get("SNAKEMAKE_PROFILE"): notes.append(f"Snakemake reads SNAKEMAKE_PROFILE={settings}")
     return [(None, note) for note in notes]
 
@@ -735,7 +742,8 @@ def spoilt(base: Path) -> list[str]:
     "Files of runs and of figures that are not as they were written."
     wrong = []
     for done in sorted((base / "runs").glob("*/*/done.json")):
-        sums = stores.vouched(done.parent) or {}
+        try: sums = stores.vouched(done.parent) or {}
+        except stores.Newer: continue  # `checks` counts it
         wrong += [f"{done.parent / f} was changed" for f in stores.WRITTEN
                   if f in sums and not ((at := done.parent / f).is_file() and sha256(at) == sums[f])]
     notes = sorted((base / "runs" / ".workflow" / "read").glob("*.json"))
@@ -760,7 +768,11 @@ def checks(base: Path) -> list[tuple[bool | None, str]]:
     more = f" (and {len(wrong) - 1} more)" * (len(wrong) > 1)
     found.append((not wrong, f"{wrong[0]}{more}: 'mixrepro reproduce' makes it again" if wrong else
                   "runs and figures are as they were written"))
-    found += [(None, line) for line in standing.lines_on(stores.Store(base / "runs").runs())]
+    store = stores.Store(base / "runs")
+    if unread := store.unread():
+        found.append((None, f"{standing.counted(len(unread))} that this version cannot read and leaves alone, "
+                            f"{several([*unread])}: {[*unread.values()][0]}"))
+    found += [(None, line) for line in standing.lines_on(store.runs())]
     try:
         write_atomic(probe := base / "runs" / f".probe-{os.getpid()}", "x"); probe.unlink()
         found.append((True, "the store can be written"))
@@ -809,6 +821,22 @@ data_app = Verbs(no_args_is_help=True, help="Fetch, check and make data sets.")
 app.add_typer(data_app, name="data")
 Root = Annotated[str, typer.Option("--root", help="folder of the data sets; MIXREPRO_DATA or data unless given")]
 
+def fetchable() -> list[str]:
+    "The data sets that can be fetched, as `mixrepro.data.fetch` lists them, read without what that imports."
+    text = (Path(mixrepro.__file__).parent / "data" / "fetch.py").read_text(encoding="utf-8")
+    return re.findall(r'^DATA\["(.+?)"\]', text, re.M)
+
+def check_fetchable(names: list[str],
+                    root: str | None = None,  # of folders that were added, which count, too; None: they do not
+                    ) -> None:
+    "Refuse what is no name of a data set."
+    place = os.environ.get("MIXREPRO_DATA", "") if root == "" else root
+    check_typed(place or "")
+    own = (Path(place).expanduser() if place else home() / "data") / "own"
+    for name in names:
+        if root is not None and (own / f"{name}.json").is_file(): continue
+        pick("data set that can be fetched", "openml" if name.startswith("openml:") else name, fetchable())
+
 @data_app.command("get")
 def data_get(names: Annotated[list[str], typer.Argument(help="see 'mixrepro data list'; also openml:31,37")],
              root: Root = "",
@@ -816,6 +844,7 @@ def data_get(names: Annotated[list[str], typer.Argument(help="see 'mixrepro data
                                                  help="looked at first: a folder, an archive or an address")] = "",
              ) -> None:
     "Fetch data sets, or find them on disk; what is fetched is checked before it appears."
+    check_fetchable(names)
     from mixrepro.data.fetch import fetch
     for folder in fetch(names, root or None, source or None): print(folder)
 
@@ -837,11 +866,17 @@ def data_rows(root: Root = "",
 @data_app.command("verify")
 def data_verify(names: Annotated[list[str], typer.Argument(help="see 'mixrepro data list'")], root: Root = "") -> None:
     "Read data sets again and name every file that is wrong."
+    check_fetchable(names, root)
     from mixrepro.data.fetch import DATA, verify
-    wrong = {name: verify(name, root or None) for name in names}
-    for name, lines in wrong.items(): print(*(f"{name}: {line}" for line in lines or ["whole"]), sep="\n")
+    wrong = {}
+    for name in names:
+        try: wrong[name] = verify(name, root or None)
+        except (FileNotFoundError, ValueError) as e:  # what was found of the others may have taken hours
+            if len(names) == 1: raise
+            wrong[name] = [str(e)]
+        print(*(f"{name}: {line}" for line in wrong[name] or ["whole"]), sep="\n", flush=True)
     if bad := [name for name, lines in wrong.items() if lines]:
-        fetched = [name for name in bad if name in DATA]
+        fetched = [name for name in bad if name in DATA or name.startswith("openml:")]
         get = f"fetch again with 'mixrepro data get {' '.join(fetched)}'"
         again = get if fetched else "put it right or add it again"
         raise RuntimeError(f"{', '.join(bad)}: not whole, see the lines above; {again}")
@@ -970,6 +1005,8 @@ def main() -> None:
     code, sentence = 0, ""
     if not (width := os.environ.get("COLUMNS", "80")).isdecimal() or not 20 <= int(width[:9]) < 10_000:
         del os.environ["COLUMNS"]  # no terminal is so wide, and what prints help would fail on it
+    for name in [k for k, v in os.environ.items() if k.startswith("TQDM_") and not v]:
+        del os.environ[name]  # of which tqdm would make a number
     open_all()
     for name in ("stdout", "stderr"):  # one that was closed is None
         setattr(sys, name, getattr(sys, name) or open(os.devnull, "w"))

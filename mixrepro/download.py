@@ -16,6 +16,7 @@ import errno
 import glob
 import hashlib
 import json
+import lzma
 import os
 import re
 import shutil
@@ -53,6 +54,8 @@ def check_source(source: object) -> None:  # a folder, an archive or an address;
     if scheme and scheme[1] not in ("http", "https"):
         raise ValueError(f"{source} begins with {scheme[1]}://, and only http:// and https:// are fetched from here: "
                          "fetch it yourself, and name the folder or the file")
+    try: urlsplit(str(source or ""))
+    except ValueError as e: raise ValueError(f"{source} is no address ({e}): correct it") from None
 
 # %% ../nbs/02_download.ipynb #6291b086
 def amount(n: float,  # bytes
@@ -79,8 +82,9 @@ class Wanted:
     def checked(self) -> bool: return bool(self.md5 or self.sha256)
     def here(self) -> int: return self.part.stat().st_size if self.part.is_file() else 0
     def noted(self) -> dict:
-        try: return json.loads(self.note.read_text())
-        except (OSError, ValueError): return {}
+        try: found = json.loads(self.note.read_text())
+        except (OSError, ValueError, RecursionError): found = {}
+        return found if isinstance(found, dict) else {}
     def fault(self, path: Path) -> str: return fault(path, self.size, self.md5, self.sha256)
     def drop(self) -> None:
         for p in (self.part, self.note): p.unlink(missing_ok=True)
@@ -172,6 +176,8 @@ def failure(e: Exception,     # what requests or urllib3 raised
     if isinstance(e, (urllib3.exceptions.ProtocolError, requests.exceptions.ChunkedEncodingError)):
         return "cut the connection"
     if isinstance(cause, urllib3.exceptions.ProtocolError): return "cut the connection"
+    if isinstance(e, requests.exceptions.ProxyError):
+        return "could not be reached by way of the proxy that the environment names"
     return "could not be reached" if isinstance(e, requests.ConnectionError) else f"failed ({e})"
 
 # %% ../nbs/02_download.ipynb #86c46e73
@@ -282,8 +288,10 @@ def ask(url: str, want: Wanted, patience: Patience, say: Callable[[str], None]) 
 def attempt(url: str, want: Wanted, patience: Patience, say: Callable[[str], None]) -> int:
     "One request, its failures put as `Refused` or `Later`."
     try: return ask(url, want, patience, say)
-    except (requests.exceptions.InvalidURL, requests.exceptions.MissingSchema, requests.exceptions.InvalidSchema):
-        raise Refused("is not a web address") from None
+    except (requests.exceptions.InvalidURL, requests.exceptions.MissingSchema, requests.exceptions.InvalidSchema) as e:
+        asked = requests.utils.select_proxy(url, requests.utils.get_environ_proxies(url))  # may hold a password
+        raise Refused("was not asked, for the proxy that the environment names (HTTP_PROXY and the like) is none: "
+                      "correct it or unset it" if asked else "is not a web address") from e
     except (requests.RequestException, urllib3.exceptions.HTTPError) as e:
         nobody = isinstance(e, requests.ConnectTimeout) or "reached" in failure(e, 0)
         raise (Silent if nobody else Later)(failure(e, patience.timeout)) from e
@@ -387,8 +395,8 @@ def in_tar(archive: Path) -> Iterator[tuple[str, str, int, Callable]]:  # name, 
         raise tarfile.ReadError("much follows its end")
 
 # %% ../nbs/02_download.ipynb #1df54657
-DAMAGE = (tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, UnicodeError,
-          OverflowError)
+DAMAGE = (tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, NotImplementedError,
+          RuntimeError, UnicodeError, OverflowError)
 
 def is_archive(path: Path) -> bool:
     "By its name: a file that is to be unpacked."

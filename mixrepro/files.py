@@ -5,13 +5,14 @@
 # %% auto #0
 __all__ = ['PART', 'ADVICE', 'LARGEST_TEXT', 'OF_ANOTHER_CLONE', 'retold', 'explained', 'flush_folder', 'stage', 'write_together',
            'write_atomic', 'sha256', 'check_typed', 'home', 'clone', 'in_a_line', 'several', 'worded',
-           'write_if_changed', 'system_locks', 'lock_holder', 'set_aside', 'TooLarge', 'small_text', 'check_bytecode',
-           'for_git']
+           'write_if_changed', 'system_locks', 'lock_holder', 'set_aside', 'TooLarge', 'small_text', 'check_nested',
+           'check_bytecode', 'for_git']
 
 # %% ../nbs/01_files.ipynb #1ee2fde5
 import contextlib
 import errno
 import hashlib
+import json
 import os
 import re
 import secrets
@@ -196,6 +197,14 @@ def small_text(path: str | os.PathLike) -> str:
     with open(path, "rb") as f: data = f.read(LARGEST_TEXT + 1)
     if len(data) > LARGEST_TEXT: raise TooLarge(f"it is larger than {LARGEST_TEXT >> 20} MiB")
     return data.decode("utf-8")
+
+def check_nested(path: str | os.PathLike) -> None:  # of a JSON file
+    "Refuse one that is nested deeper than anything that is written here; who reads it says what else is wrong."
+    try: json.loads(small_text(path))
+    except (OSError, ValueError): return
+    except RecursionError:
+        raise ValueError(f"{path} is nested deeper than anything that is written here: remove it, and what it told is "
+                         "made again") from None
 
 # %% ../nbs/01_files.ipynb #b17ec0d2
 def check_bytecode(folder: str | os.PathLike) -> None:  # of a package, none of whose modules is imported yet

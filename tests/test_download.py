@@ -148,6 +148,19 @@ def test_a_bad_mirror_is_passed_over_and_named_when_there_is_no_other(web, tmp_p
     assert not (tmp_path / "b" / "set.bin").exists()
 
 
+@pytest.mark.parametrize("proxy, why", [("::bad::", "is none: correct it or unset it"), ("   ", "is none: correct it or unset it"), ("http://me:secret@127.0.0.1:1", "could not be reached by way of the proxy")])
+def test_a_proxy_that_is_none_is_not_the_mirrors_fault(web, tmp_path, monkeypatch, proxy, why):
+    for name in ("NO_PROXY", "no_proxy"): monkeypatch.delenv(name, raising=False)
+    for name in ("HTTP_PROXY", "http_proxy"): monkeypatch.setenv(name, proxy)
+    with pytest.raises(OSError, match=why) as e: download("http://mirror.invalid/x.bin", tmp_path / "x.bin", patience=Patience(1., 1, 0., 0.), say=lambda line: None)
+    assert "secret" not in str(e.value) and "not a web address" not in str(e.value)
+
+
+def test_an_address_that_is_none_is_named():
+    with pytest.raises(ValueError, match=r"http://\[::1/x is no address .Invalid IPv6 URL.: correct it"): D.check_source("http://[::1/x")
+    D.check_source("/a/[b"); D.check_source(""); D.check_source(None)
+
+
 def test_a_mirror_that_nobody_serves(web, tmp_path):
     with pytest.raises(OSError, match="127.0.0.1 could not be reached; gone.invalid could not be reached; ftp://x/y is not a web address|"
                                       "127.0.0.1 could not be reached; gone.invalid could not be reached; x is not a web address"):
@@ -340,6 +353,21 @@ def test_an_archive_is_unpacked(tmp_path, name, data):
     if "wrapped" not in name: assert [p.name for p in unpack(archive, tmp_path / "all")] == ["other", "set"]
 
 
+NOISE = random.Random(0).randbytes(20_000)
+
+
+def tarred_by(how):
+    with tarfile.open(fileobj=(out := io.BytesIO()), mode=f"w:{how}") as t:
+        (m := tarfile.TarInfo("set/a.bin")).size = len(NOISE)
+        t.addfile(m, io.BytesIO(NOISE))
+    return out.getvalue()
+
+
+def zipped_by(how):
+    with zipfile.ZipFile(out := io.BytesIO(), "w", how) as z: z.writestr("set/a.bin", NOISE)
+    return out.getvalue()
+
+
 OUTSIDE, LINK, DEVICE, DAMAGED = "would be written outside the folder", "is a link", "is a device", "is damaged"
 EVIL = {
     "tar ../": (tar(GOOD | {"../x": b"x"}), OUTSIDE), "tar in the middle": (tar(GOOD | {"set/../../x": b"x"}), OUTSIDE), "tar absolute": (tar(GOOD | {"/x": b"x"}), OUTSIDE),
@@ -355,6 +383,9 @@ EVIL = {
     "another set": (tar({"another/a.bin": b""}), "holds no set: it is another data set"),
 }
 EVIL["altered tar.gz"] = (bytes(b ^ (255 if 900 < i < 905 else 0) for i, b in enumerate(tar(GOOD, gz=True))), DAMAGED)
+
+for name, data in (("tar.xz", tarred_by("xz")), ("zip of LZMA", zipped_by(zipfile.ZIP_LZMA))):
+    EVIL[f"altered {name}"] = (bytes(b ^ (255 if len(data) // 2 < i < len(data) // 2 + 5 else 0) for i, b in enumerate(data)), DAMAGED)
 
 
 @pytest.mark.parametrize("what", EVIL)

@@ -13,7 +13,9 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from mixrepro.files import PART, sha256, write_atomic, write_together
+from mixrepro.data.corrupted import read_made
+from mixrepro.data.sources import _noted
+from mixrepro.files import PART, check_nested, sha256, write_atomic, write_together
 
 SOURCE = Path(__file__).resolve().parents[1]
 
@@ -150,6 +152,14 @@ def test_readers_and_writers_at_once_see_whole_files(tmp_path):
         seen = [job.result() for job in jobs]
     assert all(len(s) == 200_000 and len(set(s)) == 1 for s in seen if s is not None)
     assert os.listdir(tmp_path) == ["a"]
+
+
+def test_a_file_that_is_nested_too_deep_is_named(tmp_path):
+    (path := tmp_path / "made.json").write_text("[" * 100_000)
+    for read in (check_nested, lambda p: read_made(p.parent), _noted):
+        with pytest.raises(ValueError, match=f"{path} is nested deeper than anything that is written here: remove it"): read(path)
+    path.write_text("[")
+    check_nested(path); check_nested(tmp_path / "none")
 
 
 def test_sha256_of_a_file_and_of_its_bytes(tmp_path):

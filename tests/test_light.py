@@ -7,6 +7,8 @@ import sys
 import pytest
 
 from conftest import ROOT
+from mixrepro.cli import fetchable
+from mixrepro.data.fetch import DATA
 from mixrepro.workflow.listed import lines_kept
 
 HEAVY = ("torch", "numpy", "nbformat", "pandas", "sklearn", "snakemake", "matplotlib", "papermill", "requests")
@@ -27,10 +29,15 @@ def loaded(*args: str) -> tuple[str, list[str]]:
     (("--version",), "mixrepro 0.1", 0), (("--help",), "reproduce", 0), (("show", "vm-table1"), "VarMixup", 0),
     (("lst",), "Did you mean 'list'", 1), (("show", "vm-tabel1"), "did you mean 'vm-table1'", 1),
     (("show", "vm-table1", "--profile", "embeded"), "did you mean 'embedded'", 1),
-    (("reproduce", "vm-table1", "-p", "seed=1"), "did you mean 'seeds'", 1)])
+    (("reproduce", "vm-table1", "-p", "seed=1"), "did you mean 'seeds'", 1),
+    (("data", "get", "cifar10", "cifra100"), "did you mean 'cifar100'", 1), (("data", "verify", "opnml"), "did you mean 'openml'", 1)])
 def test_nothing_heavy(args, says, error):
     out, lines = loaded(*args)
     assert lines[-1] == "[]" and len(lines) == 1 + error and says in (lines[0] if error else out)
+
+
+def test_names_of_data_sets_are_read_as_they_are():
+    assert fetchable() == [*DATA]
 
 
 def test_a_list_in_a_clone_without_runs(tmp_path, monkeypatch):
@@ -38,6 +45,18 @@ def test_a_list_in_a_clone_without_runs(tmp_path, monkeypatch):
     monkeypatch.setenv("MIXREPRO_HOME", str(tmp_path))
     out, lines = loaded("list")
     assert lines == ["[]"] and "vm-table1" in out and "are ready" in out
+
+
+def test_a_file_that_was_edited_in_place_under_its_old_date_is_another(tmp_path):
+    (done := tmp_path / "runs/digits/mixup-tiny-cnn-s0-0000000000/done.json").parent.mkdir(parents=True)
+    asked = []
+    def find(): asked.append(1); return [f"line {len(asked)}"], []
+    for text in ("{1}", "{2}"):
+        was = done.stat() if done.is_file() else None
+        done.write_text(text)
+        if was: os.utime(done, ns=(was.st_atime_ns, was.st_mtime_ns))
+        assert lines_kept(tmp_path, "smoke", find) == lines_kept(tmp_path, "smoke", find) == [f"line {len(asked)}"]
+    assert len(asked) == 2
 
 
 def test_what_is_heavy_is_seen():

@@ -4,13 +4,14 @@
 
 # %% auto #0
 __all__ = ['MADE', 'CORRUPTED', 'SIDE_OF', 'ORIGINS', 'ROWS_OF_C', 'read_made', 'check_native', 'Stored', 'Frames', 'read_c',
-           'read_p', 'kind_faults', 'side_of', 'table_for', 'c_folder', 'load_c']
+           'read_p', 'kind_faults', 'side_of', 'table_for', 'c_folder', 'check_made_of', 'load_c']
 
 # %% ../../nbs/data/06c_corrupted.ipynb #b4f3d0c9
 import json
 import os
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from numbers import Integral
 from pathlib import Path
 
@@ -20,11 +21,13 @@ from torch import Tensor
 
 from ..core import pick
 from .datasets import DATASETS, load
+from .folder import added
 from .image_folder import imagenet_c
 from .images import ImageSet, data_root, folders, pictures, read_array, read_picture, remedy, typed
 from .tiny_imagenet import (TINY_CLASSES, TINY_FOLDER, TINY_ROWS, check_counts, decoded, spoilt,
                                          tiny_classes)
-from ..files import retold
+from ..extras import Lazy
+from ..files import check_nested, retold
 
 # %% ../../nbs/data/06c_corrupted.ipynb #d789b41a
 MADE = "made.json"
@@ -34,6 +37,7 @@ def read_made(folder: str | Path,  # of a set
     "How a set was made here, or nothing."
     path = Path(folder) / MADE
     if not path.is_file(): return None
+    check_nested(path)
     try: made = json.loads(path.read_text())
     except ValueError: made = None
     if not isinstance(made, dict) or not {"made", "same", "files"} <= made.keys():
@@ -274,6 +278,19 @@ def _standin(base: str, whose: str) -> str:
     if whose == "released": return ""
     return f"the released {CORRUPTED[base]}" if base in CORRUPTED else f"{base}-c, which was never released"
 
+@lru_cache(maxsize=4)
+def _digest_now(name: str, digest: str, root: Path) -> str:  # digest: of the folder that was added under the name
+    "What `made.json` says of the test images of a folder that was added, as it is now."
+    return Lazy("mixrepro.data.make").digest_of_images(load(name, "test", root).x)  # it imports this module
+
+def check_made_of(folder: Path, base: str, root: Path) -> None:
+    "Refuse a set that was made here of another data set, or of pictures that stood under its name before."
+    if not (made := read_made(folder)): return
+    of, images = made.get("name", base), made["same"].get("images")
+    if of != base and of in DATASETS: raise ValueError(f"{folder} was made of {of}, not of {base}, so it has to go")
+    if (own := added(base, root)) and images and images != _digest_now(base, own.digest, root):
+        raise ValueError(f"{folder} was made of other pictures than {base} is now, so it has to go")
+
 def load_c(name: str,                       # a data set of `load`: "cifar10", "digits"; "cifar10-c" is the same
            kind: str,                       # a corruption, such as "fog"
            severity: int,                   # 1..5
@@ -288,6 +305,7 @@ def load_c(name: str,                       # a data set of `load`: "cifar10", "
     classes, side = _classes_of(base, root), side_of(base)
     get = f"{remedy(f'{base}-c', root)}, or " if base in CORRUPTED else ""
     with _advised(f"{get}make it here with `mixrepro data make {base}-c --root {root}`"):
+        check_made_of(folder, base, root)
         if (jpegs := folder / kind / str(severity)).is_dir(): x, y = _jpegs(jpegs, classes)
         else:
             shape = (ROWS_OF_C, side, side, 3) if whose == "released" else None

@@ -29,10 +29,10 @@ from .corrupted import kind_faults
 from .folder import added, added_names, faults_of
 from .images import data_root, folders, pictures, typed
 from .readers import CIFAR10, CIFAR100, MNIST
-from .image_folder import stray_faults, undecodable
+from .image_folder import imagenet_folder, stray_faults, undecodable
 from .tiny_imagenet import tiny_faults
 from ..download import Patience, check_source, download, fault, is_archive, locked, make_way, place, say, unpack
-from ..files import explained, write_atomic
+from ..files import explained, small_text, write_atomic
 
 # %% ../../nbs/data/09_fetch.ipynb #fbddb447
 @dataclass(frozen=True)
@@ -306,15 +306,29 @@ def changed(lines: Iterator[str],   # of a record
 def _record_of(name: str, at: str, root: Path) -> Path: return root / ".fetch" / name / f"{at.replace('/', '+')}.record"
 def _entries_of(name: str, remote: Remote, root: Path) -> Path: return root / ".fetch" / name / f"{remote.name}.entries"
 
+def _entries_in(path: Path) -> dict[str, str]:  # -> SHA-256 of its record; empty where an older version wrote it
+    "What was unpacked of an archive whose content was not known beforehand; {} where the note is damaged."
+    try: found = json.loads(small_text(path))
+    except (ValueError, RecursionError): return {}
+    if isinstance(found, list) and {*map(type, found)} == {str}: return dict.fromkeys(found, "")
+    return found if isinstance(found, dict) and {*map(type, found.values())} == {str} else {}
+
 def remote_faults(name: str, remote: Remote, root: Path, deep: bool = False) -> list[str]:
     "What of a published file is missing or wrong on disk."
     wrong, entries = [f for p in remote.parts for f in faults(p, root / p.path, deep)], _entries_of(name, remote, root)
     if not remote.parts and not entries.is_file():
         return [f"{root / remote.into} does not hold the content of {remote.name}"]
     if wrong or remote.parts and not deep: return wrong
-    there = [p.path for p in remote.parts] if remote.parts else json.loads(entries.read_text())
-    for lines in [r for at in there if (r := _record_of(name, at, root)).is_file()]:
-        with open(lines) as f: wrong += changed(f, root, deep)
+    there = dict.fromkeys((p.path for p in remote.parts), "") if remote.parts else _entries_in(entries)
+    if not there: return [f"{entries} is not as it was written"]
+    for at, digest in there.items():
+        try:
+            found = hashlib.sha256((lines := _record_of(name, at, root)).read_bytes()).hexdigest()
+            if digest and found != digest: raise ValueError
+            with open(lines, encoding="utf-8") as f: wrong += changed(f, root, deep)
+        except ValueError: wrong.append(f"{lines} is not as it was written")
+        except FileNotFoundError:  # of what is known beforehand there may be none
+            if not remote.parts: wrong.append(f"{lines} is missing")
     return wrong
 
 # %% ../../nbs/data/09_fetch.ipynb #dc352157
@@ -339,10 +353,10 @@ def _kind(name: str) -> str:
     "How a name is fetched; an unknown one is refused."
     return pick("data set that can be fetched", "openml" if name.startswith("openml:") else name, DATA).kind
 
-def verify_tables(root: Path) -> list[str]:
-    "What is wrong with the tables of OpenML that are on disk."
-    from mixrepro.data.tabular import verify_openml
-    if not (found := verify_openml(root)):
+def verify_tables(root: Path, name: str = "openml") -> list[str]:  # name: as for `openml_ids`
+    "What is wrong with the tables of OpenML that a name asks for; with those that are on disk for all of them."
+    from mixrepro.data.tabular import _numbers, verify_openml
+    if not (found := verify_openml(root, _numbers(openml_ids(name)) if ":" in name else None)):
         raise FileNotFoundError(f"no table of OpenML is in {root}: run `mixrepro data get openml --root {root}`")
     return [why for why in found.values() if why]
 
@@ -357,7 +371,7 @@ def verify(name: str,                       # a name in DATA, or of a folder tha
         counts, wrong = check_imagenet(root, None)
         there = (pictures(Path(counts["folder"], s)) for s in IMAGENET_ROWS if s in counts)
         return wrong + undecodable([e.path for split in there for e in split])
-    if kind == "openml": return verify_tables(root)
+    if kind == "openml": return verify_tables(root, name)
     edition, wrong = edition_on_disk(name, root, deep=True)
     if edition is None:
         raise FileNotFoundError(f"{name} is not in {root}: run `mixrepro data get {name} --root {root}`")
@@ -422,13 +436,15 @@ def addresses(remote: Remote, alone: bool, source: str) -> list[str]:
 # %% ../../nbs/data/09_fetch.ipynb #1a03bd4e
 def settle(name: str, remote: Remote, path: Path, root: Path, say: Callable[[str], None]) -> None:
     "Put a published file, or what it holds, in its place, checked before it appears."
-    work, wanted, entries = root / ".fetch" / name, {p.path: p for p in remote.parts if faults(p, root / p.path)}, []
+    work, wanted, entries = root / ".fetch" / name, {p.path: p for p in remote.parts if faults(p, root / p.path)}, {}
     if not is_archive(Path(remote.name)): return bring(remote.parts[0], path.parent, root, work, say)
     def check(new: Path, at: str) -> str:
         at = at if remote.parts else f"{remote.into}/{at}"
         if at in wanted and (wrong := faults(wanted[at], new)): return wrong[0].replace(f"{new}", at)
-        if at not in wanted or wanted[at].count: write_atomic(_record_of(name, at, root), "".join(record(new, at)))
-        entries.append(at)
+        if at not in wanted or wanted[at].count:
+            lines = "".join(record(new, at)).encode()
+            write_atomic(_record_of(name, at, root), lines)
+            entries[at] = hashlib.sha256(lines).hexdigest()
         return ""
     take = {Path(p).name: p for p in wanted} if remote.parts else None
     unpack(path, root if remote.parts else root / remote.into, take, check, work, say)
@@ -463,8 +479,7 @@ IMAGENET_ROWS = {"train": 1_281_167, "val": 50_000}  # images of ILSVRC 2012 (Ru
 
 def _imagenet_folder(root: Path, source: str | None) -> Path:
     "The folder that is named, else the one indexed before, else `imagenet` below the data root."
-    index = root / "imagenet.json"
-    return Path(source or (json.loads(index.read_text())["folder"] if index.is_file() else root / "imagenet"))
+    return Path(source) if source else imagenet_folder(root)
 
 def check_imagenet(root: Path,            # the data root
                    source: str | None,    # the folder with train/ and val/; None: the one indexed before, or `imagenet`

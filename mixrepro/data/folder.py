@@ -6,9 +6,9 @@
 __all__ = ['SPLIT_NAMES', 'TESTING', 'SHARE', 'ROOM', 'NOT_READ', 'PLACE', 'NAMES', 'MOVED', 'all_pictures', 'check_names',
            'check_class_names', 'check_apart', 'class_pictures', 'drawn_lots', 'split_pictures', 'check_stored',
            'decoded_at', 'checked_choices', 'labelled', 'is_unread', 'holders', 'check_kinds', 'warn_of_loose',
-           'folder_at', 'from_folder', 'Added', 'added', 'added_names', 'by_content', 'moments_of', 'kept_images',
-           'check_name', 'digest_of_files', 'described', 'command_for', 'recorded', 'changed_pictures', 'changed_since',
-           'add_folder', 'read_added', 'faults_of']
+           'check_pictures', 'folder_at', 'from_folder', 'Added', 'added', 'added_names', 'by_content', 'moments_of',
+           'kept_images', 'check_name', 'digest_of_files', 'described', 'command_for', 'recorded', 'changed_pictures',
+           'changed_since', 'add_folder', 'read_added', 'faults_of']
 
 # %% ../../nbs/data/01j_folder.ipynb #94ab2c9c
 import hashlib
@@ -21,7 +21,7 @@ import warnings
 from collections.abc import Callable, Container, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from os import cpu_count
 from os.path import isfile
 from pathlib import Path
@@ -36,7 +36,7 @@ from .images import (PICTURES, SPLITS, ImageSet, check_upright, data_root, folde
                                   pictures, read_picture, typed)
 from .tiny_imagenet import cached, fingerprint
 from ..core import brought, pick
-from ..files import sha256, write_atomic
+from ..files import several, sha256, write_atomic
 
 # %% ../../nbs/data/01j_folder.ipynb #4d7f7b64
 def all_pictures(*parts: dict) -> list[Path]:  # class -> pictures, each
@@ -215,6 +215,15 @@ def warn_of_loose(folder: Path) -> None:
                       "left out", stacklevel=3)
 
 # %% ../../nbs/data/01j_folder.ipynb #b78a3d1a
+def check_pictures(paths: list[Path]) -> None:
+    "Refuse all pictures that cannot be used, in one sentence."
+    def why(path):
+        try: check_stored(path); read_picture(path)
+        except ValueError as e: return str(e)
+    with ThreadPoolExecutor(min(8, cpu_count() or 1)) as pool: bad = [w for w in pool.map(why, sorted(paths)) if w]
+    them = "them" if len(bad) > 1 else "it"
+    if bad: raise ValueError(f"{several(bad)}: no picture is left out, so replace {them} or remove {them}") from None
+
 def folder_at(path: str | Path) -> Path:
     "A folder as a person types it; an empty text is not the current one."
     if not os.fspath(path): raise ValueError("the path of the folder is empty: name a folder, or . for this one")
@@ -234,7 +243,11 @@ def from_folder(path: str | Path,          # holds train/ and test/ (or val/), o
     check_kinds(folder); warn_of_loose(folder)
     if pick("split", split, SPLITS) not in parts:
         raise ValueError(f"{folder} is not split, share is 0: give a share of each class to test on")
-    return labelled(parts[split], decoded_at(all_pictures(parts[split]), size), name or folder.resolve().name, split)
+    try: x = decoded_at(all_pictures(parts[split]), size)
+    except ValueError as e:
+        if e.__cause__: check_pictures(all_pictures(*parts.values()))
+        raise
+    return labelled(parts[split], x, name or folder.resolve().name, split)
 
 setattr(ImageSet, "from_folder", staticmethod(from_folder))  # not in the class: its code is part of every fingerprint
 
@@ -257,6 +270,7 @@ class Added:
     bytes: int               # of all files
     digest: str              # of size, share, seed, and each picture's place and SHA-256
     twice: int = 0           # pictures to test on that are training pictures, too
+    sealed: str = ""         # a digest of all else; empty where an older version wrote it
 
     def __str__(self) -> str:
         numbers = " and ".join(f"{n:,} {s}" for s, n in self.images.items())
@@ -270,6 +284,11 @@ class Added:
         return f"{sum(self.images.values()):,} pictures of {size} px, {len(self.classes)} classes, in {self.folder}"
 
     @property
+    def seal(self) -> str:
+        "What `sealed` has to be."
+        return sha256(json.dumps(asdict(self) | dict(sealed=""), sort_keys=True).encode())
+
+    @property
     def parts(self) -> dict:
         "Its pictures now, by split and class."
         return split_pictures(Path(self.folder), self.share, self.seed)
@@ -281,8 +300,11 @@ def added(name: str, root: str | Path | None = None) -> Added | None:  # root: a
     "What was added under a name; None where nothing was."
     if not re.fullmatch(NAMES, name) or not isfile(path := _of(name, root, "json")): return None
     try: found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError): found = None
-    try: return Added(**{k: tuple(v) if isinstance(v, list) else v for k, v in found.items()})
+    except (OSError, ValueError, RecursionError): found = None
+    try:
+        a = Added(**{k: tuple(v) if isinstance(v, list) else v for k, v in found.items()})
+        if a.name != name or a.sealed and a.sealed != a.seal: raise TypeError("it was changed")
+        return a
     except (TypeError, AttributeError) as e:
         if isinstance(found, dict) and (own := {f.name for f in fields(Added)}) < found.keys():
             more = min(found.keys() - own)
@@ -322,7 +344,7 @@ def kept_images(a: Added, split: str, root: str | Path | None, make: Callable[[]
         if not wrong and dates() == at_first: return x
         raise ValueError(f"pictures in {a.folder} changed while they were read: call the same again once they stay "
                          "as they are")
-    return cached(_of(f"{a.name}-{split}", root, "npz"), a.digest, whole)
+    return cached(_of(f"{a.name}-{split}", root, "npz"), f"{a.digest} {split}", whole)
 
 def check_name(name: str, taken: Container[str]) -> None:
     "Refuse what cannot be the name of a data set."
@@ -411,6 +433,7 @@ def add_folder(name: str,                  # what it is called from now on
     if dates() != at_first:  # the digests would be of other pictures than those that were read
         raise ValueError(f"pictures in {folder} changed while they were read: add it again once they stay as they are")
     before, new = None, described(name, folder, *how, files, sets)
+    new = replace(new, sealed=new.seal)
     with suppress(ValueError): before = added(name, root)  # a record that cannot be read is written anew
     if before and not instead and before.digest != new.digest and before.folder != new.folder:
         raise ValueError(f"{name!r} is {before.folder}: take another name, or say --instead to give it this one's")

@@ -17,7 +17,7 @@ from .corruptions import CORRUPTIONS
 from .folder import added
 from .images import data_root, remedy
 from ..download import say
-from ..files import write_atomic
+from ..files import check_nested, write_atomic
 
 # %% ../../nbs/data/09b_sources.ipynb #e7d8bb22
 def scored(name: str,  # a key of CORRUPTED
@@ -32,6 +32,7 @@ def scored(name: str,  # a key of CORRUPTED
 # %% ../../nbs/data/09b_sources.ipynb #38f053b3
 def _noted(note: Path) -> dict:
     "What was found whole before: file -> size, date, MD5."
+    check_nested(note)
     try: known = json.loads(note.read_text())
     except (OSError, ValueError): return {}
     return known if isinstance(known, dict) else {}

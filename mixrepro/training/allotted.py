@@ -22,7 +22,9 @@ def kind(spec: Spec) -> tuple:
 
 def timed(store: Store) -> dict[tuple, float]:  # kind -> seconds
     "How long the last run of each kind took, from its first batch to its end."
-    def ended(run): return (run.folder / "done.json").stat().st_mtime
+    def ended(run):
+        try: return (run.folder / "done.json").stat().st_mtime
+        except FileNotFoundError: return 0.  # another process makes it again
     found = {}
     for run in sorted(store.runs(), key=ended):
         if (seconds := seconds_of(run)) is not None: found[kind(run.spec)] = seconds  # one that is damaged says nothing

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['WRITTEN', 'Corrupt', 'seal', 'unseal', 'distrust', 'no_json', 'is_made', 'Newer', 'check_newer', 'vouched',
-           'weights_of', 'Run', 'stranger', 'vouch', 'network_of', 'check_own_weights', 'open_net', 'history',
+           'weights_of', 'Run', 'stranger', 'beyond', 'vouch', 'network_of', 'check_own_weights', 'open_net', 'history',
            'selected', 'to_csv', 'check_older', 'finish', 'save_checkpoint', 'load_checkpoint', 'sum_of', 'about',
            'measured_with', 'keep', 'read_metric', 'holds', 'kept', 'sealed_arrays', 'keep_arrays', 'read_arrays',
            'kept_arrays', 'working_on', 'Store']
@@ -153,6 +153,18 @@ def stranger(run: Run,
         raise Newer(f"{run.folder / 'spec.json'} is of a newer version of mixrepro ({e}): call that one, "
                     f"or move {run.folder} away to have the run trained again by this one") from e
     return "" if found == run.id else f"its spec.json is that of {found}"
+
+def beyond(folder: Path) -> str:  # of a run; empty where it can be read, or its files are not those that were sealed
+    "Why a run that is complete is one for another version of the package."
+    path = folder / "spec.json"
+    try:
+        if not (sums := vouched(folder)) or sums.get("spec.json") != sha256(path): return ""
+        from_json(json.loads(small_text(path))["spec"])
+    except OSError: return ""
+    except Newer as e: return str(e)
+    except (ValueError, TypeError, KeyError, RecursionError) as e:
+        return f"{path} is of a newer version of mixrepro, or of code or data that are not here ({e})"
+    return ""
 
 def vouch(run: Run, made: dict) -> None:
     "Write down that a run is complete."
@@ -395,9 +407,17 @@ class Store:
         found = []
         for done in sorted(self.root.glob("*/*/done.json")):
             if ".corrupt-" in done.parent.name: continue
-            try: found.append(Run(from_json(json.loads(small_text(done.parent / "spec.json"))["spec"]), done.parent))
-            except (OSError, ValueError, KeyError, TypeError): continue  # of another version, or being repaired
+            try:
+                check_newer(done, json.loads(small_text(done)))
+                found.append(Run(from_json(json.loads(small_text(done.parent / "spec.json"))["spec"]), done.parent))
+            # of another version, see `unread`, or being repaired
+            except (OSError, ValueError, KeyError, TypeError, RuntimeError): continue
         return found
+
+    def unread(self) -> dict[str, str]:  # dataset/name -> a sentence
+        "The complete runs that `runs` passes over, and why this version cannot read them."
+        there = sorted(d.parent for d in self.root.glob("*/*/done.json") if ".corrupt-" not in d.parent.name)
+        return {f"{f.parent.name}/{f.name}": why for f in there if (why := beyond(f))}
 
     def lock(self, run: Run) -> AbstractContextManager:
         "One process at a time works on a run."

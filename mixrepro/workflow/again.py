@@ -18,7 +18,7 @@ from ..extras import need
 need("pandas")
 import pandas as pd
 
-from ..files import for_git, write_atomic
+from ..files import for_git, in_a_line, small_text, write_atomic
 from ..repro.claim import VERDICTS
 from ..repro.ledger import DIRECTIONS
 
@@ -43,7 +43,10 @@ def verdicts(figures: Path,      # figures/<profile>
     "Everything that the tables in a folder of figures say is so, is not so or is undecided."
     found = []
     for path in sorted(figures.glob(f"*/{named}.csv")):
-        table = pd.read_csv(path, dtype=str, keep_default_na=False)
+        try: table = pd.read_csv(path, dtype=str, keep_default_na=False)
+        except ValueError as e:
+            raise ValueError(f"{path} is no table ({in_a_line(str(e))}): take it from the clone again, or draw "
+                             f"{path.stem} again") from None
         ledger = path.name == "x-claims.csv"
         key, verdict = (OF_CLAIM, "verdict") if ledger else (OF_ROW, "direction")
         if not {key[0], verdict} <= {*table}: continue  # a table that compares nothing
@@ -119,8 +122,8 @@ AGAIN = "again.csv"  # in figures/<profile>
 def processor_of(clone: Path) -> str:
     "The processor that the runs of a clone were trained on."
     for path in sorted(clone.glob("runs/*/*/environment.json")):
-        try: said = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError): continue
+        try: said = json.loads(small_text(path))
+        except (OSError, ValueError, RecursionError): continue
         if isinstance(said, dict) and said.get("processor"): return said["processor"]
     raise FileNotFoundError(f"no run lies in {clone / 'runs'}, so nothing says which processor made its figures: "
                             "name the clone that they were made in")

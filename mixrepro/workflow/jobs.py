@@ -344,10 +344,12 @@ def environment(base: Path) -> dict:
                        TQDM_MININTERVAL="60", MPLBACKEND=INLINE, IPYTHONDIR=str(work / "ipython"),
                        JUPYTER_RUNTIME_DIR=str(work / "jupyter" / "runtime"))
     env["JUPYTER_PATH"] = os.pathsep.join(filter(None, [str(work / "jupyter"), given.get("JUPYTER_PATH")]))
-    if not takes_files(given.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")):
-        env["XDG_CACHE_HOME"] = str(work / "cache")
-    if not takes_files(given.get("MPLCONFIGDIR") or base): env.pop("MPLCONFIGDIR", None)
     # It is called in another folder than this.
+    for name in ("XDG_CACHE_HOME", "MPLCONFIGDIR"):
+        if given.get(name): env[name] = os.path.abspath(os.path.expanduser(given[name]))
+    if not takes_files(env.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")):
+        env["XDG_CACHE_HOME"] = str(work / "cache")
+    if not takes_files(env.get("MPLCONFIGDIR") or base): env.pop("MPLCONFIGDIR", None)
     if given.get("MIXREPRO_DATA"): env["MIXREPRO_DATA"] = os.path.abspath(data_root())
     if given.get("PYTHONPATH"):
         env["PYTHONPATH"] = os.pathsep.join(map(os.path.abspath, given["PYTHONPATH"].split(os.pathsep)))

@@ -17,10 +17,10 @@ from ..files import sha256, small_text, write_if_changed
 
 # %% ../../nbs/workflow/91c_listed.ipynb #91c00005
 def seen_of_file(path: Path) -> list[int] | None:
-    "Size, time of change (ns) and inode of a file; None where there is none."
+    "Size, dates (ns) and inode of a file; None where there is none. The later date is one that nobody can set back."
     try: s = path.stat()
     except OSError: return None
-    return [s.st_size, s.st_mtime_ns, s.st_ino]
+    return [s.st_size, s.st_mtime_ns, s.st_ctime_ns, s.st_ino]
 
 def state_of_project(base: Path,  # the project's folder
                      ) -> str:

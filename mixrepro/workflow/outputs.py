@@ -14,7 +14,7 @@ from ..extras import need
 need("nbformat")
 import nbformat
 
-from ..files import sha256, write_atomic
+from ..files import sha256, worded, write_atomic
 from ..papers.catalogue import find
 from ..repro.artefact import Artefact
 from .jobs import WORK
@@ -84,4 +84,6 @@ def carry_all(ids: Iterable[str],  # artefacts
         if not executed.is_file(): left[id] = "it was not reproduced here"; continue
         try: changed += [id] * carry(base / find(id).notebook, executed)
         except ValueError as e: left[id] = str(e)
+        except (TypeError, KeyError, AttributeError, RecursionError, nbformat.ValidationError) as e:
+            left[id] = f"it or {executed} is no notebook ({worded(type(e).__name__, str(e))}): reproduce it again"
     return changed, left

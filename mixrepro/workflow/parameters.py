@@ -19,12 +19,13 @@ def code_cells(notebook: Path) -> list[dict]:
     try:
         found = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
         cells = [c | dict(source="".join(c["source"])) for c in found if c["cell_type"] == "code"]
-        for c in cells: c["metadata"].get("tags", [])
+        if bad := [t for c in cells if not isinstance(t := c["metadata"].get("tags", []), list)]:
+            raise TypeError(f"tags are a list, not {bad[0]!r}")
         return cells
     except json.JSONDecodeError as e:
         raise ValueError(f"{notebook} is no notebook: line {e.lineno} is no JSON ({e.msg}); "
                          "take it from the clone again, or mend that line") from None
-    except (KeyError, TypeError, AttributeError, UnicodeDecodeError) as e:
+    except (KeyError, TypeError, AttributeError, UnicodeDecodeError, RecursionError) as e:
         raise ValueError(f"{notebook} is no notebook of format 4 ({type(e).__name__}: {e}): "
                          "take it from the clone again, or save it with JupyterLab") from None
 

@@ -9,7 +9,8 @@ from PIL import Image
 
 from helpers import write_c
 from mixrepro.data import corrupted as D
-from mixrepro.data.datasets import load
+from mixrepro.data.datasets import DATASETS, STATS, add, load
+from mixrepro.data.make import make
 from mixrepro.data.readers import CIFAR10_CLASSES
 
 
@@ -44,6 +45,27 @@ def test_released_comes_before_made_here_unless_asked(tmp_path):
     with pytest.raises(ValueError, match="unknown origin 'made her': did you mean 'made here'"): D.load_c("cifar10", "fog", 1, tmp_path, "made her")
     with pytest.raises(FileNotFoundError, match="cifar100-c-made/fog.npy is missing"): D.load_c("cifar100", "fog", 1, tmp_path, "made here")
     with pytest.raises(FileNotFoundError, match="digits-c-made/fog.npy is missing: make it here with"): D.load_c("digits", "fog", 1, tmp_path)
+
+
+def test_a_set_made_of_another_data_set_is_not_this_ones(tmp_path):
+    make("digits-0to4-c", tmp_path, kinds=("contrast",))
+    (tmp_path / "digits-0to4-c-made").rename(tmp_path / "digits-5to9-c-made")
+    with pytest.raises(ValueError, match="digits-5to9-c-made was made of digits-0to4, not of digits-5to9, so it has to go"): D.load_c("digits-5to9", "contrast", 1, tmp_path)
+    (tmp_path / "digits-5to9-c-made").rename(tmp_path / "digits-0to4-c-made")
+    assert len(D.load_c("digits-0to4", "contrast", 1, tmp_path)) == 270
+
+
+def test_a_set_made_of_pictures_that_had_the_name_before_is_not_read(tmp_path, monkeypatch):
+    monkeypatch.setenv("MIXREPRO_DATA", str(tmp_path / "data"))
+    for k, c in enumerate("aaaaabbbbb"):
+        (tmp_path / "pics" / c).mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.full((8, 8, 3), 20 * k, np.uint8)).save(tmp_path / "pics" / c / f"{k}.png")
+    add("mine", tmp_path / "pics")
+    make("mine-c", kinds=("contrast",))
+    assert len(D.load_c("mine", "contrast", 1)) == 2
+    add("mine", tmp_path / "pics", seed=1)
+    with pytest.raises(ValueError, match="mine-c-made was made of other pictures than mine is now, so it has to go"): D.load_c("mine", "contrast", 1)
+    DATASETS.found.clear(), STATS.found.clear()
 
 
 def test_what_make_makes_is_what_load_c_loads(tmp_path):

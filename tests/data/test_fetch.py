@@ -302,6 +302,29 @@ def test_cifar10_from_an_archive_of_ones_own_loads(official, tmp_path):
     assert re.search("test_batch.bin has MD5 .*, expected 803d5f7f4d78ea53de84dbe85f74fb6d", wrong)
 
 
+@pytest.mark.parametrize("file", ["films.tar.entries", "Films-P+noise.record"])
+@pytest.mark.parametrize("spoil", ["empty", "cut", "nested", "bytes", "gone", "null"])
+def test_a_damaged_note_of_what_was_unpacked_is_named_and_the_set_fetched_again(web, sets, tmp_path, file, spoil):
+    "Of films nobody knows beforehand what they are: without what was written down, nothing says that they are whole."
+    get("films", tmp_path)
+    assert verify("films", tmp_path) == []
+    note = tmp_path / ".fetch/films" / file
+    if spoil == "gone": note.unlink()
+    else: note.write_bytes(dict(empty=b"", cut=note.read_bytes()[:-20], nested=b"[" * 100_000, bytes=b"\xff\xfe", null=b"null")[spoil])
+    (wrong,) = verify("films", tmp_path)
+    said = f"{note} is missing" if spoil == "gone" else f"{note} is not as it was written"
+    assert wrong == (f"{tmp_path / 'Films-P'} does not hold the content of films.tar" if (spoil, note.suffix) == ("gone", ".entries") else said)
+    if note.suffix == ".entries": get("films", tmp_path); assert verify("films", tmp_path) == []
+
+
+def test_a_note_of_an_older_version_counts(web, sets, tmp_path):
+    get("films", tmp_path)
+    (tmp_path / ".fetch/films/films.tar.entries").write_text('["Films-P/noise"]')
+    assert verify("films", tmp_path) == []
+    (tmp_path / "Films-P/noise/n01/3.JPEG").write_bytes(b"x")
+    assert verify("films", tmp_path) == [f"{tmp_path / 'Films-P/noise/n01/3.JPEG'} has 1 bytes, expected 6"]
+
+
 # ---- ImageNet and OpenML --------------------------------------------------------------------------------------------
 
 def test_imagenet_is_checked_and_indexed_where_it_lies(tmp_path, monkeypatch):
@@ -320,6 +343,20 @@ def test_imagenet_is_checked_and_indexed_where_it_lies(tmp_path, monkeypatch):
     (tmp_path / "there/val/n00000007/0.JPEG").unlink()
     assert verify("imagenet", tmp_path / "data") == [f"{tmp_path / 'there' / 'val'} holds 999 images in 1,000 class folders, expected 1,000 in 1,000"]
     with pytest.raises(FileNotFoundError, match="holds neither train nor val: name the folder that does with --from"): fetch("imagenet", tmp_path / "new", say=quiet)
+
+
+def test_the_tables_that_are_asked_for_are_looked_at(tmp_path):
+    (tmp_path / "openml").mkdir()
+    (tmp_path / "openml/7_toy.csv").write_text("a,class\n1,x\n2,y\n")
+    assert verify("openml", tmp_path) == verify("openml:7", tmp_path) == []
+    assert verify("openml:7,31", tmp_path) == [f"OpenML table 31 is not in {tmp_path / 'openml'}"]
+
+
+@pytest.mark.parametrize("text", ["", "[" * 100_000, "null", "[]", "{}", '{"folder": 3}', "\ufeff{}"])
+def test_a_damaged_index_of_imagenet_is_named(tmp_path, text):
+    (tmp_path / "imagenet.json").write_text(text, encoding="utf-8")
+    for call in (lambda: verify("imagenet", tmp_path), lambda: get("imagenet", tmp_path)):
+        with pytest.raises(ValueError, match="imagenet.json is not as it was written .*: delete it, and name the folder again with"): call()
 
 
 def test_openml_is_handed_to_tabular(tmp_path, monkeypatch):
@@ -429,6 +466,8 @@ def test_the_commands(official, tmp_path, capsys, monkeypatch):
     (tmp_path / "d" / "cifar-10-batches-bin" / "data_batch_3.bin").unlink()
     code, out, err = run("verify", "cifar10", "--root", tmp_path / "d")
     assert code == 1 and out.endswith("data_batch_3.bin is missing\n") and err.startswith("mixrepro: cifar10: not whole") and err.count("\n") == 1
+    code, out, err = run("verify", "svhn", "cifar10", "--root", tmp_path / "d")
+    assert code == 1 and out.startswith("svhn: svhn is not in ") and out.endswith("data_batch_3.bin is missing\n") and err.startswith("mixrepro: svhn, cifar10: not whole")
     code, out, err = run("get", "svhn", "--root", tmp_path / "d" / "cifar-10-batches-bin" / "data_batch_1.bin")
     assert code == 1 and out == "" and "a file stands where a folder is needed" in err and err.count("\n") == 1
     code, out, err = run("split", "digits", "--labelled", 7, "--root", tmp_path)

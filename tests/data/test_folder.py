@@ -114,6 +114,20 @@ def spoil(at, how):
         at.rename(at.parent / "part"), at.mkdir(), (at.parent / "part").rename(at / "train")
 
 
+@pytest.mark.parametrize("into", [[], ["train", "test"]], ids=["", "of both splits"])
+def test_several_bad_pictures_are_one_sentence(sets, into):
+    at = sets / "flowers"
+    for split in into: shutil.copytree(at, sets / "apart" / split)
+    at = sets / "apart" if into else at
+    bad = sorted(at.rglob("rose/[1-3].png"))
+    for p in bad: p.write_bytes(p.read_bytes()[:60])
+    Image.new("RGBA", (12, 9)).save(at.joinpath(*into[:1], "tulip", "3.png"))
+    more = len(bad) + 1 - 3
+    for call in (lambda: ImageSet.from_folder(at, size=8), lambda: add("mine", at, size=8)):
+        with pytest.raises(ValueError, match=f"rose/1.png is not a whole image .*rose/2.png is.* and {more} more: no picture is left out, so replace them or remove") as e: call()
+        assert e.value.__suppress_context__ and str(e.value).count("no picture is left out") == 1, "a notebook shows one traceback"
+
+
 @pytest.mark.parametrize("how, sentence", [
     ("damaged", "rose/3.png is not a whole image .*: no picture is left out, so replace it or remove it"),
     ("empty class", r"rose holds no pictures \(.jpeg, .jpg, .png\): remove it or fill it"),
@@ -343,13 +357,42 @@ def test_one_picture_in_both_splits_is_counted(sets):
     assert add("both", sets / "both").twice == 2
 
 
-@pytest.mark.parametrize("file, content", [("json", "{"), ("json", "{}"), ("json", "[1]"), ("files", "x y\n"), ("files", "")])
+@pytest.mark.parametrize("file, content", [("json", "{"), ("json", "{}"), ("json", "[1]"), ("json", "[" * 100_000), ("files", "x y\n"), ("files", "")])
 def test_a_spoilt_record_is_named(sets, file, content):
     mine = add("flowers", sets / "flowers")
     (sets / "data/own" / f"flowers.{file}").write_text(content)
     with pytest.raises(ValueError, match=f"flowers.{file} is not what was written: add the folder again with `mixrepro data add"):
         load("flowers", "train") if file == "json" else changed_since(mine, deep=True)
     assert add("flowers", sets / "flowers") == mine and len(load("flowers", "test")) == 6
+
+
+@pytest.mark.parametrize("field, value", [("mean", [.1, .2, .3]), ("std", [0, 0, 0]), ("classes", ["a", "b", "c"]), ("size", "8"), ("folder", 3), ("images", [1]), ("shape", None), ("name", "other")])
+def test_a_record_that_was_edited_is_no_record(sets, field, value):
+    add("flowers", sets / "flowers", size=8)
+    path = sets / "data/own/flowers.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {field: value}))
+    DATASETS.found.clear(), STATS.found.clear()
+    for call in (lambda: load("flowers", "train"), lambda: added("flowers"), lambda: added("flowers").title):
+        with pytest.raises(ValueError, match="flowers.json is not what was written"): call()
+
+
+def test_a_record_under_another_name_is_none_of_it(sets):
+    add("flowers", sets / "flowers")
+    for ending in ("json", "files"): (sets / f"data/own/flowers.{ending}").rename(sets / f"data/own/plants.{ending}")
+    with pytest.raises(ValueError, match="plants.json is not what was written"): load("plants", "train")
+
+
+def test_a_record_of_an_older_version_has_no_seal(sets):
+    mine, path = add("flowers", sets / "flowers"), sets / "data/own/flowers.json"
+    path.write_text(json.dumps({k: v for k, v in json.loads(path.read_text()).items() if k != "sealed"}))
+    assert added("flowers") == replace(mine, sealed="") and len(load("flowers", "test")) == 6
+
+
+def test_kept_images_of_one_split_are_not_those_of_the_other(sets):
+    add("flowers", sets / "flowers", share=.5)
+    whole, (train, test) = load("flowers", "train").x, (sets / f"data/own/flowers-{s}.npz" for s in ("train", "test"))
+    shutil.copy(test, train)
+    assert torch.equal(load("flowers", "train").x, whole) and not torch.equal(load("flowers", "test").x, whole)
 
 
 def test_corruptions_and_captions_know_its_size(sets):

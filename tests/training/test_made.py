@@ -14,6 +14,7 @@ import safetensors.torch
 import torch
 
 import mixrepro
+from mixrepro import cli
 from mixrepro.data.datasets import load
 from mixrepro.data.readers import CIFAR10
 from mixrepro.data.splits import write_split
@@ -366,9 +367,8 @@ def test_a_run_that_says_nothing_of_what_made_it_is_set_aside_though_it_is_seale
     assert lines_on([run]) == [] and not run.done and "done.json is corrupt (it is not what was written)" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("where", ["a field of the run", "a hyper-parameter", "what made it"])
-def test_a_run_of_a_newer_version_is_neither_set_aside_nor_trained_again(where, run, capsys):
-    "A later field that has its default is no part of the name, so the name is the same in both."
+def made_newer(run, where):
+    "Have a newer version have made it: a later field that has its default is no part of the name, which is the same in both."
     what, said = (json.loads((run.folder / f).read_text()) for f in ("spec.json", "done.json"))
     if where == "a field of the run": what["spec"]["of_a_newer_version"] = 0
     elif where == "a hyper-parameter": what["spec"]["method_args"]["of_a_newer_version"] = 0
@@ -376,10 +376,44 @@ def test_a_run_of_a_newer_version_is_neither_set_aside_nor_trained_again(where, 
     (run.folder / "spec.json").write_text(json.dumps(what))
     said = {k: v for k, v in said.items() if k != "sealed"} | {"spec.json": store_module.sha256(run.folder / "spec.json")}
     (run.folder / "done.json").write_text(json.dumps(said | dict(sealed=store_module.sha256(json.dumps(said, sort_keys=True).encode()))))
+
+
+WHERE = pytest.mark.parametrize("where", ["a field of the run", "a hyper-parameter", "what made it"])
+
+
+@WHERE
+def test_a_run_of_a_newer_version_is_neither_set_aside_nor_trained_again(where, run, capsys):
+    made_newer(run, where)
     before = {f.name: f.read_bytes() for f in run.folder.iterdir() if f.is_file()}
     with pytest.raises(store_module.Newer, match=f"of a newer version of mixrepro.*of_a_newer_version.*call that one, or move {run.folder} away"):
         train_run(SPEC, Store(run.folder.parents[1]), "cpu")
     assert {f.name: f.read_bytes() for f in run.folder.iterdir() if f.is_file()} == before and capsys.readouterr().err == ""
+
+
+@WHERE
+def test_the_doctor_names_runs_of_a_newer_version(where, run, capsys, monkeypatch):
+    base, train = run.folder.parents[2], run.folder.parents[2] / "nbs/training/train.ipynb"
+    train.parent.mkdir(parents=True)
+    train.write_text("{}")
+    monkeypatch.setattr(cli, "absent", lambda extra: ["papermill"])  # no notebook is executed
+    def said(): return [what for ok, what in cli.checks(base) if ok is None and "cannot read" in what]
+    assert said() == []
+    made_newer(run, where)
+    (line,) = said()
+    assert line.startswith(f"1 run that this version cannot read and leaves alone, {run}: {run.folder}") and "of_a_newer_version" in line
+    assert Store(base / "runs").runs() == [] and catalogue.adopt(Store(base / "runs")) == 0 and capsys.readouterr().err == ""
+
+
+def test_a_run_that_is_made_again_meanwhile_has_no_time_of_its_end(run, monkeypatch):
+    there = Store(run.folder.parents[1]).runs()
+    monkeypatch.setattr(Store, "runs", lambda self: there)
+    (run.folder / "done.json").unlink()
+    assert allotted.timed(Store(run.folder.parents[1])).keys() == {allotted.kind(SPEC)}
+
+
+def test_a_spec_that_is_nested_too_deep_is_passed_over(run):
+    (run.folder / "spec.json").write_text("[" * 100_000)
+    assert Store(run.folder.parents[1]).runs() == [] and Store(run.folder.parents[1]).unread() == {}
 
 
 @pytest.mark.parametrize("payload", [b"", b"no archive", b"PK\x03\x04" + bytes(50)])

@@ -8,6 +8,7 @@ import os
 import re
 import shutil
 import signal
+import subprocess
 import sys
 import tempfile
 import time
@@ -21,7 +22,7 @@ import pytest
 
 from conftest import SMOKE, make_project, mixrepro, mixrepro_here, quick, sentence
 from mixrepro import cli
-from mixrepro.workflow import jobs as workflow, warm
+from mixrepro.workflow import again, jobs as workflow, warm
 
 ID, NOTEBOOK, FIGURES = "mm-theorem1", "nbs/manifold_mixup/mm-theorem1.ipynb", "figures/smoke/manifold_mixup"
 AHEAD = 90  # seconds
@@ -218,6 +219,48 @@ def test_a_persons_surroundings(once):
     assert any(n.startswith(f"{NOWHERE}/.cache cannot be written") for n in notes) and any(n.startswith("MPLBACKEND=TkAgg has no say") for n in notes)
 
 
+def test_folders_for_caches_are_meant_as_they_are_typed(tmp_path, monkeypatch):
+    "Whoever types ~ or a relative path means the own home, or what lies here: not a folder of that name where the engine works."
+    (base := tmp_path / "base").mkdir()
+    monkeypatch.chdir(tmp_path)
+    for name, typed in (("HOME", str(tmp_path / "home")), ("XDG_CACHE_HOME", "~/caches"), ("MPLCONFIGDIR", "here")): monkeypatch.setenv(name, typed)
+    env = workflow.environment(base)
+    assert (env["XDG_CACHE_HOME"], env["MPLCONFIGDIR"]) == (str(tmp_path / "home/caches"), str(tmp_path / "here"))
+    assert not (tmp_path / "~").exists() and [n for _, n in cli.set_aside(base) if "XDG" in n] == []
+    monkeypatch.setenv("XDG_CACHE_HOME", NOWHERE)
+    assert workflow.environment(base)["XDG_CACHE_HOME"].startswith(str(base)) and any("XDG" in n for _, n in cli.set_aside(base))
+
+
+def test_a_variable_that_is_misspelt_is_named_by_the_doctor(tmp_path, monkeypatch):
+    def said(): return [n for _, n in cli.set_aside(tmp_path) if "MIXREPRO_DAT" in n]
+    assert said() == []
+    monkeypatch.setenv("MIXREPRO_DATAS", "x")
+    (note,) = said()
+    assert note.startswith("unknown variable 'MIXREPRO_DATAS': did you mean 'MIXREPRO_DATA'?") and note.endswith("it is not heeded")
+
+
+def test_empty_variables_of_tqdm_are_none(monkeypatch, capsys):
+    "tqdm would make numbers of them as it is imported."
+    for name in ("TQDM_MININTERVAL", "TQDM_NCOLS"): monkeypatch.setenv(name, "")
+    monkeypatch.setattr(sys, "argv", ["mixrepro", "--version"])
+    with pytest.raises(SystemExit) as e: cli.main()
+    assert not e.value.code and not {"TQDM_MININTERVAL", "TQDM_NCOLS"} & {*os.environ}
+
+
+@pytest.mark.parametrize("text, says", [("", "[1, 2]"), ("soon", "ValueError: tqdm cannot read TQDM_MININTERVAL (could not convert string to float: 'soon'): unset what is wrong")])
+def test_variables_of_tqdm_that_are_no_numbers(text, says):
+    code = "from mixrepro.training.progress import with_progress; print([*with_progress([1, 2], 'run', 0.)])"
+    done = subprocess.run([sys.executable, "-c", code], env=os.environ | dict(TQDM_MININTERVAL=text), text=True, capture_output=True)
+    assert says in (done.stdout + done.stderr).splitlines()
+
+
+@pytest.mark.parametrize("spoil", [b"", b"\xff\xfe\0", b"a,b\n1,2\n1,2,3\n"])
+def test_a_damaged_table_is_named_by_who_compares(tmp_path, spoil):
+    (table := tmp_path / "figures/embedded/varmixup/vm-table1.csv").parent.mkdir(parents=True)
+    table.write_bytes(spoil)
+    with pytest.raises(ValueError, match=f"{table} is no table .*: take it from the clone again, or draw vm-table1 again"): again.verdicts(table.parents[1])
+
+
 def test_the_doctor_finds_an_engine_that_does_not_run(tmp_path, monkeypatch):
     "Snakemake or papermill are installed by name, and broken."
     for name in ("papermill", "snakemake"):
@@ -245,6 +288,17 @@ def test_parameters_that_cannot_be_read(tmp_path, line, at):
     nb.cells[0].source = f'profile: str = "smoke"\n{line}\nn: int = 0'
     nbformat.write(nb, path)
     with pytest.raises(ValueError, match=re.escape(f"{path}: line {at} of its cell of parameters, {line!r}, is no NAME = VALUE")): workflow.check_parameters(path, {})
+
+
+@pytest.mark.parametrize("tags", [None, 3, "parameters"])
+def test_tags_that_are_no_list(tmp_path, tags):
+    notebook(path := tmp_path / "nb.ipynb")
+    text = json.loads(path.read_text())
+    text["cells"][0]["metadata"]["tags"] = tags
+    path.write_text(json.dumps(text))
+    with pytest.raises(ValueError, match=f"{path} is no notebook of format 4 .TypeError: tags are a list"): workflow.check_parameters(path, {})
+    path.write_text("[" * 100_000)
+    with pytest.raises(ValueError, match=f"{path} is no notebook of format 4 .RecursionError"): workflow.check_parameters(path, {})
 
 
 @pytest.mark.parametrize("given, expected", [("false", False), ("True", True), ("0", None), ("no", None)])
@@ -313,6 +367,7 @@ def test_a_variable_that_leads_nowhere(name, path, why, tmp_path):
     (("reproduce", ID, *SMOKE, "-p", "profile=gpu"), "profile is given more than once: give it once, the profile by --profile"),
     (("show", "../../x"), "unknown artefact '../../x'"),
     (("reproduce", "{x}$(y)"), "unknown artefact '{x}$(y)'"),
+    (("compare", ""), "the other is empty: name a commit or a folder, or . for this one"),
 ])
 def test_more_refusals(args, message, root, monkeypatch, capsys):
     monkeypatch.chdir(root)

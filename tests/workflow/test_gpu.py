@@ -38,6 +38,24 @@ def test_a_part_that_dies_leaves_the_others_and_what_it_measured(tmp_path, monke
     assert not (tmp_path / "figures").exists()
 
 
+@pytest.mark.parametrize("spoil", [b"", b"test,watts\na,1\n", b"test,outcome\na\n", b"\xff\xfe", b'test,outcome\n"a,1\n', b"test,outcome\na,1\n<<<<<<< HEAD\n"])
+def test_a_table_that_would_lose_something_is_not_written_anew(tmp_path, spoil):
+    (path := tmp_path / "bench-tests.csv").write_bytes(spoil)
+    with pytest.raises(ValueError, match=f"{path} is not as it was written .*: take it from the clone again, or move it away"): gpu.Table("tests", "cpu", tmp_path)
+    assert path.read_bytes() == spoil
+
+
+def test_a_table_comes_back(tmp_path):
+    for k in range(2): gpu.Table("tests", "cpu", tmp_path).add(test=f"t{k}", outcome="failed", why='é "x",\r\ny')
+    assert [(r["test"], r["why"]) for r in gpu.Table("tests", "cpu", tmp_path).rows] == [(f"t{k}", 'é "x",\r\ny') for k in range(2)]
+
+
+def test_a_part_that_is_named_twice_is_measured_once(tmp_path, monkeypatch, capfd):
+    monkeypatch.setattr(gpu, "CODE", "")
+    gpu.bench_gpu(tmp_path, ["cells", "tests", "cells"], device="cpu")
+    assert capfd.readouterr().out.count("cells: complete") == 1
+
+
 def test_cells_go_through_the_store_and_absent_data_are_said_once(tmp_path):
     spec = lambda dataset, seed: Spec(dataset, "erm", "tiny-cnn", seed=seed, epochs=1, n_train=40, batch=20, augment="none")
     plan = [("vm-table1", Cell("erm", d, spec(d, s))) for s in (0, 1) for d in ("svhn", "digits")]

@@ -10,7 +10,8 @@ from mixrepro.papers.manifold_mixup.claims import MANIFOLD_MIXUP_CLAIMS
 from mixrepro.papers.noisymix.claims import NOISYMIX_CLAIMS
 from mixrepro.papers.varmixup.claims import VARMIXUP_CLAIMS
 from mixrepro.repro.artefact import state
-from mixrepro.workflow.outputs import old, published
+from mixrepro.workflow.jobs import WORK
+from mixrepro.workflow.outputs import carry_all, old, published
 
 READY = [a for a in ARTEFACTS.values() if state(a, ROOT) == "ready"]
 
@@ -48,6 +49,18 @@ def test_a_number_that_changes_is_noticed(tmp_path):
     table = tmp_path / "figures/embedded" / a.paper / f"{a.id}.csv"
     table.write_text(table.read_text().replace("1", "2", 1))
     assert old(a, tmp_path).endswith(f"shows other numbers than figures/embedded/{a.paper}/{a.id}.csv")
+
+
+@pytest.mark.parametrize("text", ["[]", "3", "[" * 100_000, "{}", '{"cells": [3], "nbformat": 4, "nbformat_minor": 5, "metadata": {}}', "", "\ufeff{}"])
+def test_a_copy_that_is_no_notebook_keeps_no_other_back(tmp_path, text):
+    first, second = READY[:2]
+    for a in (first, second):
+        for path in (tmp_path / a.notebook, copy := tmp_path / WORK / "notebooks" / f"embedded-{a.id}.ipynb"):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes((ROOT / a.notebook).read_bytes())
+    copy.with_name(f"embedded-{first.id}.ipynb").write_text(text, encoding="utf-8")
+    changed, left = carry_all([first.id, second.id], tmp_path, "embedded")
+    assert {*left} == {first.id} and (tmp_path / first.notebook).read_bytes() == (ROOT / first.notebook).read_bytes()
 
 
 def test_the_command_names_what_it_leaves(project):

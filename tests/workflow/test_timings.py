@@ -55,6 +55,18 @@ def test_a_row_that_is_gone_or_a_damaged_file_is_noticed(tmp_path):
     assert len(ask(tmp_path, clock)) == 2
 
 
+def test_a_column_that_is_not_known_here_is_not_lost(tmp_path):
+    clock = Clock()
+    first, path = ask(tmp_path, clock), tmp_path / TIMINGS
+    path.write_text("".join(f"{line},{'watts' if k == 0 else k / 7}\n" for k, line in enumerate(path.read_text().splitlines())))
+    before = path.read_bytes()
+    assert ask(tmp_path, clock) == first, "what is known is read"
+    for other in (dict(again=True), dict(id="vm-cost")):
+        with pytest.raises(ValueError, match="timings.csv has a column 'watts', which this version of mixrepro does not know and would lose: call"):
+            ask(tmp_path, clock, **other)
+    assert clock.blocks == 2 and path.read_bytes() == before, "refused before anything is measured"
+
+
 def test_writers_side_by_side_lose_nothing(tmp_path):
     ids = [f"a{i}" for i in range(6)]
     threads = [threading.Thread(target=ask, args=(tmp_path, Clock(), id)) for id in ids]

@@ -88,3 +88,10 @@ def test_what_is_no_measurement_is_refused_in_a_sentence(claim, id, change, why)
 def test_a_gain_without_its_p_value_still_counts_among_all():
     f, = ledger((CORRUPTED,), Changed(gain(p=float("nan")), "vm-table1"), "embedded")
     assert alone(f)[0] == "does not hold" and 0 < f.holm < .05
+
+
+@pytest.mark.parametrize("spoil", [b"", b"\xff\xfe", b"a,b\n1,2\n1,2,3\n"])
+def test_a_damaged_table_is_named(tmp_path, spoil):
+    (path := tmp_path / "varmixup/vm-table1.csv").parent.mkdir()
+    path.write_bytes(spoil)
+    with pytest.raises(ValueError, match=f"{path} is no table .*: draw vm-table1 again"): Tables(tmp_path)["vm-table1"]
