@@ -27,7 +27,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..core import remembered, pick
-from ..guards import check_counts_of, check_default, check_each_once, check_no_mask
+from ..guards import check_counts_of, check_default, check_each_once, check_no_mask, check_outside_autocast
 from .frost import frost_textures, photographs, texture_side
 from .streams import alias_table, bits, draw, fold, image_keys, integers, normal, uniform
 from .water import relief
@@ -507,6 +507,7 @@ def _boxes(n: int, small: int, device) -> tuple[Tensor, Tensor, Tensor]:
 
 def pixelate(x: Tensor, keys: Tensor, scale: float) -> Tensor:  # bytes (n, C, H, W); keys (2, n)
     "Down and up with a box filter."
+    check_outside_autocast("pixelate", x)
     y = x.float()
     for axis in (3, 2):
         member, count, shown = _boxes(x.shape[axis], int(x.shape[axis] * scale), x.device)
