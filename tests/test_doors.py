@@ -268,6 +268,22 @@ def test_a_wrapper_that_hides_what_a_method_needs_is_named():
     with pytest.raises(TypeError, match="a DataParallel hides the network's 'posterior': pass what it holds"): method("mmd-vae").loss(torch.nn.DataParallel(vae), x, Y[:4], seeded())
 
 
+@pytest.mark.parametrize("kind", [torch.bfloat16, torch.float16])
+def test_a_distance_that_autocast_would_round_away_is_refused(kind):
+    "Both samples far out, in bfloat16 20 % off; where one is a prior, as in training, the distance is as large as the rounding allows."
+    for d in (2, 16):
+        q, p = torch.randn(256, d, generator=seeded(1)) + .5, torch.randn(256, d, generator=seeded(2))
+        near, passed = mmd(q.double(), p.double()).item(), 0
+        for off in (0., .5, 1., 2., 5., 10., 20., 40.):
+            with torch.autocast("cpu", kind):
+                assert mmd(q + off, p).isfinite()
+                try: found = mmd(q + off, p + off).item()
+                except ValueError as e: assert "both samples lie far from the origin, where torch.autocast rounds" in str(e); continue
+            passed += 1
+            assert found == pytest.approx(near, rel=.02)
+        assert 3 <= passed < 8
+
+
 @pytest.mark.parametrize("kernel", KERNELS)
 def test_codes_far_from_the_origin_have_the_same_distance(kernel):
     "50 % off at 10,000 in single precision; near the origin nothing changes, to the last bit."
