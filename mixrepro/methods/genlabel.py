@@ -4,12 +4,13 @@
 
 # %% auto #0
 __all__ = ['KIND', 'check_top', 'generative_label', 'labels_by_scipy', 'label_times', 'benchmark_labels', 'head_of', 'watched',
-           'check_head', 'ByDensity', 'GenLabels', 'in_batches', 'LatentGenLabels', 'OnLine', 'OnlineGenLabels',
-           'nearest_labels', 'belongs', 'NoIntrusion']
+           'check_head', 'ByDensity', 'GenLabels', 'in_batches', 'LatentGenLabels', 'OnLine', 'warn_of_learning',
+           'OnlineGenLabels', 'nearest_labels', 'belongs', 'NoIntrusion']
 
 # %% ../../nbs/methods/45_genlabel.ipynb #2df9fa68
 import statistics
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
@@ -205,6 +206,13 @@ class OnLine(ByDensity):
                            allowed="[0, 1)")
 
 # %% ../../nbs/methods/45_genlabel.ipynb #cd5c3196
+def warn_of_learning(net: nn.Module) -> None:
+    "Say that densities learn from what a network in evaluation mode is shown."
+    if net.training: return
+    warnings.warn("the network is in evaluation mode, but the densities of its features go on learning from the images "
+                  "of this loss: take method.score for images that are held out, or call net.train() where it is "
+                  "trained", stacklevel=2)
+
 @dataclass(frozen=True, kw_only=True)
 class OnlineGenLabels(OnLine):
     "Labels by densities of the network's own features (GenLabel note, algorithm 3, corrected)."
@@ -221,7 +229,7 @@ class OnlineGenLabels(OnLine):
 
     @contextmanager
     def watching(self, net: nn.Module, x: Tensor, place: Place) -> Iterator[None]:
-        head_of(net); check_same_network(self.made.density, getattr(net, "module", net))
+        head_of(net); check_same_network(self.made.density, getattr(net, "module", net)); warn_of_learning(net)
         with torch.no_grad(), unrecorded(net):
             place.clean = getattr(net, "module", net).features(x[:len(place.mix.partner)])
         with watched(net, place): yield

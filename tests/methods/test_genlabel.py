@@ -163,6 +163,18 @@ def test_what_algorithm_3_learned_is_state():
     assert made.labels.made.density.seen.tolist() == [4. * (c in Y) for c in range(10)]
 
 
+def test_learning_from_images_that_are_held_out_is_said():
+    made, net = Mixup(labels=G.OnlineGenLabels(warmup=0.)).prepare(TRAIN, seeded()), build("tiny-cnn", TRAIN.shape, TRAIN.k, seeded())
+    def told():
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always")
+            with torch.no_grad(): made.loss(net, X, Y, seeded())
+        return [True for w in said if "the densities of its features go on learning from the images of this loss" in str(w.message)]
+    assert told() == []
+    net.eval()
+    assert told() == [True]
+
+
 # no intrusion --------------------------------------------------------------------------------------------------------------
 
 @given(seed=st.integers(0, 999), per=st.sampled_from(["batch", "example"]))
