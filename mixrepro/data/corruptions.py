@@ -533,7 +533,7 @@ def _speckle_law(sigma: float) -> np.ndarray:
     below[:, 255] = 1
     return torch.diff(below, dim=1, prepend=torch.zeros(256, 1, dtype=torch.float64)).clamp(min=0).numpy()
 
-def speckle_noise(x: Tensor, keys: Tensor, sigma: float) -> Tensor:
+def speckle_noise(x: Tensor, keys: Tensor, sigma: float) -> Tensor:  # bytes (n, C, H, W); keys (2, n)
     "Each value times 1 + N(0, sigma^2)."
     return draw(keys, _noise_table(_speckle_law, sigma, x.device), x).to(torch.uint8)
 

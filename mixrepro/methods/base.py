@@ -97,13 +97,13 @@ def state_of(piece: Piece) -> dict:
     own = {name: getattr(piece.made, name).state_dict() for name in piece.learns}
     return own | {name: state for name, part in parts_of(piece).items() if (state := state_of(part))}
 
-def restore(piece: Piece, state: dict) -> None:
+def restore(piece: Piece, state: dict) -> None:  # a prepared piece, what it learns changed in place; of `state_of`
     "Take up what `state_of` gave."
     check_restorable(piece, state)
     for name in piece.learns: getattr(piece.made, name).load_state_dict(state[name])
     for name, part in parts_of(piece).items(): restore(part, state.get(name, {}))
 
-def trainable(piece: Piece) -> list[nn.Parameter]:
+def trainable(piece: Piece) -> list[nn.Parameter]:  # of a prepared piece
     "The weights that a piece and its parts bring along, which the run's optimiser moves with the network's."
     kept = [getattr(piece.made, name) for name in piece.learns]
     own = [p for module in kept if isinstance(module, nn.Module) for p in module.parameters()]

@@ -56,6 +56,7 @@ class Step(Choices):
 STEPS = {"sphere, 2/255": Step(radius=2 / 255), "sphere, 4/255": Step(radius=4 / 255), "sphere, 8/255": Step(),
          "normal, 8/255": Step("normal")}
 
+# batch: images in one pass
 def stepped_logits(net: Net, test: ImageSet, step: Step, batch: int = 512) -> Tensor:
     "A network's logits of the moved images, float32 (N, K), on the CPU."
     said = []
@@ -89,6 +90,7 @@ def steadiness(logits: Tensor,            # of the images as they are, float (N,
     return dict(js={name: js_divergence(logits, z) for name, z in stepped.items()},
                 changed={name: (z.argmax(1) != was).double() for name, z in stepped.items()})
 
+# as for `steadiness` -> {"js": nats in [0, log 2], "changed": in [0, 1]}, each by the name of the step
 def stability(logits: Tensor, y: Tensor, stepped: dict[str, Tensor]) -> dict[str, dict]:
     "Mean divergence in nats and share of changed classes, for each step (NoisyMix paper, section 3.1)."
     found = steadiness(logits, y, stepped)
