@@ -2,7 +2,7 @@
 
 import copy
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
@@ -17,7 +17,9 @@ from mixrepro.guards import NotFinite
 from mixrepro.methods.apgd import apgd
 from mixrepro.methods.attacks import fgsm, pgd, trades_attack
 from mixrepro.methods.catalogue import method
+from mixrepro.methods.manifold_mixup import ManifoldMixup
 from mixrepro.methods.mmd_vae import KERNELS, kernel_matrix, mmd
+from mixrepro.methods.noisymix import NFM
 from mixrepro.methods.vicinal import soft_ce
 from mixrepro.metrics import boundary as B, calibration as C, ranked as R
 from mixrepro.metrics.accuracy import accuracy, nll
@@ -255,6 +257,13 @@ def test_images_that_are_none_are_one_sentence_in_training(name, bad):
 def test_a_loop_of_ones_own_may_normalise_its_images(name):
     x = torch.randn(6, 3, 8, 8, generator=seeded(2))
     assert method(name).loss(copy.deepcopy(NET), x, Y, seeded()).isfinite()
+
+
+def test_noise_in_units_of_0_to_1_is_not_laid_on_normalised_images():
+    "Half of it would be added, and the other kind multiplied around another grey; hidden states have no such unit."
+    x, net = (X - .5) / .25, copy.deepcopy(NET)
+    with pytest.raises(ValueError, match=r"FeatureNoise is laid on images in \[0, 1\], got -2 to 2: normalise inside the network, or mix at hidden states"): NFM.loss(net, x, Y, seeded())
+    for fine, images in ((NFM, X), (replace(NFM, stages=(1,)), x), (ManifoldMixup(), x)): assert fine.loss(net, images, Y, seeded()).isfinite()
 
 
 def test_points_may_lie_anywhere_but_must_be_numbers():

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['KIND', 'check_top', 'generative_label', 'labels_by_scipy', 'label_times', 'benchmark_labels', 'head_of', 'watched',
-           'check_head', 'ByDensity', 'GenLabels', 'in_batches', 'LatentGenLabels', 'OnLine', 'warn_of_learning',
-           'OnlineGenLabels', 'nearest_labels', 'belongs', 'NoIntrusion']
+           'check_head', 'check_apart', 'ByDensity', 'GenLabels', 'in_batches', 'LatentGenLabels', 'OnLine',
+           'warn_of_learning', 'OnlineGenLabels', 'nearest_labels', 'belongs', 'NoIntrusion']
 
 # %% ../../nbs/methods/45_genlabel.ipynb #2df9fa68
 import statistics
@@ -118,6 +118,14 @@ def check_head(net: Net) -> None:
     head_of(net)
 
 # %% ../../nbs/methods/45_genlabel.ipynb #0a6a44f7
+def check_apart(labels: Labels, net: nn.Module) -> None:
+    "Refuse a network that shares weights with the vanilla one: they were frozen when the method was prepared."
+    vanilla = getattr(vars(labels).get("_made"), "vanilla", None)
+    if not isinstance(vanilla, nn.Module) or not isinstance(net, nn.Module): return
+    if {*map(id, vanilla.parameters())} & {*map(id, net.parameters())}:
+        raise ValueError("the network in training shares weights with the vanilla network, which are frozen, so that "
+                         "they would learn nothing: pass vanilla=copy.deepcopy(...) of it to prepare")
+
 @dataclass(frozen=True, kw_only=True)
 class ByDensity(Labels):
     "Labels (B, K) by densities of the classes; a subclass says of what. `gamma` is the share of the density's label."
@@ -126,7 +134,9 @@ class ByDensity(Labels):
     top: int = choice(0, "paper", "GenLabel note, algorithms 1 and 2: all classes; 3: the two likeliest",
                       allowed="[0, inf)")
 
-    def watching(self, net: nn.Module, x: Tensor, place: Place) -> AbstractContextManager: return watched(net, place)
+    def watching(self, net: nn.Module, x: Tensor, place: Place) -> AbstractContextManager:
+        check_apart(self, net)
+        return watched(net, place)
 
     def weight(self) -> float: return self.gamma
 
