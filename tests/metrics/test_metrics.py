@@ -240,6 +240,7 @@ def test_means():
     by = R.by_category(cells)
     assert R.corruption_mean(cells) == pytest.approx(sum(by[c] * len(k) for c, k in CATEGORIES.items()) / 15)
     assert list(map(len, CATEGORIES.values())) == [3, 4, 4, 4]
+    with pytest.raises(ValueError, match="the cells of fog must be numbers, got text, .* convert with float"): R.corruption_mean(cells | dict(fog=["0.5"] * 5))  # as csv reads them
     del cells["snow"]
     for mean in (R.corruption_mean, R.by_category):
         with pytest.raises(ValueError, match="without five values: snow"): mean(cells)
