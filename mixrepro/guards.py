@@ -57,8 +57,8 @@ def check_channels_first(x: Tensor) -> None:  # images, (B, C, H, W)
     if x.dim() != 4: return
     c, h, w = x.shape[1:]
     if min(c, h) > 4 and (w in (3, 4) or w == 1 and c == h):
-        raise ValueError(f"images must be (B, C, H, W), but those of shape {tuple(x.shape)} seem to have their channels "
-                         "last: use permute(0, 3, 1, 2)")
+        raise ValueError(f"images must be (B, C, H, W), but those of shape {tuple(x.shape)} seem to have their "
+                         "channels last: use permute(0, 3, 1, 2)")
 
 # %% ../nbs/03_guards.ipynb #889eb104
 def check_logits(logits: Tensor,  # (..., K)

@@ -50,9 +50,9 @@ def warn_of_sure(logits: Tensor, y: Tensor) -> None:  # (B, K); labels, int64 (B
     if logits.is_cuda: return
     own = at_least_single(logits.detach()).log_softmax(1).exp().gather(1, y[:, None])
     if (lost := (own == 1).sum()):
-        warnings.warn(f"{lost} of {len(y)} images are so sure that the clean images' gradient, from which clean above 0 "
-                      "takes the saliency, has lost its pull on the label: their masks follow the other classes alone, "
-                      "or nothing; with clean=0 nothing is lost", stacklevel=2)
+        warnings.warn(f"{lost} of {len(y)} images are so sure that the clean images' gradient, from which clean above "
+                      "0 takes the saliency, has lost its pull on the label: their masks follow the other classes "
+                      "alone, or nothing; with clean=0 nothing is lost", stacklevel=2)
 
 def look(net: Net, x: Tensor, y: Tensor,  # as for `saliency`
          clean: float,                    # weight of the clean images' loss, 0 or more
