@@ -2,7 +2,7 @@
 
 import copy
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
@@ -17,7 +17,9 @@ from mixrepro.guards import NotFinite
 from mixrepro.methods.apgd import apgd
 from mixrepro.methods.attacks import fgsm, pgd, trades_attack
 from mixrepro.methods.catalogue import method
+from mixrepro.methods.manifold_mixup import ManifoldMixup
 from mixrepro.methods.mmd_vae import KERNELS, kernel_matrix, mmd
+from mixrepro.methods.noisymix import NFM
 from mixrepro.methods.vicinal import soft_ce
 from mixrepro.metrics import boundary as B, calibration as C, ranked as R
 from mixrepro.metrics.accuracy import accuracy, nll
@@ -257,6 +259,13 @@ def test_a_loop_of_ones_own_may_normalise_its_images(name):
     assert method(name).loss(copy.deepcopy(NET), x, Y, seeded()).isfinite()
 
 
+def test_noise_in_units_of_0_to_1_is_not_laid_on_normalised_images():
+    "Half of it would be added, and the other kind multiplied around another grey; hidden states have no such unit."
+    x, net = (X - .5) / .25, copy.deepcopy(NET)
+    with pytest.raises(ValueError, match=r"FeatureNoise is laid on images in \[0, 1\], got -2 to 2: normalise inside the network, or mix at hidden states"): NFM.loss(net, x, Y, seeded())
+    for fine, images in ((NFM, X), (replace(NFM, stages=(1,)), x), (ManifoldMixup(), x)): assert fine.loss(net, images, Y, seeded()).isfinite()
+
+
 def test_points_may_lie_anywhere_but_must_be_numbers():
     net, x = build("spiral-net", (2, 1, 1), 2, seeded()), 5 * torch.randn(8, 2, 1, 1, generator=seeded())
     assert method("mixup").loss(net, x, Y[:1].repeat(8), seeded()).isfinite()
@@ -266,6 +275,22 @@ def test_points_may_lie_anywhere_but_must_be_numbers():
 def test_a_wrapper_that_hides_what_a_method_needs_is_named():
     vae, x = build("vae-small", (1, 16, 16), None, seeded()), torch.rand(4, 1, 16, 16, generator=seeded())
     with pytest.raises(TypeError, match="a DataParallel hides the network's 'posterior': pass what it holds"): method("mmd-vae").loss(torch.nn.DataParallel(vae), x, Y[:4], seeded())
+
+
+@pytest.mark.parametrize("kind", [torch.bfloat16, torch.float16])
+def test_a_distance_that_autocast_would_round_away_is_refused(kind):
+    "Both samples far out, in bfloat16 20 % off; where one is a prior, as in training, the distance is as large as the rounding allows."
+    for d in (2, 16):
+        q, p = torch.randn(256, d, generator=seeded(1)) + .5, torch.randn(256, d, generator=seeded(2))
+        near, passed = mmd(q.double(), p.double()).item(), 0
+        for off in (0., .5, 1., 2., 5., 10., 20., 40.):
+            with torch.autocast("cpu", kind):
+                assert mmd(q + off, p).isfinite()
+                try: found = mmd(q + off, p + off).item()
+                except ValueError as e: assert "both samples lie far from the origin, where torch.autocast rounds" in str(e); continue
+            passed += 1
+            assert found == pytest.approx(near, rel=.02)
+        assert 3 <= passed < 8
 
 
 @pytest.mark.parametrize("kernel", KERNELS)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..guards import check_default, check_generator, check_image_batch
+from ..guards import check_channels_first, check_default, check_generator, check_image_batch
 
 # %% ../../nbs/data/02_augment.ipynb #4948da01
 @dataclass(frozen=True)
@@ -56,6 +56,7 @@ def crop_flip(x: Tensor,             # images, uint8 or float (B, C, H, W)
               ) -> Tensor:           # same shape, dtype and device
     "Random crop with zero padding, then random horizontal flip, drawn for each image by itself."
     check_generator(rng)
+    check_channels_first(x)
     if rng.device.type != x.device.type:
         raise ValueError(f"images are on {x.device} but the generator on {rng.device}: "
                          f"make one with torch.Generator({x.device.type!r})")
@@ -72,7 +73,8 @@ def resized_crop(x: Tensor,             # images, uint8 or float (B, C, H, W)
     w, h = (area * r).sqrt().clamp(max=1), (area / r).sqrt().clamp(max=1)
     side, none = torch.where(coin < .5, -w, w), torch.zeros_like(w)
     rows = torch.stack([side, none, (2 * right - 1) * (1 - w), none, h, (2 * down - 1) * (1 - h)], 1)
-    grid = F.affine_grid(rows.view(-1, 2, 3), x.shape, align_corners=False)
+    with torch.autocast(x.device.type, enabled=False):  # half precision would place pixels beside where they are
+        grid = F.affine_grid(rows.view(-1, 2, 3), x.shape, align_corners=False)
     seen = F.grid_sample(x.float(), grid, padding_mode="border", align_corners=False)
     return seen.to(x.dtype) if x.is_floating_point() else seen.round().to(x.dtype)
 

@@ -27,7 +27,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..core import remembered, pick
-from ..guards import check_counts_of, check_default, check_each_once, check_no_mask
+from ..guards import check_counts_of, check_default, check_each_once, check_no_mask, check_outside_autocast
 from .frost import frost_textures, photographs, texture_side
 from .streams import alias_table, bits, draw, fold, image_keys, integers, normal, uniform
 from .water import relief
@@ -507,6 +507,7 @@ def _boxes(n: int, small: int, device) -> tuple[Tensor, Tensor, Tensor]:
 
 def pixelate(x: Tensor, keys: Tensor, scale: float) -> Tensor:  # bytes (n, C, H, W); keys (2, n)
     "Down and up with a box filter."
+    check_outside_autocast("pixelate", x)
     y = x.float()
     for axis in (3, 2):
         member, count, shown = _boxes(x.shape[axis], int(x.shape[axis] * scale), x.device)
@@ -532,7 +533,7 @@ def _speckle_law(sigma: float) -> np.ndarray:
     below[:, 255] = 1
     return torch.diff(below, dim=1, prepend=torch.zeros(256, 1, dtype=torch.float64)).clamp(min=0).numpy()
 
-def speckle_noise(x: Tensor, keys: Tensor, sigma: float) -> Tensor:
+def speckle_noise(x: Tensor, keys: Tensor, sigma: float) -> Tensor:  # bytes (n, C, H, W); keys (2, n)
     "Each value times 1 + N(0, sigma^2)."
     return draw(keys, _noise_table(_speckle_law, sigma, x.device), x).to(torch.uint8)
 

@@ -56,7 +56,8 @@ def beside(x: Tensor,       # clean, uint8 (N, C, H, W)
             "mean": a["mean"], "mean of theirs": b["mean"], "sd": a["sd"], "sd of theirs": b["sd"],
             **{f"power {k}": r.item() for k, r in enumerate(ratio)}}
 
-def averages(x: Tensor, made: Tensor, kind: str, **how: Any) -> dict[str, float]:
-    "`beside`, averaged over severities 1 to 5; `made` is uint8 (5, N, C, H, W)."
+# clean and damaged images, uint8 (N, C, H, W) and (5, N, C, H, W); a corruption
+def averages(x: Tensor, made: Tensor, kind: str, **how: Any) -> dict[str, float]:  # as from `beside`
+    "`beside`, averaged over severities 1 to 5."
     cells = [beside(x, y, kind, s, **how) for s, y in enumerate(made, 1)]
     return {name: sum(c[name] for c in cells) / len(cells) for name in cells[0]}

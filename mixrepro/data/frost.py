@@ -88,7 +88,7 @@ def _with_spectrum(ice: Tensor, bands: tuple[float, ...], power: tuple[float, ..
 # %% ../../nbs/data/03b_frost.ipynb #c9cd6d8a
 SIDES = tuple(side << k for k in range(12) for side in (160, 224))  # of textures: few, whatever the images
 
-def texture_side(h: int, w: int) -> int:
+def texture_side(h: int, w: int) -> int:  # all in pixels
     "The side of the textures for images of this size: at least twice theirs, so that crops differ."
     return next((s for s in SIDES if s >= 2 * max(h, w)), 2 * max(h, w))
 

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from ..extras import Lazy
 from ..files import check_typed, home, in_a_line, retold
+from ..guards import check_channels_first
 
 SPLITS = ("train", "test")
 
@@ -39,6 +40,7 @@ def _check_tensors(s) -> None:
                          "scale to 0..255 and convert first")
     if s.y.dtype != torch.int64 or s.y.dim() != 1:
         raise ValueError(f"labels must be int64 (N,), got {s.y.dtype} {tuple(s.y.shape)}")
+    check_channels_first(s.x)
     if len(s.x) != len(s.y):
         raise ValueError(f"{len(s.x)} images but {len(s.y)} labels: there must be one label for each image")
     if s.x.device != s.y.device:

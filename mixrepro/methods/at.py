@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..core import choice
 from ..guards import check_no_float16
-from .attacks import STARTS, pgd
+from .attacks import STARTS, pgd, warn_of_statistics
 from .base import Supervised
 from .vicinal import one_hot
 from ..networks.staged import MODES, Net
@@ -34,7 +34,7 @@ class AT(Supervised):
 
     def draw(self, net: Net, x: Tensor, y: Tensor, rng: torch.Generator,
              ) -> Tensor:  # the worst images, float (B, C, H, W)
-        check_no_float16("AT", x.float())
+        check_no_float16("AT", x.float()); warn_of_statistics(net, self.mode)
         return pgd(net, x, y, rng, self.eps, self.step, self.steps, self.start, self.mode)
 
     def terms(self, net: Net, x: Tensor, y: Tensor, draw: Tensor, rng: torch.Generator,

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['BYTES', 'HAS', 'altered', 'Frozen', 'Piece', 'MethodPart', 'parts_of', 'state_of', 'restore', 'trainable',
-           'check_restorable', 'check_range_of', 'check_prepared', 'check_makes', 'check_batch', 'check_index',
-           'check_cause', 'explain', 'at_the_door', 'Method', 'Supervised']
+           'check_restorable', 'check_range_of', 'check_prepared', 'check_makes', 'check_unit_of', 'check_batch',
+           'check_index', 'check_cause', 'explain', 'at_the_door', 'Method', 'Supervised']
 
 # %% ../../nbs/methods/20b_base.ipynb #907b4e36
 import copy
@@ -97,13 +97,13 @@ def state_of(piece: Piece) -> dict:
     own = {name: getattr(piece.made, name).state_dict() for name in piece.learns}
     return own | {name: state for name, part in parts_of(piece).items() if (state := state_of(part))}
 
-def restore(piece: Piece, state: dict) -> None:
+def restore(piece: Piece, state: dict) -> None:  # a prepared piece, what it learns changed in place; of `state_of`
     "Take up what `state_of` gave."
     check_restorable(piece, state)
     for name in piece.learns: getattr(piece.made, name).load_state_dict(state[name])
     for name, part in parts_of(piece).items(): restore(part, state.get(name, {}))
 
-def trainable(piece: Piece) -> list[nn.Parameter]:
+def trainable(piece: Piece) -> list[nn.Parameter]:  # of a prepared piece
     "The weights that a piece and its parts bring along, which the run's optimiser moves with the network's."
     kept = [getattr(piece.made, name) for name in piece.learns]
     own = [p for module in kept if isinstance(module, nn.Module) for p in module.parameters()]
@@ -162,6 +162,15 @@ def check_makes(method: "Method", net: object, x: Tensor) -> None:  # net: in tr
         raise ValueError(f"{method.name or type(method).__name__} trains a {type(net).__name__}, which makes images in "
                          f"[0, 1], got {low:.3g} to {high:.3g}: hand them over as they are, not normalised")
 
+def check_unit_of(method: "Method", x: Tensor) -> None:
+    "Refuse noise that is laid on images around their middle grey where they were normalised: it would be another."
+    unit, stages = getattr(getattr(method, "noise", None), "unit", 0), getattr(method, "stages", (0,))
+    if not unit or 0 not in stages or x.is_cuda or x.dim() != 4 or tuple(x.shape[2:]) == (1, 1): return
+    low, high = (v.item() for v in x.aminmax())
+    if low < -.5 or high > 1.5:  # as above
+        raise ValueError(f"{type(method.noise).__name__} is laid on images in [0, 1], got {low:.3g} to {high:.3g}: "
+                         "normalise inside the network, or mix at hidden states alone, with stages above 0")
+
 HAS = {"autoencoder": ("posterior", "decode"), "decoder": ("norm",)}
 
 def check_batch(method: "Method", net: Net, x: Tensor, y: Tensor) -> None:
@@ -182,7 +191,7 @@ def check_batch(method: "Method", net: Net, x: Tensor, y: Tensor) -> None:
     weights = next((p.dtype for p in own.parameters()), x.dtype) if isinstance(own, nn.Module) else x.dtype
     if x.dtype == torch.float64 != weights:
         raise TypeError(f"images are float64, but the network's weights {weights}: convert with x.float()")
-    check_range_of(x); check_prepared(method, x); check_makes(method, own, x)
+    check_range_of(x); check_prepared(method, x); check_makes(method, own, x); check_unit_of(method, x)
     if method.trains in ("gan", "class-gan") and hasattr(own, "shape"): check_size_of(x, own.shape)
     if method.trains != "classifier" or method.unlabelled: return
     check_tensor(y, "labels")

@@ -94,7 +94,10 @@ COMPOSED = {"noisymix": "noisymix.NOISYMIX", "nfm": "noisymix.NFM", "augmix": "n
 own_methods = Outside("method", "class", is_method, checked_method, GROUP)
 
 def found_method(name: str) -> type | None:
-    "A method that is not of this package; one that is made of parts is refused with them."
+    "A method that is not of this package; one that is made of parts, or trains nothing, is refused with what it is."
+    if name in ("generative", "generative-classifier"):
+        raise ValueError(f"{name!r} trains no network, so no run names it: GenerativeClassifier(fit_gaussian(x, y, k)) "
+                         "of mixrepro.methods.densities is measured as a network")
     if name not in COMPOSED: return own_methods.find(name)
     raise ValueError(f"{name!r} is made of parts here, so a run names these: Spec(**run_fields({COMPOSED[name]}), "
                      "...), with run_fields from mixrepro.methods.catalogue")

@@ -6,8 +6,8 @@
 __all__ = ['LEAST', 'LOG_2PI', 'SHAPES', 'DENSITIES', 'check_real', 'check_examples', 'check_correction', 'class_moments', 'tell',
            'borrowed', 'check_ridge', 'whitening', 'Density', 'check_width', 'Whitened', 'Gaussian', 'Spherical',
            'log_spherical', 'fit_gaussian', 'check_near', 'KDE', 'check_factor', 'fit_kde', 'posteriors', 'classify',
-           'check_likely', 'check_priors', 'absorbed', 'check_running', 'check_features', 'check_begun', 'Remembered',
-           'check_state_of', 'check_learnable', 'RunningGaussian']
+           'check_likely', 'check_priors', 'GenerativeClassifier', 'absorbed', 'check_running', 'check_features',
+           'check_begun', 'Remembered', 'check_state_of', 'check_learnable', 'RunningGaussian']
 
 # %% ../../nbs/methods/44_densities.ipynb #a4f775d0
 import math
@@ -266,6 +266,19 @@ def check_priors(log_prior: object, k: int) -> None:  # None, or of k classes
     if not log_prior.is_cuda and not log_prior.amax().isfinite():
         raise NotFinite("priors must be logarithms of shares, one of them above 0, got "
                         f"{log_prior.tolist()}: take the log of counts over their sum")
+
+# %% ../../nbs/methods/44_densities.ipynb #9359b2e8
+class GenerativeClassifier(nn.Module):
+    "The generative classifier with the classes' priors, as a network (GenLabel note, preliminaries)."
+    def __init__(self, density: Density) -> None:  # as `fit_gaussian` and `fit_kde` give it
+        super().__init__()
+        self.density = density
+
+    # images (B, ...) or points (B, d), as those that the density was fitted to -> log-posteriors, float64 (B, K)
+    def forward(self, x: Tensor) -> Tensor:
+        log_p = self.density(x.flatten(1))
+        check_likely(log_p)
+        return (log_p + self.density.log_prior).log_softmax(1)
 
 # %% ../../nbs/methods/44_densities.ipynb #c658ff48
 def absorbed(mean: Tensor, variance: Tensor,  # of the classes, (K, d) and (K,)

@@ -29,6 +29,7 @@ def uniform(shape: tuple[int, ...], alpha: float, rng: torch.Generator) -> Tenso
                          "for no mixing use the method 'gan'")
     return alpha * torch.rand(shape, generator=rng, device=rng.device)
 
+# as for `draw_lambda` -> float32, in [0, 1/2]
 def folded_beta(shape: tuple[int, ...], alpha: float, rng: torch.Generator) -> Tensor:
     "The smaller side of Beta(alpha, alpha) (code of Verma et al., master)."
     lam = draw_lambda(shape, alpha, rng)

@@ -4,12 +4,13 @@
 
 # %% auto #0
 __all__ = ['KIND', 'check_top', 'generative_label', 'labels_by_scipy', 'label_times', 'benchmark_labels', 'head_of', 'watched',
-           'check_head', 'ByDensity', 'GenLabels', 'in_batches', 'LatentGenLabels', 'OnLine', 'OnlineGenLabels',
-           'nearest_labels', 'belongs', 'NoIntrusion']
+           'check_head', 'check_apart', 'ByDensity', 'GenLabels', 'in_batches', 'LatentGenLabels', 'OnLine',
+           'warn_of_learning', 'OnlineGenLabels', 'nearest_labels', 'belongs', 'NoIntrusion']
 
 # %% ../../nbs/methods/45_genlabel.ipynb #2df9fa68
 import statistics
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
@@ -117,6 +118,14 @@ def check_head(net: Net) -> None:
     head_of(net)
 
 # %% ../../nbs/methods/45_genlabel.ipynb #0a6a44f7
+def check_apart(labels: Labels, net: nn.Module) -> None:
+    "Refuse a network that shares weights with the vanilla one: they were frozen when the method was prepared."
+    vanilla = getattr(vars(labels).get("_made"), "vanilla", None)
+    if not isinstance(vanilla, nn.Module) or not isinstance(net, nn.Module): return
+    if {*map(id, vanilla.parameters())} & {*map(id, net.parameters())}:
+        raise ValueError("the network in training shares weights with the vanilla network, which are frozen, so that "
+                         "they would learn nothing: pass vanilla=copy.deepcopy(...) of it to prepare")
+
 @dataclass(frozen=True, kw_only=True)
 class ByDensity(Labels):
     "Labels (B, K) by densities of the classes; a subclass says of what. `gamma` is the share of the density's label."
@@ -125,7 +134,9 @@ class ByDensity(Labels):
     top: int = choice(0, "paper", "GenLabel note, algorithms 1 and 2: all classes; 3: the two likeliest",
                       allowed="[0, inf)")
 
-    def watching(self, net: nn.Module, x: Tensor, place: Place) -> AbstractContextManager: return watched(net, place)
+    def watching(self, net: nn.Module, x: Tensor, place: Place) -> AbstractContextManager:
+        check_apart(self, net)
+        return watched(net, place)
 
     def weight(self) -> float: return self.gamma
 
@@ -205,6 +216,13 @@ class OnLine(ByDensity):
                            allowed="[0, 1)")
 
 # %% ../../nbs/methods/45_genlabel.ipynb #cd5c3196
+def warn_of_learning(net: nn.Module) -> None:
+    "Say that densities learn from what a network in evaluation mode is shown."
+    if net.training: return
+    warnings.warn("the network is in evaluation mode, but the densities of its features go on learning from the images "
+                  "of this loss: take method.score for images that are held out, or call net.train() where it is "
+                  "trained", stacklevel=2)
+
 @dataclass(frozen=True, kw_only=True)
 class OnlineGenLabels(OnLine):
     "Labels by densities of the network's own features (GenLabel note, algorithm 3, corrected)."
@@ -221,7 +239,7 @@ class OnlineGenLabels(OnLine):
 
     @contextmanager
     def watching(self, net: nn.Module, x: Tensor, place: Place) -> Iterator[None]:
-        head_of(net); check_same_network(self.made.density, getattr(net, "module", net))
+        head_of(net); check_same_network(self.made.density, getattr(net, "module", net)); warn_of_learning(net)
         with torch.no_grad(), unrecorded(net):
             place.clean = getattr(net, "module", net).features(x[:len(place.mix.partner)])
         with watched(net, place): yield

@@ -109,6 +109,7 @@ def check_all_pairs(pairs: Tensor, k: int) -> None:  # (P, 2); classes of the de
         raise ValueError(f"densities of {k} classes have {k * (k - 1)} ordered pairs, got {len(pairs)}: ask for as "
                          "many classes")
 
+# means (K, d), (K, d, d) that white coordinates go back by, ordered pairs of classes int64 (P, 2), lines for each
 def lines_by_means(mean: Tensor, back: Tensor, pairs: Tensor, n: int, rng: torch.Generator) -> tuple[Tensor, Tensor]:
     "n lines from mean to mean for each ordered pair, moved by draws of its first class: starts and ways, (P n, d)."
     check_all_pairs(pairs, len(mean))
@@ -125,6 +126,7 @@ def example_of(y: Tensor, k: int, which: Tensor, rng: torch.Generator) -> Tensor
     at = first[which] + (u * count[which]).long()
     return y.argsort(stable=True)[at.clamp_max(len(y) - 1)]
 
+# examples (N, d), their classes int64 (N,), how many classes, pairs of them int64 (P, 2), lines for each
 def lines_by_examples(x: Tensor, y: Tensor, k: int, pairs: Tensor, n: int, rng: torch.Generator) -> tuple:
     "n lines between random examples of both classes for each pair: starts and ways, (P n, d)."
     i, j = (example_of(y, k, c.repeat_interleave(n), rng) for c in pairs.unbind(1))

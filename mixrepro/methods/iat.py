@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..core import choice
 from ..guards import check_no_float16
-from .attacks import STARTS, pgd
+from .attacks import STARTS, pgd, warn_of_statistics
 from .mixup import Mixup
 from .vicinal import SCOPES
 from ..networks.staged import MODES, Net
@@ -39,7 +39,7 @@ class IAT(Mixup):
                        allowed=MODES)
 
     def loss(self, net: Net, x: Tensor, y: Tensor, rng: torch.Generator, index: Tensor | None = None) -> Tensor:
-        check_no_float16("IAT", x.float())
+        check_no_float16("IAT", x.float()); warn_of_statistics(net, self.mode)
         mix = self.draw(net, x, y, rng)
         clean = self.risk(net, x, y, mix, rng)
         worst = pgd(net, x, y, rng, self.eps, self.step, self.steps, self.start, self.mode)

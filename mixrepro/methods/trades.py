@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from ..core import choice
 from ..guards import check_no_float16, check_span
-from .attacks import STARTS, trades_attack
+from .attacks import STARTS, trades_attack, warn_of_statistics
 from .base import Method
 from .vicinal import at_least_single, floored, one_hot
 from ..networks.staged import MODES, Net
@@ -52,7 +52,7 @@ class TRADES(Method):
             raise ValueError("TRADES cannot start at the image: its gradient is 0 there; use 'normal' or 'uniform'")
 
     def loss(self, net: Net, x: Tensor, y: Tensor, rng: torch.Generator, index: Tensor | None = None) -> Tensor:
-        check_no_float16("TRADES", x.float())
+        check_no_float16("TRADES", x.float()); warn_of_statistics(net, self.mode)
         moved = trades_attack(net, x, rng, self.eps, self.step, self.steps, self.start, self.mode)
         clean = net(x)
         return trades_loss(clean, net(moved), one_hot(y, clean), self.beta)

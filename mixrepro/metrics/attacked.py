@@ -18,7 +18,7 @@ from ..core import Choices, choice, pick
 from ..data.images import ImageSet
 from ..guards import check_attack, check_counts_of, check_labels, check_networks
 from ..methods.attacks import (PULLS, STARTS, ascend, check_budget, check_precision, check_range,
-                                      check_shared_scale, flat, log_target, slope, still_at, tilt)
+                                      check_shared_scale, faint, log_target, slope, still_at, tilt)
 from ..methods.vicinal import at_least_single
 from .accuracy import checked_logits, evaluating, shares, telling_so_far, warn_of_draws
 from ..networks.staged import Net, check_channels_of, in_mode
@@ -43,7 +43,7 @@ def direction(net: Net, x: Tensor, y: Tensor, criterion: str) -> tuple[Tensor, T
     check_labels(y, len(x)); check_precision(net)
     with in_mode(net, "eval"): logits, grad = slope(net, x, lambda z: pull(z, log_target(y, z)))
     logits, y = checked_logits(logits, y)
-    check_shared_scale(net, x, y, flat(grad), pull)
+    check_shared_scale(net, x, y, faint(grad), pull)
     return grad.sign(), logits.argmax(1) == y, still_at(grad)
 
 # %% ../../nbs/metrics/75_attacked.ipynb #74b871a8

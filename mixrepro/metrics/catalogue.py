@@ -65,7 +65,7 @@ def clean(out: Tensor, y: Tensor) -> dict:  # logits (N, K), labels int64 (N,)
     "Accuracy (fraction) and NLL (nats) on the test set as it is."
     return dict(accuracy=accuracy(out, y), nll=nll(out, y))
 
-def calibration(out: Tensor, y: Tensor) -> dict:
+def calibration(out: Tensor, y: Tensor) -> dict:  # logits (N, K), labels int64 (N,) -> "ece" in [0, 1], "bins"
     "ECE over 15 equal-width bins (VarMixup paper, eq. 11), and the bins themselves."
     return dict(ece=ece(out, y), bins={k: v.tolist() for k, v in reliability(out, y).items()})
 
@@ -98,6 +98,7 @@ METRICS |= {name + end: partial(robustness, source=source, arrays=True, **(dict(
 METRICS |= {"flips": flips, f"flips-{RELEASED}": partial(flips, source=RELEASED)}
 METRICS |= {f"flips-on-{n}": partial(flips, images=n) for n in FEW["flips"]}
 
+# metric: (networks, images) -> a dict for each
 def on_first(metric: Callable, n: int, nets: list, test: ImageSet) -> list:
     "A metric on so many test images, the first of each class."
     return metric(nets, test.subset(balanced(test.y, n)))
@@ -243,6 +244,7 @@ def with_sure(run: Run, key: str, code: str) -> dict | None:
     there = kept_arrays(run, key, code)
     return there if there and "sure" in there else None
 
+# runs on one data set, a name in READ -> logits (N, K) and labels int64 (N,), or confidences and hits (kinds, 5, N)
 def told(runs: list[Run], name: str, device: str | None = None) -> list[tuple]:
     "What a metric of READ is read off, for each run: logits, labels, and the arrays of ALSO; or those of OF_CELLS."
     if name in OF_CELLS:
@@ -298,25 +300,26 @@ def of_logits(z: Tensor, y: Tensor) -> dict:
     "Which images are right, and the loss of each."
     return dict(accuracy=(z.argmax(1) == y).double().numpy(), nll=F.cross_entropy(z, y, reduction="none").numpy())
 
-def of_calibration(z: Tensor, y: Tensor) -> dict:
+def of_calibration(z: Tensor, y: Tensor) -> dict:  # logits (N, K), labels int64 (N,) -> "ece": array (N,)
     "What each image adds to the calibration error."
     sure, right = confidence(z, y)
     return dict(ece=influence(partial(weighted_ece, sure=sure, right=right), len(y)).numpy())
 
-def of_scaled(z: Tensor, y: Tensor) -> dict:
+def of_scaled(z: Tensor, y: Tensor) -> dict:  # logits (N, K), labels int64 (N,) -> arrays (N,); losses in nats
     "The loss of each image and what it adds to the ECE, raw and after one temperature, which is held."
     scaled = cross_fitted(z, y)[0]
     raw, after = ({"nll": of_logits(v, y)["nll"], **of_calibration(v, y)} for v in (z, scaled))
     return raw | {f"{k}_scaled": v for k, v in after.items()} | dict(temperatures=[float("nan")] * 2)
 
 # %% ../../nbs/metrics/69_catalogue.ipynb #ef244cf1
-def of_ranks(sure: Tensor, right: Tensor) -> dict:
+def of_ranks(sure: Tensor, right: Tensor) -> dict:  # confidences in [0, 1] and hits, (N,) each -> arrays (N,)
     "What each image adds to what `by_rank` gives."
     sure, right = sure.double(), right.double()
     def adds(of, **how): return influence(partial(of, sure=sure, right=right, **how), len(sure)).numpy()
     code = adds(weighted_rms) if len(neighbour_bins(len(sure))) > 1 else None
     return dict(rms=adds(weighted_rms, drop_last_bin=False), rms_code=code, aurra=adds(weighted_aurra))
 
+# logits (N, K), labels int64 (N,), name of a step -> logits (N, K); arrays (N,), divergences in nats
 def of_moved(z: Tensor, y: Tensor, moved: dict) -> dict:
     "The divergence of each image, and whether its class changed."
     return {what: {name: v.numpy() for name, v in each.items()} for what, each in steadiness(z, y, moved).items()}

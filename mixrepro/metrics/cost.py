@@ -99,7 +99,7 @@ def seconds(work: Callable, device: torch.device | str = "cpu") -> float:
 
 # %% ../../nbs/metrics/66_cost.ipynb #b085a4b6
 @contextmanager
-def threads(n: int) -> Iterator[None]:
+def threads(n: int) -> Iterator[None]:  # n: 1 or more
     "So many threads of the CPU, and afterwards as many as before."
     before = torch.get_num_threads()
     torch.set_num_threads(n)

@@ -228,6 +228,7 @@ def flip_rates(found: dict[str, float],                 # {perturbation: FP}, or
     below = _of_kinds(by.flips, kinds)
     return {k: v / b for k, v, b in zip(kinds, _of_kinds(found, kinds), below)}
 
+# as for `flip_rates` -> at or above 0; 1 for the baseline itself
 def mean_flip_rate(found: dict[str, float], by: Baseline, kinds: tuple[str, ...] = PERTURBATIONS) -> float:
     "mFR: the mean over perturbations of the flip rates; a mean of ratios, not the ratio of means."
     return mean_flips(flip_rates(found, by, kinds), kinds)

@@ -119,6 +119,8 @@ def check_table(cells: object) -> None:
     for kind, five in cells.items():
         if not hasattr(five, "__len__") or isinstance(five, str):
             raise ValueError(f"the cells of {kind} must be five values, got {five!r}")
+        if any(isinstance(v, str) for v in five):
+            raise ValueError(f"the cells of {kind} must be numbers, got text, {five!r}: convert with float()")
         try: sizes |= {np.shape(np.asarray(v, dtype=float)): kind for v in five if v is not None}
         except (TypeError, ValueError): raise ValueError(f"the cells of {kind} must be numbers, got {five!r}") from None
     if len(sizes) > 1:

@@ -53,7 +53,7 @@ def warn_of_ends(z: Tensor, y: Tensor) -> None:  # as for `slope_at`
     "Say that the least NLL lies beyond the temperatures that are looked at; a guess, above all, is at none."
     lost = slope_at(1 / FLATTEST, z, y) / FLATTEST  # nats at the most: the NLL is convex in 1 / T
     above = lost > .01 and slope_at(1e-300, z, y) < 0
-    if above or slope_at(1 / SHARPEST, z, y) <= 0 and (z.argmax(1) != y).any():
+    if above or slope_at(1 / FLATTEST, z, y) < 0 and slope_at(1 / SHARPEST, z, y) <= 0 and (z.argmax(1) != y).any():
         end, where = (FLATTEST, "above") if above else (SHARPEST, "below")
         warnings.warn(f"the temperature of least NLL lies {where} {end:g}, where none is looked at, so that {end:g} is "
                       "given and the scaled metrics are not at their least: bring the logits to another scale",

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['HELD', 'check_module', 'check_shown', 'candidates', 'layers_in', 'stem_first', 'check_not_made_again', 'check_state',
            'passing', 'drawing', 'are_logits', 'bare_keys', 'own_keys', 'Adapted', 'part_of', 'check_adaptable',
-           'check_not_compiled', 'check_images_moments', 'check_order', 'staged']
+           'check_not_compiled', 'check_images_moments', 'check_order', 'warn_of_bypass', 'staged']
 
 # %% ../../nbs/networks/10b_adapter.ipynb #b06376f6
 import sys
@@ -257,6 +257,30 @@ def check_order(net: nn.Module, stages: Sequence[str], x: Tensor) -> None:  # x:
                          "name them in the order of the pass")
 
 # %% ../../nbs/networks/10b_adapter.ipynb #eeb438f6
+@torch.no_grad()
+def warn_of_bypass(net: nn.Module, stages: Sequence[str], head: nn.Module, x: Tensor) -> None:  # x: two images
+    "Say which stages are no whole states: images that are made one there must be one in all that follows."
+    if x.is_meta: return
+    names = [stages] if isinstance(stages, str) else stages
+    met = set()
+    def first(m, args, out):
+        met.add(m)
+        return out[:1].expand_as(out).clone()
+    def apart(*stage):  # what is left of the images' difference where the head sees them
+        seen = []
+        with ExitStack() as hooks, in_mode(net, "eval"), torch.random.fork_rng([x.device] if x.is_cuda else []):
+            for m in stage: hooks.enter_context(m.register_forward_hook(first))
+            hooks.enter_context(head.register_forward_pre_hook(lambda _, args: seen.append(args[0])))
+            net(x)
+        return (seen[-1][0].float() - seen[-1][1].float()).abs().max()
+    try: whole, left = apart(), {n: apart(net.get_submodule(n)) for n in names}
+    except Exception: return  # of another size, or a stage that is no tensor: the first batch tells
+    for n, rest in left.items():
+        if rest > .01 * whole and net.get_submodule(n) in met:
+            warnings.warn(f"the pass goes around {n!r} too: what a method mixes there is not all that the network sees "
+                          "of an image, as with a layer inside of a residual block; name a submodule that everything "
+                          "passes, such as the whole block", stacklevel=4)
+
 def staged(net: nn.Module,                       # any classifier: images (B, C, H, W) -> logits (B, K)
            shape: tuple[int, int, int],          # one image, (C, H, W)
            stages: Sequence[str],                # submodules, in the order of the pass: stages 1 to S
@@ -278,6 +302,8 @@ def staged(net: nn.Module,                       # any classifier: images (B, C,
     known = {k: v.flatten().tolist() for k, v in norm.named_buffers()}
     at = next((t for t in (*net.parameters(), *net.buffers()) if t.is_floating_point()), norm.mean)
     check_order(net, stages, at.new_zeros(1, *shape))
+    two = torch.rand(2, *shape, generator=torch.Generator().manual_seed(0), device="cpu").to(at)
+    warn_of_bypass(net, stages, net.get_submodule(head or linear[-1]), two)
     made = Adapted(net, shape, [stages] if isinstance(stages, str) else stages, head or linear[-1], norm.to(at))
     if at.is_meta: made.lost = known
     return made

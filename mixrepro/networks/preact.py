@@ -32,6 +32,7 @@ def bn_relu(channels: int) -> nn.Sequential:
     "Batch norm, ReLU."
     return nn.Sequential(nn.BatchNorm2d(channels), nn.ReLU(inplace=True))
 
+# channels in and out; side of the kernel and stride, in pixels
 def conv(i: int, o: int, kernel: int, stride: int = 1) -> nn.Conv2d:
     "Convolution that keeps the size at stride 1; no bias, batch norm follows."
     return nn.Conv2d(i, o, kernel, stride, kernel // 2, bias=False)

@@ -24,6 +24,7 @@ def xavier(layer: nn.Module,   # linear or convolution
     nn.init.xavier_uniform_(layer.weight, gain)
     return layer
 
+# channels in and out; side of the kernel, in pixels; gain as for `xavier`
 def conv(i: int, o: int, side: int = 3, gain: float = 1.) -> nn.Conv2d:
     "A convolution that keeps height and width."
     return xavier(nn.Conv2d(i, o, side, padding=side // 2), gain)

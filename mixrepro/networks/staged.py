@@ -4,13 +4,17 @@
 
 # %% auto #0
 __all__ = ['Net', 'MODES', 'check_moments', 'check_channels_of', 'Normalize', 'Resize', 'drop', 'Dropout', 'check_images',
-           'check_numbers_of_stages', 'check_stage', 'gone', 'Staged', 'in_mode', 'count', 'stage_table']
+           'check_numbers_of_stages', 'check_stage', 'gone', 'Staged', 'passed_by', 'warn_of_held', 'in_mode', 'count',
+           'stage_table']
 
 # %% ../../nbs/networks/10_staged.ipynb #3d395df9
 import math
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from numbers import Integral
+from types import CellType
 from typing import Any, Callable, Sequence
 
 import torch
@@ -200,12 +204,32 @@ class Staged(nn.Module):
 # %% ../../nbs/networks/10_staged.ipynb #7aa46d14
 MODES = ("eval", "train")
 
+def passed_by(f: Callable) -> list:  # a function, a method, a partial, an object that is called -> objects
+    "What a function reads that it is not given."
+    if hasattr(f, "__wrapped__"): return passed_by(f.__wrapped__)
+    if isinstance(f, partial): return [*passed_by(f.func), *f.args, *f.keywords.values()]
+    f, own = getattr(f, "__func__", f), getattr(f, "__self__", None)
+    names, known = getattr(getattr(f, "__code__", None), "co_names", ()), getattr(f, "__globals__", {})
+    cells = [c for c in getattr(f, "__closure__", None) or () if c != CellType()]  # one may be empty still
+    return [own, *getattr(f, "__dict__", {}).values(), *(known[n] for n in names if n in known),
+            *(c.cell_contents for c in cells)]
+
+def warn_of_held(net: Net, mode: str) -> None:  # as for `in_mode`
+    "Say that a function passes a network in training mode, which only who holds it can put in evaluation mode."
+    if mode != "eval" or isinstance(net, nn.Module): return
+    inside = [m for held in passed_by(net) if isinstance(held, nn.Module) for m in held.modules()]
+    if any(m.training and isinstance(m, (nn.modules.batchnorm._BatchNorm, nn.modules.dropout._DropoutNd, Dropout))
+           for m in inside):
+        warnings.warn("a function was given that passes a network in training mode, so that it drops out, or its batch "
+                      "norm takes these images' statistics and keeps them: call eval() on the network, or give the "
+                      "network itself", stacklevel=4)
+
 @contextmanager
 def in_mode(net: Net,   # a module; anything else is left as it is
             mode: str,  # a name in MODES
             ) -> Iterator[Net]:
     "Put a network in evaluation or training mode for a while; every module gets its own flag back."
-    check_network(net)
+    check_network(net); warn_of_held(net, mode)
     training = pick("mode", mode, MODES) == "train"
     flags = {m: m.training for m in net.modules()} if isinstance(net, nn.Module) else {}
     try:

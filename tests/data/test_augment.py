@@ -6,7 +6,7 @@ from scipy.stats import chi2
 from torchvision.transforms.v2 import functional as TV
 
 from helpers import seeded
-from mixrepro.data.augment import AUGMENTS, Crop, crop_flip, draw_crop
+from mixrepro.data.augment import AUGMENTS, Crop, crop_flip, draw_crop, resized_crop
 
 
 def unlikely(count, expected):
@@ -78,6 +78,20 @@ def test_gradients_go_to_the_pixels_that_were_kept():
 def test_what_cannot_be_cropped_is_refused(bad, sentence):
     with pytest.raises(ValueError, match=sentence): crop_flip(**dict(x=torch.zeros(2, 1, 4, 4), rng=seeded()) | bad)
     with pytest.raises(ValueError, match=r"this draw is for images \(3, C, H, W\)"): draw_crop(3, seeded())(torch.zeros(2, 1, 4, 4))
+
+
+def test_a_window_lies_where_it_was_drawn_in_autocast_too():
+    x = torch.rand(8, 3, 32, 32, generator=seeded(1))
+    for kind in (torch.bfloat16, torch.float16):
+        with torch.autocast("cpu", kind): seen = resized_crop(x, seeded())
+        assert torch.equal(seen, resized_crop(x, seeded()))
+
+
+@pytest.mark.parametrize("shape", [(2, 8, 8, 3), (2, 8, 6, 3), (2, 28, 28, 1), (2, 8, 8, 4)])
+def test_channels_that_stand_last_are_not_shifted_as_pixels(shape):
+    for augment in (crop_flip, resized_crop):
+        with pytest.raises(ValueError, match=r"seem to have their channels last: use permute\(0, 3, 1, 2\)"): augment(torch.zeros(shape), seeded())
+    for fine in ((2, 3, 8, 3), (2, 1, 5, 1), (2, 12, 50, 1), (2, 5, 8, 8)): assert crop_flip(torch.zeros(fine), seeded()).shape == fine
 
 
 @pytest.mark.cuda

@@ -139,6 +139,19 @@ def test_a_gpu_gives_the_same_bytes(kind):
         assert there.is_cuda and (here != there.cpu()).float().mean() < 1e-4
 
 
+@pytest.mark.parametrize("kind", CORRUPTIONS + EXTRA)
+def test_in_autocast_the_bytes_are_the_same_or_it_is_refused(kind):
+    x = PHOTOS[:3]
+    for half in (torch.bfloat16, torch.float16):
+        with torch.autocast("cpu", half):
+            if kind != "pixelate": assert torch.equal(corrupt(x, kind, 3), made(x, kind)); continue
+            with pytest.raises(TypeError, match="pixelate is computed in single precision, and torch.autocast would round it: call it outside"): corrupt(x, kind, 3)
+
+
+def made(x, kind):
+    with torch.autocast("cpu", enabled=False): return corrupt(x, kind, 3)
+
+
 # --- mistakes
 
 @pytest.mark.parametrize("change, error, message", [

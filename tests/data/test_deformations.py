@@ -105,6 +105,15 @@ def test_what_cannot_be_deformed_is_refused_in_a_sentence():
     with pytest.raises(ValueError, match="unknown fill 'white'"): deformed([], load("digits", "test"), "white")
 
 
+@pytest.mark.parametrize("fill", [.49, (.49, .48, .44), 256, -1, float("nan")])
+def test_bytes_are_not_filled_with_what_they_cannot_hold(fill):
+    x = torch.randint(256, (2, 3, 8, 8), dtype=torch.uint8, generator=seeded())
+    with pytest.raises(ValueError, match=r"images are torch.uint8, so what stands outside must be whole numbers of 0..255, got"): deform(x, "rotation 80", seeded(), fill=fill)
+    outside = deform(x, "rotation 80", seeded(), fill=(1., 2, 3)) != deform(x, "rotation 80", seeded(), fill=(4, 5, 6))
+    assert outside.any() and torch.equal(deform(x.float(), "rotation 80", seeded(), fill=.49) == .49, outside)
+    assert deform(x.short() - 300, "rotation 80", seeded(), fill=-300).min() == -300
+
+
 class Brightness(torch.nn.Module):
     "Class 1 where the mean of an image is above a half."
     def forward(self, x): return torch.stack([.5 - x.mean((1, 2, 3)), x.mean((1, 2, 3)) - .5], 1)

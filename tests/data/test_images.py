@@ -48,6 +48,8 @@ def test_subset_takes_numpy_numbers_masks_and_tensors():
     assert torch.equal(s.subset(np.int64(20)).x, s.subset(20).x) and torch.equal(s.subset(torch.tensor([-1])).x, s.x[-1:])
     assert (s.subset(s.y == 3).y == 3).all() and s.subset(5).name == s.name
     with pytest.raises(ValueError, match="cannot take 513 of 512 examples"): s.subset(513)
+    for shape in ((4, 32, 32, 3), (4, 28, 28, 1)):  # as torchvision's data sets and NumPy's keep them
+        with pytest.raises(ValueError, match=r"seem to have their channels last: use permute\(0, 3, 1, 2\)"): replace(s, x=torch.zeros(shape, dtype=torch.uint8), y=s.y[:4])
 
 
 @pytest.mark.cuda

@@ -1,5 +1,6 @@
 "AT, TRADES and IAT: the losses recomputed with a climb written here, what gradients flow and what does not, draws, precision, and runs."
 import copy
+import warnings
 
 import pytest
 import torch
@@ -148,6 +149,22 @@ def test_batch_norm_counts_the_passes_of_the_attack_in_training_mode_only(net, x
         before = counter.item()
         KINDS[name](mode=mode, steps=4).loss(twin, x, y, gen())
         assert counter.item() - before == moves
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_an_attack_that_moves_the_statistics_of_a_network_in_evaluation_mode_says_so(net, x, y, name):
+    "A loss on held-out images, or one with frozen statistics, must not be thought to leave the network alone."
+    def lost(mode, twin):
+        before = copy.deepcopy(twin.state_dict())
+        with warnings.catch_warnings(record=True) as told:
+            warnings.simplefilter("always")
+            with torch.no_grad(): KINDS[name](mode=mode, steps=1).loss(twin, x, y, gen())
+        moved = any(not torch.equal(v, before[k]) for k, v in twin.state_dict().items())
+        return moved, [True for w in told if "running statistics change: take mode='eval'" in str(w.message)]
+    assert lost("train", copy.deepcopy(net)) == (True, [True])
+    assert lost("eval", copy.deepcopy(net)) == (False, []) and lost("train", copy.deepcopy(net).train()) == (True, [])
+    for m in net.modules(): m.track_running_stats = False
+    assert lost("train", net)[1] == []
 
 
 @pytest.mark.parametrize("name", KINDS)

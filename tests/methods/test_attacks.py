@@ -27,6 +27,15 @@ def net():
 def x(): return torch.rand(6, 3, 16, 16, generator=gen(1))
 
 
+@pytest.mark.parametrize("pixel", [1 + 2e-7, -1e-8, 1.0005])
+def test_what_resizing_leaves_outside_of_the_range_is_told_from_normalised_images(net, x, pixel):
+    x[0, 0, 0, 0] = pixel
+    off = max(pixel - 1, -pixel)
+    with pytest.raises(ValueError, match=r"got some that are (\S+) outside: cut rounding off with x.clamp\(0, 1\)") as e: fgsm(net, x, torch.zeros(6, dtype=torch.int64))
+    assert float(str(e.value).split("that are ")[1].split()[0]) == pytest.approx(off, rel=.5)
+    assert fgsm(net, x.clamp(0, 1), torch.zeros(6, dtype=torch.int64)).shape == x.shape
+
+
 @pytest.fixture
 def y(): return torch.randint(5, (6,), generator=gen(2))
 

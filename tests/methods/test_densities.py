@@ -1,6 +1,7 @@
 "Log-densities of classes against scipy and scikit-learn, in float64; what cannot be fitted is said."
 
 import copy
+import pickle
 import warnings
 
 import numpy as np
@@ -12,7 +13,10 @@ from sklearn.discriminant_analysis import QuadraticDiscriminantAnalysis
 from torch.nn import functional as F
 
 from helpers import seeded
+from mixrepro.data.images import ImageSet
 from mixrepro.methods import densities as D
+from mixrepro.metrics.accuracy import accuracy, predict
+from mixrepro.metrics.attacked import FGSM, attacked
 
 
 def clouds(n, d, k, seed, condition=1.):
@@ -64,6 +68,30 @@ def test_posteriors_are_those_of_quadratic_discriminant_analysis(seed, d, k):
         made = D.posteriors(ours(torch.tensor(x)), ours.log_prior if priors is None else None)
         assert np.allclose(made.numpy(), theirs.predict_proba(x), atol=1e-6)
     assert np.array_equal(D.classify(ours, torch.tensor(x)).numpy(), theirs.predict(x)), "the classifier has priors"
+
+
+@pytest.mark.parametrize("fit", [D.fit_gaussian, D.fit_kde])
+def test_the_generative_classifier_is_a_network_of_known_posteriors(fit):
+    "Measured and attacked as any other, with scikit-learn's posteriors where it has them."
+    x, y = clouds(40, 4, 3, 5)
+    keep = (y > 0) | (np.arange(len(y)) % 4 == 0)
+    x, y = torch.tensor(x[keep]), torch.tensor(y[keep])
+    x = ((x - x.amin(0)) / (x.amax(0) - x.amin(0))).view(-1, 1, 2, 2)
+    net = D.GenerativeClassifier(fit(x.flatten(1), y, 3, ridge=0.))
+    z = net(x)
+    if fit is D.fit_gaussian:
+        theirs = QuadraticDiscriminantAnalysis(store_covariance=True).fit(x.flatten(1), y)
+        over = int(np.allclose(theirs.covariance_[0], np.cov(x[y == 0].flatten(1).T)))
+        assert np.allclose(D.GenerativeClassifier(D.fit_gaussian(x.flatten(1), y, 3, ridge=0., correction=over))(x).exp(), theirs.predict_proba(x.flatten(1)), atol=1e-6)
+    assert torch.equal(z.argmax(1), D.classify(net.density, x.flatten(1))) and torch.allclose(z.exp().sum(1), torch.ones(len(x), dtype=z.dtype))
+    assert torch.equal(pickle.loads(pickle.dumps(net))(x), z) and not list(net.parameters())
+    seen = ImageSet((255 * x).round().byte(), y, tuple("abc"), "points", "test")
+    assert abs(accuracy(predict(net, seen), y) - (z.argmax(1) == y).double().mean()) < .05
+    (got,) = attacked([net], seen, {"a": FGSM(.1)})
+    leaf = seen.floats().double().requires_grad_()
+    F.nll_loss(net(leaf), y, reduction="sum").backward()
+    worst = (leaf + .1 * leaf.grad.sign()).clamp(0, 1)
+    assert abs(got["accuracy"]["a"] - (net(worst).argmax(1) == y).double().mean()) < .03 and got["accuracy"]["a"] < 1
 
 
 def test_the_ridge_is_the_codes():

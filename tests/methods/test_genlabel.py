@@ -1,5 +1,6 @@
 "GenLabel's three labellings on every kind of mixture, against loops and scipy; algorithm 3 is kept with a checkpoint; no intrusion."
 
+import copy
 import functools
 import warnings
 from dataclasses import replace
@@ -161,6 +162,30 @@ def test_what_algorithm_3_learned_is_state():
     restore(other, state_of(made))
     assert torch.equal(other.at(.5).loss(NET, X, Y, seeded(8)), made.at(.5).loss(NET, X, Y, seeded(8)))
     assert made.labels.made.density.seen.tolist() == [4. * (c in Y) for c in range(10)]
+
+
+def test_a_network_that_shares_weights_with_the_frozen_one_is_refused():
+    "It would train its other layers alone, and say nothing."
+    vanilla, net = (build("tiny-cnn", TRAIN.shape, TRAIN.k, seeded(s)) for s in (1, 2))
+    apart, kind = copy.deepcopy(net), Mixup(labels=G.LatentGenLabels(density="gm-spherical"))
+    net.stages = vanilla.stages
+    made = kind.prepare(TRAIN, seeded(), vanilla=vanilla)
+    for wrapped in (net, torch.nn.DataParallel(net)):
+        with pytest.raises(ValueError, match="shares weights with the vanilla network, which are frozen, .* vanilla=copy.deepcopy"): made.loss(wrapped, X, Y, seeded())
+    made.loss(apart, X, Y, seeded()).backward()
+    assert all(p.grad is not None for p in apart.parameters())
+
+
+def test_learning_from_images_that_are_held_out_is_said():
+    made, net = Mixup(labels=G.OnlineGenLabels(warmup=0.)).prepare(TRAIN, seeded()), build("tiny-cnn", TRAIN.shape, TRAIN.k, seeded())
+    def told():
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always")
+            with torch.no_grad(): made.loss(net, X, Y, seeded())
+        return [True for w in said if "the densities of its features go on learning from the images of this loss" in str(w.message)]
+    assert told() == []
+    net.eval()
+    assert told() == [True]
 
 
 # no intrusion --------------------------------------------------------------------------------------------------------------

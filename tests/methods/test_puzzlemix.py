@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import warnings
 
 import numpy as np
 import pytest
@@ -255,6 +256,23 @@ def test_saliency_is_the_size_of_the_gradient_also_where_the_network_is_sure():
     with torch.no_grad(): net.head.weight *= 1e4; net.head.bias *= 1e4
     y = net(x).argmax(1)
     assert (pooled(saliency(net, x, y), 8) != 1 / 64).any((1, 2)).all()  # the loss itself is 0 there
+
+
+def test_a_clean_gradient_that_lost_its_label_is_said():
+    "Of a label whose probability rounds to 1 the plain gradient is 0; the rest points elsewhere."
+    (x, y), net = batch(), network((1, 16, 16))
+    with torch.no_grad(): net.head.weight *= 1e4; net.head.bias *= 1e4
+    y, kind = net(x).argmax(1), PuzzleMix(clean=1.)
+    lost = (net(x).softmax(1).amax(1) == 1).sum()
+    with pytest.warns(UserWarning, match=f"{lost} of {len(y)} images are so sure that .* has lost its pull on the label"): kind.draw(net, x, y, seeded())
+    plain = torch.autograd.grad(F.cross_entropy(net(leaf := x.clone().requires_grad_()), y), leaf)[0]
+    twin = network((1, 16, 16), dtype=torch.float64); twin.load_state_dict({k: v.double() for k, v in net.state_dict().items()})
+    true = torch.autograd.grad(F.cross_entropy(twin(leaf := x.double().requires_grad_()), y), leaf)[0]
+    at = (net(x).softmax(1).amax(1) == 1) & (true.flatten(1).abs().amax(1) > 0)
+    assert lost and not F.cosine_similarity(plain.flatten(1)[at].double(), true.flatten(1)[at]).gt(.999).any()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        PuzzleMix().draw(net, x, y, seeded()), kind.draw(network((1, 16, 16)), x, y, seeded())
 
 
 @pytest.mark.parametrize("clean, tracked", [(0., 1), (1., 2)])

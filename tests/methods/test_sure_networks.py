@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from helpers import seeded as gen
 from mixrepro.data.datasets import load
 from mixrepro.methods.at import AT
-from mixrepro.methods.attacks import (PULLS, cross_entropy, fgsm, log_loss, log_target, pgd, tilt, trades_attack)
+from mixrepro.methods.attacks import (PULLS, cross_entropy, fgsm, flat, log_loss, log_target, pgd, slope, tilt, trades_attack)
 from mixrepro.methods.iat import IAT
 from mixrepro.methods.trades import TRADES
 from mixrepro.methods.vicinal import bce_softmax, log_odds, one_hot
@@ -351,6 +351,31 @@ def test_a_gradient_that_half_precision_loses_is_no_robustness(trained, attack, 
     for (got,) in (attacked([Halved(net, torch.bfloat16, converted)], some, {"a": attack}), attacked([Halved(net, torch.float16, converted)], some, {"a": attack}, batch=1)):
         assert abs(got["accuracy"]["a"] - want["accuracy"]["a"]) <= 3 / 40 and got["flat"] == {"a": 0}
     with pytest.raises(ValueError, match="lost in the precision"): unbounded([Halved(net, torch.float16, converted)], some, Unbounded(2))
+
+
+@pytest.mark.parametrize("attack", [FGSM(2 / 255), FGSM(2 / 255, criterion="bce")], ids=["fgsm", "bce"])
+def test_a_gradient_that_half_precision_loses_in_part_is_no_robustness_either(trained, attack):
+    "No image stands still, but at some the smaller numbers of the gradient have become 0: these pixels do."
+    nets, few = trained
+    net = surer(nets["tiny"], 6)
+    half = Halved(net, torch.float16, True)
+    def grad(n, x, y): return slope(n, x, lambda z: tilt(z, log_target(y, z)))[1]
+    some = few.subset((~flat(grad(half, few.floats(), few.y))).nonzero()[:, 0])
+    x, y = some.floats(), some.y
+    lost = (grad(half, x, y) == 0) & (grad(net, x, y) != 0)
+    assert not flat(grad(half, x, y)).any() and lost.flatten(1).float().mean(1).max() > .05
+    with pytest.raises(ValueError, match="images is lost in the precision of the network beside those of less sure images"):
+        attacked([half], some, {"a": attack})
+    (want,), (ones,), (rough,) = (attacked([n], some, {"a": attack}, batch=b) for n, b in ((net, 500), (half, 1), (Halved(net, torch.bfloat16, True), 500)))
+    for got in (ones, rough): assert abs(got["accuracy"]["a"] - want["accuracy"]["a"]) <= 2 / len(some)
+
+
+def test_no_attack_in_float16_autocast(trained):
+    nets, few = trained
+    x, y = few.floats()[:6], few.y[:6]
+    for attack in (lambda: fgsm(nets["tiny"], x, y), lambda: pgd(nets["tiny"], x, y, gen()), lambda: trades_attack(nets["tiny"], x, gen())):
+        with torch.autocast("cpu", torch.float16), pytest.raises(TypeError, match="an attack looks at gradients of single images, which are 0 in torch.float16"): attack()
+        with torch.autocast("cpu", torch.bfloat16): assert (attack() != x).any()
 
 
 @pytest.mark.parametrize("converted", [False, True])

@@ -1,5 +1,7 @@
 "Accuracy, likelihood, calibration and robustness against scikit-learn, torchmetrics, plain loops and published layouts; what must be refused."
 import math
+import warnings
+from functools import partial
 
 import numpy as np
 import pytest
@@ -63,6 +65,31 @@ def test_predict_leaves_the_network_as_it_was():
     assert modes == [m.training for m in net.modules()] and all(torch.equal(v, state[k]) for k, v in net.state_dict().items())
     with pytest.raises(RuntimeError): predict(net, torch.zeros(2, 1, 8, 8, dtype=torch.uint8))  # wrong channels: fails inside the pass
     assert modes == [m.training for m in net.modules()] and torch.is_grad_enabled()
+
+
+class Held:
+    "A network in an object that is called."
+    def __init__(self, net): self.net = net
+    def __call__(self, x): return self.net(x)
+
+
+GIVEN = {"closure": lambda net: lambda x: net(x), "forward": lambda net: net.forward, "partial": lambda net: partial(lambda n, x: n(x), net),
+         "object": Held, "wrapped": lambda net: torch.no_grad()(lambda x: net(x))}
+
+
+@pytest.mark.parametrize("kind", GIVEN)
+def test_a_function_around_a_network_in_training_mode_is_told(kind):
+    "Its batch norm would take the statistics of the test images, and keep them."
+    test = blobs("test", n=12)
+    net = nn.Sequential(nn.BatchNorm2d(test.shape[0]), nn.Flatten(), nn.Linear(test.x[0].numel(), 3))
+    with torch.no_grad(): net[2].weight.copy_(torch.randn(net[2].weight.shape, generator=seeded()))
+    want = predict(net, test)
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        lost = predict(GIVEN[kind](net.train()), test)
+    assert [str(w.message)[:66] for w in said] == ["a function was given that passes a network in training mode, so th"]
+    assert not torch.allclose(lost, want) and net[0].num_batches_tracked > 0
+    with warnings.catch_warnings(action="error"): predict(GIVEN[kind](net.eval()), test), predict(lambda x: x.flatten(1), test), predict(net.train(), test)
 
 
 def test_predict_takes_a_plain_function_and_half_precision():
@@ -240,6 +267,7 @@ def test_means():
     by = R.by_category(cells)
     assert R.corruption_mean(cells) == pytest.approx(sum(by[c] * len(k) for c, k in CATEGORIES.items()) / 15)
     assert list(map(len, CATEGORIES.values())) == [3, 4, 4, 4]
+    with pytest.raises(ValueError, match="the cells of fog must be numbers, got text, .* convert with float"): R.corruption_mean(cells | dict(fog=["0.5"] * 5))  # as csv reads them
     del cells["snow"]
     for mean in (R.corruption_mean, R.by_category):
         with pytest.raises(ValueError, match="without five values: snow"): mean(cells)

@@ -56,6 +56,22 @@ def test_labels_and_logits_pass_the_guards():
     with pytest.raises(ValueError, match="4 of 4 rows of logits hold NaN"): stability(z * math.nan, torch.zeros(4).long(), {"step": z})
 
 
+@pytest.mark.parametrize("half", [torch.bfloat16, torch.float16])
+def test_what_half_precision_rounds_away_is_not_measured(half):
+    "In bfloat16 the divergence would be that of the rounding."
+    test, net = load("digits", "test").subset(20), nn.Sequential(nn.Flatten(), nn.Linear(1024, 10)).requires_grad_(False)
+    for p in net.parameters(): p.copy_(torch.randn(p.shape, generator=seeded(4)) / 4)
+    step = {"a": Step(radius=1e-4)}
+    with torch.autocast("cpu", half), pytest.raises(TypeError, match=f"a step changes logits by about as much as {half} rounds them: measure in single"): moved([net], test, step)
+    still, after = net(test.floats()), moved([net], test, step)[0]["arrays"]["a"]
+    true = jensenshannon(*(z.double().softmax(1).numpy() for z in (still, after)), axis=1) ** 2
+    assert stability(still, test.y, {"a": after})["js"]["a"] == pytest.approx(true.mean(), rel=.01)
+    rounded = js_divergence(still.to(half), after.to(half)).mean().item()
+    assert abs(rounded / true.mean() - 1) > .3
+    for pair in ((still.to(half), after), (still, after.to(half))):
+        with pytest.raises(TypeError, match="measure in single precision"): stability(pair[0], test.y, {"a": pair[1]})
+
+
 # ---- the steps ------------------------------------------------------------------------------------------------------
 
 @pytest.mark.parametrize("shape", [(1, 16, 16), (3, 32, 32)])

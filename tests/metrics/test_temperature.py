@@ -80,6 +80,10 @@ def test_a_half_without_a_minimum_says_nothing_or_asks_for_a_guess():
     assert all(math.isfinite(v) for v in cross_fitted(right, y)[0].flatten())
 
 
+def test_logits_that_say_nothing_have_no_better_temperature():
+    with warnings.catch_warnings(action="error"): assert temperature(torch.zeros(6, 3), torch.arange(6) % 3) == FLATTEST
+
+
 @pytest.mark.parametrize("scale, end, where", [(1e-5, SHARPEST, "below 0.01"), (1., None, ""), (1e4, FLATTEST, "above 100"), (1e30, FLATTEST, "above 100")])
 def test_a_least_nll_beyond_what_is_looked_at_is_told(scale, end, where):
     "A network that is sure beyond measure had the temperature 100, and its scaled NLL passed for the least there is."

@@ -209,6 +209,24 @@ def test_where_the_stem_is_counted_it_is_said():
         for name, (_, names) in BUILT.items(): staged(built(name)[0], SHAPE, names)
 
 
+PAST = {"torchvision resnet18": "layer2.0.conv1", "torchvision densenet": "features.denseblock1.denselayer1",
+        "timm resnet18": "layer2.0.bn2", "timm vit": "blocks.1.mlp", "timm convnext": "stages.1.blocks.0.mlp"}
+
+
+@pytest.mark.parametrize("name", PAST)
+def test_a_stage_that_the_pass_goes_around_is_said(name):
+    "A mixture there leaves the rest of the state as it was: the network still sees the images unmixed."
+    net, names = built(name)
+    before, flags = copy.deepcopy(net.state_dict()), [m.training for m in net.modules()]
+    with pytest.warns(UserWarning, match=f"the pass goes around '{PAST[name]}' too: .* name a submodule that everything passes") as told: ours = staged(net, SHAPE, [PAST[name]])
+    assert any(w.filename == __file__ for w in told if "around" in str(w.message))
+    ours.eval()
+    def made_one(k): return ours.features(batch()[0], at=k, through=lambda h: h[:1].expand_as(h).clone())[:2]
+    assert not torch.allclose(*made_one(1)) and torch.allclose(*made_one(0))
+    assert [m.training for m in net.train().modules()] == flags and not any(m._forward_hooks for m in net.modules())
+    assert all(torch.equal(v, before[k]) for k, v in net.state_dict().items())
+
+
 def test_what_can_be_a_stage(pair):
     net, ours = pair
     there = candidates(net, batch()[0], depth=2)
