@@ -114,7 +114,7 @@ def standard_error(e: Effect) -> float:  # of a t-interval; 0 where it has no wi
 
 # %% ../../nbs/repro/86_claim.ipynb #c91dbd66
 def tested(e: Effect) -> tuple[str, float | None]:  # word, p-value
-    "What the numbers say of one effect, for itself."
+    "The verdict of one effect, uncorrected."
     if e.ours is None: return "not run", None
     if e.exact: return ("holds" if asked(e, e.ours) else "does not hold"), None
     if e.low is None or no_spread(e.low, e.high): return "undecided", None
@@ -439,7 +439,7 @@ def alone(f: Found) -> tuple[str, float | None]:
 VERDICTS = ("holds", "does not hold", "undecided", "not run", "withheld")
 
 def verdict(f: Found) -> str:  # one of VERDICTS
-    "What can be said among all claims of the paper."
+    "The verdict among all claims of the paper, corrected by Holm."
     word, p = alone(f)
     if word == "not run": return word
     if p is not None and f.holm is not None and f.holm >= 1 - LEVEL: word = "undecided"
@@ -531,7 +531,7 @@ def answered(claims: tuple,       # of `Claim`
              labels: dict,        # id -> name to show
              at: str,             # the scale that was run
              ) -> list[str]:      # a sentence for each claim that is about this table alone
-    "What a table says of the claims that the ledger tests with it, of each for itself."
+    "The claims that the ledger tests with a table, each with its uncorrected verdict."
     mine = [c for c in claims if all(t.artefact == id for t in c.terms)]
     def sentence(f):
         e, says = shown(f), f.claim.says.rstrip(".")

@@ -27,7 +27,7 @@ MARGINS = {"%": .5, "nats": .05}  # by the unit: a difference within them is non
 # %% ../../nbs/repro/81c_verdicts.ipynb #2027ea34
 @dataclass(frozen=True)
 class Verdict:
-    "What the numbers allow to be said."
+    "A verdict, with the effect and the interval that it comes from."
     word: str                  # "agrees", "higher", "same direction", "undecided (n = 1)", ...
     effect: float | None = None  # a difference or a gain; None: there is none
     low: float | None = None     # its interval
@@ -114,7 +114,7 @@ def claim(effect: tuple | Estimate,  # an effect and its interval, nan for no in
           *, at: str,           # the scale that was run
           margin: float | None = None,  # of an estimate: an effect within it is none
           ) -> Verdict:         # "holds", "does not hold", "no difference", "undecided (why)", or "withheld"
-    "What an interval says of a claim."
+    "The verdict of a claim from an interval."
     words = ("holds", "does not hold")[::sign]
     if isinstance(effect, Estimate):
         found = decide(replace(effect, effect=effect.effect - neutral), (*words, "no difference"), margin)

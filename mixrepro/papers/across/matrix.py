@@ -116,7 +116,7 @@ def matrix_table(measured: pd.DataFrame,        # from `measured_by`
 # %% ../../../nbs/across/04_matrix.ipynb #9f6ec929
 @dataclass(frozen=True)
 class Ranked:
-    "Mean ranks, and what the tests say of them."
+    "Mean ranks, and tests of their differences."
     mean: pd.Series      # method -> mean rank over the metrics, the best first
     families: pd.Series  # likewise, each family of metrics counted once
     blocks: int          # metrics
@@ -126,7 +126,7 @@ class Ranked:
     cd: float            # mean ranks further apart than this differ
 
     def apart(self, method: str) -> list[str]:
-        "The methods whose mean rank can be told from a method's."
+        "The methods whose mean rank differs significantly from a method's."
         return [m for m in self.mean.index if self.pairs.loc[method, m] < 1 - LEVEL]
 
 # %% ../../../nbs/across/04_matrix.ipynb #8ef5ce96
@@ -209,7 +209,7 @@ def diagram(ax: "Axes",  # a matplotlib axis
             labels: dict,
             marked: dict = {},  # method -> colour
             ) -> None:
-    "Mean ranks on a line; a bar joins methods that Nemenyi's test cannot tell apart."
+    "Mean ranks on a line; a bar joins methods that do not differ significantly by Nemenyi's test."
     from scikit_posthocs import critical_difference_diagram
     named = ranked.mean.rename(index=labels)
     pairs = ranked.pairs.rename(index=labels, columns=labels)

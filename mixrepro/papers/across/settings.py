@@ -63,7 +63,7 @@ def fewer(s: Regime, scale: Scale, method: str, seed: int,
     return Cell(method, f"{n} images" if n else "all images", spec)
 
 def mislabelled(s: Regime, scale: Scale, seed: int, dataset: str, share: float) -> Cell:
-    "ERM on all images of a data set, some of whose labels are drawn anew."
+    "ERM on all images of a data set, some of whose labels are redrawn."
     cell = fewer(s, scale, "erm", seed, ALL, share, dataset)
     where = dataset if dataset == s.easy else "all images"
     return Cell("erm", f"{where}, {s.noise:.0%} of labels anew", replace(cell.spec, label_noise=s.noise))

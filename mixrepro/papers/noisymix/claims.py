@@ -251,7 +251,7 @@ def as_dear(method: str, base: str, columns: tuple, margin: float, tables: Table
     return [exact(f"{c}: {method} over {base}", more(c), unit="as a ratio less 1", margin=margin) for c in columns]
 
 def as_long(method: str, margin: float, tables: Tables) -> list:  # of `Effect`
-    "How much longer a step takes than AugMix's, by the clock; blocks of measurements stand for seeds."
+    "How much longer a step takes than AugMix's, in measured time; blocks of measurements take the place of seeds."
     r = indexed(tables, "x-cost", "method").loc[method]
     of = "time, a step, AugMix = 1"
     low, high = (None if pd.isna(r[f"{of}: {end}"]) else float(r[f"{of}: {end}"]) - 1 for end in ("low", "high"))
