@@ -121,7 +121,7 @@ def relabelled(y: Tensor,             # labels 0..k-1, int64 (N,)
                share: float,          # of the images, in [0, 1]
                rng: torch.Generator,  # on the CPU
                ) -> Tensor:           # int64 (N,), on the device of y
-    "Labels of which a share is drawn anew."
+    "Labels of which a share is redrawn."
     if not 0 <= share <= 1: raise ValueError(f"a share of the labels must lie in [0, 1], got {share}")
     check_generator(rng)
     which = torch.randperm(len(y), generator=rng)[:round(share * len(y))]

@@ -62,7 +62,7 @@ def intrusion_loss(mixed: Tensor,     # logits (B,) that a mixture is an origina
                    original: Tensor,  # logits (B,) that an original is one
                    weight: float = 2.,  # originals for a mixture
                    ) -> Tensor:         # in nats, shape ()
-    "How well mixtures are told from originals, the smaller the better (Guo et al., 2019)."
+    "The intruder's loss in telling mixtures from originals (Guo et al., 2019)."
     check_intruders(mixed, original, weight)
     return (F.softplus(mixed).mean() + weight * F.softplus(-original).mean()) / (1 + weight)
 

@@ -249,7 +249,7 @@ def tilt(logits: Tensor,  # (B, K)
 def log_loss(logits: Tensor,  # (B, K)
              logt: Tensor,    # log-probabilities that they are compared with, (B, K); -inf for 0
              ) -> Tensor:     # float64 (B,)
-    "The logarithm of the cross-entropy, which tells losses apart that are 0 in any precision."
+    "The logarithm of the cross-entropy, which differs also where the cross-entropy itself rounds to 0."
     odds = log_odds(logits.double())  # of each class; -log q_k is softplus(-odds), about exp(-odds) for large ones
     logn = torch.where(odds > 30, -odds, F.softplus(-odds).log())
     return (logt + logn.clamp(max=1e300)).logsumexp(1)

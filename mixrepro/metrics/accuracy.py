@@ -125,7 +125,7 @@ def telling_so_far(what: str,      # is measured inside
                    results: list,  # of the networks before, each with "accuracy"
                    seen: dict,     # as for `shares`, of this network
                    ) -> Iterator[None]:
-    "Where a measurement fails, or is stopped, the error also tells what had been found."
+    "Where a measurement fails, or is stopped, the error also holds what had been found."
     try: yield
     except BaseException as e:
         cells = {name: torch.cat(parts).double() for name, parts in seen.items() if parts}

@@ -58,7 +58,7 @@ from ..training.store import Run, Store, keep, keep_arrays, kept, kept_arrays, o
 
 # %% ../../nbs/metrics/69_catalogue.ipynb #0b5eeb10
 def logits(nets: Sequence[Net], test: ImageSet) -> list[dict]:
-    "What each network says of each image of the test set as it is."
+    "Each network's logits for each image of the clean test set."
     return [dict(images=len(test), arrays=dict(logits=predict(net, test))) for net in nets]
 
 def clean(out: Tensor, y: Tensor) -> dict:  # logits (N, K), labels int64 (N,)

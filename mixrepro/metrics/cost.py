@@ -185,7 +185,7 @@ def in_turn(workers: dict,  # name -> Worker
             rounds: int,    # timed steps of each
             device: str,
             ) -> dict:      # name -> seconds of a step, the median
-    "What the clock says of a step of each."
+    "Measured times of a step of each."
     times = {n: [] for n in workers}
     for _, (n, w) in itertools.product(range(rounds), workers.items()): times[n].append(seconds(w.step, device))
     return {n: statistics.median(mine) for n, mine in times.items()}
@@ -215,7 +215,7 @@ class Bench:
         return {n: (steps[n], w.prepare_seconds) for n, w in self.workers.items()}
 
     def costs(self, times: dict) -> list[Cost]:  # times: from `times`, now or before; one cost for each spec
-        "What was counted, with what the clock said."
+        "Counts and measured times."
         def made(spec):
             w = self.workers[n := name_of(spec)]
             (step, before), (products, size) = times[n], self.counts[n]

@@ -206,7 +206,7 @@ class Baseline:
                              "no rate can be divided by that, take more images or another baseline")
 
 def baseline(name: str,         # of the network
-             found: list[dict], # what `flips` says of its seeds
+             found: list[dict], # from `flips`, for each of its seeds
              ) -> Baseline:
     "A baseline from measurements, the mean over its seeds."
     check_seeds_of(found)

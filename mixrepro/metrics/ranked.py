@@ -16,7 +16,7 @@ from .calibration import check_sure, check_weights, confidence
 
 # %% ../../nbs/metrics/61c_ranked.ipynb #1e00e403
 def too_few(n: int, size: int) -> ValueError:  # predictions, of them in a bin
-    "The sentence for whom leaves out the only bin."
+    "The error where no bin is left without the last one."
     return ValueError(f"without its last bin of {size} an RMS calibration error needs {2 * size} predictions or "
                       f"more, got {n}: pass drop_last_bin=False")
 

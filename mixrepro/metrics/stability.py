@@ -80,7 +80,7 @@ def moved(nets: Sequence[Net],  # networks, on the device of the images
           batch: int = 512,     # images in one pass
           # for each network {"images": N, "steps": {name: fields}, "arrays": {name: logits (N, K)}}
           ) -> list[dict]:
-    "What each network says of each test image after a random step (NoisyMix paper, section 3.1)."
+    "Each network's predictions for each test image after a random step (NoisyMix paper, section 3.1)."
     check_networks(nets)
     what = dict(images=len(test), steps={name: asdict(step) for name, step in steps.items()})
     return [what | dict(arrays={name: stepped_logits(net, test, step, batch) for name, step in steps.items()})

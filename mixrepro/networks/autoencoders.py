@@ -76,7 +76,7 @@ def halves(shape: tuple[int, int, int],  # one image, (C, H, W)
 
 # %% ../../nbs/networks/15_autoencoders.ipynb #92fb4408
 class Coder(nn.Module):
-    "What an `encoder` of images of one `shape` says of their codes."
+    "An `encoder` of images of one `shape`: means, log-variances and samples of their codes."
     def moments(self,
                 x: Tensor,  # images, float (B, C, H, W) in [0, 1]
                 ) -> tuple[Tensor, Tensor | None]:  # mean (B, latent); log-variance likewise, None if deterministic

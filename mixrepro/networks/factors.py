@@ -36,7 +36,7 @@ def halve(i: int, o: int,  # channels in and out
 
 # %% ../../nbs/networks/17_factors.ipynb #9e1bb097
 def factor_cnn(shape: tuple[int, int, int],  # one image, (C, H, W); H and W multiples of 16
-               classes: int = 2,             # 2 are told by one number; more have a logit each
+               classes: int = 2,             # 2 share one number; more have a logit each
                width: Annotated[int, "[1, inf)"] = 32,  # channels after the first convolution
                mean: Sequence[float] | None = None,  # of the images in [0, 1]; not normalised if None
                std: Sequence[float] | None = None,   # likewise

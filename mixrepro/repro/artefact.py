@@ -79,7 +79,7 @@ def cells(artefact: Artefact,
 def papers_cells(artefact: Artefact,
                  ours: Sequence[Cell] = (),  # needed where the paper has no plan of its own
                  ) -> list[Cell]:
-    "The cells as the paper itself ran them, of one seed: what ours are held against."
+    "The cells as the paper itself ran them, of one seed: ours are compared with them."
     if artefact.beside: return [cell._replace(spec=artefact.beside(cell)) for cell in ours]
     settings, where = artefact.settings(), scale("paper")
     return [*artefact.shared(settings, where), *(artefact.plan(settings, where, 0) if artefact.plan else ())]

@@ -42,7 +42,7 @@ class Erratum:
 
     @property
     def verdict(self) -> str:  # "confirmed", "in part", "not confirmed" or "by reading"
-        "What the findings allow to be said."
+        "The verdict that follows from the findings."
         if not self.findings: return "by reading"
         held = [f.holds for f in self.findings]
         return "confirmed" if all(held) else "in part" if any(held) else "not confirmed"

@@ -173,7 +173,7 @@ class Estimate:
 
 # %% ../../nbs/repro/81b_estimates.ipynb #a97f0c75
 def over_seeds(m: Measured) -> Estimate:  # of differences
-    "What seeds alone say of their mean."
+    "The estimate of a mean from seeds alone."
     return Estimate(m.mean, m.n, (m.sd**2 / m.n, m.n - 1) if m.n > 1 else None)
 
 # %% ../../nbs/repro/81b_estimates.ipynb #de148fe8

@@ -89,7 +89,7 @@ class Words:
         return ("yes" if r.holm < 1 - LEVEL else "no") + f" (p {'= ' * (r.holm >= .001)}{p_value(r.holm)})"
 
     def gains(self, r: Row) -> list[str]:
-        "The paper's gain, ours, and what is said of it."
+        "The paper's gain, ours, and the verdict."
         return [self.gain(r.paper_gain, r.theirs), self.gain(r.gain.effect, r.gain), self.word(r.gain), self.holm(r)]
 
 # %% ../../nbs/repro/82_ledger.ipynb #7855ba88

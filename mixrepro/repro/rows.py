@@ -123,7 +123,7 @@ class Row:
     paper_gain: float | None  # over the baseline, positive is better; None: it gives none
     gain: Verdict            # of our gain
     value: Verdict           # of our value
-    theirs: Verdict | None = None  # what the paper's own spreads say of its gain; None: it gives none
+    theirs: Verdict | None = None  # the verdict by the paper's own spreads; None: it gives none
     against: str = ""        # over which row the gain is
     contrast: bool = False   # a gain over another row than the baseline
     holm: float | None = None  # its p-value among all of a family
@@ -131,7 +131,7 @@ class Row:
 
 # %% ../../nbs/repro/81d_rows.ipynb #9763ac00
 def printed_gain(p: Published, b: Published, sign: int) -> tuple[float | None, Verdict | None]:
-    "The paper's gain, positive is better, and what its own spreads say of it."
+    "The paper's gain, positive is better, and its verdict by the paper's own spreads."
     if None in (p.mean, b.mean): return None, None
     e = welch(p, b)
     return sign * (p.mean - b.mean), e and gain_verdict(None, replace(e, effect=sign * e.effect))
@@ -146,7 +146,7 @@ def one_row(method: str, column: str, where: tuple,  # which; where: our (data s
             at: str,               # the scale that was run
             margin: float | None = None,    # a difference within it is none
             residual: Shared | None = None,  # of the column, from `block_residual`
-            unprinted: str = "the paper gives a figure only",  # said of values where it prints nothing
+            unprinted: str = "the paper gives a figure only",  # the note on values where it prints nothing
             ) -> Row:
     "A method in a column, with both verdicts."
     p, b = printed.get((method, column), Published()), printed.get((baseline, column), Published())
@@ -186,7 +186,7 @@ def known(columns: dict,       # the paper's column -> our (data set, metric)
 def rival(contrast: tuple,  # (row, against), or (row, "best of", rows)
           column: str, printed: dict, ran: dict, sign: int,  # as for `one_row`
           ) -> str:         # the row that a contrast is over
-    "Whom a row is held against."
+    "The row with which a row is compared."
     row, against, *of = contrast
     if not of:
         pick("row of a contrast", against, ran)
@@ -233,7 +233,7 @@ def rows(paper: pd.DataFrame,     # from `reported`
          margin: float | None = None,  # a difference within it is none
          relative: float | None = None,  # or within this share of the baseline's mean in the column
          pooled: bool = True,     # gains of a column share their spread between seeds
-         unprinted: str = "the paper gives a figure only",  # said of values where it prints nothing
+         unprinted: str = "the paper gives a figure only",  # the note on values where it prints nothing
          ) -> list[Row]:
     "Every method in every column: those of the paper in its order, then ours, then contrasts."
     printed, cells, out = by_cell(paper), checked(measured, scale), []

@@ -204,7 +204,7 @@ def split_of(spec: Spec,  # its split: <data set>-l<labelled>-v<validation>[-s<s
 
 # %% ../../nbs/training/52_loop.ipynb #41659892
 def told_wrong(spec: Spec, images: ImageSet) -> ImageSet:
-    "A training set with the labels that a run is told."
+    "A training set with the labels that a run sees."
     if not spec.label_noise: return images
     return replace(images, y=relabelled(images.y, images.k, spec.label_noise, generator(spec, "labels")))
 

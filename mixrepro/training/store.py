@@ -336,7 +336,7 @@ def sealed_arrays(arrays: dict, made: dict) -> bytes:  # made: of `about`; {} fo
 def keep_arrays(run: Run, name: str, arrays: dict,  # arrays: name -> tensor
                 code: str = "",                     # as for `keep`
                 ) -> None:
-    "Keep what a metric says of single images, with its checksum."
+    "Keep a metric's values for single images, with their checksum."
     plain = {k: v.detach().cpu().contiguous() for k, v in arrays.items()}
     write_atomic(run.folder / "metrics" / f"{name}.safetensors",
                  sealed_arrays(plain, about(run, name, code=code, versions=measured_with())))

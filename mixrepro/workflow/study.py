@@ -372,7 +372,7 @@ class Study(Captioned):
                 blocks: int,      # times that all is measured
                 again: bool = False,  # measure at any rate
                 ) -> list[dict]:  # one a block, for `bench.costs`
-        "What the clock said of runs: as the scale's file of timings has it, which is written where it has nothing."
+        "Measured times of runs, from the scale's file of timings, which is written where it has none."
         asked = dict(rounds=rounds, threads=bench.cores, device=bench.device)
         codes = {name: code_of(w.spec).name for name, w in bench.workers.items()}
         return self.by_clock(codes, blocks, asked, ("hardware", "torch"), lambda: bench.times(rounds), again)

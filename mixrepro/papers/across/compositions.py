@@ -87,7 +87,7 @@ def listed(found: list[Found], labels: dict) -> str:
     return "; ".join(f"{name} ({', '.join(q)})" for name, q in by.items()) or "none"
 
 def told_apart(rows: list[Row], word: str, labels: dict) -> str:
-    "The contrasts of which a word is said, in a line."
+    "The contrasts with a given verdict, in a line."
     def show(v): return labels.get(v, v)
     said_of = [f"{show(r.method)} over {show(r.against)} ({r.column})" for r in rows if word_of(r) == word]
     return "; ".join(said_of) or "none"
@@ -101,7 +101,7 @@ def nearest(rows: list[Row], labels: dict, count: int = 3) -> list[str]:
 
 # %% ../../../nbs/across/05_compositions.ipynb #22dbe31c
 def what_was_found(found: list[Row], labels: dict, at: str) -> list[str]:  # sentences; at: a profile's name
-    "What the contrasts of a page say of the compositions."
+    "The verdicts of a page on the compositions, in sentences."
     each = against_parents(found)
     rows = [r for f in each for r in f.rows]
     counts = pd.Series([word_of(r) for r in rows]).value_counts().reindex(

@@ -25,7 +25,7 @@ if TYPE_CHECKING: from matplotlib.axes import Axes
 # %% ../../../nbs/manifold_mixup/06_dimensions.ipynb #0af2c7a8
 def tidy(found: pd.DataFrame,  # the metrics "dimensions" and "hull" of each run, with method and seed
          ) -> pd.DataFrame:
-    "What is told of a run, its spectrum included."
+    "The numbers of a run, its spectrum included."
     return pd.DataFrame({"dim(H)": found.dim, "model": found.method, "seed": found.seed, "dimension": found.dimension,
                          "scatter": found.scatter, "entropy": found.entropy_hull,
                          "test accuracy (%)": 100 * found.accuracy,

@@ -29,7 +29,7 @@ class Lead:
     holm: float | None = None  # its p-value among all leads of a page
 
     def verdict(self, at: str) -> Verdict:  # at: the scale that was run
-        "What our seeds say of the claim that the method is ahead."
+        "The verdict of our seeds on the claim that the method is ahead."
         return claim((self.ours.mean, *(self.ours.interval or (None, None))), 1, at=at)
 
     def shown(self, at: str) -> dict:
@@ -107,7 +107,7 @@ def held(data: pd.DataFrame,  # from `table`, of one column
          unit: str = "points",
          *, at: str,          # the scale that was run
          ) -> Verdict:
-    "What the interval of a row says of a claim."
+    "The verdict of a claim, from the interval of a row."
     row = data.set_index("method").loc[method]
     gain = (float(row[f"{what} ({unit})"]) for what in ("our gain", "gain low", "gain high"))
     return claim(tuple(gain), sign, at=at)

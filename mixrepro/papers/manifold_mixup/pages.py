@@ -136,7 +136,7 @@ def over_input(data: pd.DataFrame,  # from the ledger's `table` with that contra
                way: str,            # a name in WAYS
                labels: dict,        # id -> name to show
                ) -> list[str]:
-    "What is said of Manifold Mixup over Input Mixup, here and by the paper's own spreads."
+    "Manifold Mixup over Input Mixup, here and by the paper's own spreads, as a sentence."
     def span(r, whose):
         v, *ends = (r[f"{k} (points)"] for k in whose)
         return f"{v:+.2f}" + ("" if pd.isna(ends).any() else " [{:+.2f}, {:+.2f}]".format(*ends))

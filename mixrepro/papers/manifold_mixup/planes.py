@@ -41,7 +41,7 @@ POINTS = ((COLOURS["blue"], "o"), (COLOURS["vermilion"], "^"))
 # %% ../../../nbs/manifold_mixup/01_planes.ipynb #2b1bf331
 def shade(ax: "Axes",      # a matplotlib axis
           grid: Tensor,    # places, row by row upwards, (side * side, 2)
-          logits: Tensor,  # what is said there, (side * side, K)
+          logits: Tensor,  # predicted there, (side * side, K)
           ) -> None:
     "Colour a plane by what the network says at each place; a line where the largest class changes."
     check_logits(logits)
@@ -185,7 +185,7 @@ def judged(measured: pd.DataFrame, model: str, base: str,
            sign: int,     # 1 if the claim is that the model's lies above the base's, -1 below
            *, at: str,    # the scale that was run
            ) -> Verdict:
-    "What the interval says of a claim."
+    "The verdict of a claim, from its interval."
     return claim(effect(measured, model, base, column), sign, 1. if column == "scatter" else 0., at=at)
 
 # %% ../../../nbs/manifold_mixup/01_planes.ipynb #1caef52c

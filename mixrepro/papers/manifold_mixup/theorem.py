@@ -124,6 +124,6 @@ def draw_bent(ax: "Axes", bent: pd.DataFrame,  # from `bent_cases`
         look = dict(color="0.2", ms=4, label=f"dim($\\mathcal{{H}}$) = {k}")
         ax.plot(cells["mixtures learnt from"], cells["nearest neighbours"], f"o{style}", **look)
     ax.axhline(floor, color=tones((1, 10))[10], lw=1.5, label=r"least of a linear $f$, dim($\mathcal{H}$) = 2")
-    ax.set(xscale="log", yscale="log", xlabel="mixtures learnt from", ylabel="mixed loss on new ones",
+    ax.set(xscale="log", yscale="log", xlabel="mixtures learnt from", ylabel="mixed loss on new mixtures",
            title=f"any $f$, {bent.d.iloc[0]} classes: two dimensions will do")
     ax.legend(frameon=False)

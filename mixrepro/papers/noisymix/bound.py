@@ -266,7 +266,7 @@ def draw_nfm(ax: "Axes", gaps: pd.DataFrame,  # from `nfm_gaps`
 # %% ../../../nbs/noisymix/03c_bound.ipynb #cb01b259
 def draw_elasticity(ax: "Axes", every: pd.DataFrame,  # from `elasticities`
                     ) -> None:
-    "What the printed step takes for 1: medians, and the middle 90% of the draws."
+    "The ratio that the printed step takes as 1: medians, and the middle 90% of the draws."
     for kind, part in every.groupby("network", sort=False):
         low, middle, high = (part.groupby("scale").elasticity.quantile(q) for q in (.05, .5, .95))
         ax.fill_between(low.index, low, high, color=TONES[kind], alpha=.18, lw=0)
@@ -274,7 +274,7 @@ def draw_elasticity(ax: "Axes", every: pd.DataFrame,  # from `elasticities`
     ax.axhline(1, color="0.3", lw=1, ls="--")
     ax.text(every.scale.min(), .93, "1: the printed step", va="top", fontsize=7)
     ax.set(xscale="log", ylim=(-1.5, 2.3), xlabel="mean |logit|", ylabel=r"$-S_1\,/\,(\mathbb{E}[1-\lambda]\,JS)$",
-           title="the stability loss: what is taken for 1")
+           title="the stability loss: the ratio taken as 1")
 
 # %% ../../../nbs/noisymix/03c_bound.ipynb #88e5a5a6
 def draw_bounds(ax: "Axes", both: pd.DataFrame,  # from `bounds`

@@ -169,7 +169,7 @@ def categories_led(where: str, says: str, id: str, claim: int) -> Erratum:
 
 # %% ../../../nbs/noisymix/04_errata.ipynb #d6e08999
 def mended_words(table: pd.DataFrame, name: str, column: str, printed: float, where: str, label: str) -> str:
-    "What a caption says of a number that does not fit its row's printed mean."
+    "The sentence of a caption on a number that does not fit its row's printed mean."
     shown, right = row(table, name)[column], mended(table, name, column, printed)
     return (f"{label}'s {shown:.1f} under {column.replace('_', ' ')} is as printed, and most likely a misprint: "
             f"with {right:.1f} its row would have the mean that {where} prints.")

@@ -113,7 +113,7 @@ def rendered_words(study: Any) -> str:  # "" where renditions are ImageNet-R's o
 
 # %% ../../../nbs/noisymix/07_imagenet.ipynb #3263a58c
 def unnamed_words(study: Any) -> str:  # sentences; "" where neither row is run
-    "What stands for two rows of which the paper does not say what they are."
+    "Our choice for two rows that the paper does not describe."
     a, policy = ADVERSARIAL, imagenet_schemes(ImageNet())["autoaugment"].policy
     words = {"adversarial": f"attacks of {a.steps} steps within {255 * a.eps:g}/255, as remembered from Salman et al. "
                             "(2020); the paper names no threat model",

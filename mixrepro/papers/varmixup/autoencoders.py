@@ -68,7 +68,7 @@ def once(cells: Iterable, labels: dict = LABELS) -> list[str]:  # of an artefact
 
 # %% ../../../nbs/varmixup/04_autoencoders.ipynb #a6ffda15
 def told(cells: Iterable, labels: dict = LABELS) -> str:
-    "What a caption says of the autoencoders of an artefact."
+    "The sentences of a caption on the autoencoders of an artefact."
     rows, cells = {}, list(cells)
     for row, spec in sorted(seen_by(cells).items()):
         name = row.partition(":")[2]
@@ -114,7 +114,7 @@ def noise(vae: nn.Module,   # with `moments`
 def informative(vae: nn.Module, train: ImageSet, test: ImageSet,  # image sets
                 k: int = 5,                                       # neighbours
                 ) -> dict[str, float]:  # spread, noise; share; linear, neighbours: accuracies, all three in [0, 1]
-    "Spread and noise of the codes, and how well they tell the classes of test images."
+    "Spread and noise of the codes, and how well the classes of test images are read from them."
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
