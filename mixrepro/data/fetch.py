@@ -355,8 +355,12 @@ def _kind(name: str) -> str:
 
 def verify_tables(root: Path, name: str = "openml") -> list[str]:  # name: as for `openml_ids`
     "What is wrong with the tables of OpenML that a name asks for; with those that are on disk for all of them."
-    from mixrepro.data.tabular import _numbers, verify_openml
-    if not (found := verify_openml(root, _numbers(openml_ids(name)) if ":" in name else None)):
+    from mixrepro.data.tabular import verify_openml
+    asked = []
+    if ":" in name:
+        from mixrepro.data.tabular import _numbers
+        asked = [_numbers(openml_ids(name))]
+    if not (found := verify_openml(root, *asked)):
         raise FileNotFoundError(f"no table of OpenML is in {root}: run `mixrepro data get openml --root {root}`")
     return [why for why in found.values() if why]
 

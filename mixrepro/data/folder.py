@@ -21,7 +21,7 @@ import warnings
 from collections.abc import Callable, Container, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from os import cpu_count
 from os.path import isfile
 from pathlib import Path
@@ -270,7 +270,7 @@ class Added:
     bytes: int               # of all files
     digest: str              # of size, share, seed, and each picture's place and SHA-256
     twice: int = 0           # pictures to test on that are training pictures, too
-    sealed: str = ""         # a digest of all else; empty where an older version wrote it
+    sealed: str = field(default="", compare=False)  # a digest of all else; empty where an older version wrote it
 
     def __str__(self) -> str:
         numbers = " and ".join(f"{n:,} {s}" for s, n in self.images.items())
