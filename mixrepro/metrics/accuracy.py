@@ -8,7 +8,7 @@ __all__ = ['evaluating', 'warn_of_draws', 'check_asked_of', 'predict', 'checked_
 
 # %% ../../nbs/metrics/60_accuracy.ipynb #ce27866c
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
@@ -27,19 +27,18 @@ def evaluating(net: Net) -> Iterator[Net]:  # a network; a plain function passes
     with in_mode(net, "eval"), torch.no_grad(): yield net
 
 # %% ../../nbs/metrics/60_accuracy.ipynb #e7cd7291
-def warn_of_draws(nets: Sequence[Net],  # on the device of the images
+def warn_of_draws(net: Net,    # on the device of the images
                   test: ImageSet,
-                  n: int = 8,           # images that are looked at
+                  n: int = 8,  # images that are looked at
                   ) -> None:
     "Say that a network gives other logits when it sees the same images again."
     x = test.floats(torch.arange(min(n, len(test)), device=test.x.device))
-    for i, net in enumerate(nets, 1):
-        with evaluating(net): first, again = net(x), net(x)
-        check_each_said([first, again])
-        if ((first - again).abs() > 1e-3 * (first.abs() + first.abs().mean())).any():
-            warnings.warn(f"network {i} of {len(nets)} gives other logits for the same images each time: an attack "
-                          "follows one draw only, so what withstands it is not shown to be robust; let the network "
-                          "give its mean over many draws", stacklevel=3)
+    with evaluating(net): first, again = net(x), net(x)
+    check_each_said([first, again])
+    if ((first - again).abs() > 1e-3 * (first.abs() + first.abs().mean())).any():
+        warnings.warn("the network gives other logits for the same images each time: an attack follows one draw only, "
+                      "so what withstands it is not shown to be robust; let the network give its mean over many draws",
+                      stacklevel=3)
 
 # %% ../../nbs/metrics/60_accuracy.ipynb #61c5973d
 def _parts(images: ImageSet | Tensor,  # as for `predict`

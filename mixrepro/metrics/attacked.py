@@ -114,9 +114,9 @@ def attacked(nets: Sequence[Net],      # networks in stages, on the device of th
              ) -> list[dict]:
     "Accuracy of networks under attacks (Manifold Mixup paper, table 3)."
     check_networks(nets); check_counts_of(batch=batch); check_attacks(attacks)
-    warn_of_draws(nets, test)
     results = []
     for i, net in enumerate(nets, 1):
+        warn_of_draws(net, test)
         right, stuck = {name: [] for name in attacks}, dict.fromkeys(attacks, 0)
         for index in torch.arange(len(test), device=test.x.device).split(batch):
             x, y = test.floats(index), test.y[index]
@@ -180,9 +180,9 @@ def unbounded(nets: Sequence[Net],  # networks in stages, on the device of the i
               ) -> list[dict]:
     "Accuracy of networks against the number of steps of an unbounded attack (Manifold Mixup paper, appendix F)."
     check_networks(nets); check_counts_of(batch=batch); check_attack(attack, "walk", ("net", "x", "y"), "Unbounded()")
-    warn_of_draws(nets, test)
     results = []
     for net in nets:
+        warn_of_draws(net, test)
         fell, stuck = map(torch.cat, zip(*(attack.walk(net, test.floats(i), test.y[i])
                                            for i in torch.arange(len(test), device=test.x.device).split(batch))))
         results.append(dict(accuracy=[(fell > t).double().mean().item() for t in range(attack.steps + 1)],

@@ -130,9 +130,9 @@ def robust(nets: Sequence[Net],   # networks, on the device of the images
     "Accuracy of networks within balls of several radii (GenLabel note, real image data)."
     check_networks(nets); check_counts_of(batch=batch, images=images or 1)
     check_rising(radii); check_attack(attack, "__call__", ("net", "x", "y", "eps"), "AutoPGD()")
-    warn_of_draws(nets, test)
     results, test = [], test.subset(images) if images else test
     for i, net in enumerate(nets, 1):
+        warn_of_draws(net, test)
         right, stuck = {name: [] for name in (BEFORE, *radii)}, dict.fromkeys(radii, 0)
         for index in torch.arange(len(test), device=test.x.device).split(batch):
             with telling_so_far(f"network {i} of {len(nets)}", results, right):
