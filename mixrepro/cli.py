@@ -9,8 +9,8 @@ __all__ = ['catalogue', 'artefact', 'scales', 'allotted_time', 'fingerprints', '
            'origin', 'remedy', 'lacking', 'rows', 'said_of_runs', 'list_', 'checked', 'foreign', 'announce', 'follow',
            'times', 'executed', 'looked_at', 'unwritten', 'otherwise_drawn', 'Stopped', 'heard', 'Interrupted',
            'deafen', 'telling_what_is_kept', 'put_an_end', 'handed', 'check_done', 'moment', 'passed_on', 'allotted',
-           'way', 'rounds', 'tell_left', 'PassOn', 'reproduce', 'complaint', 'edited', 'show', 'compare', 'report',
-           'as_html', 'read_in_report', 'make_report', 'outputs', 'adopt_figures', 'adopt', 'packages',
+           'way', 'rounds', 'tell_left', 'tell_runs', 'PassOn', 'reproduce', 'complaint', 'edited', 'show', 'compare',
+           'report', 'as_html', 'read_in_report', 'make_report', 'outputs', 'adopt_figures', 'adopt', 'packages',
            'prefix_of_kernel', 'kernel', 'trial', 'set_aside', 'spoilt', 'checks', 'doctor', 'bench', 'fetchable',
            'check_fetchable', 'data_get', 'data_rows', 'data_verify', 'data_add', 'every_kind', 'data_make',
            'data_split', 'placed', 'unnamed', 'refused', 'check_package', 'open_all', 'main']
@@ -29,7 +29,7 @@ import tempfile
 import threading
 import tomllib
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from errno import EACCES
 from functools import cache
 from html import escape
@@ -406,6 +406,12 @@ def tell_left(ids: list[str], profile: str, base: Path) -> None:
         how_long = "never timed here" if seconds is None else f"{seconds / 60:.0f} min by the last of their kind"
         if missing: print(f"  left of {i}: {missing} of {len(specs)} runs, {how_long}")
 
+# %% ../nbs/workflow/93_cli.ipynb #8c1f822d
+def tell_runs(profile: str, base: Path, ids: Sequence[str] | None = None) -> None:  # ids: all unless given
+    "Write the table of a dear scale's runs, and say where it is."
+    from mixrepro.workflow.trained import list_runs  # with PyTorch, which other commands do without
+    if path := list_runs(profile, base, ids or ()): print(f"runs:    {path}")
+
 # %% ../nbs/workflow/93_cli.ipynb #26eaf10b
 class PassOn(Once):
     "A command that leaves what follows the first -- alone, for another program."
@@ -470,6 +476,7 @@ def reproduce(context: typer.Context,
                 if not extra: check_done(todo, base)
             except allotted_time.OutOfTime as e: late = True; print(f"  {e}", flush=True)
             if late and time.time() >= end: break
+        if not extra: tell_runs(profile, base, ids)
         if late: tell_left([i for some in rounds(ids, profile, base) for i in some], profile, base)
         if news: make_report(profile, base)
 
@@ -549,7 +556,7 @@ def report(profile: Annotated[str, typer.Option("--profile", help=" | ".join(PRO
     need("snakemake")
     if not (base / workflow.WORK / "jobs.json").is_file():
         raise FileNotFoundError(f"nothing was reproduced in {base} yet: run 'mixrepro reproduce' first")
-    with workflow.only_one(base): make_report(profile, base)
+    with workflow.only_one(base): tell_runs(profile, base); make_report(profile, base)
 
 # %% ../nbs/workflow/93_cli.ipynb #9cc0496d
 SHEET = """<!doctype html><meta charset="utf-8"><title>{}</title><style>

@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['COLUMN', 'PAGE', 'STYLE', 'COLOURS', 'MARKERS', 'LINES', 'HATCHES', 'LOOKS', 'LOOK', 'DATA_LABELS', 'NETWORK_LABELS',
-           'CHOICE_LABELS', 'MEASURE_LABELS', 'LABELS', 'PLACES', 'DIGITS', 'NAMED', 'NOT_RUN', 'SHOWN_HERE', 'HEAD',
-           'use_style', 'read_looks', 'named', 'line', 'bar', 'compact', 'round_number', 'rounded', 'named_by_content',
-           'picture', 'save', 'folded', 'told', 'led_here', 'pictures_of', 'entry', 'contents', 'gallery']
+           'CHOICE_LABELS', 'MEASURE_LABELS', 'LABELS', 'PLACES', 'DIGITS', 'NAMED', 'NOT_RUN', 'RUNS', 'SHOWN_HERE',
+           'TRAINED_FOR_IT', 'HEAD', 'use_style', 'read_looks', 'named', 'line', 'bar', 'compact', 'round_number',
+           'rounded', 'named_by_content', 'picture', 'save', 'folded', 'told', 'led_here', 'pictures_of', 'entry',
+           'contents', 'gallery']
 
 # %% ../../nbs/repro/83_figures.ipynb #f0344b15
 import io
@@ -276,8 +277,10 @@ def contents(name: str,          # of a paper
     return f"| {name} | {len(here)}\u00a0of\u00a0{total} | {links(True)} | {links(False)} |"
 
 # %% ../../nbs/repro/83_figures.ipynb #5429ac13
+RUNS = "runs.csv"  # where training costs hours, `workflow.trained` writes it
 SHOWN_HERE = ("Everything that the profile `{}` has regenerated so far: pictures, what was found, "
               "the numbers behind it, and the notebooks.")
+TRAINED_FOR_IT = "[{0}]({0}) has the runs behind them: seeds, scores, seconds, versions and hardware."
 HEAD = """| Paper | Here | Pictures | Tables, theorems |
 | --- | --- | --- | --- |"""
 
@@ -294,5 +297,6 @@ def gallery(folder: str | Path,          # figures/<profile>
         head.append(contents(name, here, len(entries), folder))
         if here: sections.append("\n\n".join([f"## {name}", *(entries[a] for a in here)]))
     above = [f"# Gallery: {folder.name}", banner(folder.name) if folder.name in SCALES else "",
-             SHOWN_HERE.format(folder.name)]
+             SHOWN_HERE.format(folder.name),
+             TRAINED_FOR_IT.format(RUNS) if (folder / RUNS).is_file() else ""]
     return write_if_changed(folder/"README.md", "\n\n".join(filter(None, [*above, "\n".join(head), *sections])) + "\n")
