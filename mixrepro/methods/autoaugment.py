@@ -42,7 +42,7 @@ def auto_augment(x: Tensor,             # images, float (B, C, H, W) in [0, 1], 
     if x.shape[1] not in (1, 3):
         raise ValueError(f"AutoAugment needs grey images or colour images, (B, 1 or 3, H, W), got {tuple(x.shape)}")
     change, levels = AutoAugment(AutoAugmentPolicy(policy)), (255 * x).round().byte()
-    with torch.random.fork_rng(devices=()):
+    with torch.random.fork_rng(devices=()), torch.autocast(x.device.type, enabled=False):
         torch.default_generator.manual_seed(seed_of(rng))
         return torch.stack([change(image) for image in levels]).to(x.dtype) / 255
 

@@ -21,6 +21,14 @@ def test_images_are_torchvisions(policy):
     assert torch.equal(ours, theirs.float() / 255) and not torch.equal(theirs, images)
 
 
+def test_autocast_moves_no_pixel():
+    "Half of a training step runs in bfloat16; places that are rounded to it lie up to a pixel away."
+    x = photographs(16, 64).float() / 255
+    for policy in POLICIES:
+        with torch.autocast("cpu", torch.bfloat16): half = auto_augment(x, seeded(), policy)
+        assert torch.equal(half, auto_augment(x, seeded(), policy))
+
+
 def test_images_of_a_batch_draw_apart():
     "Copies of one photograph: how far neighbours move is not correlated, and 25 pairs, chances and signs give 84 kinds."
     x = photographs(1, 16).float().div(255).repeat(800, 1, 1, 1)
