@@ -75,7 +75,8 @@ SOME_DAMAGED = f"corruptions-{ON_2000}"  # of the test images: where all would t
 # of the test images, the first of each class: a film is thirty images
 SOME_FILMED, FEW_FILMED = "flips-on-500", "flips-on-200"
 # what may be measured on so few test images
-FEW = {"corruptions": (2000, 200, 10), "flips": (500, 200, 50, 2), "linearity": (50,), "fgsm-pixels": (50,)}
+FEW = {"corruptions": (2000, 200, 10), "flips": (500, 200, 50, 2), "linearity": (2000, 50), "fgsm-pixels": (50,),
+       "interpolation": (2000,), "deformed": (2000,), "deformed-mean": (2000,)}
 APGD_ON_250, APGD_ON_60 = "apgd-on-250", "apgd-on-60"  # of the test images; in six steps, and in four
 IN_PIXELS = {name: ATTACKS[name] for name in ("8/255, pixels", "4/255, pixels")}
 METRICS = {"concentration": concentration, "dimensions": dimensions, "interpolation": interpolation,
@@ -104,7 +105,7 @@ def on_first(metric: Callable, n: int, nets: list, test: ImageSet) -> list:
     return metric(nets, test.subset(balanced(test.y, n)))
 
 METRICS |= {f"{name}-on-{n}": partial(on_first, METRICS[name], n)
-            for name in ("linearity", "fgsm-pixels") for n in FEW[name]}
+            for name in FEW if name not in ("corruptions", "flips") for n in FEW[name]}
 
 # %% ../../nbs/metrics/69_catalogue.ipynb #4fd98ec4
 # of logits (N, K) and labels (N,)
@@ -114,8 +115,9 @@ READ = {"clean": clean, "calibration": calibration, "temperature": scaled_metric
 ALSO = {"stability": "moved"}  # of READ: the metric whose arrays are read too
 OF_CELLS = {"corruption-ranks": "corruptions", f"corruption-ranks-{ON_2000}": SOME_DAMAGED,
             "rendered-ranks": "rendered"}  # whose alone are read
-# what a metric is called where a scale damages a part of the test images only
-AT_SOME = {"corruptions": SOME_DAMAGED, "corruption-ranks": f"corruption-ranks-{ON_2000}", "flips": SOME_FILMED}
+# what a metric is called where a scale changes a part of the test images only
+AT_SOME = {"flips": SOME_FILMED} | {name: f"{name}-{ON_2000}" for name in (
+    "corruptions", "corruption-ranks", "linearity", "interpolation", "deformed", "deformed-mean")}
 
 # %% ../../nbs/metrics/69_catalogue.ipynb #8ee738c4
 def key_of(name: str,     # a name in METRICS or READ
@@ -333,7 +335,8 @@ IN_CELLS = {  # kept image by image: what is measured, the array of it, and the 
     **dict.fromkeys(("fgsm-pixels", "fgsm-pixels-on-50"), ("accuracy", "right", IN_PIXELS)),
     **dict.fromkeys(("autoattack", "apgd", APGD_ON_250, APGD_ON_60), ("accuracy", "right", (BEFORE, *BALLS))),
     "neighbours": ("error", "wrong", list(map(str, KS))),
-    "deformed": ("accuracy", "right", DEFORMATIONS), "deformed-mean": ("accuracy", "right", FILLED)}
+    **dict.fromkeys(("deformed", f"deformed-{ON_2000}"), ("accuracy", "right", DEFORMATIONS)),
+    **dict.fromkeys(("deformed-mean", f"deformed-mean-{ON_2000}"), ("accuracy", "right", FILLED))}
 
 # %% ../../nbs/metrics/69_catalogue.ipynb #7430c4d4
 def of_images(runs: list[Run],            # complete

@@ -27,7 +27,7 @@ class Scale:
     datasets: dict              # the paper's data set -> the one that is used; one that is missing is not run
     precision: str = "float32"  # of training
     recipe: dict = field(default_factory=dict)  # fields of a classifier's run that are the same in all papers
-    damaged: int = 0            # test images that meet corruptions; 0: all
+    damaged: int = 0            # test images that are corrupted, deformed, mixed or moved; 0: all
     only: tuple[str, ...] = ()  # the artefacts that it is for, the most wanted first; (): all
     together: int = 0           # one execution trains several cells, up to so many runs; 0: each cell has its own
     verdicts: bool = True       # False where networks are too bad for any

@@ -78,7 +78,7 @@ class Trained:
         if store is None: clone()  # in another folder no store is begun
         self.artefact, self.scale, self.store = find(id), scale(profile), store
         self.settings, self.cells = self.artefact.settings.at(profile), cells(self.artefact, profile, seeds)
-        self.labels, self.corrupted, self.added = LABELS | labels, {}, []
+        self.labels, self.corrupted, self.some, self.added = LABELS | labels, {}, set(), []
         use_style()
 
     def add(self,
@@ -150,15 +150,16 @@ class Measured(Trained):
                     network=cell.spec.network, seed=cell.spec.seed)
 
     def values(self, metric: str) -> list:
-        "A metric's value for every run, as plain JSON; whose corruptions it used is noted for the caption."
+        "A metric's value for every run, as plain JSON; what was measured on whose images is noted for the caption."
         if metric in metrics.DAMAGED:
             n = int(metric.rpartition("-")[2]) if "-on-" in metric else self.scale.damaged
             on = f", on {n:,} test images, the first of each class" if n else ""
             self.corrupted = {d: corruption_source(d).words + on for d in self.datasets.values()}
+        elif self.named(metric) != metric: self.some.add(int(self.named(metric).rpartition("-")[2]))
         return metrics.measure(self.runs, self.named(metric))
 
     def named(self, metric: str) -> str:
-        "A metric's name at this scale: some scales corrupt or film only a part of the test images."
+        "A metric's name at this scale: some scales change only a part of the test images."
         return metrics.AT_SOME.get(metric, metric) if self.scale.damaged else metric
 
     def rows(self,
@@ -301,8 +302,9 @@ class Captioned(Tempered):
         "The sentences under everything that is published: the number of seeds, and all departures from the paper."
 
         corrupted = [f"Corruptions of {self.labels.get(d, d)}: {words}." for d, words in self.corrupted.items()]
+        some = [f"Measured on {n:,} test images, the first of each class." for n in sorted(self.some)]
         return [*self.trials(), *self.departures.sentences(self.labels), *self.beyond(), *self.shared(), *corrupted,
-                *caveats()]
+                *some, *caveats()]
 
     def trials(self) -> list[str]:
         "How many seeds there are, whether fewer than the scale's, and which rows have fewer still."

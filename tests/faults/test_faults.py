@@ -600,7 +600,9 @@ FORKS = "import sys; from mixrepro.workflow import warm; warm.ENOUGH = 1; from m
 def started(base: Path, forked: bool = False, **env) -> subprocess.Popen:
     "A reproduction; its kernel is a fork of a process that has imported already, or one of its own."
     env = {k: v for k, v in os.environ.items() if k != "MIXREPRO_HOME"} | env
-    def hears(): signal.signal(signal.SIGINT, signal.default_int_handler)
+    def hears():
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)  # the campaign may have been begun by nohup
     command = [sys.executable, "-c", FORKS] if forked else [COMMAND]
     return subprocess.Popen([*command, "reproduce", ID, "--profile", "smoke"], cwd=base, env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
                             start_new_session=True, preexec_fn=hears)

@@ -16,11 +16,13 @@ from mixrepro.data import corrupted
 from mixrepro.data.corruptions import CATEGORIES, CORRUPTIONS, corrupt
 from mixrepro.data.datasets import load
 from mixrepro.data.digits import blobs
-from mixrepro.data.images import ImageSet
+from mixrepro.data.images import ImageSet, balanced
+from mixrepro.metrics import catalogue
 from mixrepro.metrics import robustness as R
 from mixrepro.metrics.accuracy import accuracy, evaluating, nll, predict
 from mixrepro.metrics.calibration import confidence, ece, reliability
 from mixrepro.metrics.ranked import aurra, rms_error
+from mixrepro.networks.zoo import build
 
 
 @st.composite
@@ -338,3 +340,15 @@ def test_on_the_device():
     want = R.robustness(net, test, kinds=("contrast",))
     there = R.robustness(net.cuda(), test.to("cuda"), kinds=("contrast",))
     assert predict(net, test).device.type == "cpu" and there["nll"]["contrast"] == pytest.approx(want["nll"]["contrast"], rel=1e-3)
+
+
+@pytest.mark.parametrize("name", ["interpolation", "linearity", "deformed", "deformed-mean"])
+def test_what_is_measured_on_a_part_is_that_of_the_part(name):
+    "The same number of images of each class, and image by image where the whole is."
+    test, net = load("digits-few", "test"), build("tiny-cnn", (1, 8, 8), 10, seeded()).eval()
+    part, few = test.subset(balanced(test.y, 20)), partial(catalogue.on_first, catalogue.METRICS[name], 20)
+    assert catalogue.AT_SOME[name] == f"{name}-on-2000" and catalogue.METRICS[f"{name}-on-2000"].args == (catalogue.METRICS[name], 2000)
+    (mine,), (theirs,) = few([net], test), catalogue.METRICS[name]([net], part)
+    arrays, others = (dict(m.pop("arrays", {})) for m in (mine, theirs))
+    assert mine == theirs and all(torch.equal(a, others[k]) for k, a in arrays.items()) and part.y.bincount().eq(2).all()
+    assert catalogue.IN_CELLS.get(name) == catalogue.IN_CELLS.get(f"{name}-on-2000")

@@ -1,5 +1,6 @@
 "What a study refuses before anything begins."
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -35,3 +36,16 @@ def test_in_another_folder_no_store_is_begun(monkeypatch, tmp_path):
     monkeypatch.delenv("MIXREPRO_HOME", raising=False); monkeypatch.chdir(tmp_path)
     with pytest.raises(FileNotFoundError, match="no notebooks under .*: they come with a clone"): study.Study("vm-table1", "smoke")
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("metric, some, said", [("interpolation", "interpolation-on-2000", 2000), ("deformed-mean", "deformed-mean-on-2000", 2000), ("linearity", "linearity-on-2000", 2000),
+                                                ("flips", "flips-on-500", 500), ("clean", "clean", 0)])
+def test_a_scale_that_measures_a_part_says_so_under_everything(metric, some, said, monkeypatch, tmp_path):
+    asked = []
+    monkeypatch.setattr(study.metrics, "measure", lambda runs, name: asked.append(name) or [])
+    page = study.Study("mm-fig2", "smoke", 1, Store(tmp_path / "runs"))
+    page.values(metric)
+    assert "first of each class" not in " ".join(page.caption()) and asked == [metric], "all test images"
+    page.scale = replace(page.scale, damaged=2000)
+    page.values(metric)
+    assert (f"Measured on {said:,} test images, the first of each class." in page.caption()) == bool(said) and asked[1] == some
