@@ -107,7 +107,8 @@ def check_spelling(text: "pd.Series",  # cells
         if (other := looks.setdefault(_visible(c), c)) != c:
             raise ValueError(f"column {name!r} has {other!r} and, in {place(c)}, {c!r}, which look alike: write both "
                              "in one way, or declare the column nominal (in index.json; in pandas a category)")
-    if codes and numbers and (odd := next((c for c, s in kinds.items() if s == "spelled"), "")):
+    alone = numbers or "word" not in kinds.values()  # no class is a word: "0,5" is a number of another spelling
+    if codes and alone and (odd := next((c for c, s in kinds.items() if s == "spelled"), "")):
         raise ValueError(f"column {name!r} holds numbers, but {place(odd)} has {odd!r}: write a number there, or leave "
                          "the cell empty if it is missing")
     large = {c.strip() for c in numbers if len(c.strip().lstrip("+-")) > 15 and c.strip().lstrip("+-").isdecimal()}

@@ -5,15 +5,15 @@
 # %% auto #0
 __all__ = ['OLDER', 'OF_A_ROW', 'WORST', 'VERDICTS', 'HEAD', 'HOW', 'SEPARATE', 'PLACE', 'check_table', 'Tables', 'once',
            'indexed', 'number', 'Effect', 'asked', 'freedom', 'standard_error', 'tested', 'alike', 'estimated',
-           'mean_of', 'unpaired', 'tabled', 'kept_freedom', 'as_it_stands', 'by_seed', 'times', 'seed_by_seed',
-           'in_its_unit', 'Over', 'Paired', 'Asked', 'exact', 'share', 'Claim', 'Found', 'on_its_side', 'against_it',
-           'shown', 'alone', 'verdict', 'ledger', 'needed', 'interval', 'frame', 'in_words', 'answered', 'page',
-           'tally', 'own_numbers']
+           'mean_of', 'unpaired', 'tabled', 'kept_freedom', 'as_it_stands', 'by_seed', 'times', 'levelled',
+           'seed_by_seed', 'in_its_unit', 'Over', 'Paired', 'Asked', 'exact', 'share', 'Claim', 'Found', 'on_its_side',
+           'against_it', 'shown', 'alone', 'verdict', 'ledger', 'needed', 'interval', 'frame', 'in_words', 'answered',
+           'page', 'tally', 'own_numbers']
 
 # %% ../../nbs/repro/86_claim.ipynb #82422f9d
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -149,10 +149,11 @@ def estimated(what: str, e: Estimate | None, **more: Any) -> Effect:
     if e is None: return Effect(what, **more)
     low, high = e.interval or (None, None)
     beyond = replace(e, effect=e.effect - more.get("bound", 0.))
-    needs = None if more.get("margin") else seeds_to_decide(beyond)  # to tell it from the bound
+    known = low is not None and not no_spread(low, high)
+    needs = seeds_to_decide(beyond) if known and not more.get("margin") else None  # to tell it from the bound
     over = more.pop("over", e.over)
-    return Effect(what, ours=e.effect, low=low, high=high, p=beyond.p if low is not None and not no_spread(low, high)
-                  else None, n=e.n, needs=needs, over=over, df=e.df if low is not None else None, **more)
+    return Effect(what, ours=e.effect, low=low, high=high, p=beyond.p if known else None, n=e.n, needs=needs,
+                  over=over, df=e.df if low is not None else None, **more)
 
 # %% ../../nbs/repro/86_claim.ipynb #02255464
 def mean_of(row: pd.Series, whose: str, factor: float = 1.) -> Published:  # "paper" or "our"
@@ -211,6 +212,13 @@ def by_seed(row: pd.Series) -> dict:  # seed -> value; empty where the table is 
 
 def times(values: dict, factor: float) -> dict: return {seed: factor * v for seed, v in values.items()}
 
+def levelled(d: Sequence[float] | np.ndarray,  # differences of two numbers of a table
+             most: float,                      # the largest of the numbers, without its sign
+             ) -> np.ndarray:
+    "The differences; as one where only the six digits of a table's file tell them apart: that is no spread."
+    d = np.asarray(d, dtype=float)
+    return np.full(len(d), d.mean()) if len(d) and np.ptp(d) <= 2e-5 * most else d
+
 def seed_by_seed(what: str, mine: dict, theirs: dict,  # seed -> value
                  sign: int,                       # 1 where higher is better, -1 where lower is
                  residual: Shared | None = None,  # of the column, from `block_residual`
@@ -219,6 +227,8 @@ def seed_by_seed(what: str, mine: dict, theirs: dict,  # seed -> value
     both = sorted(set(mine) & set(theirs))
     if not both: return Effect(what, **more)
     mine, theirs = ({s: v[s] for s in both} for v in (mine, theirs))
+    d = levelled([mine[s] - theirs[s] for s in both], max(map(abs, (*mine.values(), *theirs.values()))))
+    mine = {s: theirs[s] + v for s, v in zip(both, d)}
     return estimated(what, gained(mine, theirs, sign, what, residual), **more)
 
 # %% ../../nbs/repro/86_claim.ipynb #5ef63f12
@@ -347,7 +357,9 @@ class Paired:
         if self.log: wide = np.log(wide.where(np.isfinite(wide)))  # of what is infinite nothing is a share
         d = ((wide[self.method] - wide[rival]) * (1 if self.higher else -1)).dropna()
         if d.empty: return Effect(what)
-        return estimated(what, over_seeds(Measured(d)), margin=self.margin, bound=self.bound, unit=self.unit)
+        most = 1. if self.log else np.abs(wide.loc[d.index, [self.method, rival]]).max(axis=None)
+        e = over_seeds(Measured(levelled(d, most)))
+        return estimated(what, e, margin=self.margin, bound=self.bound, unit=self.unit)
 
 # %% ../../nbs/repro/86_claim.ipynb #f9cfff2b
 @dataclass(frozen=True)

@@ -37,7 +37,7 @@ def leaders(data: pd.DataFrame,      # as for `side_by_side`
     "The methods with the best mean, of those that the paper prints and that were run."
     both = data.dropna(subset=["paper mean (%)", "our mean (%)"])
     def best(g, whose):
-        means = g[f"{whose} mean (%)"]
+        means = g[f"{whose} mean (%)"].round(9)  # equal is equal
         first = g.method[means == (means.min() if lowest else means.max())]
         return TOGETHER.join(labels.get(m, m) for m in first)
     groups = both.groupby("column", sort=False)

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['TEMPERED', 'UNMIXED', 'alike', 'check_row', 'Trained', 'pictured', 'Measured', 'Page', 'Compared', 'Tempered',
-           'one_family', 'networks', 'sharing', 'Captioned', 'duration', 'Study']
+           'comparisons', 'one_family', 'networks', 'sharing', 'Captioned', 'duration', 'Study']
 
 # %% ../../nbs/workflow/91_study.ipynb #2133123d
 from collections import Counter
@@ -263,13 +263,20 @@ class Tempered(Compared):
         return ["## After one fitted temperature", how, self.grid(shown, 3), gains]
 
 # %% ../../nbs/workflow/91_study.ipynb #c9802f5f
+def comparisons(rows: pd.DataFrame) -> list[tuple]:  # from the ledger's `table`
+    "What tells the comparisons of rows apart."
+    return list(rows.reindex(columns=["method", "column", "metric", "against", "p"]).itertuples(index=False, name=None))
+
 def one_family(parts: tuple, data: pd.DataFrame | None) -> tuple[list, pd.DataFrame | None]:
     "What is published, p-values corrected for all comparisons together, and once how to read them."
     every = ledger.together([p.sheet for p in parts if isinstance(p, Page) and p.sheet])
     sheets, how = iter(every), list(dict.fromkeys(sentence for s in every for sentence in s.how))
     parts = [Page(s.data, s.blocks, s) if isinstance(p, Page) and p.sheet and (s := next(sheets)) else p for p in parts]
     if how: parts.append(" ".join(how))
-    if data is not None and ledger.HOLM in data: data = data.assign(**{ledger.HOLM: holm(data["p"])})
+    if data is not None and ledger.HOLM in data:  # a row has the p-value of the page; one that it does not show, of all
+        there = {c: p for s in every for c, p in zip(comparisons(s.data), s.data[ledger.HOLM])}
+        own = zip(comparisons(data), holm(data["p"]))
+        data = data.assign(**{ledger.HOLM: [there.get(c, p) for c, p in own]}).astype({ledger.HOLM: float})
     return parts, data
 
 # %% ../../nbs/workflow/91_study.ipynb #d9b915ef

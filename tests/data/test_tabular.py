@@ -234,6 +234,14 @@ def test_an_odd_cell_in_a_column_of_numbers_is_refused_with_its_place(tmp_path, 
     with pytest.warns(UserWarning, match="the column 'a' is left out: its texts all differ"), pytest.raises(ValueError, match="no column is left"): tabular(1, tmp_path)
 
 
+def test_a_target_of_decimal_commas_is_named(tmp_path):
+    (tmp_path / "openml").mkdir()
+    (tmp_path / "openml" / "1_t.csv").write_text("a,class\n" + "".join(f'{i},"{i % 2},5"\n' for i in range(9)))
+    with pytest.raises(ValueError, match=r"1_t.csv: column 'class' holds numbers, but row 1 \(line 2\) has '0,5'"): tabular(1, tmp_path)
+    with pytest.raises(ValueError, match="column 'class' holds numbers, but row 1 has '1,000'"): T.to_labels(pd.Series(["1,000", "2,000"]))
+    assert T.to_labels(pd.Series(["low", "1,000", "2,000"]))[1] == ("1,000", "2,000", "low"), "beside a word it is a class"
+
+
 @pytest.mark.parametrize("cell, sentence", [("inf", "the target is inf in row 8"), ("-inf", "the target is -inf in row 8"), ("x", r"'class' holds numbers, but row 8 \(line 9\) has 'x'")])
 def test_an_odd_target_is_refused(tmp_path, cell, sentence):
     rows = [f"{i},{i + .25}" for i in range(20)]

@@ -2,6 +2,7 @@
 import math
 
 import numpy as np
+import pandas as pd
 import pytest
 from scipy import stats
 
@@ -17,7 +18,23 @@ def test_equal_differences_decide_no_claim(value, margin):
     "Two seeds that happen to give one difference say nothing of a third: a claim must not hold where a verdict is undecided."
     e = over_seeds(Measured([value] * 2))
     assert gain_verdict(1., e, margin).word == "undecided (no spread)"
-    assert claim.tested(estimated("a over b", e, margin=margin)) == ("undecided", None)
+    found = estimated("a over b", e, margin=margin)
+    assert claim.tested(found) == ("undecided", None) and found.needs is None, "nor how many seeds would do"
+
+
+@pytest.mark.parametrize("rows", [300, 539, 9, 7000])
+@pytest.mark.parametrize("seeds", [2, 3, 5])
+def test_equal_differences_stay_equal_in_a_tables_six_digits(rows, seeds):
+    "Two rows of the test set more, seed by seed: shares of them are rounded on the way through a file."
+    right = [int(.8 * rows) - 3 * s - s * s for s in range(seeds)] if rows > 9 else [5, 6, 7, 4, 3][:seeds]
+    b, a = ({s: float(f"{100 * (k + more) / rows:.6g}") for s, k in enumerate(right)} for more in (0, 2))
+    assert claim.tested(claim.seed_by_seed("a over b", a, b, 1)) == ("undecided", None)
+    data = pd.DataFrame([dict(model=m, seed=s, v=v) for m, by in (("a", a), ("b", b)) for s, v in by.items()])
+    (e,) = claim.Paired("x", "a", "b", "v")({"x": data})
+    assert claim.tested(e) == ("undecided", None) and e.ours == pytest.approx(200 / rows, abs=1e-4)
+    more = a | {0: a[0] + 100 / rows}  # but one row more of one seed is a spread
+    e = claim.seed_by_seed("a over b", more, b, 1)
+    assert e.high - e.low == pytest.approx(np.diff(over_seeds(Measured([more[s] - b[s] for s in b])).interval)[0])
 
 
 def test_p_values_of_separate_samples_are_scipys():

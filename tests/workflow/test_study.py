@@ -3,8 +3,11 @@
 from dataclasses import replace
 from types import SimpleNamespace
 
+import numpy as np
+import pandas as pd
 import pytest
 
+from mixrepro.repro.ledger import HOLM, reported, sheet
 from mixrepro.training.store import Store
 from mixrepro.workflow import injected, study
 
@@ -49,3 +52,17 @@ def test_a_scale_that_measures_a_part_says_so_under_everything(metric, some, sai
     page.scale = replace(page.scale, damaged=2000)
     page.values(metric)
     assert (f"Measured on {said:,} test images, the first of each class." in page.caption()) == bool(said) and asked[1] == some
+
+
+def test_a_file_says_of_a_comparison_what_its_page_says():
+    "The page may show more than its file holds, or less: what stands in both has one corrected p-value."
+    rng = np.random.default_rng(3)
+    values = [dict(method=m, dataset="digits", metric=c, seed=s, value=50 + rng.normal(0, 1) + 2 * (m == "mixup"))
+              for c in "abcd" for m in ("erm", "mixup") for s in range(5)]
+    def page(columns): return study.Page.of(sheet(reported("varmixup", "vm-fig2"), pd.DataFrame(values), {c: ("digits", c) for c in columns}, at="embedded"))
+    def corrected(data): return {c: p for c, p in zip(data.column, data[HOLM]) if p == p}
+    for shown, held in (("abc", "a"), ("ab", "abcd"), ("abc", "abc")):
+        parts, data = study.one_family(tuple(map(page, shown)), page(held).data)
+        on_page = {c: p for part in parts[:-1] for c, p in corrected(part.data).items()}
+        assert {c: p for c, p in corrected(data).items() if c in shown} == {c: p for c, p in on_page.items() if c in held}
+        assert list(corrected(data)) == list(held) and len({*on_page}) == len(shown)

@@ -29,6 +29,7 @@ from scipy import stats
 from ...data.corruptions import CATEGORIES
 from ...metrics.flips import mean_flips
 from ...metrics.robustness import by_category
+from ...repro.columns import TOGETHER
 from ...repro.estimates import LEVEL, Measured, among, block_residual
 from ...repro.figures import COLOURS
 from ...repro.rows import checked, gained
@@ -244,16 +245,17 @@ def matrix_answer(table: pd.DataFrame, ranked: Ranked, labels: dict, at: str) ->
     "What the matrix says, in sentences."
     def show(m): return labels.get(m, m)
     def first(ranks): return ", ".join(f"{show(m)} ({v:.1f})" for m, v in ranks.sort_values().head(3).items())
-    place = {m: i + 1 for i, m in enumerate(ranked.mean.index)}
+    place = ranked.mean.round(9).rank(method="min").astype(int).to_dict()  # those of one mean rank share a place
     sides = {m: of_method(table, m) for m in place if m != BASE}
     above, below = (sum(len(s[k]) for s in sides.values()) for k in (0, 1))
     never = [m for m, (up, down) in sides.items() if up and not down]
     told, pairs = ranked.apart(BASE), ranked.pairs.to_numpy()[np.triu_indices(len(place), 1)]
-    best = table.pivot_table(index="family", columns="method", values="rank", sort=False).idxmin(axis=1)
+    ranks = table.pivot_table(index="family", columns="method", values="rank", sort=False).round(9)
+    best = {f: TOGETHER.join(map(show, r.index[r == r.min()])) for f, r in ranks.iterrows()}
     words = [f"{len(place)} methods, {ranked.blocks} metrics. Best mean ranks: {first(ranked.mean)}; "
              f"each family counted once: {first(ranked.families)}.",
              f"ERM has place {place[BASE]} of {len(place)}, with {ranked.mean[BASE]:.1f}.",
-             f"Best by family: {'; '.join(f'{f}: {show(m)}' for f, m in best.items())}.",
+             f"Best by family: {'; '.join(f'{f}: {m}' for f, m in best.items())}.",
              f"Friedman: chi-squared {ranked.statistic:.0f}, p = {ranked.p:.1g}.",
              f"Critical difference: {ranked.cd:.1f} ranks. Pairs that differ by more: {(pairs < 1 - LEVEL).sum()} of "
              f"{len(pairs)}. Methods that differ from ERM: {few_of(told, labels)}.",

@@ -20,7 +20,7 @@ from .losses import CLAIMS
 from .margins import REACHED, widest
 from .settings import Theory
 from .tables import FEATURES, ON_PAR, ROWS, note_counts
-from ...repro.claim import OLDER, Asked, Claim, Effect, Over, Tables, estimated, exact, share
+from ...repro.claim import OLDER, Asked, Claim, Effect, Over, Tables, estimated, exact, levelled, share
 from ...repro.estimates import Measured, over_seeds
 from ...repro.rows import reported
 from ...repro.verdicts import p_of
@@ -78,7 +78,7 @@ def wider_margin(against: str, tables: Tables) -> list:  # of `Effect`
     data = data[data.metric == "median margin"]
     def one(column):
         wide = data[data.column == column].pivot(index="seed", columns="method", values="value")
-        gain = (wide["genlabel"] - wide[against]).dropna()
+        gain = levelled((wide["genlabel"] - wide[against]).dropna(), wide.abs().max(axis=None))
         return estimated(f"genlabel over {against}, {column}", over_seeds(Measured(gain)), unit="")
     return [one(c) for c in data.column.unique()] or [Effect(f"genlabel over {against}", why=OLDER)]
 
@@ -89,7 +89,8 @@ def fewer_intrude(tables: Tables) -> list:  # of `Effect`
     def one(column, metric, mine):
         wide = mine.pivot(index="seed", columns="method", values="value")
         what = f"y_mix over y_gen, {column}, {metric.removeprefix('intrusion, ')}"
-        return estimated(what, over_seeds(Measured(wide["y_mix"] - wide["y_gen"])), unit="share")
+        gain = levelled(wide["y_mix"] - wide["y_gen"], wide.abs().max(axis=None))
+        return estimated(what, over_seeds(Measured(gain)), unit="share")
     found = [one(*key, mine) for key, mine in data.groupby(["column", "metric"], sort=False)]
     return found or [Effect("y_mix over y_gen", why=OLDER)]
 

@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['DEEP', 'SHARES', 'ON_PAR', 'ROWS', 'NAMES', 'NOTE_NAMES', 'FEATURES', 'ASKED', 'SPLITS', 'FOLDS', 'FEW', 'at_hand',
-           'results', 'clocks', 'tidy', 'differences', 'counted', 'sign_test', 'note_counts', 'printed_means', 'lead',
-           'best_in_print', 'manufactured', 'if_chosen', 'note_gain', 'mean_sd', 'beside_note', 'summary', 'worded',
-           'over_sets', 'gaining', 'coin', 'tried_words', 'tidy_together', 'which_tables', 'all_rows', 'five_seeds',
-           'by_split', 'splits_tried', 'table_name', 'cut_at', 'draw_ordered', 'draw_histogram', 'draw_named',
-           'draw_differences', 'how_drawn']
+           'results', 'clocks', 'tidy', 'differences', 'sides', 'counted', 'sign_test', 'note_counts', 'printed_means',
+           'lead', 'best_in_print', 'manufactured', 'if_chosen', 'note_gain', 'mean_sd', 'beside_note', 'summary',
+           'worded', 'over_sets', 'gaining', 'coin', 'tried_words', 'tidy_together', 'which_tables', 'all_rows',
+           'five_seeds', 'by_split', 'splits_tried', 'table_name', 'cut_at', 'draw_ordered', 'draw_histogram',
+           'draw_named', 'draw_differences', 'how_drawn']
 
 # %% ../../../nbs/genlabel/03b_tables.ipynb #caa33611
 import hashlib
@@ -36,7 +36,7 @@ from ...data.tabular import COLLECTIONS, FOLDER, NOTE, _records, _source, to_lab
 from ...methods.densities import fit_gaussian
 from ...fingerprint import CODE, reach
 from .openml import Protocol, on_tables, table_of
-from ...repro.estimates import LEVEL, plus
+from ...repro.estimates import LEVEL, no_spread, plus
 from ...repro.figures import COLOURS
 from ...repro.rows import reported
 from ...repro.verdicts import claim
@@ -101,14 +101,19 @@ def differences(rows: pd.DataFrame,  # from `tidy`
 # %% ../../../nbs/genlabel/03b_tables.ipynb #cff8ecd4
 ON_PAR = .5  # points (GenLabel note, statistics)
 
+def sides(d: pd.DataFrame) -> np.ndarray:  # from `differences`; 1, -1 or 0 for each set
+    "On which side of 0 a set's interval lies; of one without a width, where all trials gain alike, nothing is said."
+    return np.array([0 if no_spread(a, b) else (a > 0) - (b < 0) for a, b in zip(d.low, d.high)], dtype=int)
+
 def counted(d: pd.DataFrame) -> dict:  # from `differences`
     "Counts of sets (higher, on par, lower; own interval without 0), the mean gain, and the tests over sets."
-    gain, moved = d.gain.to_numpy(), d.gain.round(9) != 0
+    gain, side = d.gain.round(9).to_numpy(), sides(d)  # equal is equal: to 0, to half a point, and among ranks
+    moved = gain != 0
     p = stats.wilcoxon(gain[moved]).pvalue if moved.sum() > 5 else math.nan
     half = stats.t.ppf(.5 + LEVEL / 2, len(d) - 1) * gain.std(ddof=1) / math.sqrt(len(d)) if len(d) > 1 else math.nan
-    up, down = (int((side * gain[moved] > 0).sum()) for side in (1, -1))
+    up, down = int((gain > 0).sum()), int((gain < 0).sum())
     return dict(sets=len(d), higher=int((gain > ON_PAR).sum()), on_par=int((abs(gain) <= ON_PAR).sum()),
-                lower=int((gain < -ON_PAR).sum()), above_0=int((d.low > 0).sum()), below_0=int((d.high < 0).sum()),
+                lower=int((gain < -ON_PAR).sum()), above_0=int((side > 0).sum()), below_0=int((side < 0).sum()),
                 mean=gain.mean(), low=gain.mean() - half, high=gain.mean() + half, median=float(np.median(gain)), p=p,
                 up=up, down=down, sign=sign_test(up, up + down))
 
@@ -352,7 +357,7 @@ def cut_at(d: pd.DataFrame) -> float:  # from `differences`
 
 def draw_ordered(ax: "Axes", d: pd.DataFrame, title: str, ink: str = "vermilion", most: float = 0.) -> None:
     "All differences in their order, with intervals over trials; coloured: without 0; band: on par."
-    place, reach, clear = np.arange(len(d)), d[["gain", "low", "high"]], (d.low > 0) | (d.high < 0)
+    place, reach, clear = np.arange(len(d)), d[["gain", "low", "high"]], sides(d) != 0
     ax.axhspan(-ON_PAR, ON_PAR, color="0.93", lw=0); ax.axhline(0, color="0.5", lw=.6)
     for mine, colour in ((~clear, "0.6"), (clear, COLOURS[ink])):
         bars = [reach.gain[mine] - reach.low[mine], reach.high[mine] - reach.gain[mine]]
@@ -379,7 +384,7 @@ def draw_histogram(ax: "Axes", by: dict, title: str) -> None:  # what it is call
 # %% ../../../nbs/genlabel/03b_tables.ipynb #3ef8ff8e
 def draw_named(ax: "Axes", d: pd.DataFrame, title: str, ink: str = "vermilion", named: bool = True) -> None:
     "A row for each set, the first above; marks as for `draw_ordered`."
-    place, clear = np.arange(len(d)), (d.low > 0) | (d.high < 0)
+    place, clear = np.arange(len(d)), sides(d) != 0
     ax.axvspan(-ON_PAR, ON_PAR, color="0.93", lw=0); ax.axvline(0, color="0.5", lw=.6)
     for mine, colour in ((~clear, "0.5"), (clear, COLOURS[ink])):
         bars = [d.gain[mine] - d.low[mine], d.high[mine] - d.gain[mine]]

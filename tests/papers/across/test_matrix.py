@@ -67,6 +67,17 @@ def test_what_is_said_follows_from_the_numbers(better, words):
     assert words in matrix_answer(table, ranked_methods(table), {}, "embedded")
 
 
+def test_methods_of_one_rank_are_named_together_and_share_a_place():
+    one = made(better=20.)
+    both = pd.concat([one, one[one.method.isin(["a", "erm"])].replace({"a": "twin", "erm": "erm 2"})])
+    table = matrix_table(both)
+    text = " ".join(matrix_answer(table, ranked_methods(table), {}, "embedded"))
+    alone = " ".join(matrix_answer(matrix_table(one), ranked_methods(matrix_table(one)), {}, "embedded"))
+    assert "clean: a;" in alone and "clean: a and twin;" in text and "smooth: a and twin." in text
+    mean = ranked_methods(table).mean
+    assert f"ERM has place {(mean < mean['erm']).sum() + 1} of 6" in text and mean["erm"] == mean["erm 2"]
+
+
 @pytest.mark.parametrize("shift, word", [(.2, "1 above"), (-.2, "1 below"), (0., "0 above, 0 below")])
 def test_a_composition_is_judged_by_its_numbers(shift, word):
     rng = np.random.default_rng(1)

@@ -14,7 +14,7 @@ from mixrepro.papers.genlabel.openml import protocols
 from mixrepro.papers.genlabel.settings import ARTEFACTS, OpenML
 from mixrepro.papers.genlabel.claims import more_sets
 from mixrepro.papers.genlabel.tables import (FEATURES, SPLITS, all_rows, at_hand, beside_note, by_split, coin, counted, differences, gaining, manufactured, note_counts,
-                                             note_gain, over_sets, printed_means, results, sign_test, splits_tried, summary, tidy,
+                                             note_gain, over_sets, printed_means, results, sides, sign_test, splits_tried, summary, tidy,
                                              tried_words)
 
 from helpers import SHARED
@@ -40,6 +40,27 @@ def test_counts_and_tests_against_scipy(gains, seed):
     interval = stats.ttest_1samp(gain, 0).confidence_interval()
     assert (found["low"], found["high"]) == pytest.approx((interval.low, interval.high))
     assert found["sign"] == pytest.approx(stats.binomtest(int((moved > 0).sum()), len(moved)).pvalue)
+
+
+def of_rows(more, right=(90, 95, 87, 99, 84), rows=120):
+    "A set for each tuple: of so many rows a method has so many more right than Mixup, trial by trial."
+    return tidy([dict(id=0, name=f"t{i}", n=90, d=4, k=2, removed=0., methods=dict(
+        genlabel=dict(accuracy=[(r + m) / rows for r, m in zip(right, each)]), mixup=dict(accuracy=[r / rows for r in right])))
+        for i, each in enumerate(more)])
+
+
+def test_what_is_equal_but_for_rounding_is_equal():
+    "Three rows more of 120 in five trials are half a point, which is on par; equal differences share a rank."
+    moves = [tuple(s * each[(k + j) % 5] for k in range(5)) for each in ((3, 0, 0, 0, 0), (1, 1, 1, 0, 0)) for j in range(5) for s in (1, -1)]
+    found = counted(differences(of_rows(moves), "genlabel", "mixup"))
+    assert (found["higher"], found["on_par"], found["lower"], found["up"], found["down"]) == (0, 20, 0, 10, 10)
+    more = [*moves[:4:2], *moves[1::2], (2, 2, 2, 1, 0), (3, 3, 0, 5, 0)]
+    assert counted(differences(of_rows(more), "genlabel", "mixup"))["p"] == stats.wilcoxon([3] * 2 + [-3] * 10 + [7, 11]).pvalue
+
+
+def test_an_interval_without_width_is_on_no_side():
+    found = counted(d := differences(of_rows([(1,) * 5, (-2,) * 5, (1, 2, 1, 2, 1), (-3, -4, -3, -4, -3)]), "genlabel", "mixup"))
+    assert sides(d).tolist() == [-1, 0, 0, 1] and (found["above_0"], found["below_0"], found["up"], found["down"]) == (1, 1, 2, 2)
 
 
 def test_the_notes_counts():
