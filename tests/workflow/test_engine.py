@@ -430,7 +430,7 @@ def test_a_kernel_that_dies_at_its_start_is_started_once_more(project, tmp_path,
     died, site = tmp_path / "died", tmp_path / "site"
     site.mkdir(), died.mkdir()
     (site / "sitecustomize.py").write_text(f"""import os, sys
-if "ipykernel_launcher" in sys.orig_argv and len(os.listdir({str(died)!r})) < {deaths}:
+if "alone" in sys.orig_argv and len(os.listdir({str(died)!r})) < {deaths}:
     open(os.path.join({str(died)!r}, str(os.getpid())), "w").close(); os._exit(1)""")
     done = mixrepro("reproduce", "mm-theorem1", *SMOKE, cwd=quick(project), PYTHONPATH=os.pathsep.join([str(site), os.environ["PYTHONPATH"]]))
     if deaths == 1: assert done.returncode == 0, done.stdout + done.stderr
@@ -447,11 +447,11 @@ def test_a_long_reproduction_forks_its_kernels(project, monkeypatch):
 from mixrepro.files import home, write_together
 before = "torch" in sys.modules and "pandas" not in sys.modules
 import pandas
-words = f"{{sys.orig_argv[2:4]}} {{before}} {{os.environ['OMP_NUM_THREADS']}} {{pandas.get_option('display.max_columns')}} {{os.getcwd() == str(home())}}"
+words = f"{{sys.orig_argv[2:4]}} {{before}} {{os.environ['OMP_NUM_THREADS']}} {{pandas.get_option('display.max_columns')}} {{os.getcwd() == str(home())}} {{sys.path.count('')}}"
 write_together({{home() / "{FIGURES}" / f"{ID}.{{end}}": words for end in ("svg", "png", "csv", "md")}})""")
     done = mixrepro_here("reproduce", ID, *SMOKE, cwd=project)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert (project / FIGURES / f"{ID}.md").read_text() == f"{[warm.__file__, 'serve']} True 1 20 True"
+    assert (project / FIGURES / f"{ID}.md").read_text() == f"{[warm.__file__, 'serve']} True 1 20 True 1"
 
 
 @pytest.mark.parametrize("away, asked, left", [(False, "100/1s", None), (False, "5/1s", "5/1s"), (False, None, None), (True, "100/1s", "100/1s"), (True, "5/1s", "5/1s")])
