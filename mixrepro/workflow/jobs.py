@@ -155,7 +155,8 @@ def jobs(ids: list[str],            # artefacts; empty: every ready one
     every = groups([s for specs in plans.values() for s in specs], scale(profile).together)
     if every: check_parameters(base / TRAIN, dict(plan=""))
     train = said_by(base / TRAIN)
-    printed = [sha256(f.read_bytes()) for f in sorted((files("mixrepro") / "reported").iterdir(), key=str)]
+    reported = sorted((files("mixrepro") / "reported").iterdir(), key=str)
+    printed = [sha256(f.read_bytes()) for f in reported if f.name.endswith(".csv")]
     def reached(a): return code_of_notebook(as_function(c["source"] for c in code_cells(base / a.notebook))).name
     of = {name_of(s): name for name, g in every.items() for s in g["specs"]}
     def task(a, v):
@@ -331,6 +332,7 @@ INLINE = "module://matplotlib_inline.backend_inline"
 
 def takes_files(folder: str | Path) -> bool:
     "Whether files can be written in a folder, which is made if it is missing."
+    if str(folder).startswith("~"): return False  # of a user whom the system does not know
     try:
         os.makedirs(folder, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder): return True

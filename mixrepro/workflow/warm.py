@@ -27,7 +27,8 @@ from pathlib import Path
 # %% ../../nbs/workflow/92a_warm.ipynb #efb488f9
 def sources(folder: str | Path) -> dict:  # file -> (size in bytes, time of its last change in ns)
     "The source files below a folder, and when each was written."
-    return {str(f): (s.st_size, s.st_mtime_ns) for f in sorted(Path(folder).rglob("*.py")) for s in [f.stat()]}
+    files = (f for f in sorted(Path(folder).rglob("*.py")) if f.stem.isidentifier())  # as `mixrepro.files.modules`
+    return {str(f): (s.st_size, s.st_mtime_ns) for f in files for s in [f.stat()]}
 
 # %% ../../nbs/workflow/92a_warm.ipynb #f28f9238
 OWN = ("JPY_PARENT_PID", "JPY_SESSION_NAME", "MIXREPRO_PARENT", "PYDEVD_DISABLE_FILE_VALIDATION",
@@ -216,8 +217,10 @@ def of_job(env: dict) -> dict:
     return env | dict.fromkeys(THREADS, "1") | dict.fromkeys(TEMPORARY, tempfile.gettempdir())
 
 def able() -> bool:
-    "Whether this system forks as is needed here."
-    return sys.platform == "linux" and hasattr(os, "pidfd_open")
+    "Whether this system forks as is needed here; Linux before 5.3 and some containers have no numbers for processes."
+    try: os.close(os.pidfd_open(os.getpid()))
+    except (OSError, AttributeError): return False
+    return sys.platform == "linux"
 
 def launched(address: str) -> list[str]:
     "The command by which Jupyter starts a kernel."

@@ -527,3 +527,30 @@ def test_bytes_that_are_no_text(project, monkeypatch):
     def begin(*args, **how): raise Begun
     monkeypatch.setattr(workflow, "snakemake", begin)
     with pytest.raises(Begun): cli.make_report("smoke", project)
+
+
+def test_what_others_lay_beside_the_package_is_not_read(tmp_path):
+    "A Mac's and an editor's files beside modules, and a folder of JupyterLab beside published numbers: nothing could be imported any more."
+    shutil.copytree(Path(workflow.__file__).parents[1], tmp_path / "mixrepro", ignore=shutil.ignore_patterns("__pycache__"))
+    (tmp_path / "mixrepro/._core.py").write_bytes(b"\0\5\x16\7\xff")
+    (tmp_path / "mixrepro/workflow/.#jobs.py").symlink_to("somebody@host.1")
+    (tmp_path / "mixrepro/reported/.ipynb_checkpoints").mkdir()
+    code = """from mixrepro.workflow import jobs, warm
+assert warm.sources(jobs.package_folder()) and jobs.__file__.startswith(JOBS)
+print(jobs.jobs(["mm-theorem1"], "smoke", {}, BASE)["artefacts"]["mm-theorem1"]["made_of"])"""
+    make_project(tmp_path / "project")
+    code = f"from pathlib import Path; BASE, JOBS = Path({str(tmp_path / 'project')!r}), {str(tmp_path)!r}\n{code}"
+    env = dict(os.environ) | dict(PYTHONPATH=os.pathsep.join([str(tmp_path), os.environ["PYTHONPATH"]]))
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=env, text=True, capture_output=True)
+    here = workflow.jobs([ID], "smoke", {}, tmp_path / "project")["artefacts"][ID]["made_of"]
+    assert done.stdout.strip() == here, done.stdout + done.stderr
+
+
+def test_no_folder_is_made_for_a_user_whom_the_system_does_not_know(tmp_path, monkeypatch):
+    "Of such a one, without HOME, `~` stays as it is: a folder of that name was made in the current one."
+    import pwd
+    def unknown(uid): raise KeyError(f"getpwuid(): uid not found: {uid}")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(pwd, "getpwuid", unknown)
+    for name in ("HOME", "XDG_CACHE_HOME"): monkeypatch.delenv(name, raising=False)
+    assert workflow.environment(tmp_path)["XDG_CACHE_HOME"] == str(tmp_path / workflow.WORK / "cache") and not [*tmp_path.iterdir()]

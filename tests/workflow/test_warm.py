@@ -1,6 +1,7 @@
 """Kernels that are forks of a process that has imported already: they work as fresh ones do, end with whoever started them, and are refused where they would differ."""
 
 import contextlib
+import errno
 import json
 import os
 import signal
@@ -226,6 +227,13 @@ def test_forks_have_the_package_that_has_planned(hidden, tmp_path):
     code = f"import runpy, sys; runpy.run_path({warm.__file__!r})['serve']('warm-test-{os.getpid()}-own', '0', '.', ('mixrepro.core',), ()); print(sys.modules['mixrepro.core'].__file__)"
     done = subprocess.run([sys.executable, "-c", code], env=hidden, cwd=tmp_path, capture_output=True, text=True)
     assert done.stdout.strip() == str(Path(warm.__file__).parents[1] / "core.py"), done.stdout + done.stderr
+
+
+def test_a_kernel_of_linux_without_numbers_for_processes_forks_nothing(tmp_path, monkeypatch):
+    "The server ended at its first fork, and the notebook that had asked began anew."
+    def lacking(pid): raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+    monkeypatch.setattr(os, "pidfd_open", lacking)
+    with warm.serving(dict(os.environ), tmp_path, warm.ENOUGH, tmp_path / "warm.log") as address: assert address == ""
 
 
 def test_a_server_that_cannot_work_says_why(tmp_path, capfd):
