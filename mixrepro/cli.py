@@ -6,14 +6,14 @@
 __all__ = ['catalogue', 'artefact', 'scales', 'allotted_time', 'fingerprints', 'specifications', 'contents', 'standing', 'stores',
            'workflow', 'drawings', 'warm', 'app', 'KEPT', 'BEGUN', 'PATIENCE', 'SHEET', 'TRIAL', 'VARIABLES', 'BENCHES',
            'data_app', 'Root', 'Once', 'Verbs', 'tell_version', 'about', 'sources', 'named', 'package', 'absent',
-           'origin', 'remedy', 'lacking', 'rows', 'said_of_runs', 'list_', 'checked', 'foreign', 'announce', 'follow',
-           'times', 'executed', 'looked_at', 'unwritten', 'otherwise_drawn', 'Stopped', 'heard', 'Interrupted',
-           'deafen', 'telling_what_is_kept', 'put_an_end', 'handed', 'check_done', 'moment', 'passed_on', 'allotted',
-           'way', 'rounds', 'tell_left', 'tell_runs', 'PassOn', 'reproduce', 'complaint', 'edited', 'show', 'compare',
-           'report', 'as_html', 'read_in_report', 'make_report', 'outputs', 'adopt_figures', 'adopt', 'packages',
-           'prefix_of_kernel', 'kernel', 'trial', 'set_aside', 'spoilt', 'checks', 'doctor', 'bench', 'fetchable',
-           'check_fetchable', 'data_get', 'data_rows', 'data_verify', 'data_add', 'every_kind', 'data_make',
-           'data_split', 'placed', 'unnamed', 'refused', 'check_package', 'open_all', 'main']
+           'origin', 'remedy', 'lacking', 'rows', 'said_of_runs', 'list_', 'checked', 'foreign', 'edited',
+           'edited_tables', 'announce', 'follow', 'times', 'executed', 'looked_at', 'unwritten', 'otherwise_drawn',
+           'Stopped', 'heard', 'Interrupted', 'deafen', 'telling_what_is_kept', 'put_an_end', 'handed', 'check_done',
+           'moment', 'passed_on', 'allotted', 'way', 'rounds', 'tell_left', 'tell_runs', 'PassOn', 'reproduce',
+           'complaint', 'show', 'compare', 'report', 'as_html', 'read_in_report', 'make_report', 'outputs',
+           'adopt_figures', 'adopt', 'packages', 'prefix_of_kernel', 'kernel', 'trial', 'set_aside', 'spoilt', 'checks',
+           'doctor', 'bench', 'fetchable', 'check_fetchable', 'data_get', 'data_rows', 'data_verify', 'data_add',
+           'every_kind', 'data_make', 'data_split', 'placed', 'unnamed', 'refused', 'check_package', 'open_all', 'main']
 
 # %% ../nbs/workflow/93_cli.ipynb #7198371c
 import contextlib
@@ -50,8 +50,8 @@ from typer.core import TyperCommand
 import mixrepro
 from .core import pick
 from .extras import Lazy, need
-from .files import (ADVICE, check_typed, clone, explained, home, in_a_line, several, sha256, small_text,
-                            worded, write_atomic, write_if_changed)
+from .files import (ADVICE, check_typed, clone, explained, home, in_a_line, modules, several, sha256,
+                            small_text, worded, write_atomic, write_if_changed)
 from .papers.index import PAPERS, entries, entry_of
 from .repro.entry import PROFILES, profile_of, state
 from .workflow.listed import lines_kept
@@ -181,11 +181,28 @@ def checked(profile: str, ids: list[str] | None = None) -> None:
 # %% ../nbs/workflow/93_cli.ipynb #ca16bff8
 def foreign(base: Path) -> str:  # empty where there is none
     "A remark on a package that is another than the one in the clone whose notebooks it executes."
-    def code(folder): return {p.relative_to(folder): p.read_bytes() for p in folder.rglob("*.py")}
+    def code(folder):
+        every = [*modules(folder), *folder.glob("reported/[!.]*.csv")]
+        return {p.relative_to(folder): p.read_bytes() for p in every}
     own, there = Path(mixrepro.__file__).resolve().parent, (base / "mixrepro").resolve()
     if own == there or not there.is_dir() or code(own) == code(there): return ""
     return (f"what computes is the code in {own}, which is another than that in {there}: to have the clone's, "
             f"install it with '{shlex.join([sys.executable, '-m', 'pip', 'install', '-e', str(base)])}'")
+
+# %% ../nbs/workflow/93_cli.ipynb #eefdaaca
+def edited(base: Path, name: str, file: Path) -> bool:  # name: <profile>-<artefact>
+    "Whether a file of an artefact that was drawn here is another since; without PyTorch, as `altered_since` would say."
+    try: was = json.loads(small_text(base / "runs/.workflow/read" / f"{name}.json"))["files"][str(file)]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError): return False
+    return was != sha256(base / file)
+
+def edited_tables(todo: dict, base: Path) -> list[Path]:
+    "Tables that an artefact of the plan reads, none of the plan draws, and somebody has changed since they were drawn."
+    if not any("after" in a for a in todo["artefacts"].values()): return []
+    others = [(p, e) for p in PROFILES for e in entries().values() if (p, e.id) not in
+              {(todo["profile"], i) for i in todo["artefacts"]}]
+    there = [(f"{p}-{e.id}", f) for p, e in others for f in e.files(Path("figures") / p) if f.suffix == ".csv"]
+    return [f for name, f in there if (base / f).is_file() and edited(base, name, f)]
 
 # %% ../nbs/workflow/93_cli.ipynb #53319b8e
 def announce(todo: dict, base: Path) -> None:
@@ -201,6 +218,9 @@ def announce(todo: dict, base: Path) -> None:
                 f"{missing} to train, " + (f"{seconds:.0f} s last time" if seconds is not None else "never timed here"))
         print(f"  {g['title']}: {when}")
     for line in workflow.check_standing(todo, base): print(f"  {line}")
+    if found := edited_tables(todo, base):
+        print(f"  {several([*map(str, found)])}, which is read, was changed since it was drawn here: reproduce "
+              f"{several([f.stem for f in found])} to have it drawn again")
     sys.stdout.flush()
 
 # %% ../nbs/workflow/93_cli.ipynb #5783c42f
@@ -500,13 +520,6 @@ def complaint(failed: list[tuple[Path, str]], todo: dict, base: Path) -> str:
     why += workflow.hiding(base)
     return f"{own if own in todo['artefacts'] else name} failed {why}; {kept}; the whole log is {log}"
 
-# %% ../nbs/workflow/93_cli.ipynb #eefdaaca
-def edited(base: Path, name: str, file: Path) -> bool:  # name: <profile>-<artefact>
-    "Whether a file of an artefact that was drawn here is another since; without PyTorch, as `altered_since` would say."
-    try: was = json.loads(small_text(base / "runs/.workflow/read" / f"{name}.json"))["files"][str(file)]
-    except (OSError, ValueError, KeyError, TypeError, RecursionError): return False
-    return was != sha256(base / file)
-
 # %% ../nbs/workflow/93_cli.ipynb #03ccc1f8
 @app.command()
 def show(id: str, profile: Annotated[str, typer.Option("--profile", help=" | ".join(PROFILES))] = "embedded") -> None:
@@ -597,8 +610,9 @@ def make_report(profile: str, base: Path) -> None:
     print(f"gallery: {page}")
     html = base / "figures" / profile / "report.html"
     shown = {str(f): sha256(base / f) for i in there for f in entry_of(i).files(Path("figures") / profile)}
-    stamp, made_of = base / workflow.WORK / "reports" / profile, workflow.made_of(shown, SHEET)
-    if html.is_file() and stamp.is_file() and stamp.read_bytes() == made_of.encode(): return print(f"report:  {html}")
+    stamp = base / workflow.WORK / "reports" / profile
+    def made_of(): return workflow.made_of(shown, SHEET, sha256(html)).encode()
+    if html.is_file() and stamp.is_file() and stamp.read_bytes() == made_of(): return print(f"report:  {html}")
     stamp.unlink(missing_ok=True)
     todo = read_in_report(workflow.jobs(there, profile, {}, base), base)
     write_if_changed(base / workflow.WORK / "report.json", json.dumps(todo, indent=1))
@@ -610,7 +624,7 @@ def make_report(profile: str, base: Path) -> None:
     if process.returncode:
         raise RuntimeError(f"Snakemake could not write its report {html} "
                            f"({workflow.told(log) or 'it does not say why'}): the whole log is {log}")
-    write_atomic(stamp, made_of)
+    write_atomic(stamp, made_of())
     print(f"report:  {html}")
 
 # %% ../nbs/workflow/93_cli.ipynb #cd15a526
@@ -634,8 +648,10 @@ def adopt_figures(profile: str, base: Path) -> int:  # how many
     if not drawn: return 0
     tasks = workflow.jobs(drawn, profile, {}, base)["artefacts"]
     old = {i: t for i, t in tasks.items() if (base / t["stamp"]).read_bytes() != t["made_of"].encode()}
+    store = stores.Store(base / "runs")
     for i, t in old.items():
-        drawings.note(base, f"{profile}-{i}", [base / f for f in t["outputs"]], (), "after" in t)
+        runs = [store.run(c.spec) for c in artefact.cells(catalogue.find(i), profile)]
+        drawings.note(base, f"{profile}-{i}", [base / f for f in t["outputs"]], runs, "after" in t)
         write_atomic(base / t["stamp"], t["made_of"])
     return len(old)
 

@@ -6,7 +6,7 @@
 __all__ = ['PART', 'ADVICE', 'LARGEST_TEXT', 'OF_ANOTHER_CLONE', 'retold', 'explained', 'flush_folder', 'stage', 'write_together',
            'write_atomic', 'sha256', 'check_typed', 'home', 'clone', 'in_a_line', 'several', 'worded',
            'write_if_changed', 'system_locks', 'lock_holder', 'set_aside', 'TooLarge', 'small_text', 'check_nested',
-           'check_bytecode', 'for_git']
+           'modules', 'check_bytecode', 'for_git']
 
 # %% ../nbs/01_files.ipynb #1ee2fde5
 import contextlib
@@ -207,9 +207,13 @@ def check_nested(path: str | os.PathLike) -> None:  # of a JSON file
                          "made again") from None
 
 # %% ../nbs/01_files.ipynb #b17ec0d2
+def modules(folder: str | os.PathLike) -> list[Path]:  # of a package
+    "Its modules; what an editor, a synchroniser or another system lays beside them has a name that nobody imports."
+    return [p for p in sorted(Path(folder).rglob("*.py")) if p.stem.isidentifier()]
+
 def check_bytecode(folder: str | os.PathLike) -> None:  # of a package, none of whose modules is imported yet
     "Take away kept bytecode that is no newer than its source, whatever date that bears."
-    for source in Path(folder).rglob("*.py"):
+    for source in modules(folder):
         with contextlib.suppress(OSError, NotImplementedError):  # there is none, or nobody may take it away
             kept = Path(cache_from_source(source))
             if kept.stat().st_mtime_ns <= source.stat().st_ctime_ns: kept.unlink()

@@ -33,7 +33,7 @@ from types import BuiltinFunctionType, CellType, CodeType, FunctionType, MethodT
 from typing import Any
 
 import mixrepro
-from .files import several, sha256
+from .files import modules, several, sha256
 
 PACKAGE = "mixrepro"
 
@@ -47,7 +47,7 @@ def package_folder() -> Path:
 def sources(folder: Path = package_folder()) -> dict[str, str]:
     "The source of every module of the package, by the module's name."
     def name(p): return ".".join((PACKAGE, *p.relative_to(folder).with_suffix("").parts)).removesuffix(".__init__")
-    return {name(p): p.read_text(encoding="utf-8") for p in sorted(folder.rglob("*.py")) if p.name != "_modidx.py"}
+    return {name(p): p.read_text(encoding="utf-8") for p in modules(folder) if p.name != "_modidx.py"}
 
 def data_files(folder: Path = package_folder()) -> dict[str, Path]:
     "The files of the package that are no code, by their place in it; published numbers have a digest of their own."

@@ -45,8 +45,10 @@ def check_table(path: Path) -> None:
 class Tables:
     "The tables that the artefacts of one scale have left, by id."
     def __init__(self, folder: str | Path) -> None:  # figures/<profile>
-        self.files = {f.stem: f for f in sorted(Path(folder).glob("*/*.csv"))}
-        self.read = {}
+        self.files, self.read = {}, {}
+        for f in sorted(Path(folder).glob("[!.]*/[!.]*.csv")):
+            if (one := self.files.setdefault(f.stem, f)) != f:
+                raise ValueError(f"{one} and {f} are both the table of {f.stem}: move the one away that is a copy")
 
     def __contains__(self, id: str) -> bool: return id in self.files
     def __getitem__(self, id: str) -> pd.DataFrame:

@@ -19,7 +19,7 @@ need("pandas")
 import pandas as pd
 
 from ..files import for_git, in_a_line, small_text, write_atomic
-from ..repro.claim import VERDICTS
+from ..repro.claim import VERDICTS, Tables
 from ..repro.ledger import DIRECTIONS
 
 # %% ../../nbs/workflow/98_again.ipynb #1383da3c
@@ -42,7 +42,8 @@ def verdicts(figures: Path,      # figures/<profile>
              ) -> pd.DataFrame:  # kind, artefact, what, again, verdict: a row for each claim and each comparison
     "Everything that the tables in a folder of figures say is so, is not so or is undecided."
     found = []
-    for path in sorted(figures.glob(f"*/{named}.csv")):
+    for id, path in Tables(figures).files.items():
+        if named not in ("*", id): continue
         try: table = pd.read_csv(path, dtype=str, keep_default_na=False)
         except ValueError as e:
             raise ValueError(f"{path} is no table ({in_a_line(str(e))}): take it from the clone again, or draw "

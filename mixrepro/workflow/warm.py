@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['OWN', 'STREAMS', 'IMPORTED', 'CALLED', 'ASKING', 'ENOUGH', 'THREADS', 'TEMPORARY', 'sources', 'differing', 'user_of',
-           'put', 'got', 'answer', 'said', 'ask', 'become', 'threads', 'be_kernel', 'Server', 'serve', 'of_job', 'able',
-           'launched', 'serving']
+           'put', 'got', 'answer', 'said', 'ask', 'become', 'take_own_package', 'launch', 'alone', 'threads',
+           'be_kernel', 'Server', 'serve', 'of_job', 'able', 'launched', 'serving']
 
 # %% ../../nbs/workflow/92a_warm.ipynb #32504527
 import contextlib
@@ -27,7 +27,8 @@ from pathlib import Path
 # %% ../../nbs/workflow/92a_warm.ipynb #efb488f9
 def sources(folder: str | Path) -> dict:  # file -> (size in bytes, time of its last change in ns)
     "The source files below a folder, and when each was written."
-    return {str(f): (s.st_size, s.st_mtime_ns) for f in sorted(Path(folder).rglob("*.py")) for s in [f.stat()]}
+    files = (f for f in sorted(Path(folder).rglob("*.py")) if f.stem.isidentifier())  # as `mixrepro.files.modules`
+    return {str(f): (s.st_size, s.st_mtime_ns) for f in files for s in [f.stat()]}
 
 # %% ../../nbs/workflow/92a_warm.ipynb #f28f9238
 OWN = ("JPY_PARENT_PID", "JPY_SESSION_NAME", "MIXREPRO_PARENT", "PYDEVD_DISABLE_FILE_VALIDATION",
@@ -91,7 +92,26 @@ def become(address: str, argv: list[str]) -> None:
     "Be a kernel: a forked one, or else a fresh one."
     status = ask(address, argv)
     if status is not None: sys.exit(status)
-    os.execv(sys.executable, [sys.executable, "-m", "ipykernel_launcher", *argv])
+    os.execv(sys.executable, [sys.executable, "-P", __file__, "alone", *argv])
+
+def take_own_package() -> None:
+    "Import the package that this file lies in, and that has made the plans: the clone may hold another, found earlier."
+    sys.path.insert(0, str(Path(__file__).parents[2]))
+    importlib.import_module("mixrepro")
+    del sys.path[0]
+
+def launch(argv: list[str]) -> None:
+    "Start ipykernel; a person's own modules are found in its folder, behind the standard library, as without -P."
+    at = next((i for i, p in enumerate(sys.path) if Path(p).name.endswith("-packages")), len(sys.path))
+    if not os.environ.get("PYTHONSAFEPATH"): sys.path.insert(at, "")
+    sys.argv = ["ipykernel_launcher", *argv]
+    from ipykernel.kernelapp import launch_new_instance
+    launch_new_instance()
+
+def alone(argv: list[str]) -> None:
+    "Be a fresh kernel."
+    take_own_package()
+    launch(argv)
 
 # %% ../../nbs/workflow/92a_warm.ipynb #9e5f5987
 IMPORTED = ("ipykernel.kernelapp", "torch._dynamo", "torchvision", "scipy.stats", "matplotlib.figure",
@@ -110,9 +130,7 @@ def be_kernel(question: dict, streams: list[int], server: int) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     os.environ.update(question["env"]); os.chdir(question["cwd"])
     if "numpy" in sys.modules: sys.modules["numpy"].random.seed()  # as Python's own does by itself
-    sys.argv = ["ipykernel_launcher", *question["argv"], f"--IPKernelApp.parent_handle={server}"]
-    from ipykernel.kernelapp import launch_new_instance
-    launch_new_instance()
+    launch([*question["argv"], f"--IPKernelApp.parent_handle={server}"])
 
 # %% ../../nbs/workflow/92a_warm.ipynb #19b791fe
 class Server:
@@ -178,6 +196,7 @@ def serve(address: str, parent: str, folder: str, modules: tuple = IMPORTED, cal
     "Be the server: import, and fork whoever asks. A fork has one thread only, so it ends where an import started more."
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     server = Server(address, int(parent), folder)
+    take_own_package()
     for name in modules: importlib.import_module(name)
     for module, _, name in (where.partition(":") for where in called): getattr(importlib.import_module(module), name)()
     if threads() > 1: sys.exit(f"an import has started {threads() - 1} threads, which a fork would not have")
@@ -198,12 +217,14 @@ def of_job(env: dict) -> dict:
     return env | dict.fromkeys(THREADS, "1") | dict.fromkeys(TEMPORARY, tempfile.gettempdir())
 
 def able() -> bool:
-    "Whether this system forks as is needed here."
-    return sys.platform == "linux" and hasattr(os, "pidfd_open")
+    "Whether this system forks as is needed here; Linux before 5.3 and some containers have no numbers for processes."
+    try: os.close(os.pidfd_open(os.getpid()))
+    except (OSError, AttributeError): return False
+    return sys.platform == "linux"
 
 def launched(address: str) -> list[str]:
     "The command by which Jupyter starts a kernel."
-    if not address: return [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
+    if not address: return [sys.executable, "-P", __file__, "alone", "-f", "{connection_file}"]
     return [sys.executable, "-P", "-S", __file__, "become", address, "-f", "{connection_file}"]
 
 @contextlib.contextmanager
@@ -233,4 +254,5 @@ def serving(env: dict,     # of the notebooks
 # %% ../../nbs/workflow/92a_warm.ipynb #a813db51
 if __name__ == "__main__" and Path(sys.argv[0]).name == "warm.py":
     if sys.argv[1] == "serve": serve(*sys.argv[2:])
-    else: become(sys.argv[2], sys.argv[3:])
+    elif sys.argv[1] == "become": become(sys.argv[2], sys.argv[3:])
+    else: alone(sys.argv[2:])

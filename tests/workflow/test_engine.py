@@ -430,7 +430,7 @@ def test_a_kernel_that_dies_at_its_start_is_started_once_more(project, tmp_path,
     died, site = tmp_path / "died", tmp_path / "site"
     site.mkdir(), died.mkdir()
     (site / "sitecustomize.py").write_text(f"""import os, sys
-if "ipykernel_launcher" in sys.orig_argv and len(os.listdir({str(died)!r})) < {deaths}:
+if "alone" in sys.orig_argv and len(os.listdir({str(died)!r})) < {deaths}:
     open(os.path.join({str(died)!r}, str(os.getpid())), "w").close(); os._exit(1)""")
     done = mixrepro("reproduce", "mm-theorem1", *SMOKE, cwd=quick(project), PYTHONPATH=os.pathsep.join([str(site), os.environ["PYTHONPATH"]]))
     if deaths == 1: assert done.returncode == 0, done.stdout + done.stderr
@@ -447,11 +447,11 @@ def test_a_long_reproduction_forks_its_kernels(project, monkeypatch):
 from mixrepro.files import home, write_together
 before = "torch" in sys.modules and "pandas" not in sys.modules
 import pandas
-words = f"{{sys.orig_argv[2:4]}} {{before}} {{os.environ['OMP_NUM_THREADS']}} {{pandas.get_option('display.max_columns')}} {{os.getcwd() == str(home())}}"
+words = f"{{sys.orig_argv[2:4]}} {{before}} {{os.environ['OMP_NUM_THREADS']}} {{pandas.get_option('display.max_columns')}} {{os.getcwd() == str(home())}} {{sys.path.count('')}}"
 write_together({{home() / "{FIGURES}" / f"{ID}.{{end}}": words for end in ("svg", "png", "csv", "md")}})""")
     done = mixrepro_here("reproduce", ID, *SMOKE, cwd=project)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert (project / FIGURES / f"{ID}.md").read_text() == f"{[warm.__file__, 'serve']} True 1 20 True"
+    assert (project / FIGURES / f"{ID}.md").read_text() == f"{[warm.__file__, 'serve']} True 1 20 True 1"
 
 
 @pytest.mark.parametrize("away, asked, left", [(False, "100/1s", None), (False, "5/1s", "5/1s"), (False, None, None), (True, "100/1s", "100/1s"), (True, "5/1s", "5/1s")])
@@ -527,3 +527,30 @@ def test_bytes_that_are_no_text(project, monkeypatch):
     def begin(*args, **how): raise Begun
     monkeypatch.setattr(workflow, "snakemake", begin)
     with pytest.raises(Begun): cli.make_report("smoke", project)
+
+
+def test_what_others_lay_beside_the_package_is_not_read(tmp_path):
+    "A Mac's and an editor's files beside modules, and a folder of JupyterLab beside published numbers: nothing could be imported any more."
+    shutil.copytree(Path(workflow.__file__).parents[1], tmp_path / "mixrepro", ignore=shutil.ignore_patterns("__pycache__"))
+    (tmp_path / "mixrepro/._core.py").write_bytes(b"\0\5\x16\7\xff")
+    (tmp_path / "mixrepro/workflow/.#jobs.py").symlink_to("somebody@host.1")
+    (tmp_path / "mixrepro/reported/.ipynb_checkpoints").mkdir()
+    code = """from mixrepro.workflow import jobs, warm
+assert warm.sources(jobs.package_folder()) and jobs.__file__.startswith(JOBS)
+print(jobs.jobs(["mm-theorem1"], "smoke", {}, BASE)["artefacts"]["mm-theorem1"]["made_of"])"""
+    make_project(tmp_path / "project")
+    code = f"from pathlib import Path; BASE, JOBS = Path({str(tmp_path / 'project')!r}), {str(tmp_path)!r}\n{code}"
+    env = dict(os.environ) | dict(PYTHONPATH=os.pathsep.join([str(tmp_path), os.environ["PYTHONPATH"]]))
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=env, text=True, capture_output=True)
+    here = workflow.jobs([ID], "smoke", {}, tmp_path / "project")["artefacts"][ID]["made_of"]
+    assert done.stdout.strip() == here, done.stdout + done.stderr
+
+
+def test_no_folder_is_made_for_a_user_whom_the_system_does_not_know(tmp_path, monkeypatch):
+    "Of such a one, without HOME, `~` stays as it is: a folder of that name was made in the current one."
+    import pwd
+    def unknown(uid): raise KeyError(f"getpwuid(): uid not found: {uid}")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(pwd, "getpwuid", unknown)
+    for name in ("HOME", "XDG_CACHE_HOME"): monkeypatch.delenv(name, raising=False)
+    assert workflow.environment(tmp_path)["XDG_CACHE_HOME"] == str(tmp_path / workflow.WORK / "cache") and not [*tmp_path.iterdir()]

@@ -1,6 +1,7 @@
 """Kernels that are forks of a process that has imported already: they work as fresh ones do, end with whoever started them, and are refused where they would differ."""
 
 import contextlib
+import errno
 import json
 import os
 import signal
@@ -194,7 +195,45 @@ def test_the_server_ends_with_what_it_serves(tmp_path):
         assert until(lambda: f"@{address}" in Path("/proc/net/unix").read_text())
         raise KeyError("a reproduction that fails")
     assert f"@{address}" not in Path("/proc/net/unix").read_text()
-    with warm.serving({}, tmp_path, 0, log) as address: assert address == "" and warm.launched("")[1:3] == ["-m", "ipykernel_launcher"]
+    with warm.serving({}, tmp_path, 0, log) as address: assert address == "" and warm.launched("")[1:4] == ["-P", warm.__file__, "alone"]
+
+
+@pytest.fixture
+def hidden(tmp_path) -> dict:
+    "An environment in which Python finds another package of the name first, as in a clone that is not the installed one."
+    (tmp_path / "mixrepro").mkdir()
+    for name in ("__init__", "core"): (tmp_path / "mixrepro" / f"{name}.py").touch()
+    return dict(os.environ) | dict(PYTHONPATH=os.pathsep.join([str(tmp_path), os.environ["PYTHONPATH"]]))
+
+
+def test_a_fresh_kernel_has_the_package_that_has_planned(hidden, tmp_path):
+    (at := tmp_path / "kernels" / "python3").mkdir(parents=True)
+    (at / "kernel.json").write_text(json.dumps(dict(argv=warm.launched(""), display_name="python3", language="python")))
+    manager = KernelManager(kernel_name="python3", kernel_spec_manager=KernelSpecManager(kernel_dirs=[str(at.parent)]))
+    manager.start_kernel(env=hidden, cwd=str(tmp_path))
+    (client := manager.client()).start_channels()
+    try:
+        client.wait_for_ready(timeout=60)
+        kernel = Kernel(manager, client)
+        assert kernel("__import__('mixrepro.core').core.__file__") == str(Path(warm.__file__).parents[1] / "core.py")
+        assert kernel("sys.path.count('')") == 1  # a person's own modules are found as ever
+    finally:
+        client.stop_channels()
+        manager.shutdown_kernel(now=True)
+
+
+def test_forks_have_the_package_that_has_planned(hidden, tmp_path):
+    "The server, whose parent is gone already."
+    code = f"import runpy, sys; runpy.run_path({warm.__file__!r})['serve']('warm-test-{os.getpid()}-own', '0', '.', ('mixrepro.core',), ()); print(sys.modules['mixrepro.core'].__file__)"
+    done = subprocess.run([sys.executable, "-c", code], env=hidden, cwd=tmp_path, capture_output=True, text=True)
+    assert done.stdout.strip() == str(Path(warm.__file__).parents[1] / "core.py"), done.stdout + done.stderr
+
+
+def test_a_kernel_of_linux_without_numbers_for_processes_forks_nothing(tmp_path, monkeypatch):
+    "The server ended at its first fork, and the notebook that had asked began anew."
+    def lacking(pid): raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+    monkeypatch.setattr(os, "pidfd_open", lacking)
+    with warm.serving(dict(os.environ), tmp_path, warm.ENOUGH, tmp_path / "warm.log") as address: assert address == ""
 
 
 def test_a_server_that_cannot_work_says_why(tmp_path, capfd):
