@@ -185,6 +185,17 @@ def test_a_vanilla_network_that_is_put_in_training_mode_again_is_refused():
     made.loss(net, X, Y, seeded())
 
 
+def test_that_a_loop_does_not_say_how_far_it_is_is_said():
+    "Labels on line would never count: the warm-up would not end."
+    net = build("tiny-cnn", TRAIN.shape, TRAIN.k, seeded())
+    made = Mixup(labels=G.OnlineGenLabels()).prepare(TRAIN, seeded())
+    with pytest.warns(UserWarning, match="OnlineGenLabels changes in the course of a run, but was not told how far it is"): made.loss(net, X, Y, seeded())
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for t in (0., .5): made.at(t).loss(net, X, Y, seeded())
+        Mixup(labels=G.OnlineGenLabels(warmup=0.)).prepare(TRAIN, seeded()).loss(net, X, Y, seeded())
+
+
 def test_learning_from_images_that_are_held_out_is_said():
     made, net = Mixup(labels=G.OnlineGenLabels(warmup=0.)).prepare(TRAIN, seeded()), build("tiny-cnn", TRAIN.shape, TRAIN.k, seeded())
     def told():
