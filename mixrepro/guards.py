@@ -9,7 +9,7 @@ __all__ = ['SEVERAL', 'LEARNED_FROM', 'NotFinite', 'check_tensor', 'check_rows',
            'check_no_autocast', 'check_outside_autocast', 'check_no_float16', 'check_recording', 'check_network',
            'check_types', 'check_networks', 'check_said', 'check_attack', 'check_looked_up', 'check_size_of',
            'check_classified', 'check_each_said', 'check_recordable', 'check_each_once', 'check_no_mask',
-           'check_as_many', 'check_pixels', 'check_same_network', 'check_shown_to_hook', 'check_loss']
+           'check_as_many', 'check_pixels', 'check_same_network', 'check_shown_to_hook', 'warn_of_start', 'check_loss']
 
 # %% ../nbs/03_guards.ipynb #ab552217
 import inspect
@@ -354,6 +354,15 @@ def check_shown_to_hook(seen: object, layer: str) -> None:  # seen: what the lay
     raise ValueError(f"no hook saw what {layer} is given in this pass: code that was compiled before skips hooks, so "
                      "set torch._dynamo.config.skip_nnmodule_hook_guards = False before the first pass; if nothing is "
                      "compiled, the network does not call it: say head=, the name of the layer that gives the logits")
+
+# %% ../nbs/03_guards.ipynb #e1797009
+def warn_of_start(piece: object,          # a method, or a part of one, which changes in the course of a run
+                  counts: bool = True) -> None:  # whether it does with these fields
+    "Say that a piece was not told how far the run is, so that it stays as it is at the beginning."
+    if not counts or "done" in vars(piece): return
+    warnings.warn(f"{type(piece).__name__} changes in the course of a run, but was not told how far it is, so that it "
+                  "stays as at the beginning: call method.at(t).loss(...), t being the share of the updates that are "
+                  "done", stacklevel=2)
 
 # %% ../nbs/03_guards.ipynb #a87b62b8
 def check_loss(loss: object, method: object) -> None:  # what a method's `loss` gave

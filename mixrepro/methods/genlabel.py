@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from ..core import choice
 from ..guards import (check_no_autocast, check_rows, check_same_network, check_shown_to_hook,
-                             check_size_of)
+                             check_size_of, warn_of_start)
 from ..data.images import ImageSet
 from .adv_mmd_vae import unrecorded
 from .base import altered
@@ -240,6 +240,7 @@ class OnlineGenLabels(OnLine):
     @contextmanager
     def watching(self, net: nn.Module, x: Tensor, place: Place) -> Iterator[None]:
         head_of(net); check_same_network(self.made.density, getattr(net, "module", net)); warn_of_learning(net)
+        warn_of_start(self, self.gamma > 0 and self.warmup > 0)
         with torch.no_grad(), unrecorded(net):
             place.clean = getattr(net, "module", net).features(x[:len(place.mix.partner)])
         with watched(net, place): yield

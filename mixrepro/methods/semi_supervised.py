@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 from ..core import choice
 from ..data.images import ImageSet
+from ..guards import warn_of_start
 from .base import Method, altered
 from .manifold_mixup import ManifoldMixup, as_stages, check_stages
 from .mixing import Place
@@ -126,7 +127,7 @@ class SSLManifoldMixup(MixesBoth):
         return consistency(logits, target, self.target)
 
     def loss(self, net: nn.Module, x: Tensor, y: Tensor, rng: torch.Generator, index: Tensor | None = None) -> Tensor:
-        check_stages(net, self.stages)
+        check_stages(net, self.stages); warn_of_start(self, self.weight > 0)
         ls = self.supervised(net, len(x), rng)
         return ls + self.weight * ramp(self.done, self.until) * self.unsupervised(net, x, rng) + self.penalty(net)
 

@@ -17,7 +17,7 @@ from torch.utils.data import default_collate, get_worker_info
 
 from .adamixup import AdaMixup
 from .at import AT
-from .base import Method, Supervised, altered
+from .base import Method, Supervised, altered, state_of
 from .manifold_mixup import ManifoldMixup
 from .puzzlemix import PuzzleMix
 from .views import Viewed
@@ -107,11 +107,13 @@ def check_handed(examples: object) -> None:  # as for `BatchTransform.collate`
     raise TypeError(f"collate takes an image and its label from each example, got {got}: pick the two out in a collate "
                     "function of your own, and call the transform with them, and with index= where you have places")
 
-def check_no_copy(net: object) -> None:  # as for `BatchTransform`
-    "Refuse to look at a network from a loader's worker, which has a copy of it as it was when the epoch began."
-    if net is None or get_worker_info() is None: return
-    raise ValueError("this method looks at the network in training, and a loader's worker has a copy that learns "
-                     "nothing: call the transform in the loop instead of in collate_fn, or take num_workers=0")
+def check_no_copy(net: object, method: Method) -> None:  # as for `BatchTransform`
+    "Refuse what goes on from batch to batch in a loader's worker, which has a copy from when the epoch began."
+    if get_worker_info() is None or net is None and not state_of(method): return
+    why = ("this method looks at the network in training, and a loader's worker has a copy that learns nothing"
+           if net is not None else f"{type(method).__name__} remembers what it did in the batches before, and each of a "
+           "loader's workers would begin anew at each epoch")
+    raise ValueError(f"{why}: call the transform in the loop instead of in collate_fn, or take num_workers=0")
 
 # %% ../../nbs/methods/49b_transform.ipynb #447d6156
 class BatchTransform:
@@ -133,7 +135,7 @@ class BatchTransform:
                  index: Tensor | None = None,  # their places in the training set, where a method was prepared with it
                  ) -> tuple[Tensor, Tensor]:  # images (B, C, H, W), of V views (V, B, C, H, W); float (B, K)
         "Other images and soft labels: one draw."
-        check_no_copy(self.net)
+        check_no_copy(self.net, self.method)
         eye, found, net = Looking(self.k, self.net), {}, self.net
         def terms(*args, **kw):
             logits, found["target"] = self.method.terms(*args, **kw)

@@ -176,6 +176,26 @@ def test_a_network_that_shares_weights_with_the_frozen_one_is_refused():
     assert all(p.grad is not None for p in apart.parameters())
 
 
+def test_a_vanilla_network_that_is_put_in_training_mode_again_is_refused():
+    net, vanilla = (build("tiny-cnn", TRAIN.shape, TRAIN.k, seeded(s)) for s in (1, 2))
+    made = Mixup(labels=G.LatentGenLabels(density="gm-spherical")).prepare(TRAIN, seeded(), vanilla=vanilla)
+    torch.nn.ModuleList([net, vanilla]).train()
+    with pytest.raises(ValueError, match=r"prepared with \(vanilla\) is in training mode again"): made.loss(net, X, Y, seeded())
+    vanilla.eval()
+    made.loss(net, X, Y, seeded())
+
+
+def test_that_a_loop_does_not_say_how_far_it_is_is_said():
+    "Labels on line would never count: the warm-up would not end."
+    net = build("tiny-cnn", TRAIN.shape, TRAIN.k, seeded())
+    made = Mixup(labels=G.OnlineGenLabels()).prepare(TRAIN, seeded())
+    with pytest.warns(UserWarning, match="OnlineGenLabels changes in the course of a run, but was not told how far it is"): made.loss(net, X, Y, seeded())
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for t in (0., .5): made.at(t).loss(net, X, Y, seeded())
+        Mixup(labels=G.OnlineGenLabels(warmup=0.)).prepare(TRAIN, seeded()).loss(net, X, Y, seeded())
+
+
 def test_learning_from_images_that_are_held_out_is_said():
     made, net = Mixup(labels=G.OnlineGenLabels(warmup=0.)).prepare(TRAIN, seeded()), build("tiny-cnn", TRAIN.shape, TRAIN.k, seeded())
     def told():

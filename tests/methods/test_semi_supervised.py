@@ -1,6 +1,7 @@
 """Whitening, splits by name, the ramp at every step of a run, and the semi-supervised loss by hand."""
 
 import math
+import warnings
 from dataclasses import replace
 from unittest.mock import patch
 
@@ -263,6 +264,16 @@ def test_input_mixup_is_manifold_mixup_at_stage_0_to_the_bit():
     net, u, none = build("tiny-cnn", (1, 32, 32), 10, seeded()), SEEN.floats(slice(40)), torch.zeros(40, dtype=torch.int64)
     one, other = (m.prepare(SEEN, seeded(), AUGMENTS["crop"], FEW).at(.3).loss(net.eval(), u, none, seeded(2)) for m in (SSLMixup(), SSLManifoldMixup(stages=(0,))))
     assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize("kind", [SSLMixup, SSLManifoldMixup])
+def test_that_a_loop_does_not_say_how_far_it_is_is_said(kind):
+    net, u, none = build("tiny-cnn", (1, 32, 32), 10, seeded()), SEEN.floats(slice(40)), torch.zeros(40, dtype=torch.int64)
+    ready = kind(stages=(0,)).prepare(SEEN, seeded(), labelled=FEW)
+    with pytest.warns(UserWarning, match=f"{kind.__name__} changes in the course of a run, but was not told"): ready.loss(net, u, none, seeded())
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        ready.at(0.).loss(net, u, none, seeded())
 
 
 def test_no_gradient_through_the_targets_and_three_passes_in_training_mode():

@@ -174,6 +174,16 @@ def test_a_third_part_is_no_place_in_the_training_set():
     assert all(map(torch.equal, mix.collate([(X[i], Y[i].item()) for i in range(4)]), BatchTransform(WAYS["varmixup"], TRAIN.k, seeded(2))(X[:4], Y[:4])))
 
 
+@pytest.mark.parametrize("workers", [0, 2])
+def test_turns_are_not_taken_anew_in_each_worker(workers):
+    "With one mixture in ten batches and few batches a worker there was none at all."
+    mix = BatchTransform(VarMixup(share=.25).prepare(TRAIN, seeded(), vae=VAE), TRAIN.k, seeded())
+    loader = DataLoader(TensorDataset(X, Y), 2, collate_fn=mix.collate, num_workers=workers)
+    if not workers: assert [(soft.amax(1) < 1).any().item() for _, soft in [*loader, *loader]] == 3 * [*3 * [False], True]
+    else:
+        with pytest.raises(ValueError, match="VarMixup remembers what it did in the batches before, .* call the transform in the loop"): next(iter(loader))
+
+
 @pytest.mark.parametrize("workers", [0, 1])
 def test_no_worker_looks_at_the_network_in_training(workers):
     "Its copy is the network as the epoch began, so that masks and attacks would follow another one."

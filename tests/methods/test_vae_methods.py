@@ -205,6 +205,20 @@ def test_the_vae_is_used_and_not_changed(kind):
     assert not ready.made.codes.requires_grad
 
 
+@pytest.mark.parametrize("kind", [VarMixup, ERMR, AdvVarMixup])
+def test_a_vae_that_is_put_in_training_mode_again_is_refused(kind):
+    "As `train()` of a module that holds it does: its batch norm would take each batch's statistics, and keep them."
+    train, held = images(), vae()
+    made, net = kind().prepare(train, seeded(), vae=held), linear()
+    whole, (x, y) = nn.ModuleList([net, held]), (train.floats(), train.y)
+    kept, loss = copy.deepcopy(held.state_dict()), made.loss(net, x, y, seeded())
+    whole.train()
+    with pytest.raises(ValueError, match=r"the ConvVAE that .* was prepared with \(vae\) is in training mode again"): made.loss(net, x, y, seeded())
+    assert all(torch.equal(v, kept[k]) for k, v in held.state_dict().items())
+    held.eval()
+    assert torch.equal(made.loss(net, x, y, seeded()), loss)
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("kind", (*ON_VAE, ERMR))
 def test_what_is_kept_is_not_rounded_by_autocast(kind, dtype):
