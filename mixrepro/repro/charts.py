@@ -20,6 +20,7 @@ from matplotlib.patheffects import withStroke
 from matplotlib.ticker import LogLocator, NullFormatter
 from torch import Tensor
 
+from .estimates import no_spread
 from .figures import LABELS, bar, line
 from .ledger import Measured
 
@@ -48,7 +49,7 @@ def dots(ax: Axes,      # a matplotlib axis
     for place, (method, mine) in enumerate(values.items()):
         m, style = Measured(mine), {k: v for k, v in line(method).items() if k in ("color", "marker")} | look
         ax.plot([place + shift - .15] * m.n, m.values, "o", color=style["color"], ms=2, alpha=.4, mew=0)
-        reach = [[m.mean - m.interval[0]], [m.interval[1] - m.mean]] if m.interval and m.sd else None
+        reach = [[m.mean - m.interval[0]], [m.interval[1] - m.mean]] if m.n > 1 and not no_spread(*m.interval) else None
         ax.errorbar([place + shift], [m.mean], yerr=reach, capsize=3, ls="", **style)
     ax.set(xticks=range(len(values)), xticklabels=[labels.get(m, m) for m in values], xlim=(-.5, len(values) - .5))
 

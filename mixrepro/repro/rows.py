@@ -50,6 +50,7 @@ def checked(measured: pd.DataFrame,  # columns method, dataset, metric, seed, va
         method, dataset, metric, seed = key
         name = f"{method} on {dataset}, {metric}, seed {seed}"
         if tuple(key) in seen: raise ValueError(f"measured more than once: {name}: keep one row for each seed")
+        if isinstance(value, str): raise ValueError(f"{name} is the text {value!r}: read the values as numbers first")
         if not math.isfinite(value):
             raise ValueError(f"not a finite number: {name} is {value}: a run that failed is no measurement")
         seen.add(tuple(key))

@@ -194,6 +194,7 @@ def test_ranges_beside_ranges():
     (lambda d: d.drop(columns="metric"), "measurements need the columns .*: metric missing"),
     (lambda d: pd.concat([d, d[:1]]), "measured more than once: erm on digits, clean, seed 0: keep one row"),
     (lambda d: d.assign(value=[1., math.inf, 1, 1]), "not a finite number: erm on digits, clean, seed 1 is inf"),
+    (lambda d: d.assign(value=["91.2", "90 %", "1", "1"]), "erm on digits, clean, seed 0 is the text '91.2': read the values as numbers"),
     (lambda d: d.assign(metric="claen"), "unknown measurement 'digits, clean': did you mean 'digits, claen'"),
     (lambda d: d[d.method != "erm"], "the baseline 'erm' was not measured on digits, clean: run it, or name another"),
     (lambda d: d.assign(seed=[0, 1, 0, 2]), "mixup and its baseline must share their seeds: 1, 2 stand on one side only")])

@@ -1,12 +1,16 @@
 "What cannot be, and what has no spread, at the doors of the statistics; degrees of freedom and p-values against SciPy."
 import math
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
 from scipy import stats
 
+from mixrepro.papers.manifold_mixup.leads import alike
+from mixrepro.papers.varmixup.autoencoders import compared
 from mixrepro.repro import claim
+from mixrepro.repro.charts import dots
 from mixrepro.repro.claim import Effect, estimated, unpaired
 from mixrepro.repro.estimates import Estimate, Measured, Published, crossed, over_seeds, welch
 from mixrepro.repro.verdicts import gain_verdict, within
@@ -75,3 +79,17 @@ def test_welch_at_tiny_and_huge_spreads(sd):
                                   lambda: within(Estimate(0., 3, (1., 2)), math.inf)])
 def test_what_no_statistic_can_be_made_of_is_refused(make):
     with pytest.raises(ValueError, match="crossed needs a row|must be finite|a spread must be|a margin must be"): make()
+
+
+@pytest.mark.parametrize("n", range(2, 12))
+@pytest.mark.parametrize("gap", [0., 8.35, -63.4508, .1])
+def test_one_value_for_all_seeds_has_no_interval_on_any_page(n, gap):
+    "NumPy's deviation of equal numbers is not always 0."
+    d = Measured([gap] * n)
+    assert alike(d, 100., at="embedded").word == "undecided (no spread)"
+    rows = pd.DataFrame([dict(method=m, metric="probe (%)", seed=s, value=v) for m, v in (("a", 10 + gap), ("b", 10.)) for s in range(n)])
+    assert "one autoencoder for all seeds, no interval" in compared(rows, "probe (%)", "a", "b", dict(a="A", b="B"), "embedded")
+    fig, ax = plt.subplots()
+    dots(ax, {"erm": d.values})
+    plt.close(fig)
+    assert len(ax.collections) == 0, "no bar of width 0"

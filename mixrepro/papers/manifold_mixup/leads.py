@@ -15,7 +15,7 @@ need("pandas")
 import pandas as pd
 from scipy import stats
 
-from ...repro.estimates import LEVEL, over_seeds
+from ...repro.estimates import LEVEL, no_spread, over_seeds
 from ...repro.ledger import HOLM, Measured, Verdict, claim, p_value, paired, signed, withheld
 from ...repro.scale import scale
 from ...repro.verdicts import holm
@@ -128,5 +128,6 @@ def alike(m: Measured,    # differences
     if m.n == 1: return withheld(Verdict("undecided (n = 1)", m.mean), at)
     half = float(stats.t.ppf(.95, m.n - 1)) * m.sd / math.sqrt(m.n)
     low, high = m.mean - half, m.mean + half
+    if no_spread(low, high): return withheld(Verdict("undecided (no spread)", m.mean), at)
     word = "no difference" if -margin < low <= high < margin else "undecided"
     return withheld(Verdict("a difference" if max(low, -high) > margin else word, m.mean, low, high), at)

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from ...data.datasets import load
 from ...data.images import ImageSet
 from ...metrics.neighbours import nearest, vote
+from ...repro.estimates import no_spread
 from ...repro.figures import LABELS, line
 from ...repro.ledger import LEVEL, Measured, signed
 from ...repro.scale import said
@@ -232,7 +233,7 @@ def compared(rows: pd.DataFrame,  # from `Study.rows`
     "One quantity of two autoencoders, in a sentence; the interval is over the seeds that they share."
     cells = rows[rows.metric == metric].pivot(index="seed", columns="method", values="value")
     m = Measured((cells[one] - cells[other]).dropna().tolist())
-    once = m.n > 1 and m.sd == 0
+    once = m.n > 1 and no_spread(*m.interval)
     words = f"{m.mean:+.2f} points (one autoencoder for all seeds, no interval)" if once else f"{signed(m)} points"
     return said(f"{metric.split(' (')[0].capitalize()}, {labels[one]} minus {labels[other]}: {words}.", at)
 
