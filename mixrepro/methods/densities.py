@@ -117,8 +117,8 @@ def check_width(z: Tensor, d: int) -> None:  # points (B, d)
 def check_kept_double(density: Density) -> None:
     "Refuse densities that have been rounded with a module that holds them."
     if density.log_prior.dtype == torch.float64: return
-    raise TypeError(f"densities are float64, but these have been rounded to {density.log_prior.dtype}, as by float() or "
-                    "half() of a module that holds them: fit them again, and keep them outside of it")
+    raise TypeError(f"densities are float64, but these have been rounded to {density.log_prior.dtype}, as by float() "
+                    "or half() of a module that holds them: fit them again, and keep them outside of it")
 
 # %% ../../nbs/methods/44_densities.ipynb #7cc56a17
 class Whitened(Density):
