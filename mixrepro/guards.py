@@ -291,8 +291,11 @@ def check_classified(logits: object, n: int) -> None:  # what a network gave for
     check_pair(logits, torch.zeros(n, dtype=torch.int64, device=logits.device), look=False)
 
 def check_each_said(parts: list) -> None:  # what a network gave for each of some parts
-    "Refuse what is no output of a classifier, wherever it is."
+    "Refuse what is no output of a classifier, wherever it is, and rows of several lengths."
     for part in parts: check_said(part)
+    if len(shapes := list(dict.fromkeys(tuple(part.shape) for part in parts if part.shape[1:] != parts[0].shape[1:]))):
+        raise ValueError(f"the network must give rows of one length, but gave {tuple(parts[0].shape)} for one batch "
+                         f"and {shapes[0]} for another: squeeze() without a dimension takes a batch of one for none")
 
 def check_recordable(*tensors: Tensor) -> None:
     "Refuse tensors that were made where nothing is recorded: no gradient can be taken at them."

@@ -28,9 +28,12 @@ def places(matrix: Tensor,          # A of each image, (N, 2, 2); rows first
 
 # %% ../../nbs/data/06b_deformations.ipynb #65008df7
 def check_fill(fill: object, x: Tensor) -> None:  # as for `warp`
-    "Refuse what whole numbers cannot hold: a share of white would be black in bytes."
-    if x.is_floating_point(): return
+    "Refuse other channels than the images', and what bytes cannot hold: a share of white would be black in them."
     values = torch.as_tensor(fill, dtype=torch.float64)
+    if values.dim() > 1 or values.numel() not in (1, x.shape[1]):
+        raise ValueError(f"what stands outside must be one number, or one for each of {x.shape[1]} channels, got "
+                         f"{fill}")
+    if x.is_floating_point(): return
     least, most = (0, 1) if x.dtype == torch.bool else (torch.iinfo(x.dtype).min, torch.iinfo(x.dtype).max)
     if not (values == values.trunc()).all() or values.min() < least or values.max() > most:
         raise ValueError(f"images are {x.dtype}, so what stands outside must be whole numbers of {least}..{most}, "

@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['LEAST', 'LOG_2PI', 'SHAPES', 'DENSITIES', 'check_real', 'check_examples', 'check_correction', 'class_moments', 'tell',
-           'borrowed', 'check_ridge', 'whitening', 'Density', 'check_width', 'Whitened', 'Gaussian', 'Spherical',
-           'log_spherical', 'fit_gaussian', 'check_near', 'KDE', 'check_factor', 'fit_kde', 'posteriors', 'classify',
-           'check_likely', 'check_priors', 'GenerativeClassifier', 'absorbed', 'check_running', 'check_features',
-           'check_begun', 'Remembered', 'check_state_of', 'check_learnable', 'RunningGaussian']
+           'borrowed', 'check_ridge', 'whitening', 'Density', 'check_width', 'check_kept_double', 'Whitened',
+           'Gaussian', 'Spherical', 'log_spherical', 'fit_gaussian', 'check_near', 'KDE', 'check_factor', 'fit_kde',
+           'posteriors', 'classify', 'check_likely', 'check_priors', 'GenerativeClassifier', 'absorbed',
+           'check_running', 'check_features', 'check_begun', 'Remembered', 'check_state_of', 'check_learnable',
+           'RunningGaussian']
 
 # %% ../../nbs/methods/44_densities.ipynb #a4f775d0
 import math
@@ -113,6 +114,12 @@ def check_width(z: Tensor, d: int) -> None:  # points (B, d)
     if z.dim() == 2 and z.shape[1] == d: return
     raise ValueError(f"these densities are of points with {d} columns, got {tuple(z.shape)}: expected (B, {d})")
 
+def check_kept_double(density: Density) -> None:
+    "Refuse densities that have been rounded with a module that holds them."
+    if density.log_prior.dtype == torch.float64: return
+    raise TypeError(f"densities are float64, but these have been rounded to {density.log_prior.dtype}, as by float() "
+                    "or half() of a module that holds them: fit them again, and keep them outside of it")
+
 # %% ../../nbs/methods/44_densities.ipynb #7cc56a17
 class Whitened(Density):
     "Densities of points in each class's own whitened coordinates."
@@ -128,7 +135,7 @@ class Whitened(Density):
         self.register_buffer("across", W.flatten(0, 1).T.contiguous()); self.shape = W.shape[:2]
 
     def white(self, z: Tensor) -> Tensor:  # (B, d) -> W_c (z - mean_c), (B, K, d), by one product of matrices
-        check_width(z, self.shape[1])
+        check_width(z, self.shape[1]); check_kept_double(self)
         at = self._buffers  # by their names as attributes they would cost as much as the product
         return torch.addmm(at["shift"], z.double() - at["centre"], at["across"]).view(len(z), *self.shape)
 
@@ -152,6 +159,7 @@ class Spherical(Density):
         self.register_buffer("mean", mean); self.register_buffer("variance", variance)
 
     def forward(self, z: Tensor) -> Tensor:
+        check_kept_double(self)
         return self.absent + log_spherical(z, self.mean, self.variance)
 
 def log_spherical(z: Tensor, mean: Tensor, variance: Tensor) -> Tensor:  # (B, d), (K, d), (K,) -> (B, K)

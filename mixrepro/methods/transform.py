@@ -111,8 +111,8 @@ def check_no_copy(net: object, method: Method) -> None:  # as for `BatchTransfor
     "Refuse what goes on from batch to batch in a loader's worker, which has a copy from when the epoch began."
     if get_worker_info() is None or net is None and not state_of(method): return
     why = ("this method looks at the network in training, and a loader's worker has a copy that learns nothing"
-           if net is not None else f"{type(method).__name__} remembers what it did in the batches before, and each of a "
-           "loader's workers would begin anew at each epoch")
+           if net is not None else f"{type(method).__name__} remembers what it did in the batches before, and each of "
+           "a loader's workers would begin anew at each epoch")
     raise ValueError(f"{why}: call the transform in the loop instead of in collate_fn, or take num_workers=0")
 
 # %% ../../nbs/methods/49b_transform.ipynb #447d6156

@@ -82,6 +82,7 @@ ALLOWED["metric"] = {
     "metrics.neighbours.in_order": PER_BATCH + ": what rounding decides is computed again",
     "metrics.stability.stepped_logits": NETWORK + ": the logits of all moved images go to the host",
     "metrics.inception_score.scores": PER_BATCH, "metrics.inception_score.inception_score": NETWORK,
+    "metrics.inception_score.warn_of_sorted": NETWORK,
     **{f"metrics.{place}": NETWORK for place in (
         "attacked.unbounded", "linearity.linearity",
         "interpolation.interpolated", "accuracy.accuracy",

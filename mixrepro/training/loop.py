@@ -239,7 +239,8 @@ def rehearse(spec: Spec,
                                                                 **{k: blank(s) for k, s in spec.needs.items()})
     x = images.floats() if ready.raw else augment(images.floats(), rng)
     ready.begin(trial)
-    with torch.no_grad(): ready.loss(trial.train(), x, images.y, rng, torch.arange(len(images), device=images.y.device))
+    at = torch.arange(len(images), device=images.y.device)
+    with torch.no_grad(): ready.at(0.).loss(trial.train(), x, images.y, rng, at)
 
 # %% ../../nbs/training/52_loop.ipynb #da643e26
 def start(spec: Spec, store: Store, device: str) -> tuple:

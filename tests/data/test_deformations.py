@@ -105,6 +105,12 @@ def test_what_cannot_be_deformed_is_refused_in_a_sentence():
     with pytest.raises(ValueError, match="unknown fill 'white'"): deformed([], load("digits", "test"), "white")
 
 
+@pytest.mark.parametrize("fill", [(1, 2), torch.ones(4), [], torch.ones(3, 1)])
+def test_what_stands_outside_has_the_images_channels(fill):
+    for x in (torch.zeros(2, 3, 8, 8), torch.zeros(2, 3, 8, 8, dtype=torch.uint8)):
+        with pytest.raises(ValueError, match="must be one number, or one for each of 3 channels, got"): deform(x, "rotation 80", seeded(), fill=fill)
+
+
 @pytest.mark.parametrize("fill", [.49, (.49, .48, .44), 256, -1, float("nan")])
 def test_bytes_are_not_filled_with_what_they_cannot_hold(fill):
     x = torch.randint(256, (2, 3, 8, 8), dtype=torch.uint8, generator=seeded())

@@ -186,6 +186,16 @@ def test_points_of_another_space_are_refused():
             with pytest.raises(ValueError, match=r"densities are of points with 2 columns, got .*: expected \(B, 2\)"): fit(x, y, 2)(bad)
 
 
+@pytest.mark.parametrize("rounded", [torch.nn.Module.float, torch.nn.Module.half])
+def test_densities_that_were_rounded_with_what_holds_them_are_refused(rounded):
+    x, y = both(*clouds(10, 2, 2, 0))
+    for fit in FITS.values():
+        for density in (fit(x, y, 2), D.GenerativeClassifier(fit(x, y, 2))):
+            density(x)
+            rounded(torch.nn.ModuleList([density]))
+            with pytest.raises(TypeError, match="densities are float64, but these have been rounded to torch.float.*: fit them again"): density(x)
+
+
 def test_examples_that_are_all_equal_are_said():
     for fit in FITS.values():
         with warnings.catch_warnings(record=True) as said:

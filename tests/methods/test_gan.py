@@ -1,6 +1,7 @@
 """The GAN is the paper's, each network gets its own gradient only, and the Inception score is that of others."""
 
 import math
+import warnings
 from dataclasses import replace
 
 import pytest
@@ -286,6 +287,16 @@ def test_inception_score_by_hand_and_its_bounds(n, k, sharp, seed):
     assert mean == pytest.approx(sum(parts) / 3, rel=1e-6) and sd == pytest.approx((sum((v - sum(parts) / 3) ** 2 for v in parts) / 3) ** .5, abs=1e-6)
     assert 1 - 1e-9 <= mean <= k + 1e-9
     assert inception_score(p[:, torch.randperm(k, generator=seeded(seed))], 3) == pytest.approx((mean, sd), abs=1e-9)
+
+
+@pytest.mark.parametrize("k, splits", [(10, 10), (10, 5), (100, 10)])
+def test_images_that_come_class_by_class_are_told_from_those_in_random_order(k, splits):
+    p = torch.eye(k).repeat_interleave(40, 0)
+    with pytest.warns(UserWarning, match=f"come class by class, so that each of the {splits} parts has few of the classes: .*, and {k:.2f} with the images dealt out in turn"):
+        assert inception_score(p, splits)[0] == pytest.approx(k / splits)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for seed in range(20): inception_score(p[torch.randperm(len(p), generator=seeded(seed))], splits)
 
 
 def test_closed_forms():

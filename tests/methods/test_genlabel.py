@@ -196,6 +196,14 @@ def test_that_a_loop_does_not_say_how_far_it_is_is_said():
         Mixup(labels=G.OnlineGenLabels(warmup=0.)).prepare(TRAIN, seeded()).loss(net, X, Y, seeded())
 
 
+def test_a_run_of_labels_on_line_says_nothing(tmp_path):
+    "Not in its rehearsal either, before the first step."
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        train_run(Spec(dataset="digits", method="mixup", method_args={"labels": {"name": "genlabel-online"}}, network="tiny-cnn", n_train=40, epochs=1), Store(tmp_path), "cpu")
+    assert not [w for w in said if "in the course of a run" in str(w.message)]
+
+
 def test_learning_from_images_that_are_held_out_is_said():
     made, net = Mixup(labels=G.OnlineGenLabels(warmup=0.)).prepare(TRAIN, seeded()), build("tiny-cnn", TRAIN.shape, TRAIN.k, seeded())
     def told():

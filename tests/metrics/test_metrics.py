@@ -94,6 +94,13 @@ def test_a_function_around_a_network_in_training_mode_is_told(kind):
     with warnings.catch_warnings(action="error"): predict(GIVEN[kind](net.eval()), test), predict(lambda x: x.flatten(1), test), predict(net.train(), test)
 
 
+@pytest.mark.parametrize("n, batch", [(129, 128), (257, 128), (3, 2)])
+def test_a_network_that_squeezes_a_last_batch_of_one_is_told_what_it_does(n, batch):
+    net = nn.Sequential(nn.Flatten(), nn.Linear(64, 4))
+    with pytest.raises(ValueError, match=rf"rows of one length, but gave \({batch}, 4\) for one batch and \(4,\) for another: squeeze\(\)"):
+        predict(lambda x: net(x).squeeze(), torch.zeros(n, 1, 8, 8, dtype=torch.uint8), batch)
+
+
 def test_predict_takes_a_plain_function_and_half_precision():
     x = blobs("test", n=5, size=8)
     assert torch.equal(predict(lambda a: a.flatten(1)[:, :3], x), x.floats().flatten(1)[:, :3])

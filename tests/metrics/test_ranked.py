@@ -1,5 +1,7 @@
 "RMS calibration error and AURRA against plain loops over the definitions, scikit-learn's bins and hand-worked cases."
+import itertools
 import math
+import warnings
 
 import numpy as np
 import pytest
@@ -13,7 +15,7 @@ from mixrepro.data.datasets import load
 from mixrepro.metrics import catalogue
 from mixrepro.metrics.accuracy import accuracy, predict
 from mixrepro.metrics.calibration import confidence, ece
-from mixrepro.metrics.ranked import aurra, neighbour_bins, ranked, response_accuracy, rms_error, rms_gaps
+from mixrepro.metrics.ranked import aurra, by_rank, neighbour_bins, ranked, response_accuracy, rms_error, rms_gaps
 from mixrepro.metrics.robustness import corruption_mean, damaged
 from mixrepro.metrics.stability import js_divergence
 from mixrepro.training.loop import train_run
@@ -64,6 +66,24 @@ def test_rms_is_the_definition(case, size):
 @given(predictions(120))
 def test_aurra_is_the_definition(case):
     assert aurra(*case) == pytest.approx(curve(*(v.tolist() for v in confidence(*case))), abs=1e-12)
+
+
+@pytest.mark.parametrize("measure", [aurra, lambda p, y, probs: rms_error(p, y, 2, False, probs), lambda p, y, probs: by_rank(*confidence(p, y, probs))])
+@given(votes=st.lists(st.tuples(st.integers(3, 5), st.booleans()), min_size=2, max_size=7))
+@settings(max_examples=20, deadline=None)
+def test_it_is_said_where_the_order_of_equally_sure_images_decides(measure, votes):
+    "As of five votes each: of all orders the area has the range that is named, and nothing is said where that is narrow."
+    p = torch.tensor([[n / 5, 1 - n / 5] for n, _ in votes], dtype=torch.float64)
+    y = torch.tensor([int(not right) for _, right in votes])
+    areas = [curve(*zip(*order)) for order in itertools.permutations(votes)]
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        measure(p, y, probs=True)
+    if max(areas) - min(areas) <= .01: assert not said
+    else:
+        tied = sum([n for n, _ in votes].count(n) > 1 for n, _ in votes)
+        assert len(said) == 1 and f"{tied} of {len(votes)} predictions are exactly as sure as others" in str(said[0].message)
+        assert f"AURRA lies between {min(areas):.3f} and {max(areas):.3f} by it" in str(said[0].message)
 
 
 def test_one_prediction_a_bin_is_the_brier_score_of_the_confidence():
