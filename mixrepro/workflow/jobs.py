@@ -325,7 +325,8 @@ def expected(specs: list[Spec], store: Store,
     return len(missing), None if None in costs else sum(costs)
 
 # %% ../../nbs/workflow/92_jobs.ipynb #9b0b9f43
-SWITCHES = ("PYTHONSTARTUP", "PYTHONWARNINGS", "PYTHONINSPECT", "PYTHONIOENCODING")  # of a person's own Python
+SWITCHES = ("PYTHONSTARTUP", "PYTHONWARNINGS", "PYTHONINSPECT", "PYTHONIOENCODING",  # of a person's own Python
+            "PYTHONOPTIMIZE")  # under which a notebook's asserts, which hold its results to the theory, are left out
 INLINE = "module://matplotlib_inline.backend_inline"
 
 def takes_files(folder: str | Path) -> bool:
