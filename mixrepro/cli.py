@@ -427,7 +427,7 @@ def tell_left(ids: list[str], profile: str, base: Path) -> None:
         if missing: print(f"  left of {i}: {missing} of {len(specs)} runs, {how_long}")
 
 # %% ../nbs/workflow/93_cli.ipynb #8c1f822d
-def tell_runs(profile: str, base: Path, ids: Sequence[str] | None = None) -> None:  # ids: all unless given
+def tell_runs(profile: str, base: Path, ids: Sequence[str] | None = None) -> None:  # ids: that were asked for
     "Write the table of a dear scale's runs, and say where it is."
     from mixrepro.workflow.trained import list_runs  # with PyTorch, which other commands do without
     if path := list_runs(profile, base, ids or ()): print(f"runs:    {path}")

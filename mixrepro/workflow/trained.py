@@ -69,13 +69,13 @@ def row_of(run: Run, place: dict) -> dict:  # place: of PLACE
     return {k: whole.get(k, "") for k in COLUMNS}
 
 def list_runs(profile: str, base: Path,
-              ids: Sequence[str] = (),  # of artefacts; all that the scale is for unless given
+              ids: Sequence[str] = (),  # of artefacts beside those that the scale is for
               ) -> Path | None:         # the table; None where the scale has none, or nothing is trained
     "Write the rows of the runs that are trained; those of other runs stay as they are."
     if not is_dear(profile): return None
     path, store = base / "figures" / profile / RUNS, Store(base / "runs")
     rows = {tuple(r.get(k, "") for k in RUN): r for r in rows_in(path, COLUMNS)}
-    for key, (place, spec) in places(ids or meant(profile, base), profile).items():
+    for key, (place, spec) in places(dict.fromkeys([*meant(profile, base), *ids]), profile).items():
         if (run := store.run(spec)).done: rows[key] = row_of(run, place)
     if not rows: return None
     order = sorted(rows.values(), key=lambda r: r["artefact"])

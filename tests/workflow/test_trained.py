@@ -61,6 +61,16 @@ def test_rows_of_other_machines_stay_and_a_run_has_one_row(tmp_path, dear):
     assert path.stat().st_mtime_ns == before, "nothing has changed, so nothing is written"
 
 
+def test_a_run_stands_where_the_scale_wants_it_first_whatever_is_asked_for(tmp_path, dear, monkeypatch):
+    (_, spec), *_ = places(["vm-fig3"], "smoke").values()
+    train_run(spec, Store(tmp_path / "runs"))
+    monkeypatch.setattr(trained, "meant", lambda profile, base: ["vm-fig2", "vm-fig3"])
+    first = next(id for id in ("vm-fig2", "vm-fig3") if (spec.dataset, name_of(spec)) in places([id], "smoke"))
+    for asked in ([], ["vm-fig3"], ["vm-fig2"]):
+        row, = read(list_runs("smoke", tmp_path, asked))
+        assert row["artefact"] == first
+
+
 def test_a_table_with_more_in_it_is_left_alone(tmp_path, dear):
     (_, spec), *_ = places(["vm-fig3"], "smoke").values()
     train_run(spec, Store(tmp_path / "runs"))
