@@ -218,7 +218,7 @@ def test_whatever_runs_is_in_the_fingerprint(tmp_path):
         try: call()
         finally: sys.setprofile(None)
         return {k for k in seen if "<" not in k}
-    beside = {b.removeprefix("mixrepro.") for b in made.BESIDE} | {"networks.zoo:arguments", "networks.zoo:builder_of", "data.datasets:tested_on", "data.images:typed", "training.loop:commit", "methods.attacks:faint"}  # the last only within a check
+    beside = {b.removeprefix("mixrepro.") for b in made.BESIDE} | {"networks.zoo:arguments", "networks.zoo:builder_of", "data.datasets:tested_on", "data.images:typed", "training.loop:commit", "methods.attacks:faint", "methods.base:kept_by"}  # the last two only within checks
     keeping = ("core:", "files:", "guards:", "outside:", "fingerprint:", "data.contents:", "data.sources:", "metrics.catalogue:", *(f"training.{m}:" for m in ("made", "store", "standing", "spec", "allotted", "progress")))
     def missed(seen, parts): return {k for k in seen - parts.keys() - beside if not k.startswith(keeping) and not k.partition(":")[2].lstrip("_").startswith(("check", "need", "warn"))}
     store, few = Store(tmp_path), dict(epochs=1, augment="crop", batch=20)
