@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['KEYS', 'SHOWN', 'ABOUT', 'SPEEDS', 'FIRST', 'MEASURES', 'MINUTES', 'CODE', 'about', 'Table', 'Recorder',
-           'measure_tests', 'random_images', 'epochs_of', 'measure_epochs', 'by_value', 'result_of', 'measure_cells',
-           'folder_of', 'alone', 'limits', 'within', 'how', 'bench_gpu']
+           'measure_tests', 'random_images', 'epochs_of', 'measure_epochs', 'by_value', 'measure_cells', 'folder_of',
+           'alone', 'limits', 'within', 'how', 'bench_gpu']
 
 # %% ../../nbs/workflow/92c_gpu.ipynb #054b764b
 import os
@@ -28,9 +28,9 @@ from ..papers.catalogue import ARTEFACTS
 from ..repro.artefact import cells
 from ..training.loop import STREAMS, environment, optimizer, train_epoch, train_run
 from ..training.spec import Spec, generator, name_of
-from ..training.store import Run, Store, history, network_of, to_csv
+from ..training.store import Store, network_of, to_csv
 from .jobs import WORK, in_a_line, worded
-from .trained import rows_in
+from .trained import last_scores, rows_in
 
 # %% ../../nbs/workflow/92c_gpu.ipynb #b771a743
 KEYS = {"tests": ("test",), "epochs": ("network", "precision", "compile"), "cells": ("dataset", "run")}
@@ -135,11 +135,6 @@ def by_value(profile: str) -> list[tuple]:  # (id, cell)
             found.setdefault((c.spec.dataset, name_of(c.spec)), (a.id, c))
     return list(found.values())
 
-def result_of(run: Run, done: int) -> dict:
-    "A trained run as part of a row."
-    last = history(run)[-1]
-    return dict(n=done, accuracy=last.get("accuracy", ""), nll=last.get("nll", ""))
-
 # %% ../../nbs/workflow/92c_gpu.ipynb #6c958a47
 def measure_cells(device: str, base: Path, table: Table,
                   # as `by_value` gives it; of the profile `gpu`, on a CPU of `smoke`, unless given
@@ -155,7 +150,7 @@ def measure_cells(device: str, base: Path, table: Table,
         try:
             run = train_run(c.spec, store, device)
             here.append(run)
-            table.add(**row, **result_of(run, len(here)), seconds=round(time.perf_counter() - begin, 2))
+            table.add(**row, n=len(here), **last_scores(run), seconds=round(time.perf_counter() - begin, 2))
         except Exception as e:
             if isinstance(e, FileNotFoundError): absent.add(c.spec.dataset)
             table.add(**row, n=len(here), why=worded(type(e).__name__, str(e)))
