@@ -111,6 +111,7 @@ def sha256(what: bytes | str | os.PathLike,  # content as bytes, or the path of 
 # %% ../nbs/01_files.ipynb #7f9b0e5d
 def check_typed(path: str | os.PathLike, name: str = "") -> None:  # name: of the variable that holds it
     "Refuse a path below the home folder of nobody, and one whose links lead in a circle."
+    if not path: return
     try: Path(path).expanduser().resolve()
     except OSError: return  # whoever opens it says why
     except RuntimeError as e:

@@ -7,17 +7,18 @@ __all__ = ['PACKAGE', 'TELLING', 'SAYING', 'NO_VALUES', 'FILLING', 'DEFINING', '
            'ACTING', 'ALL_NAMES', 'ASKED_FOR_ALL', 'IMPORTING', 'LOOSE', 'TAKEN', 'OUTSIDE', 'PLAIN', 'CODE',
            'SPECS_READ', 'package_folder', 'sources', 'data_files', 'imported', 'is_idle', 'base_of', 'parameters_of',
            'defaults_of', 'handed_to', 'fills', 'changed_in', 'functions_of', 'changed_by', 'called_in', 'adds',
-           'is_for_checkers', 'run_with', 'Module', 'makes_by_text', 'rebinds', 'binds', 'makes', 'bound', 'Reader',
-           'Names', 'acts', 'only_refuses', 'read_beyond', 'Scopes', 'Loops', 'Typed', 'goes_on', 'is_waiting',
-           'Counted', 'Definition', 'digest_of', 'Code', 'may_change_others', 'changed_elsewhere', 'touched',
-           'changed_by_call', 'is_told', 'entered_below', 'made_from', 'told_by', 'held_by', 'put_in_words', 'Reached',
-           'shown', 'reach', 'refusals', 'entries', 'files_named', 'differences', 'sentence_of', 'source_of',
+           'is_for_checkers', 'run_with', 'statements_of', 'Module', 'makes_by_text', 'rebinds', 'binds', 'makes',
+           'bound', 'Reader', 'Names', 'acts', 'only_refuses', 'read_beyond', 'Scopes', 'Loops', 'Typed', 'goes_on',
+           'is_waiting', 'Counted', 'Definition', 'digest_of', 'Code', 'may_change_others', 'changed_elsewhere',
+           'touched', 'changed_by_call', 'is_told', 'entered_below', 'made_from', 'told_by', 'held_by', 'put_in_words',
+           'Reached', 'shown', 'reach', 'refusals', 'entries', 'files_named', 'differences', 'sentence_of', 'source_of',
            'project_of', 'imports_of', 'prefixes', 'take_in', 'is_as_read', 'read_anew', 'check_as_read']
 
 # %% ../nbs/04_fingerprint.ipynb #e8438834
 import ast
 import builtins
 import functools
+import gc
 import hashlib
 import importlib.util
 import inspect
@@ -177,6 +178,15 @@ def run_with(s: ast.stmt) -> list[ast.stmt]:
     below = [t for p in parts for k in ("body", "orelse", "finalbody") for t in getattr(p, k, ())]
     return [s, *(u for t in below for u in run_with(t))]
 
+# %% ../nbs/04_fingerprint.ipynb #b7b9c494
+def statements_of(text: str) -> list[ast.stmt]:
+    "The statements of a source, read while nobody looks for garbage."
+    collects = gc.isenabled()
+    gc.disable()
+    try: return ast.parse(text).body
+    finally:
+        if collects: gc.enable()
+
 # %% ../nbs/04_fingerprint.ipynb #db84dff2
 @dataclass(frozen=True)
 class Module:
@@ -189,13 +199,13 @@ class Module:
     @classmethod
     def of(cls, text: str, name: str) -> "Module":
         "A module, read."
-        new = cls({}, {}, [], body := ast.parse(text).body)
+        new = cls({}, {}, [], body := statements_of(text))
         for s in body:
             if isinstance(s, IMPORTS): new.brought.update(imported(s, name))
             for n in makes(s):
                 if n not in new.brought or rebinds(s, n): new.made.setdefault(n, []).append(s)
             if makes_by_text(s): new.loose.append(s)
-        every = ast.walk(ast.Module(body, [])) if "global" in text else ()
+        every = ast.walk(ast.Module(body, [])) if re.search(r"\bglobal[\s\\]", text) else ()
         for n in (n for f in every if isinstance(f, ast.Global) for n in f.names):
             if n not in new.brought: new.made.setdefault(n, [])
         for s in body: new.add(s)

@@ -29,8 +29,9 @@ def files_of(name: str,                       # one of `DATASETS`
              root: str | Path | None = None,  # the data root; None: as for `load`
              ) -> list[Path]:                 # whether they are there or not
     "The files that a data set is read from."
-    made, root = pick("data set", name, DATASETS), data_root(root)
+    made = pick("data set", name, DATASETS)
     if name in SHIPPED: return shipped_files(name)
+    root = data_root(root)
     if own := added(name, root): return [Path(own.folder) / f for f in recorded(own, root)]
     if name.startswith("mnist"): return [root / at / f for at in MNIST_FOLDERS for s in MNIST.values() for f in s]
     if name == "tiny-imagenet": return [root / TINY_FOLDER / f for f in ("wnids.txt", "val/val_annotations.txt")]

@@ -151,7 +151,7 @@ def since(root: Path,  # of the store
           ) -> str:    # empty where it would be made of the same
     "What of a run has changed since it was made; what is not known on one side is not compared."
     now = made_now(spec)
-    found = [changes(root, then["code"], code_of(spec))] if then.get("code") else []
+    found = [changes(root, then["code"], code_of(spec))] if then.get("code", "") not in ("", now["code"]) else []
     if then.get("data") and now["data"] and then["data"] != now["data"]:
         found.append(f"the files of {spec.dataset} changed")
     if then.get("split") and now["split"] and then["split"] != now["split"]:
