@@ -34,6 +34,7 @@ SMOKE = ("--profile", "smoke")
 # more than most notebooks, so all others are drawn in forks of one process.
 BY_THE_ENGINE = ("vm-table1", "vm-fig2", "mm-theorem1")
 torch.set_num_threads(1)
+gc.set_threshold(100_000, 20, 100)  # to look for garbage after every 700 objects, as Python does, is a tenth of the suite
 # The same examples at every run, so that a change of the code is what a failure comes from; HYPOTHESIS_PROFILE=default looks for new ones.
 hypothesis.settings.register_profile("same", derandomize=True, database=None, deadline=None)
 hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "same"))
