@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['HELD', 'check_module', 'check_shown', 'candidates', 'layers_in', 'stem_first', 'check_not_made_again', 'check_state',
            'passing', 'drawing', 'are_logits', 'bare_keys', 'own_keys', 'Adapted', 'part_of', 'check_adaptable',
-           'check_not_compiled', 'check_images_moments', 'check_order', 'warn_of_bypass', 'staged']
+           'check_not_compiled', 'check_order', 'warn_of_bypass', 'staged']
 
 # %% ../../nbs/networks/10b_adapter.ipynb #b06376f6
 import sys
@@ -20,7 +20,7 @@ from torch.utils import checkpoint
 
 from ..files import in_a_line
 from ..guards import check_counts_of, check_each_once, check_shown_to_hook, check_tensor
-from .staged import Dropout, Normalize, check_images, check_stage, gone, in_mode
+from .staged import Dropout, Normalize, check_images, check_images_moments, check_stage, gone, in_mode
 
 # %% ../../nbs/networks/10b_adapter.ipynb #27f021c4
 def check_module(net: object) -> None:
@@ -230,16 +230,6 @@ def check_not_compiled(net: nn.Module, stages: Sequence[str]) -> None:  # as for
         if inside and hasattr(m, "_orig_mod") or (inside or name in stages) and m._compiled_call_impl is not None:
             raise ValueError(f"{name or 'the network'} is compiled, so no pass of it can be entered: put stages on it "
                              "before, and compile what comes out, as in torch.compile(staged(net, ...))")
-
-def check_images_moments(shape: tuple, mean: Sequence[float] | None, std: Sequence[float] | None) -> None:
-    "Refuse constants of other channels than the images have, or of images in 0..255."
-    for what, values in (("mean", mean), ("std", std)):
-        if values is None or not hasattr(values, "__len__"): continue
-        if len(values) != shape[0]:
-            raise ValueError(f"images have {shape[0]} channels, so that {what} has {shape[0]} values, "
-                             f"got {len(values)}")
-        if max(values) > 1:
-            raise ValueError(f"mean and std are those of images in [0, 1], got {what} {max(values):g}: divide by 255")
 
 # %% ../../nbs/networks/10b_adapter.ipynb #b5cf5cbc
 @torch.no_grad()
