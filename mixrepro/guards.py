@@ -30,7 +30,8 @@ class NotFinite(ValueError, FloatingPointError):
 def check_tensor(values: object, what: str) -> None:  # what they are, for the message
     "Refuse what is no tensor."
     if not isinstance(values, Tensor):
-        hint = "take the tensor out of it" if isinstance(values, (tuple, dict)) else "convert with torch.as_tensor"
+        held = isinstance(values, (tuple, dict)) or isinstance(values, list) and any(map(torch.is_tensor, values))
+        hint = "take the tensor out of it" if held else "convert with torch.as_tensor"
         raise TypeError(f"{what} must be a tensor, got {type(values).__name__}: {hint}")
     if values.is_meta: raise TypeError(f"{what} must hold numbers, got a tensor on the device 'meta'")
     if values.layout != torch.strided: raise TypeError(f"{what} must be dense, got {values.layout}: use to_dense()")

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['BYTES', 'HELD_STILL', 'HAS', 'altered', 'Frozen', 'Piece', 'MethodPart', 'parts_of', 'state_of', 'restore',
-           'trainable', 'check_restorable', 'warn_of_twice', 'check_range_of', 'kept_by', 'check_prepared',
-           'check_frozen', 'check_makes', 'check_unit_of', 'check_batch', 'check_index', 'check_cause', 'explain',
-           'at_the_door', 'Method', 'Supervised']
+           'trainable', 'check_complete', 'check_restorable', 'warn_of_twice', 'check_range_of', 'kept_by',
+           'check_prepared', 'check_frozen', 'check_makes', 'check_unit_of', 'check_batch', 'check_index',
+           'check_cause', 'explain', 'at_the_door', 'Method', 'Supervised']
 
 # %% ../../nbs/methods/20b_base.ipynb #907b4e36
 import copy
@@ -96,22 +96,30 @@ def parts_of(piece: Piece) -> dict[str, Piece]:
 # %% ../../nbs/methods/20b_base.ipynb #e2cd3a1a
 def state_of(piece: Piece) -> dict:
     "What a piece and its parts have learned so far, for a checkpoint."
+    check_complete(piece)
     own = {name: getattr(piece.made, name).state_dict() for name in piece.learns}
     return own | {name: state for name, part in parts_of(piece).items() if (state := state_of(part))}
 
 def restore(piece: Piece, state: dict) -> None:  # a prepared piece, what it learns changed in place; of `state_of`
     "Take up what `state_of` gave."
-    check_restorable(piece, state)
+    check_restorable(piece, state); check_complete(piece)
     for name in piece.learns: getattr(piece.made, name).load_state_dict(state[name])
     for name, part in parts_of(piece).items(): restore(part, state.get(name, {}))
 
 def trainable(piece: Piece) -> list[nn.Parameter]:  # of a prepared piece
     "The weights that a piece and its parts bring along, which the run's optimiser moves with the network's."
+    check_complete(piece)
     kept = [getattr(piece.made, name) for name in piece.learns]
     own = [p for module in kept if isinstance(module, nn.Module) for p in module.parameters()]
     return own + [p for part in parts_of(piece).values() for p in trainable(part)]
 
 # %% ../../nbs/methods/20b_base.ipynb #2ebce14c
+def check_complete(piece: Piece) -> None:  # prepared
+    "Refuse a piece that lacks what it makes when a run begins."
+    if lacking := [name for name in piece.learns if not hasattr(piece.made, name)]:
+        raise ValueError(f"{type(piece).__name__} has no {lacking[0]} yet, which is made for the network: call "
+                         "begin(net) once after prepare")
+
 def check_restorable(piece: Piece, state: dict) -> None:
     "Refuse a state that lacks what a piece learns, or holds what it would leave aside."
     known = {*piece.learns, *parts_of(piece)}
