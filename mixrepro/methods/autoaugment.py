@@ -54,8 +54,8 @@ def check_some_images(x: Tensor) -> None:
 def check_white(x: Tensor) -> None:  # images, about in [0, 1]
     "Refuse what rounds to a grey level above white: as a byte it would be black."
     if x.is_cuda or (255 * x.detach().amax()).round() <= 255: return
-    raise ValueError(f"AutoAugment works on 256 grey levels, and {x.amax():.6g} is above the last one: cut rounding off "
-                     "with x.clamp(0, 1)")
+    raise ValueError(f"AutoAugment works on 256 grey levels, and {x.amax():.6g} is above the last one: cut rounding "
+                     "off with x.clamp(0, 1)")
 
 # %% ../../nbs/methods/43_autoaugment.ipynb #9a4357d6
 @dataclass(frozen=True, kw_only=True)
