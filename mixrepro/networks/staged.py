@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['Net', 'MODES', 'check_moments', 'check_images_moments', 'check_channels_of', 'Normalize', 'Resize', 'drop', 'Dropout',
-           'check_images', 'check_numbers_of_stages', 'check_stage', 'gone', 'Staged', 'passed_by', 'warn_of_held',
-           'in_mode', 'count', 'stage_table']
+           'check_images', 'check_numbers_of_stages', 'check_stage', 'check_in_stages', 'gone', 'Staged', 'passed_by',
+           'warn_of_held', 'in_mode', 'count', 'stage_table']
 
 # %% ../../nbs/networks/10_staged.ipynb #3d395df9
 import math
@@ -156,6 +156,14 @@ def check_stage(at: int | tuple[int, ...] | None,            # a stage, or sever
     if not all(isinstance(k, int) and 0 <= k <= last for k in stages):
         raise ValueError(f"this network has stages 0 (the input) to {last}, got at={at!r}")
     return stages
+
+def check_in_stages(nets: Sequence[Net]) -> None:
+    "Refuse networks that cannot be entered on the way."
+    for net in nets:
+        if hasattr(net, "stages"): continue
+        raise TypeError("networks must be in stages, such as those of mixrepro.networks.zoo, got "
+                        f"{type(net).__name__}: put stages on it by the names of its submodules, "
+                        "mixrepro.networks.adapter.staged(net, shape, ['layer1', 'layer2'])")
 
 def gone(through: Callable[[Tensor], Tensor], h: Tensor) -> Tensor:  # h: a state, (B, ...)
     "A state that has gone through a function, which must give one."
