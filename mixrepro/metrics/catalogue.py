@@ -218,10 +218,11 @@ OF_TRAINING = ("concentration", "dimensions", "neighbours")  # what looks at the
 def check_seen_again(runs: list[Run], key: str) -> None:
     "Refuse to take other images, or other labels, for those that a network was trained on."
     for run in runs if key in OF_TRAINING else ():
-        if not (run.spec.split or run.spec.label_noise): continue
-        raise ValueError(f"{key!r} looks at all training images again, with their own labels, but {run} was trained on "
-                         + (f"those of the split {run.spec.split}" if run.spec.split else "wrong ones, by label_noise")
-                         + ": ask it of runs without")
+        s, on = run.spec, tested_on(run.spec.dataset)
+        if s.dataset == on and not s.split and not s.label_noise: continue
+        told = f"those of the split {s.split}" if s.split else "wrong ones, by label_noise" if s.label_noise else s.dataset
+        raise ValueError(f"{key!r} looks at all training images of {on} again, with their own labels, but {run} was "
+                         f"trained on {told}: ask it of other runs")
 
 # %% ../../nbs/metrics/69_catalogue.ipynb #9d3f806b
 def filled(runs: list[Run],            # complete

@@ -364,8 +364,9 @@ def test_what_is_measured_on_a_part_is_that_of_the_part(name):
     assert catalogue.IN_CELLS.get(name) == catalogue.IN_CELLS.get(f"{name}-on-2000")
 
 
-@pytest.mark.parametrize("fields, told", [(dict(split="digits-l50-v50"), "those of the split digits-l50-v50"), (dict(label_noise=.4), "wrong ones, by label_noise")])
+@pytest.mark.parametrize("fields, told", [(dict(split="digits-l50-v50"), "those of the split digits-l50-v50"), (dict(label_noise=.4), "wrong ones, by label_noise"),
+                                          (dict(dataset="photo-digits-64-stylized"), "photo-digits-64-stylized")])
 def test_images_or_labels_that_a_run_was_not_trained_on_are_not_taken_for_its_own(fields, told, tmp_path):
-    run = train_run(Spec("digits", "erm", "tiny-cnn", epochs=1, n_train=40, looks=1, **fields), Store(tmp_path), "cpu")
+    run = train_run(Spec(method="erm", network="tiny-cnn", epochs=1, n_train=40, looks=1, **dict(dataset="digits") | fields), Store(tmp_path), "cpu")
     for name in ("neighbours", "concentration", "dimensions"):
-        with pytest.raises(ValueError, match=f"'{name}' looks at all training images again, with their own labels, but .* was trained on {told}: ask it of runs without"): catalogue.measure([run], name, "cpu")
+        with pytest.raises(ValueError, match=f"'{name}' looks at all training images of .* again, with their own labels, but .* was trained on {told}: ask it of other runs"): catalogue.measure([run], name, "cpu")
