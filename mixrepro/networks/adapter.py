@@ -112,16 +112,23 @@ def passing(stages: dict[str, nn.Module],        # those that are entered, in th
 # %% ../../nbs/networks/10b_adapter.ipynb #ac49d1d4
 @contextmanager
 def drawing(rng: torch.Generator | None,  # on the device of what draws; None: from the global one, as ever
-            ) -> Iterator[None]:
+            ) -> Iterator[Callable]:      # a function of states -> the same, which may draw from this generator itself
     "Inside it, what draws from PyTorch's global generator draws from this one instead."
-    if rng is None:
-        yield
+    cpu = rng is None or rng.device.type == "cpu"
+    at = None if cpu else torch.cuda.current_device() if rng.device.index is None else rng.device.index
+    whole = torch.default_generator if cpu else torch.cuda.default_generators[at]
+    if rng is None or rng is whole:
+        yield lambda f: f
         return
-    at = rng.device.index if rng.device.index is not None or rng.device.type == "cpu" else torch.cuda.current_device()
-    whole = torch.default_generator if rng.device.type == "cpu" else torch.cuda.default_generators[at]
     kept = whole.get_state()
     whole.set_state(rng.get_state())
-    try: yield
+    def in_turn(f):
+        def asked(h):
+            rng.set_state(whole.get_state())
+            try: return f(h)
+            finally: whole.set_state(rng.get_state())
+        return asked
+    try: yield in_turn
     finally:
         rng.set_state(whole.get_state())
         whole.set_state(kept)
@@ -179,7 +186,8 @@ class Adapted(nn.Module):
         stages = check_stage(at, through, len(self.names))
         entered = {n: m for k, (n, m) in enumerate(zip(self.names, self.stages), 1) if k in stages}
         x = self.norm(gone(through, x) if 0 in stages else x)
-        with passing(entered, through), drawing(self.rng if self.training else None): return self.net(x)
+        with drawing(self.rng if self.training else None) as in_turn, passing(entered, in_turn(through)):
+            return self.net(x)
 
     def features(self, x: Tensor, at: int | tuple[int, ...] | None = None,
                  through: Callable[[Tensor], Tensor] | None = None) -> Tensor:  # float (B, d)
