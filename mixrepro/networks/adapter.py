@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['HELD', 'check_module', 'check_shown', 'candidates', 'layers_in', 'stem_first', 'check_not_made_again', 'check_state',
-           'passing', 'drawing', 'are_logits', 'bare_keys', 'own_keys', 'Adapted', 'part_of', 'check_adaptable',
-           'check_not_compiled', 'check_order', 'warn_of_bypass', 'staged']
+           'passing', 'check_drawn_on', 'drawing', 'are_logits', 'bare_keys', 'own_keys', 'Adapted', 'part_of',
+           'check_adaptable', 'check_not_compiled', 'check_order', 'warn_of_bypass', 'staged']
 
 # %% ../../nbs/networks/10b_adapter.ipynb #b06376f6
 import sys
@@ -110,6 +110,12 @@ def passing(stages: dict[str, nn.Module],        # those that are entered, in th
                          "`staged` gives and not the network by itself")
 
 # %% ../../nbs/networks/10b_adapter.ipynb #ac49d1d4
+def check_drawn_on(x: Tensor, rng: torch.Generator | None) -> None:  # images; what layers draw from
+    "Refuse a generator of another device: layers would draw from the global one of their own."
+    if rng is None or x.device.type not in ("cpu", "cuda") or rng.device.type == x.device.type: return
+    raise ValueError(f"the network passes images on {x.device}, but what it draws from is on {rng.device}: call "
+                     f"draw_from with torch.Generator({x.device.type!r})")
+
 @contextmanager
 def drawing(rng: torch.Generator | None,  # on the device of what draws; None: from the global one, as ever
             ) -> Iterator[Callable]:      # a function of states -> the same, which may draw from this generator itself
@@ -182,7 +188,7 @@ class Adapted(nn.Module):
                 at: int | tuple[int, ...] | None = None,           # stage 0 (the input) to S, or several
                 through: Callable[[Tensor], Tensor] | None = None, # applied to the state there, the first one first
                 ) -> Tensor:                                       # logits, float (B, K)
-        check_images(x, self.shape, self.fixed, self.norm.mean.dtype)
+        check_images(x, self.shape, self.fixed, self.norm.mean.dtype); check_drawn_on(x, self.rng)
         stages = check_stage(at, through, len(self.names))
         entered = {n: m for k, (n, m) in enumerate(zip(self.names, self.stages), 1) if k in stages}
         x = self.norm(gone(through, x) if 0 in stages else x)
