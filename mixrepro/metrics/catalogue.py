@@ -220,7 +220,8 @@ def check_seen_again(runs: list[Run], key: str) -> None:
     for run in runs if key in OF_TRAINING else ():
         s, on = run.spec, tested_on(run.spec.dataset)
         if s.dataset == on and not s.split and not s.label_noise: continue
-        told = f"those of the split {s.split}" if s.split else "wrong ones, by label_noise" if s.label_noise else s.dataset
+        told = (f"those of the split {s.split}" if s.split else "wrong ones, by label_noise" if s.label_noise
+                else s.dataset)
         raise ValueError(f"{key!r} looks at all training images of {on} again, with their own labels, but {run} was "
                          f"trained on {told}: ask it of other runs")
 
