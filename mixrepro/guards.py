@@ -9,7 +9,8 @@ __all__ = ['SEVERAL', 'LEARNED_FROM', 'NotFinite', 'check_tensor', 'check_rows',
            'check_no_autocast', 'check_outside_autocast', 'check_no_float16', 'check_recording', 'check_network',
            'check_types', 'check_networks', 'check_said', 'check_attack', 'check_looked_up', 'check_size_of',
            'check_classified', 'check_each_said', 'check_recordable', 'check_each_once', 'check_no_mask',
-           'check_as_many', 'check_pixels', 'check_same_network', 'check_shown_to_hook', 'warn_of_start', 'check_loss']
+           'check_as_many', 'check_pixels', 'check_same_network', 'check_shown_to_hook', 'warn_of_start',
+           'warn_of_held_out', 'check_loss']
 
 # %% ../nbs/03_guards.ipynb #ab552217
 import inspect
@@ -29,7 +30,8 @@ class NotFinite(ValueError, FloatingPointError):
 def check_tensor(values: object, what: str) -> None:  # what they are, for the message
     "Refuse what is no tensor."
     if not isinstance(values, Tensor):
-        hint = "take the tensor out of it" if isinstance(values, (tuple, dict)) else "convert with torch.as_tensor"
+        held = isinstance(values, (tuple, dict)) or isinstance(values, list) and any(map(torch.is_tensor, values))
+        hint = "take the tensor out of it" if held else "convert with torch.as_tensor"
         raise TypeError(f"{what} must be a tensor, got {type(values).__name__}: {hint}")
     if values.is_meta: raise TypeError(f"{what} must hold numbers, got a tensor on the device 'meta'")
     if values.layout != torch.strided: raise TypeError(f"{what} must be dense, got {values.layout}: use to_dense()")
@@ -366,6 +368,15 @@ def warn_of_start(piece: object,          # a method, or a part of one, which ch
     warnings.warn(f"{type(piece).__name__} changes in the course of a run, but was not told how far it is, so that it "
                   "stays as at the beginning: call method.at(t).loss(...), t being the share of the updates that are "
                   "done", stacklevel=2)
+
+# %% ../nbs/03_guards.ipynb #74c83bda
+def warn_of_held_out(net: object,            # a network, or a function
+                     what: str,              # goes on from loss to loss: a sentence
+                     counts: bool = True) -> None:  # whether it does with a method's fields
+    "Say that what goes on from loss to loss does so in evaluation mode too, in which held-out images are shown."
+    if not counts or getattr(net, "training", True): return
+    warnings.warn(f"the network is in evaluation mode, but {what}: take method.score for images that are held out, or "
+                  "call net.train() where it is trained", stacklevel=2)
 
 # %% ../nbs/03_guards.ipynb #a87b62b8
 def check_loss(loss: object, method: object) -> None:  # what a method's `loss` gave

@@ -7,7 +7,7 @@ __all__ = ['CATEGORIES', 'CORRUPTIONS', 'EXTRA', 'CIFAR', 'TINY_IMAGENET', 'SLIP
            'WATER', 'MUD', 'KINDS', 'SMALLEST', 'CHUNK', 'gaussian_noise', 'shot_noise', 'impulse_noise',
            'defocus_blur', 'glass_blur', 'motion_blur', 'zoom_blur', 'snow', 'frost', 'fog', 'brightness', 'contrast',
            'elastic_transform', 'pixelate', 'jpeg_compression', 'speckle_noise', 'gaussian_blur', 'saturate', 'spatter',
-           'corrupt', 'benchmark']
+           'check_mode_of_threads', 'corrupt', 'benchmark']
 
 # %% ../../nbs/data/04_corruptions.ipynb #8b606f28
 import io
@@ -627,9 +627,16 @@ def _textures(x: Tensor, kind: str, given, scale: float):
     return textures
 
 # %% ../../nbs/data/04_corruptions.ipynb #bf5df7eb
+def check_mode_of_threads() -> None:
+    "Refuse inference mode, which other threads are not in: they could not write to what was made in it."
+    if not torch.is_inference_mode_enabled(): return
+    raise ValueError("images are changed on several threads, which torch.inference_mode() does not reach: take "
+                     "torch.no_grad() in its place, or torch.set_num_threads(1)")
+
 def _side_by_side(job, items, threads: int) -> None:
     "Run `job` on each item, on so many threads, torch running each operation on one."
     if threads == 1 or len(items) == 1: return [job(i) for i in items] and None
+    check_mode_of_threads()
     try:
         with ThreadPoolExecutor(min(threads, len(items)), initializer=torch.set_num_threads, initargs=(1,)) as pool:
             list(pool.map(job, items))

@@ -4,14 +4,15 @@
 
 # %% auto #0
 __all__ = ['BYTES', 'HELD_STILL', 'HAS', 'altered', 'Frozen', 'Piece', 'MethodPart', 'parts_of', 'state_of', 'restore',
-           'trainable', 'check_restorable', 'check_range_of', 'kept_by', 'check_prepared', 'check_frozen',
-           'check_makes', 'check_unit_of', 'check_batch', 'check_index', 'check_cause', 'explain', 'at_the_door',
-           'Method', 'Supervised']
+           'trainable', 'check_complete', 'check_restorable', 'warn_of_twice', 'check_range_of', 'kept_by',
+           'check_prepared', 'check_frozen', 'check_makes', 'check_unit_of', 'check_batch', 'check_index',
+           'check_cause', 'explain', 'at_the_door', 'Method', 'Supervised']
 
 # %% ../../nbs/methods/20b_base.ipynb #907b4e36
 import copy
 import functools
 import math
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from types import SimpleNamespace
@@ -29,7 +30,7 @@ from .vicinal import LOSSES, one_hot
 from ..networks.autoencoders import ConvVAE
 from ..networks.cgan import ConditionalSNGAN
 from ..networks.sngan import SNGAN
-from ..networks.staged import Net
+from ..networks.staged import Net, Normalize
 
 # %% ../../nbs/methods/20b_base.ipynb #14c0e50a
 def altered(obj: Any, **values: Any) -> Any:
@@ -95,22 +96,30 @@ def parts_of(piece: Piece) -> dict[str, Piece]:
 # %% ../../nbs/methods/20b_base.ipynb #e2cd3a1a
 def state_of(piece: Piece) -> dict:
     "What a piece and its parts have learned so far, for a checkpoint."
+    check_complete(piece)
     own = {name: getattr(piece.made, name).state_dict() for name in piece.learns}
     return own | {name: state for name, part in parts_of(piece).items() if (state := state_of(part))}
 
 def restore(piece: Piece, state: dict) -> None:  # a prepared piece, what it learns changed in place; of `state_of`
     "Take up what `state_of` gave."
-    check_restorable(piece, state)
+    check_restorable(piece, state); check_complete(piece)
     for name in piece.learns: getattr(piece.made, name).load_state_dict(state[name])
     for name, part in parts_of(piece).items(): restore(part, state.get(name, {}))
 
 def trainable(piece: Piece) -> list[nn.Parameter]:  # of a prepared piece
     "The weights that a piece and its parts bring along, which the run's optimiser moves with the network's."
+    check_complete(piece)
     kept = [getattr(piece.made, name) for name in piece.learns]
     own = [p for module in kept if isinstance(module, nn.Module) for p in module.parameters()]
     return own + [p for part in parts_of(piece).values() for p in trainable(part)]
 
 # %% ../../nbs/methods/20b_base.ipynb #2ebce14c
+def check_complete(piece: Piece) -> None:  # prepared
+    "Refuse a piece that lacks what it makes when a run begins."
+    if lacking := [name for name in piece.learns if not hasattr(piece.made, name)]:
+        raise ValueError(f"{type(piece).__name__} has no {lacking[0]} yet, which is made for the network: call "
+                         "begin(net) once after prepare")
+
 def check_restorable(piece: Piece, state: dict) -> None:
     "Refuse a state that lacks what a piece learns, or holds what it would leave aside."
     known = {*piece.learns, *parts_of(piece)}
@@ -122,14 +131,25 @@ def check_restorable(piece: Piece, state: dict) -> None:
 # %% ../../nbs/methods/20b_base.ipynb #d126fdb7
 BYTES = 16.  # above it positive images are bytes: no normalisation goes so far
 
-def check_range_of(x: Tensor) -> None:
+def warn_of_twice(net: object, low: float, high: float) -> None:  # in training; of its images
+    "Say that a network which normalises its images is trained on such as are normalised already."
+    norm = getattr(net, "norm", None)
+    if not isinstance(norm, Normalize) or -.5 <= low <= high <= 1.5: return  # noise may go a little beyond
+    if (norm.mean == 0).all() and (norm.std == 1).all(): return
+    warnings.warn(f"images are {low:.3g} to {high:.3g}, so they seem to be normalised already, and this network "
+                  "normalises them itself: hand them over in [0, 1], as it is shown them when it is measured",
+                  stacklevel=2)
+
+def check_range_of(x: Tensor, net: object = None) -> None:  # net: in training; any unless given
     "Refuse images that are no numbers, or bytes; in one's own loop they may be normalised, and points lie anywhere."
     if x.is_cuda: return  # every batch would wait for the host
     low, high = (v.item() for v in x.aminmax())
     if not -math.inf < low <= high < math.inf:
         raise ValueError("images hold NaN or infinity: look at what made them")
-    if low >= 0 and high > BYTES and x.dim() == 4 and x.shape[2:] != (1, 1):
+    if x.dim() != 4 or x.shape[2:] == (1, 1): return
+    if low >= 0 and high > BYTES:
         raise ValueError(f"images must be float in [0, 1], got {low:.3g} to {high:.3g}: divide by 255")
+    warn_of_twice(net, low, high)
 
 # %% ../../nbs/methods/20b_base.ipynb #0659c45b
 def kept_by(piece: Piece) -> list:  # a method that has been prepared, or not -> of itself and its parts
@@ -206,7 +226,7 @@ def check_batch(method: "Method", net: Net, x: Tensor, y: Tensor) -> None:
     weights = next((p.dtype for p in own.parameters()), x.dtype) if isinstance(own, nn.Module) else x.dtype
     if x.dtype == torch.float64 != weights:
         raise TypeError(f"images are float64, but the network's weights {weights}: convert with x.float()")
-    check_range_of(x); check_prepared(method, x); check_makes(method, own, x); check_unit_of(method, x)
+    check_range_of(x, own); check_prepared(method, x); check_makes(method, own, x); check_unit_of(method, x)
     check_frozen(method)
     if method.trains in ("gan", "class-gan") and hasattr(own, "shape"): check_size_of(x, own.shape)
     if method.trains != "classifier" or method.unlabelled: return

@@ -15,7 +15,7 @@ from torch.func import functional_call
 from torch.nn import functional as F
 
 from ..core import choice, pick
-from ..guards import check_default
+from ..guards import check_default, warn_of_held_out
 from .base import Method
 from .manifold_mixup import check_stages, draw_stage
 from .vicinal import draw_lambda
@@ -104,6 +104,7 @@ class GAN(Method):
 
     def loss(self, net: nn.Module, x: Tensor, y: Tensor, rng: torch.Generator, index: Tensor | None = None) -> Tensor:
         make, D = self.sides(net, y)
+        warn_of_held_out(net, "this loss counts as a step, of which the generator has its turns", self.every > 1)
         turn = net.tick() % self.every == 0
         with torch.set_grad_enabled(turn and torch.is_grad_enabled()): fake = make(net.draw(len(x), rng))
         loss = self.judge(D, x, fake.detach(), rng)

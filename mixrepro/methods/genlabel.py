@@ -5,12 +5,11 @@
 # %% auto #0
 __all__ = ['KIND', 'check_top', 'generative_label', 'labels_by_scipy', 'label_times', 'benchmark_labels', 'head_of', 'watched',
            'check_head', 'check_apart', 'ByDensity', 'GenLabels', 'in_batches', 'LatentGenLabels', 'OnLine',
-           'warn_of_learning', 'OnlineGenLabels', 'nearest_labels', 'belongs', 'NoIntrusion']
+           'OnlineGenLabels', 'nearest_labels', 'belongs', 'NoIntrusion']
 
 # %% ../../nbs/methods/45_genlabel.ipynb #2df9fa68
 import statistics
 import time
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
@@ -23,7 +22,7 @@ from torch import Tensor, nn
 
 from ..core import choice
 from ..guards import (check_no_autocast, check_rows, check_same_network, check_shown_to_hook,
-                             check_size_of, warn_of_start)
+                             check_size_of, warn_of_held_out, warn_of_start)
 from ..data.images import ImageSet
 from .adv_mmd_vae import unrecorded
 from .base import altered
@@ -216,13 +215,6 @@ class OnLine(ByDensity):
                            allowed="[0, 1)")
 
 # %% ../../nbs/methods/45_genlabel.ipynb #cd5c3196
-def warn_of_learning(net: nn.Module) -> None:
-    "Say that densities learn from what a network in evaluation mode is shown."
-    if net.training: return
-    warnings.warn("the network is in evaluation mode, but the densities of its features go on learning from the images "
-                  "of this loss: take method.score for images that are held out, or call net.train() where it is "
-                  "trained", stacklevel=2)
-
 @dataclass(frozen=True, kw_only=True)
 class OnlineGenLabels(OnLine):
     "Labels by densities of the network's own features (GenLabel note, algorithm 3, corrected)."
@@ -239,7 +231,8 @@ class OnlineGenLabels(OnLine):
 
     @contextmanager
     def watching(self, net: nn.Module, x: Tensor, place: Place) -> Iterator[None]:
-        head_of(net); check_same_network(self.made.density, getattr(net, "module", net)); warn_of_learning(net)
+        head_of(net); check_same_network(self.made.density, getattr(net, "module", net))
+        warn_of_held_out(net, "the densities of its features go on learning from the images of this loss")
         warn_of_start(self, self.gamma > 0 and self.warmup > 0)
         with torch.no_grad(), unrecorded(net):
             place.clean = getattr(net, "module", net).features(x[:len(place.mix.partner)])

@@ -35,6 +35,7 @@ def warn_of_draws(net: Net,    # on the device of the images
     x = test.floats(torch.arange(min(n, len(test)), device=test.x.device))
     with evaluating(net): first, again = net(x), net(x)
     check_each_said([first, again])
+    first, again = first.double(), again.double()  # some networks give whole numbers
     if ((first - again).abs() > 1e-3 * (first.abs() + first.abs().mean())).any():
         warnings.warn("the network gives other logits for the same images each time: an attack follows one draw only, "
                       "so what withstands it is not shown to be robust; let the network give its mean over many draws",

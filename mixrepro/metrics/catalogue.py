@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['ON_2000', 'SOME_DAMAGED', 'SOME_FILMED', 'FEW_FILMED', 'FEW', 'APGD_ON_250', 'APGD_ON_60', 'IN_PIXELS', 'METRICS',
-           'DAMAGED', 'FLIPS', 'READ', 'ALSO', 'OF_CELLS', 'AT_SOME', 'OPENING', 'OPENED', 'IMAGES', 'IN_CELLS',
-           'logits', 'clean', 'calibration', 'on_first', 'key_of', 'code_of_metric', 'read_ahead', 'images_met',
-           'telling_how_far', 'fill', 'check_files_of', 'check_same', 'filled', 'said', 'with_sure', 'told',
-           'check_labels_of', 'measure', 'share_fitted', 'fitted', 'adopt', 'of_logits', 'of_calibration', 'of_scaled',
-           'of_ranks', 'of_moved', 'of_images']
+           'DAMAGED', 'FLIPS', 'READ', 'ALSO', 'OF_CELLS', 'AT_SOME', 'OPENING', 'OPENED', 'OF_TRAINING', 'IMAGES',
+           'IN_CELLS', 'logits', 'clean', 'calibration', 'on_first', 'key_of', 'code_of_metric', 'read_ahead',
+           'images_met', 'telling_how_far', 'fill', 'check_files_of', 'check_same', 'check_seen_again', 'filled',
+           'said', 'with_sure', 'told', 'check_labels_of', 'measure', 'share_fitted', 'fitted', 'adopt', 'of_logits',
+           'of_calibration', 'of_scaled', 'of_ranks', 'of_moved', 'of_images']
 
 # %% ../../nbs/metrics/69_catalogue.ipynb #82828743
 import os
@@ -182,7 +182,7 @@ OPENED: dict[Path, str] = {}  # a run's folder -> the weights that were there as
 
 def fill(runs: list[Run], key: str, dataset: str, device: str) -> None:
     "Measure and keep; arrays first."
-    check_same(runs, False)
+    check_same(runs, False); check_seen_again(runs, key)
     nets, test, begin = [open_net(r, device) for r in runs], load(dataset, "test").to(device), time.perf_counter()
     with telling_how_far(nets, f"{key} of {counted(len(runs))}", images_met(key, test)):
         values = METRICS[key](nets, test)
@@ -212,6 +212,18 @@ def check_same(runs: list[Run],
         raise RuntimeError(f"{moved[0]} was made again while it was measured: nothing of that is kept, "
                            "call the same again")
     OPENED.update(now)
+
+OF_TRAINING = ("concentration", "dimensions", "neighbours")  # what looks at the training images again
+
+def check_seen_again(runs: list[Run], key: str) -> None:
+    "Refuse to take other images, or other labels, for those that a network was trained on."
+    for run in runs if key in OF_TRAINING else ():
+        s, on = run.spec, tested_on(run.spec.dataset)
+        if s.dataset == on and not s.split and not s.label_noise: continue
+        told = (f"those of the split {s.split}" if s.split else "wrong ones, by label_noise" if s.label_noise
+                else s.dataset)
+        raise ValueError(f"{key!r} looks at all training images of {on} again, with their own labels, but {run} was "
+                         f"trained on {told}: ask it of other runs")
 
 # %% ../../nbs/metrics/69_catalogue.ipynb #9d3f806b
 def filled(runs: list[Run],            # complete

@@ -19,10 +19,10 @@ from torch import Tensor, nn
 from ..data.datasets import load
 from ..data.images import ImageSet
 from ..data.spirals import plane
-from ..guards import (check_counts_of, check_generator, check_labels, check_logits, check_networks,
-                             check_rows, check_tensor, check_whole)
+from ..guards import (check_classified, check_counts_of, check_generator, check_labels, check_logits,
+                             check_networks, check_rows, check_tensor, check_whole)
 from .accuracy import accuracy, evaluating
-from ..networks.staged import Net
+from ..networks.staged import Net, check_in_stages
 
 # %% ../../nbs/metrics/70_concentration.ipynb #e4b4d347
 def states(net: Net,     # a network in stages
@@ -84,7 +84,7 @@ def unsure(logits: Tensor,          # (N, K)
     if not 0 < threshold <= 1: raise ValueError(f"the threshold is a probability above 0, got {threshold}")
     if logits.dim() != 2 or not logits.numel():
         raise ValueError(f"expected logits (N, K), one row at least, got {tuple(logits.shape)}")
-    check_logits(logits)
+    check_logits(logits); check_classified(logits, len(logits))
     logp = logits.double().log_softmax(1)
     p = logp.exp()
     return (p.amax(1) < threshold).double().mean().item(), -(p * logp.clamp(min=-1e3)).sum(1).mean().item()
@@ -118,7 +118,7 @@ def concentration(nets: Sequence[nn.Module],  # networks with a 2-D bottleneck a
                   test: ImageSet,             # the test set, on their device
                   ) -> list[dict]:  # one each; entropies in nats
     "Concentration and confidence in the bottleneck (Manifold Mixup paper, figures 1, 6 and 7)."
-    check_networks(nets)
+    check_networks(nets); check_in_stages(nets)
     train, out = load(test.name, "train").to(test.x.device), []
     for net in nets:
         h = states(net, test.floats())
@@ -162,7 +162,7 @@ def hull(nets: Sequence[nn.Module],  # networks in stages
          seed: int = 0,              # of the places
          ) -> list[dict]:  # one each; entropies in nats
     "Confidence at random places between hidden states, after stage 1 (Manifold Mixup paper, section 3)."
-    check_networks(nets); check_whole(None, True, seed=seed)
+    check_networks(nets); check_in_stages(nets); check_whole(None, True, seed=seed)
     out = []
     for net in nets:
         h = states(net, test.floats())
@@ -244,7 +244,7 @@ def dimensions(nets: Sequence[nn.Module],  # networks whose stage 1 is a vector
                test: ImageSet,
                ) -> list[dict]:  # one each
     "Spectra and dimensions of the classes' training states after stage 1 (Manifold Mixup paper, corollary 1)."
-    check_networks(nets)
+    check_networks(nets); check_in_stages(nets)
     train, out = load(test.name, "train").to(test.x.device), []
     for net in nets:
         h = states(net, train.floats())

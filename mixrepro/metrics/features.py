@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from ..data.images import typed
-from ..guards import check_rows
+from ..guards import check_rows, check_tensor
 from .accuracy import evaluating
 from ..training.store import Run, open_net
 
@@ -39,6 +39,7 @@ def extract(e: Extractor,
             images: Tensor,  # uint8, or float in [0, 1]; (N, C, H, W), N at least 1
             ) -> Tensor:     # float32 (N, d), on the network's device
     "The features of a batch of images."
+    check_tensor(images, "images")
     if images.dim() != 4 or not len(images) or not (images.dtype == torch.uint8 or images.is_floating_point()):
         raise ValueError("expected images (N, C, H, W), uint8 or float in [0, 1], N above 0, "
                          f"got {images.dtype} {tuple(images.shape)}")

@@ -23,8 +23,9 @@ from ..data.corrupted import read_p, table_for
 from ..data.images import ImageSet, balanced, data_root
 from ..data.perturbations import EXTRA_PERTURBATIONS, HARDER, PERTURBATIONS, frames, perturb
 from ..data.sources import GENERATED, RELEASED
-from ..guards import (
-    check_each_once, check_labels, check_logits, check_networks, check_rows, check_tensor, check_whole)
+from mixrepro.guards import (
+    check_classified, check_each_once, check_labels, check_logits, check_networks, check_rows, check_tensor,
+    check_whole)
 from .accuracy import predict
 from ..networks.staged import Net
 
@@ -110,7 +111,7 @@ def classes_of(net: Net,      # images -> logits
                ) -> Tensor:   # int64 (b, frames), on the CPU
     "The class of every frame."
     logits = predict(net, film.flatten(0, 1), batch)
-    check_logits(logits)
+    check_logits(logits); check_classified(logits, len(logits))
     return logits.argmax(1).view(film.shape[:2])
 
 # %% ../../nbs/metrics/76_flips.ipynb #c1da55a3

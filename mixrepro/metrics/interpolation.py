@@ -18,7 +18,7 @@ from ..guards import (check_as_many, check_default, check_logits, check_networks
     check_rows, check_size_of, check_whole)
 from ..methods.vicinal import one_hot, soft_ce
 from .accuracy import evaluating
-from ..networks.staged import Net, check_stage
+from ..networks.staged import Net, check_in_stages, check_stage
 
 # %% ../../nbs/metrics/72_interpolation.ipynb #b4591b6c
 def draw_pairs(n: int,                # examples
@@ -134,7 +134,7 @@ def interpolation(nets: Sequence[Net],             # networks in stages
                   # {"lam", "stages": {"0": {"nll", "third"}, ...}, "pairs", "seed"} for each network
                   ) -> list[dict]:
     "The curves of figure 2 for each network."
-    check_networks(nets); check_whole(None, True, seed=seed)
+    check_networks(nets); check_in_stages(nets); check_whole(None, True, seed=seed)
     for net in nets: check_stage(tuple(stages), along, len(net.stages))  # before the first curve
     pairs = draw_pairs(len(test), torch.Generator().manual_seed(seed))
     return [dict(lam=list(lams), stages={str(k): interpolated(net, test, pairs, k, lams) for k in stages},

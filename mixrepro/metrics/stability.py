@@ -17,7 +17,7 @@ from torch import Tensor
 from ..core import Choices, choice
 from ..data.images import ImageSet
 from ..data.streams import image_keys, normal
-from ..guards import check_each_said, check_logits, check_networks, check_tensor
+from ..guards import check_classified, check_each_said, check_logits, check_networks, check_tensor
 from .accuracy import checked_logits, evaluating
 from ..networks.staged import Net
 
@@ -30,7 +30,7 @@ def js_divergence(a: Tensor,  # logits, float (N, K)
     if a.shape != b.shape or a.dim() != 2:
         raise ValueError("expected two times logits (N, K) of the same images, "
                          f"got {tuple(a.shape)} and {tuple(b.shape)}")
-    check_logits(a); check_logits(b)
+    check_logits(a); check_logits(b); check_classified(a, len(b))
     p, q = a.double().log_softmax(1), b.double().log_softmax(1)
     def half(p, d):  # log((1 + exp(d)) / 2) without overflow
         return -.5 * p.exp() * (d.clamp(min=0) + (-d.abs()).expm1().div(2).log1p()).masked_fill(p == -math.inf, 0)

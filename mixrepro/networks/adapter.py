@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['HELD', 'check_module', 'check_shown', 'candidates', 'layers_in', 'stem_first', 'check_not_made_again', 'check_state',
-           'passing', 'drawing', 'are_logits', 'bare_keys', 'own_keys', 'Adapted', 'part_of', 'check_adaptable',
-           'check_not_compiled', 'check_images_moments', 'check_order', 'warn_of_bypass', 'staged']
+           'passing', 'check_drawn_on', 'drawing', 'are_logits', 'bare_keys', 'own_keys', 'Adapted', 'part_of',
+           'check_adaptable', 'check_not_compiled', 'check_order', 'warn_of_bypass', 'staged']
 
 # %% ../../nbs/networks/10b_adapter.ipynb #b06376f6
 import sys
@@ -20,7 +20,7 @@ from torch.utils import checkpoint
 
 from ..files import in_a_line
 from ..guards import check_counts_of, check_each_once, check_shown_to_hook, check_tensor
-from .staged import Dropout, Normalize, check_images, check_stage, gone, in_mode
+from .staged import Dropout, Normalize, check_images, check_images_moments, check_stage, gone, in_mode
 
 # %% ../../nbs/networks/10b_adapter.ipynb #27f021c4
 def check_module(net: object) -> None:
@@ -110,18 +110,31 @@ def passing(stages: dict[str, nn.Module],        # those that are entered, in th
                          "`staged` gives and not the network by itself")
 
 # %% ../../nbs/networks/10b_adapter.ipynb #ac49d1d4
+def check_drawn_on(x: Tensor, rng: torch.Generator | None) -> None:  # images; what layers draw from
+    "Refuse a generator of another device: layers would draw from the global one of their own."
+    if rng is None or x.device.type not in ("cpu", "cuda") or rng.device.type == x.device.type: return
+    raise ValueError(f"the network passes images on {x.device}, but what it draws from is on {rng.device}: call "
+                     f"draw_from with torch.Generator({x.device.type!r})")
+
 @contextmanager
 def drawing(rng: torch.Generator | None,  # on the device of what draws; None: from the global one, as ever
-            ) -> Iterator[None]:
+            ) -> Iterator[Callable]:      # a function of states -> the same, which may draw from this generator itself
     "Inside it, what draws from PyTorch's global generator draws from this one instead."
-    if rng is None:
-        yield
+    cpu = rng is None or rng.device.type == "cpu"
+    at = None if cpu else torch.cuda.current_device() if rng.device.index is None else rng.device.index
+    whole = torch.default_generator if cpu else torch.cuda.default_generators[at]
+    if rng is None or rng is whole:
+        yield lambda f: f
         return
-    at = rng.device.index if rng.device.index is not None or rng.device.type == "cpu" else torch.cuda.current_device()
-    whole = torch.default_generator if rng.device.type == "cpu" else torch.cuda.default_generators[at]
     kept = whole.get_state()
     whole.set_state(rng.get_state())
-    try: yield
+    def in_turn(f):
+        def asked(h):
+            rng.set_state(whole.get_state())
+            try: return f(h)
+            finally: whole.set_state(rng.get_state())
+        return asked
+    try: yield in_turn
     finally:
         rng.set_state(whole.get_state())
         whole.set_state(kept)
@@ -175,11 +188,12 @@ class Adapted(nn.Module):
                 at: int | tuple[int, ...] | None = None,           # stage 0 (the input) to S, or several
                 through: Callable[[Tensor], Tensor] | None = None, # applied to the state there, the first one first
                 ) -> Tensor:                                       # logits, float (B, K)
-        check_images(x, self.shape, self.fixed, self.norm.mean.dtype)
+        check_images(x, self.shape, self.fixed, self.norm.mean.dtype); check_drawn_on(x, self.rng)
         stages = check_stage(at, through, len(self.names))
         entered = {n: m for k, (n, m) in enumerate(zip(self.names, self.stages), 1) if k in stages}
         x = self.norm(gone(through, x) if 0 in stages else x)
-        with passing(entered, through), drawing(self.rng if self.training else None): return self.net(x)
+        with drawing(self.rng if self.training else None) as in_turn, passing(entered, in_turn(through)):
+            return self.net(x)
 
     def features(self, x: Tensor, at: int | tuple[int, ...] | None = None,
                  through: Callable[[Tensor], Tensor] | None = None) -> Tensor:  # float (B, d)
@@ -230,16 +244,6 @@ def check_not_compiled(net: nn.Module, stages: Sequence[str]) -> None:  # as for
         if inside and hasattr(m, "_orig_mod") or (inside or name in stages) and m._compiled_call_impl is not None:
             raise ValueError(f"{name or 'the network'} is compiled, so no pass of it can be entered: put stages on it "
                              "before, and compile what comes out, as in torch.compile(staged(net, ...))")
-
-def check_images_moments(shape: tuple, mean: Sequence[float] | None, std: Sequence[float] | None) -> None:
-    "Refuse constants of other channels than the images have, or of images in 0..255."
-    for what, values in (("mean", mean), ("std", std)):
-        if values is None or not hasattr(values, "__len__"): continue
-        if len(values) != shape[0]:
-            raise ValueError(f"images have {shape[0]} channels, so that {what} has {shape[0]} values, "
-                             f"got {len(values)}")
-        if max(values) > 1:
-            raise ValueError(f"mean and std are those of images in [0, 1], got {what} {max(values):g}: divide by 255")
 
 # %% ../../nbs/networks/10b_adapter.ipynb #b5cf5cbc
 @torch.no_grad()

@@ -3,6 +3,7 @@
 import io
 import json
 import signal
+import warnings
 from dataclasses import FrozenInstanceError, dataclass, fields, replace
 
 import pytest
@@ -366,3 +367,12 @@ def test_a_run_with_a_learning_part_that_is_killed_ends_the_same(learned, tmp_pa
 def test_a_method_that_learns_nothing_has_no_state():
     assert state_of(Mixup()) == state_of(method("varmixup")) == {}
     restore(Mixup(), {})  # what an older checkpoint says
+
+
+def test_images_that_were_normalised_before_are_told_of_where_the_network_does_it_too():
+    x, y = batch()
+    net, plain = network().train(), nn.Sequential(nn.Flatten(), nn.Linear(256, 5))
+    with pytest.warns(UserWarning, match="normalised already, and this network normalises them itself: hand them over in"): Mixup().loss(net, (x - .5) / .25, y, seeded())
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        Mixup().loss(net, x, y, seeded()), Mixup().loss(plain, (x - .5) / .25, y, seeded())

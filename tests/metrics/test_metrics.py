@@ -23,6 +23,9 @@ from mixrepro.metrics.accuracy import accuracy, evaluating, nll, predict
 from mixrepro.metrics.calibration import confidence, ece, reliability
 from mixrepro.metrics.ranked import aurra, rms_error
 from mixrepro.networks.zoo import build
+from mixrepro.training.loop import train_run
+from mixrepro.training.spec import Spec
+from mixrepro.training.store import Store
 
 
 @st.composite
@@ -359,3 +362,11 @@ def test_what_is_measured_on_a_part_is_that_of_the_part(name):
     arrays, others = (dict(m.pop("arrays", {})) for m in (mine, theirs))
     assert mine == theirs and all(torch.equal(a, others[k]) for k, a in arrays.items()) and part.y.bincount().eq(2).all()
     assert catalogue.IN_CELLS.get(name) == catalogue.IN_CELLS.get(f"{name}-on-2000")
+
+
+@pytest.mark.parametrize("fields, told", [(dict(split="digits-l50-v50"), "those of the split digits-l50-v50"), (dict(label_noise=.4), "wrong ones, by label_noise"),
+                                          (dict(dataset="photo-digits-64-stylized"), "photo-digits-64-stylized")])
+def test_images_or_labels_that_a_run_was_not_trained_on_are_not_taken_for_its_own(fields, told, tmp_path):
+    run = train_run(Spec(method="erm", network="tiny-cnn", epochs=1, n_train=40, looks=1, **dict(dataset="digits") | fields), Store(tmp_path), "cpu")
+    for name in ("neighbours", "concentration", "dimensions"):
+        with pytest.raises(ValueError, match=f"'{name}' looks at all training images of .* again, with their own labels, but .* was trained on {told}: ask it of other runs"): catalogue.measure([run], name, "cpu")
