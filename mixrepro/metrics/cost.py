@@ -138,7 +138,7 @@ class Worker:
         self.method, self.prepare_flops, self.prepare_seconds = prepared(spec, train, few | nets, device)
         self.method.begin(self.net)
         self.one = train.subset(range(min(spec.batch, len(train))))
-        self.optimizer = optimizer(spec, self.net)
+        self.optimizer = optimizer(spec, self.net, self.method)
         self.rngs = {name: generator(spec, name, "cpu" if name == "order" else device) for name in STREAMS}
         sizes = [len(i) for i in batches(len(train), spec.batch, torch.Generator())]
         self.steps, self.images = spec.epochs * len(sizes), spec.epochs * sum(sizes)
