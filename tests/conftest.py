@@ -34,7 +34,7 @@ SMOKE = ("--profile", "smoke")
 # more than most notebooks, so all others are drawn in forks of one process.
 BY_THE_ENGINE = ("vm-table1", "vm-fig2", "mm-theorem1")
 LONGEST = tuple(f"test_{name}.py" for name in ("gates", "drawings", "workflow", "engine", "readme", "device", "package", "environment"))
-HEEDED_LATE = {"MIXREPRO_HOME", "MIXREPRO_DATA", "SNAKEMAKE_PROFILE"}  # read when they are needed, and not as Python starts
+HEEDED_LATE = {"MIXREPRO_HOME", "MIXREPRO_DATA", "SNAKEMAKE_PROFILE"}  # when they are needed, and not as Python starts
 torch.set_num_threads(1)
 # The same examples at every run, so that a change of the code is what a failure comes from; HYPOTHESIS_PROFILE=default looks for new ones.
 hypothesis.settings.register_profile("same", derandomize=True, database=None, deadline=None)

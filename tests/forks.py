@@ -50,6 +50,7 @@ def child(args, cwd, env, out, err):
 
 if __name__ == "__main__":
     from mixrepro import cli  # noqa: F401
+    from mixrepro.data import fetch  # noqa: F401  with torchvision
     from mixrepro.workflow import drawn, jobs, study  # noqa: F401
     drawn.code_of_notebook(drawn.as_function(["from mixrepro.workflow.study import Study\nStudy"]))  # reads the package's code
     for line in sys.stdin:

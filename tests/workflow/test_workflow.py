@@ -334,7 +334,7 @@ def test_list_names_every_artefact(pristine):
 
 
 def test_doctor(project):
-    done = mixrepro("doctor", cwd=project, fresh=True)
+    done = mixrepro("doctor", cwd=project)  # in a Python of its own: test_readme.py
     assert done.returncode == 0 and "torch" in done.stdout and "WRONG" not in done.stdout, done.stdout
     assert "checks failed" in sentence(mixrepro("doctor", cwd=project.parent))
 
