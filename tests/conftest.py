@@ -10,6 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+gc.disable()  # until all is collected: what is loaded is looked through again and again, and none of it is garbage
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # threads of two processes that wait for each other are slower than one
 STARTUP = str(Path(__file__).resolve().parent / "startup")
 sys.path.insert(0, STARTUP)
@@ -65,6 +66,7 @@ def pytest_collection_modifyitems(items):
 def pytest_collection_finish():
     "What is loaded by now stays: statsmodels collects garbage at each call, a tenth of a second with all of this to look through."
     gc.freeze()
+    gc.enable()
 
 
 def pytest_unconfigure():

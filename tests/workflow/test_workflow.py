@@ -320,7 +320,7 @@ def test_a_notebook_that_fails_keeps_the_old_figure(reproduced, tmp_path):
     nb.cells.insert(3, nbformat.v4.new_code_cell("raise ValueError('the cell that fails')"))
     nbformat.write(nb, path)
     before = {k: v[0] for k, v in tree(project / "figures/smoke/varmixup").items()}
-    said = sentence(mixrepro("reproduce", "vm-fig2", *SMOKE, cwd=project))
+    said = sentence(mixrepro("reproduce", *BY_THE_ENGINE, *SMOKE, cwd=project))  # whose groups of runs are there
     assert "vm-fig2 failed (ValueError: the cell that fails) in code cell 3, line 1: raise ValueError('the cell that fails'); what" in said and "vm-fig2.log" in said
     assert {k: v[0] for k, v in tree(project / "figures/smoke/varmixup").items()} == before
 
