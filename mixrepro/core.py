@@ -200,6 +200,13 @@ def brought(value: typing.Any,                                             # as 
             hint: str = "",                                                # likewise
             ) -> typing.Any:
     "A value brought to its field's type, if it may stand there; one of a type that is none of `READERS` as it is."
+    known = type(value) in _ALIKE and type(allowed) in _FIXED and kind in READERS
+    return (_once if known else _anew)(value, kind, name, allowed, hint)
+
+_ALIKE, _FIXED = (bool, int, float, str), (str, range, type(None))  # equal ones of a type are one and the same
+
+def _anew(value: typing.Any, kind: typing.Any, name: str, allowed: typing.Any, hint: str) -> typing.Any:
+    "Likewise, whatever was asked before."
     bare = value.tolist() if hasattr(value, "tolist") else value  # NumPy's or PyTorch's
     if (typing.get_origin(kind) or kind) is tuple:
         if not isinstance(bare, (list, tuple, range)): refused(name, "a list", value, hint)
@@ -211,6 +218,8 @@ def brought(value: typing.Any,                                             # as 
     if found is refused: refused(name, noun + (f", {in_words(allowed)}" if allowed else ""), value, hint)
     check_allowed(found, name, allowed, hint)
     return found
+
+_once = functools.lru_cache(1 << 14, typed=True)(_anew)  # a plan makes thousands of runs of few values
 
 # %% ../nbs/00_core.ipynb #50acb25e
 def check_allowed(value: typing.Any, name: str, allowed: Collection | Callable[[], Collection] | None,

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['PART', 'ADVICE', 'LARGEST_TEXT', 'OF_ANOTHER_CLONE', 'retold', 'explained', 'flush_folder', 'stage', 'write_together',
-           'write_atomic', 'sha256', 'check_typed', 'home', 'clone', 'in_a_line', 'several', 'worded',
+           'write_atomic', 'sha256', 'check_typed', 'is_plain', 'home', 'clone', 'in_a_line', 'several', 'worded',
            'write_if_changed', 'system_locks', 'lock_holder', 'set_aside', 'TooLarge', 'small_text', 'check_nested',
            'modules', 'check_bytecode', 'for_git']
 
@@ -111,12 +111,20 @@ def sha256(what: bytes | str | os.PathLike,  # content as bytes, or the path of 
 # %% ../nbs/01_files.ipynb #7f9b0e5d
 def check_typed(path: str | os.PathLike, name: str = "") -> None:  # name: of the variable that holds it
     "Refuse a path below the home folder of nobody, and one whose links lead in a circle."
-    if not path: return
+    if isinstance(path, str | Path) and is_plain(str(Path(path))): return
     try: Path(path).expanduser().resolve()
     except OSError: return  # whoever opens it says why
     except RuntimeError as e:
         why = "a link in it leads to itself" if "loop" in str(e) else "nobody of that name has a home folder here"
         raise ValueError(f"{name}{'=' * bool(name)}{os.fspath(path)} leads nowhere, {why}: correct it") from None
+
+def is_plain(path: str) -> bool:  # as `Path` spells it
+    "Whether one look at the disk tells that a path leads somewhere: to look at each of its parts takes a while."
+    if path[:1] == "~" or ".." in path: return False
+    try: os.stat(path)
+    except OSError as e: return e.errno == errno.ENOENT
+    except ValueError: return False
+    return True
 
 def home() -> Path:
     "The project's folder: MIXREPRO_HOME, or the nearest folder upwards that holds the notebooks, or the current one."

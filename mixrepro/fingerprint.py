@@ -605,11 +605,14 @@ class Code:
 
     def refusal(self, where: str) -> Definition:
         "Likewise, with all that is refused in it."
-        module, _, name = where.partition(":")
-        reader = Counted(self, module)
-        reader.awaited = True
-        for n in self.nodes(module, name): reader.put(n, frozenset())
-        return Definition(digest_of(reader.words), frozenset(), frozenset(reader.texts), frozenset(reader.refusing))
+        if (kept := f"{where} (refusals)") not in self.known:  # each page asks for most of them
+            module, _, name = where.partition(":")
+            reader = Counted(self, module)
+            reader.awaited = True
+            for n in self.nodes(module, name): reader.put(n, frozenset())
+            digest, texts, refusing = digest_of(reader.words), frozenset(reader.texts), frozenset(reader.refusing)
+            self.known[kept] = Definition(digest, frozenset(), texts, refusing)
+        return self.known[kept]
 
     def definition(self, where: str) -> Definition:
         "What stands under a module and a name."

@@ -10,6 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+gc.disable()  # until all is collected: what is loaded is looked through again and again, and none of it is garbage
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # threads of two processes that wait for each other are slower than one
 STARTUP = str(Path(__file__).resolve().parent / "startup")
 sys.path.insert(0, STARTUP)
@@ -33,6 +34,8 @@ SMOKE = ("--profile", "smoke")
 # What the tests reproduce as a user does: networks that need others, runs that two artefacts share, a picture, a theorem. A kernel's start costs
 # more than most notebooks, so all others are drawn in forks of one process.
 BY_THE_ENGINE = ("vm-table1", "vm-fig2", "mm-theorem1")
+LONGEST = tuple(f"test_{name}.py" for name in ("gates", "drawings", "workflow", "engine", "readme", "device", "package", "environment"))
+HEEDED_LATE = {"MIXREPRO_HOME", "MIXREPRO_DATA", "SNAKEMAKE_PROFILE"}  # when they are needed, and not as Python starts
 torch.set_num_threads(1)
 gc.set_threshold(100_000, 20, 100)  # to look for garbage after every 700 objects, as Python does, is a tenth of the suite
 # The same examples at every run, so that a change of the code is what a failure comes from; HYPOTHESIS_PROFILE=default looks for new ones.
@@ -55,7 +58,7 @@ def pytest_runtest_protocol(item, nextitem):
 
 def pytest_collection_modifyitems(items):
     "The longest files first, so that no worker is left alone with one at the end; what needs CUDA waits for a machine that has it."
-    items.sort(key=lambda item: item.path.name not in ("test_workflow.py", "test_drawings.py"))
+    items.sort(key=lambda item: LONGEST.index(item.path.name) if item.path.name in LONGEST else len(LONGEST))
     if torch.cuda.is_available(): return
     for item in items:
         if item.get_closest_marker("cuda"): item.add_marker(pytest.mark.skip(reason="no CUDA device"))
@@ -64,6 +67,7 @@ def pytest_collection_modifyitems(items):
 def pytest_collection_finish():
     "What is loaded by now stays: statsmodels collects garbage at each call, a tenth of a second with all of this to look through."
     gc.freeze()
+    gc.enable()
 
 
 def pytest_unconfigure():
@@ -117,7 +121,7 @@ forks = []
 def mixrepro(*args, cwd: Path, timeout=400, fresh=False, **variables) -> subprocess.CompletedProcess:
     "The command line, as a person would call it in a folder; in a fork, unless it is to be fresh or is given what a start of Python reads."
     env = {k: v for k, v in os.environ.items() if k != "MIXREPRO_HOME"} | variables
-    if fresh or set(variables) - {"MIXREPRO_HOME", "MIXREPRO_DATA"}:
+    if fresh or set(variables) - HEEDED_LATE:
         return subprocess.run([COMMAND, *map(str, args)], cwd=cwd, env=env, text=True, capture_output=True, timeout=timeout)
     if not forks or forks[0].process.poll() is not None: forks[:] = [Forks()]
     return forks[0].run([*map(str, args)], cwd, env, timeout)

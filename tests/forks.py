@@ -1,6 +1,7 @@
 """The command line in forks of one process that has imported everything: a start of Python costs more than most answers."""
 
 import contextlib
+import gc
 import io
 import json
 import os
@@ -50,8 +51,10 @@ def child(args, cwd, env, out, err):
 
 if __name__ == "__main__":
     from mixrepro import cli  # noqa: F401
+    from mixrepro.data import fetch  # noqa: F401  with torchvision
     from mixrepro.workflow import drawn, jobs, study  # noqa: F401
     drawn.code_of_notebook(drawn.as_function(["from mixrepro.workflow.study import Study\nStudy"]))  # reads the package's code
+    gc.freeze()  # what is loaded by now is not looked through by any fork
     for line in sys.stdin:
         if not (one := os.fork()):
             code = 1

@@ -12,7 +12,7 @@ import pytest
 import torch
 from hypothesis import given, strategies as st
 
-from mixrepro.core import READERS, Choices, lies_in
+from mixrepro.core import READERS, Choices, brought, lies_in
 from mixrepro.data.whitening import Whitening
 from mixrepro.methods.catalogue import METHODS, PARTS, method
 from mixrepro.methods.mixup import Mixup
@@ -212,3 +212,22 @@ def test_defaults_stand_in_their_own_types(name):
     made = method(name)
     for f in dataclasses.fields(made):
         if f.default is not dataclasses.MISSING and of_type(f.type) in READERS: assert repr(getattr(made, f.name)) == repr(f.default)
+
+
+def test_an_equal_value_of_another_type_was_not_asked_before():
+    "What was found right is not looked at again: 1, True and 1.0 are equal, and so are 0 and -0."
+    assert brought(1, int, "steps", "[0, 2]") == 1 and type(brought(1., int, "steps", "[0, 2]")) is int
+    with pytest.raises(ValueError, match="steps must be a whole number, in .0, 2., got True"): brought(True, int, "steps", "[0, 2]")
+    assert brought((1, 0), tuple[bool, ...], "on") == (True, False) and brought((0, 1), tuple[int, ...], "on") == (0, 1)
+    with pytest.raises(ValueError, match="each of on must be a whole number, got True"): brought((0, True), tuple[int, ...], "on")
+    assert [math.copysign(1, brought(zero, float, "rate")) for zero in (0., -0.)] == [1, 1]
+
+
+def test_the_arguments_of_a_users_network_are_those_of_now(monkeypatch):
+    "An editor's autoreload puts new code into the same function."
+    def mine(shape, classes, width: int = 1): pass
+    def edited(shape, classes, depth: int = 1): pass
+    monkeypatch.setitem(NETWORKS, "mine", mine)
+    assert [*arguments("mine")] == ["width"]
+    mine.__code__, mine.__annotations__ = edited.__code__, edited.__annotations__
+    assert [*arguments("mine")] == ["depth"]

@@ -15,7 +15,7 @@ from hypothesis import given, settings, strategies as st
 
 from mixrepro.data.corrupted import read_made
 from mixrepro.data.sources import _noted
-from mixrepro.files import PART, check_nested, sha256, write_atomic, write_together
+from mixrepro.files import PART, check_nested, check_typed, sha256, write_atomic, write_together
 
 SOURCE = Path(__file__).resolve().parents[1]
 
@@ -181,3 +181,8 @@ def test_old_bytecode_is_not_run_for_a_source_whose_size_and_date_are_as_before(
     kept, = (path.parent / "__pycache__").glob("core.*.pyc")
     time.sleep(.05); seen = kept.stat().st_mtime_ns; said()
     assert kept.stat().st_mtime_ns == seen, "what is good is kept"
+
+
+@pytest.mark.parametrize("typed", ["~nosuchuser/x", "./~nosuchuser/x", Path("~nosuchuser/x")])
+def test_nobodys_home_is_refused_however_it_is_typed(typed):
+    with pytest.raises(ValueError, match="leads nowhere, nobody of that name has a home folder here"): check_typed(typed)

@@ -302,3 +302,9 @@ def test_objects_of_a_table_are_told_apart(one, other):
 def test_two_functions_without_a_name_are_two():
     def of(first): return reach(Code({"mixrepro.a": f"T = [lambda v: {first},\n     lambda v: 4]"}), ["mixrepro.a:<lambda> 1", "mixrepro.a:<lambda> 2"])
     assert of(3).name == of(3).name != of(5).name
+
+
+def test_what_a_definition_refuses_is_read_once():
+    "Each page asks for most of them."
+    where = "mixrepro.files:sha256"
+    assert CODE.refusal(where) is CODE.refusal(where) and CODE.refusal(where).digest != CODE.definition(where).digest

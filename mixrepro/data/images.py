@@ -177,8 +177,9 @@ def typed(path: str | Path) -> Path:
 def data_root(root: str | Path | None = None,  # None: MIXREPRO_DATA, else `data` in the project's folder
               ) -> Path:
     "The folder that holds the data sets."
-    if not root: check_typed(os.environ.get("MIXREPRO_DATA", ""), "MIXREPRO_DATA")
-    return typed(root or os.environ.get("MIXREPRO_DATA") or home() / "data")
+    asked = os.environ.get("MIXREPRO_DATA")
+    if asked and not root: check_typed(asked, "MIXREPRO_DATA")
+    return typed(root or asked or home() / "data")
 
 def remedy(name: str,   # of a data set that can be fetched
            root: Path,  # the data root

@@ -135,16 +135,22 @@ def networks_of(kind: str) -> list[str]:
     return [name for name in NETWORKS if kind_of(name) == kind]
 
 # %% ../../nbs/networks/19_zoo.ipynb #b3ec7b8c
-def arguments(name: str) -> dict[str, tuple] | None:  # argument -> its type, and what is allowed; None: anything goes
-    "The arguments of a network's builder, with their types and allowed values."
+def _signed(builder: Callable) -> dict[str, tuple] | None:  # as `arguments`
     found = {}
-    for a in inspect.signature(builder_of(name), eval_str=True).parameters.values():
+    for a in inspect.signature(builder, eval_str=True).parameters.values():
         kind, *told = get_args(a.annotation) or (a.annotation,)
         if a.kind is a.VAR_KEYWORD and not told: return None  # of a builder that says nothing of them
         if a.kind is a.VAR_KEYWORD: found |= {f.name: (f.type, f.metadata.get("allowed")) for f in fields(told[0])}
         elif a.name not in ("shape", "classes", "mean", "std"):
             found[a.name] = (kind, told[0]) if "Annotated" in str(a.annotation) else (a.annotation, None)
     return found
+
+_signed_once = functools.cache(_signed)
+
+def arguments(name: str) -> dict[str, tuple] | None:  # argument -> its type, and what is allowed; None: anything goes
+    "The arguments of a network's builder, with their types and allowed values."
+    builder = builder_of(name)
+    return (_signed_once if builder.__module__.startswith("mixrepro.") else _signed)(builder)  # a user's may be edited
 
 def asked(name: str,   # one of NETWORKS
           args: dict,  # arguments of its builder

@@ -1,16 +1,18 @@
 "What holds of every plan at every scale: how many runs, which seeds, and that a cell is named alike at each."
 
 from collections import Counter
+from functools import cache
 
 import pytest
 
 from mixrepro.methods.catalogue import METHODS
 from mixrepro.papers.catalogue import ARTEFACTS, PAPERS
-from mixrepro.repro.artefact import cells, papers_cells, trials
+from mixrepro.repro.artefact import cells as planned, papers_cells, trials
 from mixrepro.repro.scale import SCALES, scale
 from mixrepro.training.spec import name_of
 
 PLANNED = [id for id, a in ARTEFACTS.items() if a.plan]
+cells = cache(planned)  # a plan at a scale takes up to a second
 SEEDS = {"smoke": 2, "embedded": 10, "overnight": 5, "gpu": 3, "paper": 10}  # of a cell, where nothing else is said
 
 

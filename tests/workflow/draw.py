@@ -4,6 +4,7 @@ import gc
 import os
 import sys
 import traceback
+from functools import cache
 from pathlib import Path
 
 import execnb.shell
@@ -16,10 +17,11 @@ import torch
 from execnb.shell import CaptureShell
 from papermill.engines import Engine, papermill_engines
 
+from mixrepro.data.corruptions import CORRUPTIONS, corrupt
 from mixrepro.data.datasets import load
 from mixrepro.metrics.catalogue import read_ahead
-from mixrepro.papers.catalogue import find
-from mixrepro.workflow import study  # noqa: F401  imported before the forks
+from mixrepro.papers.catalogue import ARTEFACTS, find
+from mixrepro.workflow import study
 
 execnb.shell.set_matplotlib_formats = None  # what is published is drawn; shown in the notebook it would be drawn three times more
 
@@ -67,9 +69,12 @@ def drawn(asked: str) -> int:  # an artefact's id, or with the number of its see
 if __name__ == "__main__":
     papermill_engines.register("here", Here)
     matplotlib.use("agg")
-    load("digits-few", "test")
+    for kind in CORRUPTIONS:  # the tables of the noises and the frost's textures: once, not in each fork
+        for severity in range(1, 6): corrupt(load("digits-few", "test").x[:1], kind, severity)
     torch.optim.Adam([torch.zeros(1)])  # the first optimizer imports torch's compiler: once, not in each fork
     read_ahead()
+    study.cells = cache(study.cells)  # each page asks of which others' networks it is drawn
+    for a in ARTEFACTS.values(): study.cells(a, "smoke", 1)
     gc.freeze()  # what is loaded by now is not looked through by any fork
     Path("runs/.workflow/notebooks").mkdir(parents=True, exist_ok=True)
     if failed := [id for id in sys.argv[1:] if drawn(id)]: sys.exit(f"failed: {' '.join(failed)}")

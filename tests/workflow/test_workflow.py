@@ -5,6 +5,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -110,8 +111,8 @@ def test_what_a_part_has_drawn_stands_in_the_whole(reproduced):
     before = tree(project / "runs/digits-few"), tree(project / "figures")
     alone = mixrepro("reproduce", "vm-fig2", *SMOKE, cwd=project)
     assert alone.returncode == 0 and "nothing to do" in alone.stdout and (tree(project / "runs/digits-few"), tree(project / "figures")) == before
-    more = mixrepro("reproduce", *BY_THE_ENGINE, "mm-fig1", *SMOKE, cwd=project)
-    assert more.returncode == 0 and re.findall("^  draw (.+)", more.stdout, re.M) == ["mm-fig1"], more.stdout
+    more = mixrepro("reproduce", *BY_THE_ENGINE, "mm-lowdata", *SMOKE, cwd=project)
+    assert more.returncode == 0 and re.findall("^  draw (.+)", more.stdout, re.M) == ["mm-lowdata"], more.stdout
 
 
 def test_forced_it_draws_the_same_bytes(reproduced):
@@ -232,7 +233,7 @@ def test_what_snakemake_refuses(untouched, args, message):
 def test_one_notebook_at_a_time_has_the_gpu(tmp_path):
     "The limit is no option of the command line, where a user's --resources would take its place; a user's own limit goes first."
     project = quick(make_project(tmp_path / "project"))
-    todo = workflow.jobs(["mm-theorem1", "vm-fig1"], "smoke", {}, project)
+    todo = workflow.jobs(["mm-theorem1", "vm-fig1"], "smoke", {}, project) | dict(python=shutil.which("true"))  # what is executed is no matter
     (project / "runs/.workflow").mkdir(parents=True)
     def side_by_side(gpu: bool, *args) -> tuple[set, list]:
         (project / "runs/.workflow/jobs.json").write_text(json.dumps(todo | dict(gpu=gpu)))
@@ -281,7 +282,8 @@ def test_two_at_once(project):
 
 def test_killed_and_called_again(project):
     "SIGKILL to everything in the middle of the work: the same command goes on, and no finished run is trained again."
-    one = subprocess.Popen([COMMAND, "reproduce", "mm-lowdata", *SMOKE], cwd=project, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    asked = "reproduce", "mm-lowdata", *SMOKE, "-p", "seeds=1"
+    one = subprocess.Popen([COMMAND, *asked], cwd=project, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
                            start_new_session=True, env={k: v for k, v in os.environ.items() if k != "MIXREPRO_HOME"})
     deadline = time.time() + 200
     while not list((project / "runs").glob("digits-few/*/done.json")) and time.time() < deadline: time.sleep(.05)
@@ -291,7 +293,7 @@ def test_killed_and_called_again(project):
             if p.cwd() == str(project) or str(project) in " ".join(p.cmdline()): p.kill()
     done = {p: p.stat().st_mtime_ns for p in (project / "runs").glob("digits-few/*/weights.safetensors") if (p.parent / "done.json").is_file()}
     assert done
-    again = mixrepro("reproduce", "mm-lowdata", *SMOKE, cwd=project)
+    again = mixrepro(*asked, cwd=project)
     assert again.returncode == 0, again.stdout + again.stderr
     assert all(p.stat().st_mtime_ns == t for p, t in done.items())
     assert not list((project / "runs").rglob("checkpoint.pt")) and (project / "figures/smoke/manifold_mixup/mm-lowdata.md").is_file()
@@ -311,7 +313,6 @@ def test_figures_that_came_with_a_clone_are_drawn_here(project):
 
 
 def test_a_notebook_that_fails_keeps_the_old_figure(reproduced, tmp_path):
-    import shutil
     project = tmp_path / "project"
     shutil.copytree(reproduced[0], project, symlinks=True)
     path = project / "nbs/varmixup/vm-fig2.ipynb"
@@ -319,7 +320,7 @@ def test_a_notebook_that_fails_keeps_the_old_figure(reproduced, tmp_path):
     nb.cells.insert(3, nbformat.v4.new_code_cell("raise ValueError('the cell that fails')"))
     nbformat.write(nb, path)
     before = {k: v[0] for k, v in tree(project / "figures/smoke/varmixup").items()}
-    said = sentence(mixrepro("reproduce", "vm-fig2", *SMOKE, cwd=project))
+    said = sentence(mixrepro("reproduce", *BY_THE_ENGINE, *SMOKE, cwd=project))  # whose groups of runs are there
     assert "vm-fig2 failed (ValueError: the cell that fails) in code cell 3, line 1: raise ValueError('the cell that fails'); what" in said and "vm-fig2.log" in said
     assert {k: v[0] for k, v in tree(project / "figures/smoke/varmixup").items()} == before
 
@@ -333,7 +334,7 @@ def test_list_names_every_artefact(pristine):
 
 
 def test_doctor(project):
-    done = mixrepro("doctor", cwd=project, fresh=True)
+    done = mixrepro("doctor", cwd=project)  # in a Python of its own: test_readme.py
     assert done.returncode == 0 and "torch" in done.stdout and "WRONG" not in done.stdout, done.stdout
     assert "checks failed" in sentence(mixrepro("doctor", cwd=project.parent))
 
