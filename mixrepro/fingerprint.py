@@ -715,7 +715,7 @@ def made_from(value: Any) -> list | None:
     if isinstance(value, dict): return ["dict", *(each for item in value.items() for each in item)]
     if isinstance(value, (set, frozenset)): return ["set", *sorted(value, key=repr)]
     if isinstance(value, (tuple, list)): return [type(value), *value]
-    if hasattr(value, "tolist"): return [type(value), value.tolist()]
+    if hasattr(value, "tolist") and not isinstance(value, type): return [type(value), value.tolist()]
     if isinstance(value, Enum): return [type(value), value.name]
     return None
 
