@@ -5,13 +5,14 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
 import torch
 
 from mixrepro.training.computed import Computation, computed
-from mixrepro.training.store import Store, as_read, keep, kept
+from mixrepro.training.store import Store, as_read, keep, kept, working_on
 
 def test_two_that_ask_at_once_share_one_computation(tmp_path, capsys):
     calls, answers, store = [], [], Store(tmp_path)
@@ -82,3 +83,13 @@ def test_what_json_spells_otherwise_is_kept_as_it_is_read(tmp_path, value, read,
 def test_what_json_cannot_hold_is_refused_in_a_sentence(tmp_path, value):
     with pytest.raises(TypeError, match="^computed/t-.*/value cannot be kept, as JSON has no place for it .*: make it of texts"):
         computed("t", {}, lambda: value, Store(tmp_path))
+
+
+def test_what_another_process_writes_after_it_is_not_read_as_ones_own(tmp_path, monkeypatch):
+    "Code of another clone, which shares the store, may compute the same anew as soon as the lock is free."
+    @contextmanager
+    def and_then(at, root):
+        with working_on(at, root): yield
+        keep(at, "value", dict(settings={}, value="of other code"), "other")
+    monkeypatch.setattr("mixrepro.training.computed.working_on", and_then)
+    assert computed("t", {}, lambda: 5, Store(tmp_path)) == 5
