@@ -149,3 +149,13 @@ def test_a_network_that_has_no_stages_is_refused_when_it_is_built(mine):
     spec = Spec(**SPEC)
     with pytest.raises(TypeError, match="brought_nets:little gives a Sequential, which has no stages"):
         network_of(spec, (1, 8, 8), 10)
+
+
+def test_weights_that_share_memory_are_kept_and_come_back(mine):
+    "Safetensors refuses them, which was found out when the training was over, and again at each further call."
+    (mine / "brought_tied.py").write_text(NETS.replace("    return staged", "    net[5] = nn.Sequential(nn.Linear(4 * wide, 4 * wide), nn.Linear(4 * wide, 4 * wide), nn.Linear(4 * wide, classes))\n"
+                                                       "    net[5][1].weight = net[5][0].weight\n    return staged"))
+    run = train_run(Spec(**SPEC | dict(network="brought_tied:little", epochs=1)), Store(mine))
+    net = open_net(run)
+    shared = [p.data_ptr() for p in net.state_dict().values()]
+    assert run.done and len({*shared}) == len(shared) - 1

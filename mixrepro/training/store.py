@@ -247,7 +247,8 @@ def finish(run: Run, net: torch.nn.Module, rows: list[dict], environment: dict,
            ) -> None:
     "Write a finished run."
     check_older(run, made)
-    weights = {k: v.detach().cpu().contiguous() for k, v in net.state_dict().items()}
+    # a copy of each: safetensors refuses weights that share memory, as tied ones do
+    weights = {k: v.detach().to("cpu", copy=True).contiguous() for k, v in net.state_dict().items()}
     content = {"spec.json": json.dumps(dict(spec=to_json(run.spec), provenance=provenance_of(run.spec)), indent=1),
                "history.csv": to_csv(rows),
                "weights.safetensors": safetensors.torch.save(weights),
