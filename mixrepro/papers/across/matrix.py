@@ -143,7 +143,8 @@ def ranked_methods(table: pd.DataFrame) -> Ranked:  # from `matrix_table`
     ranks = table.pivot(index="metric", columns="method", values="rank").loc[order]
     if ranks.shape[1] < 3: raise ValueError(f"ranks are compared of three methods or more, got {ranks.shape[1]}")
     family = table.groupby("metric").family.first().loc[order]
-    mean, families = ranks.mean().sort_values(), ranks.groupby(family).mean().mean()
+    # of equals the first by name: a sort that is not stable has another order on another processor
+    mean, families = ranks.mean().sort_values(kind="stable"), ranks.groupby(family).mean().mean()
     statistic, p = stats.friedmanchisquare(*ranks.to_numpy().T)
     pairs = posthoc_nemenyi_friedman(ranks).set_axis(ranks.columns, axis=0).set_axis(ranks.columns, axis=1)
     return Ranked(mean, families.loc[mean.index], len(ranks), float(statistic), float(p), pairs,
@@ -244,7 +245,9 @@ def of_method(table: pd.DataFrame, method: str) -> tuple[list[str], list[str]]:
 def matrix_answer(table: pd.DataFrame, ranked: Ranked, labels: dict, at: str) -> list[str]:  # at: a profile's name
     "What the matrix says, in sentences."
     def show(m): return labels.get(m, m)
-    def first(ranks): return ", ".join(f"{show(m)} ({v:.1f})" for m, v in ranks.sort_values().head(3).items())
+    def first(ranks):
+        best = ranks.sort_values(kind="stable").head(3)
+        return ", ".join(f"{show(m)} ({v:.1f})" for m, v in best.items())
     place = ranked.mean.round(9).rank(method="min").astype(int).to_dict()  # those of one mean rank share a place
     sides = {m: of_method(table, m) for m in place if m != BASE}
     above, below = (sum(len(s[k]) for s in sides.values()) for k in (0, 1))
