@@ -728,14 +728,18 @@ def made_from(value: Any) -> list | None:
     if isinstance(value, dict): return ["dict", *(each for item in value.items() for each in item)]
     if isinstance(value, (set, frozenset)): return ["set", *sorted(value, key=repr)]
     if isinstance(value, (tuple, list)): return [type(value), *value]
+    if isinstance(value, ModuleType): return ["module", value.__name__]  # wherever it is installed
+    if isinstance(value, type): return None
     if hasattr(value, "tolist"): return [type(value), value.tolist()]
+    if hasattr(value, "state_dict"): return [type(value), repr(value), value.state_dict()]  # a network
+    if hasattr(value, "to_csv"): return [type(value), value.to_csv()]  # a table, of which repr leaves rows out
     if isinstance(value, Enum): return [type(value), value.name]
     return None
 
 # %% ../nbs/04_fingerprint.ipynb #7fe60b47
 def told_by(value: Any) -> list:
     "What an object of no known kind holds."
-    if "object at 0x" not in (text := repr(value)) and type(value).__repr__ is not object.__repr__: return [text]
+    if " at 0x" not in (text := repr(value)) and type(value).__repr__ is not object.__repr__: return [text]
     return [vars(value)] if hasattr(value, "__dict__") else []
 
 def held_by(value: FunctionType) -> list:

@@ -6,6 +6,8 @@ import symtable
 from enum import Enum
 from functools import partial
 
+import numpy as np
+import pandas as pd
 import pytest
 import torch
 from hypothesis import given, settings, strategies as st
@@ -293,10 +295,16 @@ class Plain:
 class Colour(Enum): RED, BLUE = 1, 2
 
 
-@pytest.mark.parametrize("one, other", [(made_by(3), made_by(4)), (Plain(3), Plain(4)), (Colour.RED, Colour.BLUE), (1j, 2j), (slice(3), slice(4)), (re.compile("a"), re.compile("b")),
-                                        (partial(sorted, key=made_by(3)), partial(sorted, key=made_by(4))), (partial(sorted, kind=torch.float32), partial(sorted, kind=torch.float64))], ids=["closure", "instance", "enum", "complex", "slice", "pattern", "partial of a closure", "partial of a type"])
+@pytest.mark.parametrize("one, other", [(made_by(3), made_by(4)), (Plain(3), Plain(4)), (Colour.RED, Colour.BLUE), (1j, 2j), (slice(3), slice(4)), (re.compile("a"), re.compile("b")), (made_by(np.ones(2)), made_by(np.zeros(2))), (made_by(np.float32), made_by(np.float64)), (made_by(torch.ones(2)), made_by(np.ones(2))), (made_by(torch.nn.Linear(2, 2)), made_by(torch.nn.Linear(2, 2))), (made_by(pd.DataFrame(dict(a=range(100)))), made_by(pd.DataFrame(dict(a=[k + (k == 50) for k in range(100)])))),
+                                        (partial(sorted, key=made_by(3)), partial(sorted, key=made_by(4))), (partial(sorted, kind=torch.float32), partial(sorted, kind=torch.float64))], ids=["closure", "instance", "enum", "complex", "slice", "pattern", "enclosed array", "enclosed type", "enclosed tensor", "enclosed network", "enclosed table", "partial of a closure", "partial of a type"])
 def test_objects_of_a_table_are_told_apart(one, other):
     assert put_in_words(one, set()) == put_in_words(one, set()) != put_in_words(other, set())
+
+
+@pytest.mark.parametrize("value", [np.random.default_rng(0), np.random.RandomState(0), (k for k in ()), np], ids=["generator", "state", "iterator", "module"])
+def test_nothing_is_told_by_where_it_lies(value):
+    "An address is another one in each process, and the folder of a module on each machine: a value would be of other code each time."
+    assert not re.search("0x|/", put_in_words(made_by(value), set()))
 
 
 def test_two_functions_without_a_name_are_two():

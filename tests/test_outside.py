@@ -149,3 +149,27 @@ def test_a_network_that_has_no_stages_is_refused_when_it_is_built(mine):
     spec = Spec(**SPEC)
     with pytest.raises(TypeError, match="brought_nets:little gives a Sequential, which has no stages"):
         network_of(spec, (1, 8, 8), 10)
+
+
+def test_weights_that_share_memory_are_kept_and_come_back(mine):
+    "Safetensors refuses them, which was found out when the training was over, and again at each further call."
+    (mine / "brought_tied.py").write_text(NETS.replace("    return staged", "    net[5] = nn.Sequential(nn.Linear(4 * wide, 4 * wide), nn.Linear(4 * wide, 4 * wide), nn.Linear(4 * wide, classes))\n"
+                                                       "    net[5][1].weight = net[5][0].weight\n    return staged"))
+    run = train_run(Spec(**SPEC | dict(network="brought_tied:little", epochs=1)), Store(mine))
+    net = open_net(run)
+    shared = [p.data_ptr() for p in net.state_dict().values()]
+    assert run.done and len({*shared}) == len(shared) - 1
+
+
+@pytest.mark.parametrize("line, told", [("net[5].register_buffer('odd', torch.full((2, 2), -torch.inf).triu(1))", "5.odd, which is infinite, or no number"),
+                                        ("net[5].register_buffer('odd', torch.ones(1).expand(3))", "5.odd, which is expanded, many values in one place"),
+                                        ("net[5].__class__ = type('Odd', (nn.Linear,), dict(get_extra_state=lambda self: dict(a=1)))", "5._extra_state, which is a dict and no tensor")])
+def test_a_state_that_cannot_be_kept_is_refused_before_training(mine, line, told):
+    "A mask of minus infinity was called diverged after the first epoch, and an expanded buffer trained to its end and could never be opened."
+    (mine / "brought_nets.py").write_text(NETS.replace("    return staged", f"    {line}\n    return staged"))
+    with pytest.raises(ValueError, match=f"the state of brought_nets:little has {told}, so no run of it can be kept"): network_of(Spec(**SPEC), (1, 8, 8), 10)
+
+
+def test_a_mask_that_is_not_kept_is_no_fault(mine):
+    (mine / "brought_nets.py").write_text(NETS.replace("    return staged", "    net[5].register_buffer('odd', torch.full((2, 2), -torch.inf), persistent=False)\n    return staged"))
+    assert train_run(Spec(**SPEC | dict(epochs=1)), Store(mine)).done

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['MADE', 'CORRUPTED', 'SIDE_OF', 'ORIGINS', 'ROWS_OF_C', 'read_made', 'check_native', 'Stored', 'Frames', 'read_c',
-           'read_p', 'kind_faults', 'side_of', 'table_for', 'c_folder', 'check_made_of', 'load_c']
+           'read_p', 'kind_faults', 'side_of', 'table_for', 'c_folder', 'has_own_labels', 'check_made_of', 'load_c']
 
 # %% ../../nbs/data/06c_corrupted.ipynb #b4f3d0c9
 import json
@@ -27,7 +27,7 @@ from .images import ImageSet, data_root, folders, pictures, read_array, read_pic
 from .tiny_imagenet import (TINY_CLASSES, TINY_FOLDER, TINY_ROWS, check_counts, decoded, spoilt,
                                          tiny_classes)
 from ..extras import Lazy
-from ..files import check_nested, retold
+from ..files import check_nested, retold, sha256
 
 # %% ../../nbs/data/06c_corrupted.ipynb #d789b41a
 MADE = "made.json"
@@ -283,11 +283,21 @@ def _digest_now(name: str, digest: str, root: Path) -> str:  # digest: of the fo
     "What `made.json` says of the test images of a folder that was added, as it is now."
     return Lazy("mixrepro.data.make").digest_of_images(load(name, "test", root).x)  # it imports this module
 
+def has_own_labels(folder: Path, made: dict) -> bool:  # made: what `made.json` says
+    "Whether the labels of a set are those that it was made with."
+    if (said := made["same"].get("labels", "none")) == "none": return True
+    copies = 5 if str(made["same"].get("what")).startswith("corruptions") else 1
+    try: y = read_array(folder / "labels.npy").reshape(copies, -1)
+    except (OSError, ValueError): return False
+    return bool((y == y[0]).all()) and sha256(y[0].tobytes()) == said
+
 def check_made_of(folder: Path, base: str, root: Path) -> None:
     "Refuse a set that was made here of another data set, or of pictures that stood under its name before."
     if not (made := read_made(folder)): return
     of, images = made.get("name", base), made["same"].get("images")
     if of != base and of in DATASETS: raise ValueError(f"{folder} was made of {of}, not of {base}, so it has to go")
+    if not has_own_labels(folder, made):
+        raise ValueError(f"{folder / 'labels.npy'} holds other labels than the set was made with")
     if (own := added(base, root)) and images and images != _digest_now(base, own.digest, root):
         raise ValueError(f"{folder} was made of other pictures than {base} is now, so it has to go")
 

@@ -36,7 +36,7 @@ from .images import (PICTURES, SPLITS, ImageSet, check_upright, data_root, folde
                                   pictures, read_picture, typed)
 from .tiny_imagenet import cached, fingerprint
 from ..core import brought, pick
-from ..files import several, sha256, write_atomic
+from ..files import several, sha256, write_atomic, write_together
 
 # %% ../../nbs/data/01j_folder.ipynb #4d7f7b64
 def all_pictures(*parts: dict) -> list[Path]:  # class -> pictures, each
@@ -438,9 +438,10 @@ def add_folder(name: str,                  # what it is called from now on
     if before and not instead and before.digest != new.digest and before.folder != new.folder:
         raise ValueError(f"{name!r} is {before.folder}: take another name, or say --instead to give it this one's")
     lines = [f"{digest} {s} {f}\n" for f, (s, digest) in files.items()]
-    write_atomic(_of(name, root, "files"), new.digest + "\n" + "".join(lines))
+    write_atomic(_of(name, root, "seen"), f"{new.digest} {at_first}")  # every picture was just read
     for s in SPLITS: kept_images(new, s, root, lambda s=s: sets[s].x)
-    write_atomic(_of(name, root, "json"), json.dumps(asdict(new), indent=1))
+    write_together({_of(name, root, "json"): json.dumps(asdict(new), indent=1),  # until here the name is what it was
+                    _of(name, root, "files"): new.digest + "\n" + "".join(lines)})
     return new
 
 # %% ../../nbs/data/01j_folder.ipynb #b49c49d8

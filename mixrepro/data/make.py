@@ -25,7 +25,7 @@ from torch import Tensor
 
 import mixrepro
 from ..core import pick
-from .corrupted import MADE, read_made, table_for
+from .corrupted import MADE, has_own_labels, read_made, table_for
 from .corruptions import CORRUPTIONS, TABLES, corrupt
 from .datasets import DATASETS, load
 from .frost import PHOTOGRAPHS
@@ -220,7 +220,7 @@ def _make(plan: _Plan, images: _Images, y: np.ndarray | None, folder: Path, batc
     n, total, seen = len(images), plan.copies * len(images), images.seen()
     with _alone(folder, wait):
         made, done = _begun(plan, images, y, folder, name)
-        if y is not None and not (folder / "labels.npy").is_file():
+        if y is not None and not has_own_labels(folder, made):
             _write_array(folder / "labels.npy", (total,), "int64", iter([np.tile(y, plan.copies)]))
         for kind in (k for k in plan.kinds if k in done and progress): progress(kind, total, total)
         for kind in (k for k in plan.kinds if k not in done):
@@ -347,6 +347,7 @@ def check_made(folder: str | Path,  # a set made here
         raise ValueError(f"{folder} has no {MADE}: it was not made here, so there is nothing to compare with")
     def whole(file: Path, digest: str) -> bool: return file.is_file() and sha256(file) == digest
     wrong = [k for k, digest in made["files"].items() if not whole(folder / f"{k}.npy", digest)]
+    if not has_own_labels(folder, made): wrong.append("labels")
     if wrong:
         raise ValueError(f"missing or altered in {folder}: {', '.join(wrong)}; "
                          "remove what is left of each and make it again")

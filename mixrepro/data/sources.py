@@ -39,7 +39,9 @@ def _noted(note: Path) -> dict:
 
 def _stamp(path: Path, md5: str) -> list | None:
     "What a file is recognised by without reading it."
-    return [path.stat().st_size, path.stat().st_mtime_ns, md5] if path.is_file() else None
+    if not path.is_file(): return None
+    s = path.stat()
+    return [s.st_size, s.st_mtime_ns, s.st_ctime_ns, md5]  # the later date is one that nobody can set back
 
 # %% ../../nbs/data/09b_sources.ipynb #820760c9
 def _array_faults(part, root: Path, note: Path) -> list[str]:

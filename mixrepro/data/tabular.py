@@ -45,7 +45,7 @@ from ..core import pick
 from .images import data_root, typed
 from ..download import BUSY, check_source
 from ..extras import need
-from ..files import retold, sha256, write_together
+from ..files import check_nested, retold, sha256, write_together
 
 if TYPE_CHECKING: import pandas as pd  # of signatures: functions import it
 
@@ -701,7 +701,8 @@ def verify_openml(root: str | Path | None = None,    # the data root
                   ids: Sequence[int] | None = None,  # numbers to look at; None: all in the index
                   ) -> dict[int, str]:               # id -> "" if it is whole, else what is wrong
     "Check the tables on disk against their index."
-    records, wrong = _records(folder := data_root(root) / FOLDER), {}
+    check_nested((folder := data_root(root) / FOLDER) / INDEXES[0])
+    records, wrong = _records(folder), {}
     for i in ids or records:
         try: wrong[i] = "" if _whole(folder, records[i]) else f"{folder}/{records[i]['file']} is empty"
         except KeyError: wrong[i] = f"OpenML table {i} is not in {folder}"
@@ -726,7 +727,9 @@ def _place(source: str | Path) -> str | Path:
     if not source.is_dir():
         raise FileNotFoundError(f"{source} is not a folder: give one with CSV files and an {INDEXES[0]}, "
                                 "or its address")
-    return source / FOLDER if (source / FOLDER).is_dir() else source
+    place = source / FOLDER if (source / FOLDER).is_dir() else source
+    for name in INDEXES: check_nested(place / name)
+    return place
 
 # %% ../../nbs/data/08_tabular.ipynb #2fbdfb9f
 def _have(folder: Path, number: int, get: Callable) -> Path:

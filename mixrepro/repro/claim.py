@@ -28,7 +28,7 @@ from scipy import optimize, stats
 
 from ..core import pick
 from ..files import in_a_line
-from .estimates import (LEVEL, MOST, Estimate, Measured, Published, Shared, among, block_residual,
+from .estimates import (ALPHA, LEVEL, MOST, Estimate, Measured, Published, Shared, among, block_residual,
                                       no_spread, over_seeds, plus, seeds_to_decide, welch)
 from .figures import DATA_LABELS, LABELS, MEASURE_LABELS, NETWORK_LABELS
 from .rows import EACH, from_a_cell, gained
@@ -142,7 +142,7 @@ def alike(e: Effect) -> tuple[str, float | None]:
     least = df if math.isfinite(df) else max(e.n - 1, 1)  # where they are not known, as few as there may be
     beyond = abs(e.ours) - e.margin
     outside = p_of(beyond, e.low, e.high, least + 1) if beyond > 0 else 1.
-    word = "holds" if inside < 1 - LEVEL else "does not hold" if outside < 1 - LEVEL else "undecided"
+    word = "holds" if inside < ALPHA else "does not hold" if outside < ALPHA else "undecided"
     return word, float(outside if word == "does not hold" else inside)
 
 # %% ../../nbs/repro/86_claim.ipynb #f9a46faf
@@ -431,7 +431,7 @@ class Found:
         if not answers: return "not printed"
         if not all(answers): return f"in {sum(answers)} of {len(answers)}" if any(answers) else "no"
         p = max((e.coin for e in self.effects if e.coin is not None), default=0.)
-        return f"yes, as a coin might (p = {p:.2g})" if p >= 1 - LEVEL else "yes"
+        return f"yes, as a coin might (p = {p:.2g})" if p >= ALPHA else "yes"
 
 # %% ../../nbs/repro/86_claim.ipynb #bb3495b4
 def on_its_side(e: Effect) -> float:
@@ -457,7 +457,7 @@ def alone(f: Found) -> tuple[str, float | None]:
     ps = [p for w, p in map(tested, f.ran) if w == word and p is not None]
     if word == "holds": p = max(ps, default=None)
     if word == "does not hold" and p is not None: p = min(1., len(f.ran) * min(ps))
-    return (word if p is None or p < 1 - LEVEL else "undecided"), p
+    return (word if p is None or p < ALPHA else "undecided"), p
 
 # %% ../../nbs/repro/86_claim.ipynb #4746d5f4
 VERDICTS = ("holds", "does not hold", "undecided", "not run", "withheld")
@@ -466,7 +466,7 @@ def verdict(f: Found) -> str:  # one of VERDICTS
     "The verdict among all claims of the paper, corrected by Holm."
     word, p = alone(f)
     if word == "not run": return word
-    if p is not None and f.holm is not None and f.holm >= 1 - LEVEL: word = "undecided"
+    if p is not None and f.holm is not None and f.holm >= ALPHA: word = "undecided"
     return said(word, f.at)
 
 # %% ../../nbs/repro/86_claim.ipynb #16a50ff7

@@ -18,8 +18,8 @@ need("pandas")
 import pandas as pd
 
 from ..core import pick
-from .estimates import (LEVEL, MOST, Measured, Published, d2, no_spread, over_seeds, plus, signed,
-                                      t_interval)
+from .estimates import (ALPHA, LEVEL, MOST, Measured, Published, d2, no_spread, over_seeds, plus,
+                                      signed, t_interval)
 from .figures import MEASURE_LABELS, named
 from .rows import (EACH, KEYS, Row, by_cell, checked, corrected, gained, in_a_cell, one_row, paired,
                                  reported, rows)
@@ -86,7 +86,7 @@ class Words:
     def holm(self, r: Row) -> str:
         "Whether a gain is decided among all of its family."
         if r.holm is None or r.gain.word == "withheld": return ""
-        return ("yes" if r.holm < 1 - LEVEL else "no") + f" (p {'= ' * (r.holm >= .001)}{p_value(r.holm)})"
+        return ("yes" if r.holm < ALPHA else "no") + f" (p {'= ' * (r.holm >= .001)}{p_value(r.holm)})"
 
     def gains(self, r: Row) -> list[str]:
         "The paper's gain, ours, and the verdict."

@@ -18,7 +18,7 @@ from ..extras import need
 need("statsmodels")
 from scipy import stats
 
-from .estimates import (LEVEL, Estimate, Measured, Published, no_nan, no_spread, over_seeds,
+from .estimates import (ALPHA, LEVEL, Estimate, Measured, Published, no_nan, no_spread, over_seeds,
                                       seeds_to_decide, welch)
 from .scale import said
 
@@ -52,7 +52,7 @@ def within(e: Estimate,            # with an interval
         raise ValueError(f"a margin must be above 0, got {margin}: leave it at None for no margin")
     if not e.seeds or no_spread(*e.interval): return False  # nothing is judged by it
     se = math.sqrt(e.variance)
-    return bool(max(stats.t.sf((margin + side * e.effect) / se, e.df) for side in (1, -1)) < 1 - LEVEL)
+    return bool(max(stats.t.sf((margin + side * e.effect) / se, e.df) for side in (1, -1)) < ALPHA)
 
 # %% ../../nbs/repro/81c_verdicts.ipynb #6a66cef8
 def decide(e: Estimate,

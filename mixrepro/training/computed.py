@@ -67,7 +67,7 @@ def computed(name: str,                   # of the value's folder, beside a hash
         if since_then(at, code) or not kept(at, "value", code.name):  # nobody else has made it meanwhile
             begin, value = time.perf_counter(), dict(settings=settings, value=compute())
             keep(at, "value", value, write_table(root, code), time.perf_counter() - begin)
-    return kept(at, "value")["value"]  # as it is read, also the first time
+        return kept(at, "value")["value"]  # as it is read, also the first time, and by nobody else meanwhile
 
 # %% ../../nbs/training/51c_computed.ipynb #3d80abdb
 def adopt_computed(store: Store) -> int:  # how many

@@ -6,8 +6,8 @@
 __all__ = ['WRITTEN', 'Corrupt', 'seal', 'unseal', 'distrust', 'no_json', 'is_made', 'Newer', 'check_newer', 'vouched',
            'weights_of', 'Run', 'stranger', 'beyond', 'vouch', 'network_of', 'check_own_weights', 'open_net', 'history',
            'selected', 'to_csv', 'check_older', 'finish', 'save_checkpoint', 'load_checkpoint', 'sum_of', 'about',
-           'measured_with', 'keep', 'read_metric', 'holds', 'kept', 'sealed_arrays', 'keep_arrays', 'read_arrays',
-           'kept_arrays', 'working_on', 'Store']
+           'measured_with', 'as_read', 'keep', 'read_metric', 'holds', 'kept', 'sealed_arrays', 'keep_arrays',
+           'read_arrays', 'kept_arrays', 'working_on', 'Store']
 
 # %% ../../nbs/training/51_store.ipynb #5ad082c6
 import csv
@@ -247,7 +247,8 @@ def finish(run: Run, net: torch.nn.Module, rows: list[dict], environment: dict,
            ) -> None:
     "Write a finished run."
     check_older(run, made)
-    weights = {k: v.detach().cpu().contiguous() for k, v in net.state_dict().items()}
+    # a copy of each: safetensors refuses weights that share memory, as tied ones do
+    weights = {k: v.detach().to("cpu", copy=True).contiguous() for k, v in net.state_dict().items()}
     content = {"spec.json": json.dumps(dict(spec=to_json(run.spec), provenance=provenance_of(run.spec)), indent=1),
                "history.csv": to_csv(rows),
                "weights.safetensors": safetensors.torch.save(weights),
@@ -287,12 +288,20 @@ def measured_with(*packages: str) -> dict[str, str]:
     "The versions of the packages that a number may depend on."
     return {name: installed(name) for name in ("torch", "numpy", "scipy", *packages)}
 
+def as_read(value: Any, what: str) -> Any:  # what: the value is, for the sentence
+    "A plain JSON value as it is read again: names are texts, numbers and arrays of NumPy and PyTorch are Python's."
+    try: return json.loads(json.dumps(value, default=lambda v: v.tolist(), sort_keys=True))
+    except (TypeError, ValueError, AttributeError, RecursionError) as e:
+        raise TypeError(f"{what} cannot be kept, as JSON has no place for it ({e}): make it of texts, numbers, lists "
+                        "and dicts") from e
+
 def keep(run: Run, name: str, value: Any,
          code: str = "",                # the fingerprint of the code that measured it
          seconds: float | None = None,  # that it took
          ) -> None:
     "Keep a metric of a run, a plain JSON value, with its checksum."
     made = about(run, name, code=code, seconds=seconds, versions=measured_with())
+    value = as_read(value, made["of"])
     write_atomic(run.folder / "metrics" / f"{name}.json",
                  json.dumps(dict(sha256=sum_of(value, made), value=value, made=made), sort_keys=True))
 

@@ -121,11 +121,13 @@ def figures_of(where: Path, profile: str) -> Path:  # a clone, or its figures, o
 AGAIN = "again.csv"  # in figures/<profile>
 
 def processor_of(clone: Path) -> str:
-    "The processor that the runs of a clone were trained on."
-    for path in sorted(clone.glob("runs/*/*/environment.json")):
+    "The processor that the runs of a clone were trained on; those of several machines, each kind once."
+    kinds = set()
+    for path in clone.glob("runs/*/*/environment.json"):
         try: said = json.loads(small_text(path))
         except (OSError, ValueError, RecursionError): continue
-        if isinstance(said, dict) and said.get("processor"): return said["processor"]
+        if isinstance(said, dict) and said.get("processor"): kinds.add(str(said["processor"]))
+    if kinds: return " and ".join(sorted(kinds))
     raise FileNotFoundError(f"no run lies in {clone / 'runs'}, so nothing says which processor made its figures: "
                             "name the clone that they were made in")
 
@@ -134,6 +136,7 @@ def keep(figures: Path,      # of this clone's scale
          processor: str) -> Path:
     "Write down the claims as they came out elsewhere."
     claims = there[there.kind == "claim"][["what", "verdict"]].assign(processor=processor)
+    if claims.empty: raise ValueError("the other has no claims to keep: reproduce x-claims there first")
     return write_atomic(figures / AGAIN, claims.to_csv(index=False))
 
 # %% ../../nbs/workflow/98_again.ipynb #ae3f1ccc

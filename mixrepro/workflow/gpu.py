@@ -28,6 +28,7 @@ from ..papers.catalogue import ARTEFACTS
 from ..repro.artefact import cells
 from ..training.loop import STREAMS, environment, optimizer, train_epoch, train_run
 from ..training.spec import Spec, generator, name_of
+from ..training.standing import seconds_of
 from ..training.store import Store, network_of, to_csv
 from .jobs import WORK, in_a_line, worded
 from .trained import last_scores, rows_in
@@ -146,11 +147,11 @@ def measure_cells(device: str, base: Path, table: Table,
         if c.spec.dataset in absent: continue
         row = dict(artefact=id, row=c.row, column=c.column, dataset=c.spec.dataset, run=name_of(c.spec),
                    seed=c.spec.seed, epochs=c.spec.epochs)
-        begin, here = time.perf_counter(), done.setdefault((id, c.row, c.column), [])
+        here = done.setdefault((id, c.row, c.column), [])
         try:
             run = train_run(c.spec, store, device)
             here.append(run)
-            table.add(**row, n=len(here), **last_scores(run), seconds=round(time.perf_counter() - begin, 2))
+            table.add(**row, n=len(here), **last_scores(run), seconds=seconds_of(run))  # as it took, whenever that was
         except Exception as e:
             if isinstance(e, FileNotFoundError): absent.add(c.spec.dataset)
             table.add(**row, n=len(here), why=worded(type(e).__name__, str(e)))

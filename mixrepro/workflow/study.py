@@ -32,7 +32,7 @@ from ..papers.across.regime import outside
 from ..papers.catalogue import ARTEFACTS, find
 from ..repro import ledger
 from ..repro.artefact import Artefact, Cell, cells, papers_cells
-from ..repro.estimates import LEVEL, Images
+from ..repro.estimates import ALPHA, Images
 from ..repro.departures import Departures, departures, named, stood_for, worded
 from ..repro.figures import LABELS, save, use_style
 from ..repro.scale import banner, scale
@@ -359,7 +359,7 @@ class Captioned(Tempered):
         "How many comparisons of what is published are decided, plainly and after Holm's correction."
         rows = [r for p in pages if p.sheet for r in p.sheet.found if r.holm is not None]
         if not rows or not self.scale.verdicts: return []
-        plain, after = (sum(p < 1 - LEVEL for p in ps) for ps in ([r.gain.p for r in rows], [r.holm for r in rows]))
+        plain, after = (sum(p < ALPHA for p in ps) for ps in ([r.gain.p for r in rows], [r.holm for r in rows]))
         return [f"Comparisons: {len(rows)}, decided {plain}, after Holm's correction {after}."]
 
 # %% ../../nbs/workflow/91_study.ipynb #92995c9c

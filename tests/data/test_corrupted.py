@@ -156,3 +156,13 @@ def test_films_that_cannot_be_read_are_named(tmp_path, harm, sentence):
     write_films(tmp_path / "tilt", {f"a/{k}": np.zeros((3, 6, 5, 3), np.uint8) for k in "xy"})
     harm(tmp_path / "tilt")
     with pytest.raises(ValueError, match=sentence): D.read_p(tmp_path, "tilt").x[:]
+
+
+def test_labels_of_a_made_set_that_are_those_of_others(tmp_path):
+    "In range and the same in each block, so that every accuracy would be a wrong number."
+    folder = make("digits-c", tmp_path, kinds="brightness")
+    y = D.load_c("digits", "brightness", 1, tmp_path).y
+    np.save(folder / "labels.npy", np.tile((y.numpy() + 1) % 10, 5))
+    with pytest.raises(ValueError, match="labels.npy holds other labels than the set was made with: make it here with"): D.load_c("digits", "brightness", 1, tmp_path)
+    make("digits-c", tmp_path, kinds="brightness")
+    assert torch.equal(D.load_c("digits", "brightness", 1, tmp_path).y, y)

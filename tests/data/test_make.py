@@ -296,6 +296,17 @@ def test_strangers_and_damage_are_named(tmp_path):
     with pytest.raises(ValueError, match="was not made here, so there is nothing to compare with"): check_made(tmp_path)
 
 
+@pytest.mark.parametrize("films", [False, True])
+@pytest.mark.parametrize("spoil", [lambda y: y[::-1], lambda y: y[:-1], lambda y: y.astype(np.int32) + 1, None])
+def test_labels_that_are_not_those_of_the_set(tmp_path, spoil, films):
+    "Nobody looked at them: accuracies against others' labels, and a set that is whole for who asks."
+    def made(): return (make_p if films else make_c)(X, Y, tmp_path / "set", "brightness")
+    at, right = tmp_path / "set/labels.npy", np.load(made() / "labels.npy")
+    np.save(at, spoil(right)) if spoil else at.write_bytes(b"no array")
+    with pytest.raises(ValueError, match="missing or altered in .*set: labels; remove"): check_made(tmp_path / "set")
+    assert check_made(made()) and np.array_equal(np.load(at), right)
+
+
 @pytest.mark.parametrize("array, call, message", [
     (np.zeros((7, 8, 8, 3), np.uint8), lambda f: read_c(f, "fog", 1), "expected five blocks"),
                                                   (np.zeros((10, 8, 8)), lambda f: read_c(f, "fog", 1), "expected 4 axes of uint8"),

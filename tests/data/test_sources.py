@@ -176,6 +176,17 @@ def test_files_are_read_once_and_again_when_they_change(disk, monkeypatch):
     assert corruption_source("cifar10").origin == "released" and len(read) == 33
 
 
+def test_a_file_of_the_same_size_and_date_is_read_again(disk):
+    "Who copies with dates, as rsync -a does, brings a damaged file under the date of the whole one."
+    assert corruption_source("cifar10").origin == "released"
+    fog = disk / "CIFAR-10-C" / "fog.npy"
+    was, data = fog.stat(), bytearray(fog.read_bytes())
+    data[-1] ^= 1
+    fog.write_bytes(data)
+    os.utime(fog, ns=(was.st_atime_ns, was.st_mtime_ns))
+    assert "fog.npy has MD5" in corruption_source("cifar10").why
+
+
 def test_a_root_that_cannot_be_written_is_read_all_the_same(disk, monkeypatch):
     def refuse(*_): raise PermissionError("read-only")
     monkeypatch.setattr(sources, "write_atomic", refuse)

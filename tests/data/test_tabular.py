@@ -458,6 +458,10 @@ def test_what_is_no_source_says_so(tmp_path, there):
     with pytest.raises(ValueError, match="unknown collection 'genlabl': did you mean 'genlabel'"): fetch_openml("genlabl", tmp_path, there)
     (there / "provenance.json").write_text("[{")
     with pytest.raises(ValueError, match="provenance.json is not a whole JSON file"): fetch_openml([1], tmp_path, there)
+    (there / "provenance.json").write_text("[" * 200_000)
+    with pytest.raises(ValueError, match="provenance.json is nested deeper"): fetch_openml([1], tmp_path, there)
+    (tmp_path / "openml" / "index.json").write_text("[" * 200_000)
+    with pytest.raises(ValueError, match="index.json is nested deeper"): verify_openml(tmp_path)
 
 
 def test_a_busy_server_is_asked_again_and_a_dead_one_not_for_ever(tmp_path, address, monkeypatch):

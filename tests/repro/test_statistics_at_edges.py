@@ -1,5 +1,6 @@
 "What cannot be, and what has no spread, at the doors of the statistics; degrees of freedom and p-values against SciPy."
 import math
+from dataclasses import replace
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -7,13 +8,16 @@ import pandas as pd
 import pytest
 from scipy import stats
 
+from mixrepro.papers.across.compositions import word_of
 from mixrepro.papers.manifold_mixup.leads import alike
 from mixrepro.papers.varmixup.autoencoders import compared
 from mixrepro.repro import claim
 from mixrepro.repro.charts import dots
 from mixrepro.repro.claim import Effect, estimated, unpaired
 from mixrepro.repro.estimates import Estimate, Measured, Published, crossed, over_seeds, welch
-from mixrepro.repro.verdicts import gain_verdict, within
+from mixrepro.repro.ledger import Words
+from mixrepro.repro.rows import Row
+from mixrepro.repro.verdicts import Verdict, gain_verdict, within
 
 
 @pytest.mark.parametrize("value", [0., .5, -.5, 100.])
@@ -93,3 +97,15 @@ def test_one_value_for_all_seeds_has_no_interval_on_any_page(n, gap):
     dots(ax, {"erm": d.values})
     plt.close(fig)
     assert len(ax.collections) == 0, "no bar of width 0"
+
+
+@pytest.mark.parametrize("p, decided", [(.05, False), (math.nextafter(.05, 0), True)])
+def test_a_p_value_of_exactly_the_level_decides_nothing(p, decided):
+    "A page says: yes where it is below .05; 1 - .95 is above .05 by rounding, so .05 was below it."
+    row = Row("mixup", "c", "d", "m", Published(), None, None, Verdict("gain", 1., .1, 1.9, p), Verdict(""), holm=p)
+    assert Words("%", {}).holm(row) == f"{'yes' if decided else 'no'} (p = 0.05)" and (word_of(row) == "above") == decided
+    asked = claim.Claim("varmixup", "1", "mixup is better", ())
+    found = claim.Found(asked, (Effect("a over b", None, 1., .1, 1.9, p, 5),), "embedded")
+    assert (claim.alone(found)[0] == "holds") == (claim.verdict(replace(found, holm=p)) == "holds") == decided
+    coin = claim.Found(asked, (Effect("a over b", 1., coin=p),), "embedded")
+    assert ("coin" in coin.follows) != decided

@@ -5,11 +5,14 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import contextmanager
 
+import numpy as np
 import pytest
+import torch
 
 from mixrepro.training.computed import Computation, computed
-from mixrepro.training.store import Store, keep, kept
+from mixrepro.training.store import Store, as_read, keep, kept, working_on
 
 def test_two_that_ask_at_once_share_one_computation(tmp_path, capsys):
     calls, answers, store = [], [], Store(tmp_path)
@@ -64,3 +67,29 @@ def test_a_false_value_is_a_value(tmp_path):
 def test_the_first_answer_is_the_one_that_is_read(tmp_path):
     first, second = (computed("t", {}, lambda: dict(b=(1, 2), a={}), Store(tmp_path)) for _ in range(2))
     assert first == second == dict(a={}, b=[1, 2]) and [*first] == [*second]
+
+
+@pytest.mark.parametrize("value, read", [({2: 1, 10: 2}, {"2": 1, "10": 2}), ({1.5: {3: None}}, {"1.5": {"3": None}}),
+                                         (dict(a=np.float32(.5), b=np.int64(3), c=np.bool_(True)), dict(a=.5, b=3, c=True)),
+                                         ([np.arange(2), torch.ones(1), (1, -0.)], [[0, 1], [1.], [1, -0.]])])
+def test_what_json_spells_otherwise_is_kept_as_it_is_read(tmp_path, value, read, capsys):
+    "Names that are numbers are in another order as texts, so that the sum did not fit and the value was lost."
+    calls = []
+    for _ in range(2): assert repr(computed("t", {}, lambda: calls.append(1) or value, Store(tmp_path))) == repr(as_read(read, ""))
+    assert len(calls) == 1 and not capsys.readouterr().err
+
+
+@pytest.mark.parametrize("value", [{1, 2}, b"a", 1j, {(1, 2): 3}, {1: "a", "1": "b"}])
+def test_what_json_cannot_hold_is_refused_in_a_sentence(tmp_path, value):
+    with pytest.raises(TypeError, match="^computed/t-.*/value cannot be kept, as JSON has no place for it .*: make it of texts"):
+        computed("t", {}, lambda: value, Store(tmp_path))
+
+
+def test_what_another_process_writes_after_it_is_not_read_as_ones_own(tmp_path, monkeypatch):
+    "Code of another clone, which shares the store, may compute the same anew as soon as the lock is free."
+    @contextmanager
+    def and_then(at, root):
+        with working_on(at, root): yield
+        keep(at, "value", dict(settings={}, value="of other code"), "other")
+    monkeypatch.setattr("mixrepro.training.computed.working_on", and_then)
+    assert computed("t", {}, lambda: 5, Store(tmp_path)) == 5

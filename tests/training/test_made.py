@@ -197,7 +197,7 @@ def test_what_decides_no_weight_is_no_change(module, old, new, run, edited):
     assert other(run) == "" == "".join(lines_on([run]))
 
 
-@pytest.mark.parametrize("module, old, new, name", [("training.store", "{k: v.detach().cpu().contiguous() for k, v in net.state_dict().items()}", "{k: v.half() for k, v in net.state_dict().items()}", "finish"),
+@pytest.mark.parametrize("module, old, new, name", [("training.store", "{k: v.detach().to(\"cpu\", copy=True).contiguous() for k, v in net.state_dict().items()}", "{k: v.half() for k, v in net.state_dict().items()}", "finish"),
                                                     ("training.store", "writer.writerows(rows)", "writer.writerows(rows[:-1])", "to_csv"), ("training.loop", "_train(run, *parts, device, made)", "_train(run, *parts, 'cpu', made)", "train_run")])
 def test_what_writes_a_run_down_counts_once_it_is_another(module, old, new, name, run, edited):
     assert made.written_otherwise() == {}, "keep the numbers as they are and write the new digest into AS_EVER, or all runs are made again"

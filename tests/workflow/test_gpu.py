@@ -8,6 +8,8 @@ import torch
 
 from conftest import ROOT, mixrepro_here, sentence
 from mixrepro.training.spec import Spec
+from mixrepro.training.standing import seconds_of
+from mixrepro.training.store import Store
 from mixrepro.repro.artefact import Cell
 from mixrepro.workflow import gpu
 
@@ -59,6 +61,7 @@ def test_a_part_that_is_named_twice_is_measured_once(tmp_path, monkeypatch, capf
 def test_cells_go_through_the_store_and_absent_data_are_said_once(tmp_path):
     spec = lambda dataset, seed: Spec(dataset, "erm", "tiny-cnn", seed=seed, epochs=1, n_train=40, batch=20, augment="none")
     plan = [("vm-table1", Cell("erm", d, spec(d, s))) for s in (0, 1) for d in ("svhn", "digits")]
+    runs, trained = [Store(tmp_path / "runs").run(c.spec) for _, c in plan if c.spec.dataset == "digits"], set()
     for again in range(2):
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv("MIXREPRO_DATA", str(tmp_path / "none"))
@@ -66,7 +69,9 @@ def test_cells_go_through_the_store_and_absent_data_are_said_once(tmp_path):
         kept = rows(tmp_path / "bench-cells.csv")
         assert [(r["dataset"], r["seed"], r["n"]) for r in kept] == [("svhn", "0", "0"), ("digits", "0", "1"), ("digits", "1", "2")]
         assert "svhn" in kept[0]["why"] and all(r["accuracy"] and r["nll"] and not r["why"] and "a check of the code" in r["device"] for r in kept[1:])
-    assert float(kept[1]["seconds"]) < 1, "what is trained is read"
+        assert [float(r["seconds"]) for r in kept[1:]] == [seconds_of(run) for run in runs], "a run that is only read takes no time: that is not what its training takes"
+        trained |= {(run.folder / "done.json").stat().st_mtime_ns for run in runs}
+    assert len(trained) == 2, "what is trained is read"
 
 
 def test_the_tests_of_a_clone_become_rows(tmp_path):

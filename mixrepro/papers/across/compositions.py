@@ -18,7 +18,7 @@ import pandas as pd
 
 from ...metrics.robustness import corruption_mean
 from .settings import PARENTS
-from ...repro.estimates import LEVEL
+from ...repro.estimates import ALPHA
 from ...repro.figures import COLOURS
 from ...repro.rows import Row
 from ...repro.scale import said
@@ -51,7 +51,7 @@ WORDS = {1: "above", -1: "below"}
 
 def word_of(r: Row) -> str:  # a contrast
     "What a contrast says among all of the page."
-    if r.holm is not None and r.holm < 1 - LEVEL: return WORDS[1 if r.gain.effect > 0 else -1]
+    if r.holm is not None and r.holm < ALPHA: return WORDS[1 if r.gain.effect > 0 else -1]
     return "no difference" if r.gain.word == "no difference" else "undecided"
 
 # %% ../../../nbs/across/05_compositions.ipynb #8b02ad72
@@ -106,7 +106,7 @@ def what_was_found(found: list[Row], labels: dict, at: str) -> list[str]:  # sen
     rows = [r for f in each for r in f.rows]
     counts = pd.Series([word_of(r) for r in rows]).value_counts().reindex(
         ["above", "below", "no difference", "undecided"], fill_value=0)
-    few, alone = nearest(rows, labels), sum(r.gain.p is not None and r.gain.p < 1 - LEVEL for r in rows)
+    few, alone = nearest(rows, labels), sum(r.gain.p is not None and r.gain.p < ALPHA for r in rows)
     words = [f"Of {len(rows)} contrasts of a composition with a parent, {alone} are decided uncorrected; after Holm's "
              f"correction {', '.join(f'{n} {word}' for word, n in counts.items())}.",
              *(f"{word.capitalize()} a parent: {told_apart(rows, word, labels)}." for word in WORDS.values()),

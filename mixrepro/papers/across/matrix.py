@@ -30,7 +30,7 @@ from ...data.corruptions import CATEGORIES
 from ...metrics.flips import mean_flips
 from ...metrics.robustness import by_category
 from ...repro.columns import TOGETHER
-from ...repro.estimates import LEVEL, Measured, among, block_residual
+from ...repro.estimates import ALPHA, LEVEL, Measured, among, block_residual
 from ...repro.figures import COLOURS
 from ...repro.rows import checked, gained
 from ...repro.scale import said
@@ -128,7 +128,7 @@ class Ranked:
 
     def apart(self, method: str) -> list[str]:
         "The methods whose mean rank differs significantly from a method's."
-        return [m for m in self.mean.index if self.pairs.loc[method, m] < 1 - LEVEL]
+        return [m for m in self.mean.index if self.pairs.loc[method, m] < ALPHA]
 
 # %% ../../../nbs/across/04_matrix.ipynb #8ef5ce96
 def critical_difference(methods: int, blocks: int) -> float:  # in ranks
@@ -143,7 +143,8 @@ def ranked_methods(table: pd.DataFrame) -> Ranked:  # from `matrix_table`
     ranks = table.pivot(index="metric", columns="method", values="rank").loc[order]
     if ranks.shape[1] < 3: raise ValueError(f"ranks are compared of three methods or more, got {ranks.shape[1]}")
     family = table.groupby("metric").family.first().loc[order]
-    mean, families = ranks.mean().sort_values(), ranks.groupby(family).mean().mean()
+    # of equals the first by name: a sort that is not stable has another order on another processor
+    mean, families = ranks.mean().sort_values(kind="stable"), ranks.groupby(family).mean().mean()
     statistic, p = stats.friedmanchisquare(*ranks.to_numpy().T)
     pairs = posthoc_nemenyi_friedman(ranks).set_axis(ranks.columns, axis=0).set_axis(ranks.columns, axis=1)
     return Ranked(mean, families.loc[mean.index], len(ranks), float(statistic), float(p), pairs,
@@ -198,7 +199,7 @@ def heat_map(ax: "Axes",           # a matplotlib axis
     for r in table.to_dict("records"):
         x, y, effect = at[r["metric"]], place[r["method"]], 0. if r["method"] == BASE else r["effect"]
         ax.add_patch(plt.Rectangle((x, y), 1, 1, fc=BETTER_OR_WORSE(norm(effect)), ec="white", lw=.5))
-        bold = not withheld and r["p, Holm"] < 1 - LEVEL
+        bold = not withheld and r["p, Holm"] < ALPHA
         ax.text(x + .5, y + .53, short(r["our mean"], r["unit"]), ha="center", va="center", fontsize=5.6,
                 weight="bold" if bold else None, color="white" if abs(effect) > .6 * MOST_SHOWN else "black")
     margins(ax, heads, at, ranked, labels)
@@ -215,7 +216,7 @@ def diagram(ax: "Axes",  # a matplotlib axis
     named = ranked.mean.rename(index=labels)
     pairs = ranked.pairs.rename(index=labels, columns=labels)
     inks = {labels.get(m, m): marked.get(m, "0.25") for m in ranked.mean.index}
-    drawn = critical_difference_diagram(named, pairs, alpha=1 - LEVEL, ax=ax, color_palette=inks,
+    drawn = critical_difference_diagram(named, pairs, alpha=ALPHA, ax=ax, color_palette=inks,
                                         label_fmt_left="{label} ({rank:.1f})", label_fmt_right="({rank:.1f}) {label}",
                                         label_props=dict(fontsize=6.5), marker_props=dict(s=9, clip_on=False),
                                         elbow_props=dict(linewidth=.7), text_h_margin=.15,
@@ -237,14 +238,16 @@ def few_of(names: list[str], labels: dict, most: int = 8) -> str:
 
 def of_method(table: pd.DataFrame, method: str) -> tuple[list[str], list[str]]:
     "The metrics in which a method is decided above ERM, and those in which below, after Holm."
-    mine = table[(table.method == method) & (table["p, Holm"] < 1 - LEVEL)]
+    mine = table[(table.method == method) & (table["p, Holm"] < ALPHA)]
     return list(mine.metric[mine["our gain"] > 0]), list(mine.metric[mine["our gain"] < 0])
 
 # %% ../../../nbs/across/04_matrix.ipynb #a3ed1f7b
 def matrix_answer(table: pd.DataFrame, ranked: Ranked, labels: dict, at: str) -> list[str]:  # at: a profile's name
     "What the matrix says, in sentences."
     def show(m): return labels.get(m, m)
-    def first(ranks): return ", ".join(f"{show(m)} ({v:.1f})" for m, v in ranks.sort_values().head(3).items())
+    def first(ranks):
+        best = ranks.sort_values(kind="stable").head(3)
+        return ", ".join(f"{show(m)} ({v:.1f})" for m, v in best.items())
     place = ranked.mean.round(9).rank(method="min").astype(int).to_dict()  # those of one mean rank share a place
     sides = {m: of_method(table, m) for m in place if m != BASE}
     above, below = (sum(len(s[k]) for s in sides.values()) for k in (0, 1))
@@ -257,7 +260,7 @@ def matrix_answer(table: pd.DataFrame, ranked: Ranked, labels: dict, at: str) ->
              f"ERM has place {place[BASE]} of {len(place)}, with {ranked.mean[BASE]:.1f}.",
              f"Best by family: {'; '.join(f'{f}: {m}' for f, m in best.items())}.",
              f"Friedman: chi-squared {ranked.statistic:.0f}, p = {ranked.p:.1g}.",
-             f"Critical difference: {ranked.cd:.1f} ranks. Pairs that differ by more: {(pairs < 1 - LEVEL).sum()} of "
+             f"Critical difference: {ranked.cd:.1f} ranks. Pairs that differ by more: {(pairs < ALPHA).sum()} of "
              f"{len(pairs)}. Methods that differ from ERM: {few_of(told, labels)}.",
              f"Of {len(sides) * ranked.blocks} gains over ERM, after Holm's correction {above} are above 0 and {below} "
              "below.",
@@ -274,7 +277,7 @@ MARKS = {1: " ▲", -1: " ▼", 0: ""}
 def matrix_page(table: pd.DataFrame, ranked: Ranked, labels: dict, withheld: bool = False) -> pd.DataFrame:
     "Means with marks, methods by metrics, and both mean ranks."
     def cell(r):
-        side = 0 if withheld or not r["p, Holm"] < 1 - LEVEL else 1 if r["our gain"] > 0 else -1
+        side = 0 if withheld or not r["p, Holm"] < ALPHA else 1 if r["our gain"] > 0 else -1
         return short(r["our mean"], r["unit"]) + MARKS[side]
     heads = {m: f"{m} {ARROWS[b]} ({u})" for m, b, u in zip(table.metric, table.better, table.unit)}
     wide = table.assign(shown=table.apply(cell, axis=1)).pivot(index="method", columns="metric", values="shown")

@@ -15,7 +15,7 @@ need("pandas")
 import pandas as pd
 from scipy import stats
 
-from ...repro.estimates import LEVEL, no_spread, over_seeds
+from ...repro.estimates import ALPHA, no_spread, over_seeds
 from ...repro.ledger import HOLM, Measured, Verdict, claim, p_value, paired, signed, withheld
 from ...repro.scale import scale
 from ...repro.verdicts import holm
@@ -80,7 +80,7 @@ def judged(leads: dict, labels: dict,  # metric -> its name
         mine = {c: one for (what, m, c), one in leads.items() if (what, m) == (said, metric)}
         words = by_word({c: one.verdict(at).word for c, one in mine.items()})
         if (ps := {c: one.holm for c, one in mine.items() if one.holm is not None}) and scale(at).verdicts:
-            left = ", ".join(c for c in ps if ps[c] < 1 - LEVEL) or "none"
+            left = ", ".join(c for c in ps if ps[c] < ALPHA) or "none"
             words += f"; still decided after Holm's correction: {left}"
         theirs = ", ".join(c for c, one in mine.items() if one.paper > 0) or "none"
         answer.append(f"{said} in {labels.get(metric, metric)}: {words} (the paper: on {theirs}).")

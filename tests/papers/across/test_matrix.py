@@ -88,3 +88,10 @@ def test_a_composition_is_judged_by_its_numbers(shift, word):
     assert word in what_was_found(found, {}, "embedded")[0]
     one, = against_parents(found)
     assert one.better == (shift > 0) and one.worse == (shift < 0)
+
+
+def test_methods_of_one_mean_rank_stand_in_one_order_on_every_processor():
+    "NumPy's quickest sort leaves equals in an order that hangs on the instructions of the processor."
+    names, ranks = [f"m{k:02d}" for k in range(60)], [20.5, 2., 40.5]
+    table = pd.DataFrame([dict(method=m, metric=f"q{j}", family="f", rank=ranks[k % 3]) for j in range(4) for k, m in enumerate(names)])
+    assert list(ranked_methods(table).mean.index) == sorted(names, key=lambda m: (ranks[int(m[1:]) % 3], m))
