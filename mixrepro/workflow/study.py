@@ -38,7 +38,7 @@ from ..repro.figures import LABELS, save, use_style
 from ..repro.scale import banner, scale
 from ..repro.verdicts import holm
 from ..training.loop import environment, train_run
-from ..training.made import caveats, code_of
+from ..training.made import caveats
 from ..training.progress import with_progress
 from ..training.spec import name_of
 from ..training.store import Run, Store, history
@@ -383,8 +383,7 @@ class Study(Captioned):
                 ) -> list[dict]:  # one a block, for `bench.costs`
         "Measured times of runs, from the scale's file of timings, which is written where it has none."
         asked = dict(rounds=rounds, threads=bench.cores, device=bench.device)
-        codes = {name: code_of(w.spec).name for name, w in bench.workers.items()}
-        return self.by_clock(codes, blocks, asked, ("hardware", "torch"), lambda: bench.times(rounds), again)
+        return self.by_clock(bench.codes(), blocks, asked, ("hardware", "torch"), lambda: bench.times(rounds), again)
 
     def by_clock(self, codes: dict, blocks: int, asked: dict, about: tuple, measure: Callable,
                  again: bool = False) -> list[dict]:

@@ -6,7 +6,6 @@
 __all__ = ['PANEL', 'new_points', 'smoothness', 'looked_at', 'code_of_boundary', 'of_run']
 
 # %% ../../../nbs/noisymix/06_toy.ipynb #f91260fc
-import time
 from functools import cache
 
 import numpy as np
@@ -15,9 +14,9 @@ from ...data.band import SPREAD, band
 from ...metrics.accuracy import accuracy, predict
 from ...repro.boundaries import boundary_of
 from ...fingerprint import Reached
-from ...training.made import again, reached_by, texts_in, write_table
-from ...training.standing import outdated
-from ...training.store import Run, keep, kept, open_net
+from ...training.made import reached_by, texts_in
+from ...training.standing import measured
+from ...training.store import Run, open_net
 
 # %% ../../../nbs/noisymix/06_toy.ipynb #e9dc876e
 def smoothness(lines: list[np.ndarray],  # a boundary, each (M, 2)
@@ -52,9 +51,4 @@ def of_run(run: Run,              # trained on the band
            fresh: int = 100_000,  # new points
            ) -> dict[str, float]:  # accuracy on new points (a share), length and mean curvature of the boundary
     "The same, kept with the run."
-    name, code, begin = f"boundary-on-{fresh}", code_of_boundary(run), time.perf_counter()
-    if (found := kept(run, name, code.name)) is not None: return found
-    if (old := outdated([run], name, code_of_boundary)) and not again(*old): return kept(run, name)
-    value, made_by = looked_at(run, fresh), write_table(run.folder.parents[1], code)
-    keep(run, name, value, made_by, time.perf_counter() - begin)
-    return kept(run, name)
+    return measured(run, f"boundary-on-{fresh}", code_of_boundary, lambda: looked_at(run, fresh))
