@@ -3,6 +3,7 @@
 import copy
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings, strategies as st
@@ -74,6 +75,24 @@ def test_the_intruders_loss_reaches_the_classifier_and_can_be_left_out():
     assert torch.allclose(made.loss(net, X, Y, seeded(3)), alone, atol=1e-6)
     told, other = (torch.autograd.grad(ready(intrusion=w, net=net)[0].loss(net, X, Y, seeded(3)), net.stages[0][0][0].weight)[0] for w in (1., 0.))
     assert not torch.allclose(told, other)
+
+
+@pytest.mark.parametrize("positives", [1., 2.])
+def test_the_whole_loss_in_numpy(positives):
+    "Guo et al. (2019): both losses are summed; the intruder tells features of mixtures, 0, from originals', 1."
+    made, net = ready(positives=positives)
+    mix = made.draw(net, X, Y, seeded(3))
+    lam = mix.lam.detach().double().numpy()[:, None]
+    hot = np.eye(10)[Y]
+    target = np.concatenate([lam * hot + (1 - lam) * hot[mix.partner], hot])
+    with torch.no_grad():
+        seen = net.features(torch.cat([mix(X), X]))
+        logits, told = net.head(seen).double().numpy(), made.made.intruder(seen).double().numpy()[:, 0]
+    shares = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    p = 1 / (1 + np.exp(-told))  # that it is an original
+    intrusion = -(np.log(1 - p[:16]).mean() + positives * np.log(p[16:]).mean()) / (1 + positives)
+    want = -(target * np.log(shares)).sum(1).mean() + intrusion
+    assert made.loss(net, X, Y, seeded(3)).item() == pytest.approx(want, abs=2e-6)
 
 
 @pytest.mark.parametrize("labels", [GenLabels(), OnlineGenLabels(warmup=0.)], ids=lambda v: v.name)

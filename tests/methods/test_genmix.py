@@ -95,6 +95,32 @@ def test_every_point_meets_the_ratio_and_intrudes_nowhere(kind):
     assert torch.allclose(made.y.gather(1, made.pair), own.softmax(1), atol=rounding) and torch.allclose(made.y.sum(1), torch.ones(len(made)).double())
 
 
+def test_made_points_have_the_law_of_a_plain_loop_of_algorithm_4():
+    "GenMix note, algorithm 4, GM case: a line is moved by a draw of its first class, its point found and kept or not."
+    rng = np.random.default_rng(7)
+    clouds = zip((.6, 1., .5), ([-1, 0], [1, .4], [0, 1.6]))
+    x, y, lam = np.concatenate([s * rng.normal(size=(60, 2)) + m for s, m in clouds]), np.repeat([0, 1, 2], 60), .4
+    p, way = laws(x, y, 3), x[y == 1].mean(0) - x[y == 0].mean(0)
+    start = p[0].rvs(4_000, random_state=rng)
+    def gap(t): return p[1].logpdf(start + t * way) - p[0].logpdf(start + t * way) - logit(lam)
+    c, up, upup = gap(0), gap(1), gap(2)
+    a = (upup - 2 * up + c) / 2
+    b, roots = up - c - a, []
+    for coefficients in zip(a, b, c):
+        real = [r.real for r in np.roots(coefficients) if abs(r.imag) < 1e-12]
+        roots.append(min(real, key=lambda t: abs(t - .5), default=np.nan))
+    at = start + np.array(roots)[:, None] * way
+    at = at[~np.isnan(at[:, 0])]
+    log_p = np.stack([law.logpdf(at) for law in p], 1)
+    want = at[log_p[:, :2].min(1) >= log_p[:, 2]]
+    density = fit_gaussian(torch.tensor(x), torch.tensor(y), 3)
+    find = G.by_density(density, partial(G.lines_by_means, *G.means_of(density)), seeded(1))
+    made = G.genmix(find, 3, 1500, (lam,), .05, 20)
+    found = made.x[(made.pair == torch.tensor([0, 1])).all(1)].numpy()
+    assert len(found) == 1500 and .3 < len(want) / len(start) < .95, "some are rejected"
+    for direction in ([1, 0], [0, 1], [1, 2]): assert stats.ks_2samp(found @ direction, want @ direction).pvalue > 1e-3
+
+
 @given(lam=st.floats(.05, .95), eps=st.floats(.001, .04), off=st.floats(-2, 2), third=st.floats(-3, 3))
 @settings(max_examples=60, deadline=None)
 def test_the_margin_and_the_intrusion_test_have_the_notes_edges(lam, eps, off, third):

@@ -6,9 +6,11 @@ import signal
 import warnings
 from dataclasses import FrozenInstanceError, dataclass, fields, replace
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings, strategies as st
+from scipy import stats
 from torch import nn
 from torch.nn import functional as F
 
@@ -24,7 +26,7 @@ from mixrepro.methods.mixup import Mixup
 from mixrepro.methods.mixup_r import MixupR
 from mixrepro.methods.noise import FeatureNoise, MixNoise
 from mixrepro.methods.varmixup import VarMixup
-from mixrepro.methods.vicinal import LOSSES, Mix, draw_mix
+from mixrepro.methods.vicinal import LOSSES, Mix, draw_lambda, draw_mix
 from mixrepro.methods.views import AugMixViews, NoiseViews, Views
 from mixrepro.networks.autoencoders import ConvVAE
 from mixrepro.networks.zoo import build
@@ -39,6 +41,18 @@ def batch(n=10, shape=(1, 16, 16), classes=5, seed=0, dtype=torch.float32):
 
 
 def network(name="tiny-cnn", dtype=torch.float32): return build(name, (1, 16, 16), 5, seeded()).to(dtype).eval()
+
+
+# what is drawn --------------------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("alpha", [.01, .2, 1., 2., 100.])
+def test_shares_have_scipys_beta_law_at_both_extremes(alpha):
+    "Manifold Mixup paper, section 2; at alpha = .01 nearly all mass lies where single precision is next to 0 or to 1."
+    law, half = stats.beta(alpha, alpha), (0, 1e-6, 1e-3, .1, .3, .45)
+    edges = np.array([*half, .5, *(1 - e for e in half[::-1])])
+    edges = edges[np.isin(edges, (0, 1)) | (abs(law.cdf(edges) - .5) < .498)]  # no cell is nearly empty
+    found = np.histogram(draw_lambda((20_000,), alpha, seeded(3)).double().numpy(), edges)[0]
+    assert found.sum() == 20_000 and stats.chisquare(found, 20_000 * np.diff(law.cdf(edges))).pvalue > 1e-3
 
 
 # the mixture, bit for bit ---------------------------------------------------------------------------------------------

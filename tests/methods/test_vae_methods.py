@@ -24,7 +24,7 @@ from mixrepro.methods.erm import ERM
 from mixrepro.methods.kl_vae import KLVAE, divergence
 from mixrepro.methods.mixup import Mixup
 from mixrepro.methods.mixup_r import MixupR
-from mixrepro.methods.mmd_vae import MMDVAE
+from mixrepro.methods.mmd_vae import KERNELS, MMDVAE, mmd
 from mixrepro.methods.varmixup import ERMR, Turns, VarMixup, WithVAE, encode_all, frozen
 from mixrepro.methods.vicinal import draw_mix
 from mixrepro.networks.autoencoders import ConvVAE
@@ -309,6 +309,25 @@ def test_encoding_in_parts_is_encoding(n, batch):
         assert torch.allclose(encode_all(ae, train, batch), ae.encode(train.floats()), atol=1e-5)
 
 
+# what pulls codes to the prior ----------------------------------------------------------------------------------------
+
+def kernel_by_hand(kind, a, b):
+    "Zhao et al.'s Gaussian divides by d twice; the others are the textbooks'."
+    d, far = len(a), ((a - b) ** 2).sum()
+    return {"imq": 2 * d / (2 * d + far), "gaussian-d": np.exp(-far / d), "gaussian-d2": np.exp(-far / d ** 2)}[kind]
+
+
+@pytest.mark.parametrize("kind", KERNELS)
+def test_the_discrepancy_of_every_kernel_is_a_double_loop_in_float64(kind):
+    "VarMixup paper, eq. 7: the squared discrepancy, with the pairs of a code with itself."
+    for seed, (n, m, d) in enumerate([(2, 3, 1), (3, 2, 2), (7, 5, 30)] * 4):
+        rng = np.random.default_rng(seed)
+        q, p = rng.normal(size=(n, d)) * (1 + seed % 5), rng.normal(size=(m, d)) + seed % 7
+        def mean(A, B): return np.mean([kernel_by_hand(kind, a, b) for a in A for b in B])
+        want = mean(q, q) + mean(p, p) - 2 * mean(q, p)
+        assert mmd(torch.tensor(q), torch.tensor(p), kind).item() == pytest.approx(want, abs=1e-12)
+
+
 # the adversarial VAE ------------------------------------------------------------------------------------------------------------------------
 
 @given(n=st.integers(2, 6), gamma=st.floats(0, 20), target=st.sampled_from(["adversarial", "clean"]), seed=st.integers(0, 99))
@@ -336,6 +355,41 @@ def test_the_inner_maximisation_raises_what_is_minimised(gamma, step, target, st
     with torch.no_grad(), unrecorded(net): before, after = (adv.objective(net, v, x, prior, seeded()).item() for v in (x, worst))
     if posterior == "deterministic": assert after > before  # a Gaussian one draws its noise at each step
     assert (worst - x).abs().max() <= 8 / 255 + 1e-6 and worst.min() >= 0 and worst.max() <= 1 and not worst.requires_grad
+
+
+class Bilinear(nn.Module):
+    "An autoencoder that is written down in a line each way."
+    def __init__(self, rng, shape, d=2):
+        super().__init__()
+        self.shape, size = shape, int(np.prod(shape))
+        self.into, self.out = (torch.randn(s, generator=rng, dtype=torch.float64) for s in ((size, d), (d, size)))
+    def encode(self, x): return x.flatten(1) @ self.into
+    def posterior(self, x, rng): return self.encode(x)
+    def decode(self, z): return (z @ self.out).sigmoid().view(-1, *self.shape)
+
+
+@pytest.mark.parametrize("target", ["adversarial", "clean"])
+@pytest.mark.parametrize("n, shape", [(2, (1, 2, 3)), (3, (3, 2, 1))])
+def test_the_inner_maximisation_is_the_plain_loop_with_differences_for_a_gradient(n, shape, target):
+    "VarMixup paper, eq. 10 in the sign that is minimised: all images move together, and the MMD sees them together."
+    rng = seeded(n)
+    net, x = Bilinear(rng, shape), torch.rand(n, *shape, generator=rng, dtype=torch.float64)
+    prior, X = torch.randn(n, 2, generator=rng, dtype=torch.float64), x.flatten(1).numpy()
+    into, out, p = net.into.numpy(), net.out.numpy(), prior.numpy()
+    def k(A, B): return np.mean([kernel_by_hand("imq", a, b) for a in A for b in B])
+    def J(A):
+        z, goal = A @ into, A if target == "adversarial" else X
+        return 2 * (k(z, z) + k(p, p) - 2 * k(z, p)) + ((1 / (1 + np.exp(-z @ out)) - goal) ** 2).mean()
+    low, high = np.maximum(X - .1, 0), np.minimum(X + .1, 1)
+    start = 2 * torch.rand(x.shape, generator=seeded(9), dtype=torch.float64) - 1
+    at, step = np.clip(X + .1 * start.flatten(1).numpy(), low, high), 1e-6 * np.eye(X.size).reshape(-1, *X.shape)
+    for _ in range(4):
+        slope = np.reshape([J(at + e) - J(at - e) for e in step], X.shape)
+        at = np.clip(at + .03 * np.sign(slope), low, high)
+    adv = AdvMMDVAE(gamma=2., eps=.1, step=.03, steps=4, target=target)
+    worst = adv.worst(net, x, prior, seeded(9))
+    assert np.abs(worst.flatten(1).numpy() - at).max() < 1e-12
+    assert adv.objective(net, worst, x, prior, seeded()).item() == pytest.approx(J(at), rel=1e-12)
 
 
 def test_it_is_an_mmd_vae_where_nothing_is_attacked():

@@ -287,6 +287,23 @@ def test_the_moments_of_the_noise_in_each_view(sparse):
         assert abs((times == 0).double().mean() - sparse) <= 4 * (sparse * (1 - sparse) / 1e6) ** .5 + 1e-6
 
 
+def test_the_whole_law_of_the_noise_is_numpys():
+    """NoisyMix, below eq. 2: two noises, two levels. The code draws U(-1, 1) and N(0, 1), each times a Beta(2, 5) and a
+    mask of its own, and the additive one times 1, 2, 3 in the views."""
+    rng, naive = seeded(1), np.random.default_rng(0)
+    noise = FeatureNoise(add=.5, mult=.5, sparse=.65, levels=(1., 2., 3.))
+    draws = [noise.drawn(torch.zeros(3, 2), rng, noise.levels) for _ in range(2_500)]
+    times, plus = (np.stack([d[i].numpy() for d in draws]) for i in (0, 1))
+    for view in range(3):
+        laws = naive.uniform(-1, 1, 40_000), (view + 1) * naive.normal(size=40_000)
+        for found, law in zip((times[:, view, 0], plus[:, view, 0]), laws):
+            assert stats.binomtest(int((found != 0).sum()), 2_500, .35).pvalue > 1e-3
+            assert stats.ks_2samp(found[found != 0], .5 * naive.beta(2, 5, 40_000) * law).pvalue > 1e-3
+    both = [[((times[:, 0, 0] != 0) == a) & ((plus[:, 0, 0] != 0) == b) for b in (0, 1)] for a in (0, 1)]
+    assert stats.chi2_contingency(np.sum(both, 2)).pvalue > 1e-3, "the masks are independent"
+    assert stats.kstest([draw_factor(rng).item() for _ in range(1_000)], stats.beta(2, 5).cdf).pvalue > 1e-3
+
+
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
 @pytest.mark.parametrize("images", [False, True])
 def test_a_channels_last_state_has_the_same_law_and_the_same_formula(layout, images):

@@ -88,6 +88,29 @@ def test_theorem_3_first_half_over_seeds():
     assert min(B.without(0, 2.**-9).values()) < -.01 < B.without(0, 2.**-9)["none"]
 
 
+@settings(max_examples=8, deadline=None)
+@given(seed=st.integers(0, 999), a=st.floats(.3, 4), b=st.floats(.3, 4))
+def test_theorem_3s_radii_and_regulariser_are_the_printed_sums(seed, a, b):
+    "NoisyMix paper, eqs. 45, 47 and 48, by loops; in eq. 48 the expectation over lambda is squared, not the square's."
+    case, eps, f = T.draw_case(seeded(seed), 4, alpha=a, beta=b, sigma_add=.7, sigma_mult=.3), .1, smooth(1, seed)
+    lam = [(w, stats.beta(c, d)) for w, c, d in ((a / (a + b), a + 1, b), (b / (a + b), b + 1, a))]
+    less = sum(w * (1 - law.mean()) for w, law in lam)  # E[1 - lambda]
+    x, step = case.x.numpy(), 1e-5
+    def p(z): return f(torch.tensor(z)).numpy()[..., 0]
+    def cos(u, v): return u @ v / np.linalg.norm(u) / np.linalg.norm(v)
+    slopes = [np.array([(p(v + e) - p(v - e)) / (2 * step) for e in step * np.eye(2)]) for v in x]
+    c_x = min(np.linalg.norm(v) for v in x) / 2**.5
+    radii = [eps * less * c_x * 2**.5 * abs(cos(g, v)) for g, v in zip(slopes, x)]
+    assert B.radii(T.logit(f), case, eps).numpy() == pytest.approx(radii, rel=1e-6)
+    signs, whole = [np.array([s, t]) for s in (-1, 1) for t in (-1, 1)], 0.
+    for g, v in zip(slopes, x):
+        def spread(ways): return np.mean([w @ w * cos(g, w)**2 for w in ways])
+        noise = .7**2 * spread(signs) + .3**2 * spread([s / 3**.5 * v for s in signs])
+        share = 1 / (1 + np.exp(-p(v)))
+        whole += share * (1 - share) * g @ g * (less**2 * spread(x) + noise) / (2 * len(x))
+    assert B.regulariser(T.logit(f), case) == pytest.approx(whole, rel=1e-6)
+
+
 def test_the_adversary_never_finds_less_than_random_search():
     p = T.logit(T.network("ReLU", 1, seeded(7), bias=0.))
     case = B.labelled(B.centred(seeded(7)), p)
