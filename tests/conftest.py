@@ -34,7 +34,8 @@ SMOKE = ("--profile", "smoke")
 # What the tests reproduce as a user does: networks that need others, runs that two artefacts share, a picture, a theorem. A kernel's start costs
 # more than most notebooks, so all others are drawn in forks of one process.
 BY_THE_ENGINE = ("vm-table1", "vm-fig2", "mm-theorem1")
-LONGEST = tuple(f"test_{name}.py" for name in ("gates", "drawings", "workflow", "engine", "readme", "device", "package", "environment"))
+# Those that fork a training come before test_device, whose gradients on a fake GPU start autograd's threads: no fork may train after that.
+LONGEST = tuple(f"test_{name}.py" for name in ("gates", "drawings", "workflow", "engine", "readme", "training", "parts", "device", "package", "environment"))
 HEEDED_LATE = {"MIXREPRO_HOME", "MIXREPRO_DATA", "SNAKEMAKE_PROFILE"}  # when they are needed, and not as Python starts
 torch.set_num_threads(1)
 gc.set_threshold(100_000, 20, 100)  # to look for garbage after every 700 objects, as Python does, is a tenth of the suite
