@@ -23,9 +23,8 @@ from ..data.corrupted import read_p, table_for
 from ..data.images import ImageSet, balanced, data_root
 from ..data.perturbations import EXTRA_PERTURBATIONS, HARDER, PERTURBATIONS, frames, perturb
 from ..data.sources import GENERATED, RELEASED
-from mixrepro.guards import (
-    check_classified, check_each_once, check_labels, check_logits, check_networks, check_rows, check_tensor,
-    check_whole)
+from ..guards import (check_classified, check_each_once, check_labels, check_logits, check_networks,
+                             check_rows, check_tensor, check_whole)
 from .accuracy import predict
 from ..networks.staged import Net
 
