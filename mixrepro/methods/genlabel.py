@@ -104,8 +104,8 @@ def watched(net: nn.Module, place: Place) -> Iterator[Place]:
     "While a batch passes: keep the first view's mixed `image` and `feature` with the place."
     check_head(net)
     n = len(place.mix.partner)
-    def enters(_, args): place.image = args[0][:n] if place.after is not None else place.mix(args[0][:n])
-    def leaves(_, args): place.feature = args[0][:n].detach()
+    def enters(_, args): place.image = args[0][:n].clone() if place.after is not None else place.mix(args[0][:n])
+    def leaves(_, args): place.feature = args[0][:n].detach().clone()  # layers may write over what they are given
     hooks = [net.register_forward_pre_hook(enters), head_of(net).register_forward_pre_hook(leaves)]
     try: yield place
     finally:
@@ -235,7 +235,7 @@ class OnlineGenLabels(OnLine):
         warn_of_held_out(net, "the densities of its features go on learning from the images of this loss")
         warn_of_start(self, self.gamma > 0 and self.warmup > 0)
         with torch.no_grad(), unrecorded(net):
-            place.clean = getattr(net, "module", net).features(x[:len(place.mix.partner)])
+            place.clean = getattr(net, "module", net).features(x[:len(place.mix.partner)].clone())
         with watched(net, place): yield
 
     def log_p(self, y: Tensor, place: Place) -> Tensor:
@@ -275,6 +275,9 @@ class NoIntrusion(Mixup):
         check_size_of(z.flatten(1), self.made.centre.shape)
         away = z.flatten(1).double() - self.made.centre
         return belongs(nearest_labels(self.made.points, self.made.labels, away), y, mix)
+
+    def forward(self, net: Net, x: Tensor, place: Place, rng: torch.Generator, index: Tensor | None = None) -> Tensor:
+        return net(place(x, images=True).clone())  # what it may write over is looked at afterwards
 
     def terms(self, net: Net, x: Tensor, y: Tensor, draw: Mix, rng: torch.Generator,
               index: Tensor | None = None) -> tuple:

@@ -11,6 +11,7 @@ import torch
 from hypothesis import given, settings, strategies as st
 from scipy import stats
 from sklearn.neighbors import KNeighborsClassifier
+from torch import nn
 from torch.nn import functional as F
 
 from helpers import goes_on_alike, seeded
@@ -115,6 +116,34 @@ def test_every_algorithm_on_every_mixture(name, kind):
     assert all(g is None or g.isfinite().all() for g in torch.autograd.grad(loss, list(NET.parameters()), allow_unused=True))
     linear = F.cross_entropy(NET.head(feature), mix(HOT))
     assert not torch.allclose(loss, linear, rtol=1e-3), "and that is another loss than the method's own"
+
+
+class Hasty(nn.Module):
+    "A network, and a last layer, that work on what they are given; or on copies of it."
+    def __init__(self, copies):
+        super().__init__()
+        self.copies, self.head = copies, nn.Sequential(Over(copies, .9), NET.head)
+        self.first = Over(copies, .5)
+
+    def features(self, x, at=None, through=None): return NET.features(self.first(x), at, through)
+    def forward(self, x, at=None, through=None): return self.head(self.features(x, at, through))
+
+
+class Over(nn.Module):
+    def __init__(self, copies, by):
+        super().__init__()
+        self.copies, self.by = copies, by
+
+    def forward(self, x): return (x.clone() if self.copies else x).mul_(self.by)
+
+
+@pytest.mark.parametrize("name", [*LABELS, "no intrusion"])
+def test_a_network_that_writes_over_its_input_is_given_the_same_labels(name):
+    mix = draw_mix(24, 1., seeded(8), "example")
+    def loss(copies):
+        made = G.NoIntrusion(per="example").prepare(TRAIN, seeded()) if name == "no intrusion" else altered(Mixup(per="example"), labels=prepared(name)).at(.5)
+        return made.risk(Hasty(copies), X.clone(), Y, mix, seeded(8))
+    assert torch.equal(loss(False), loss(True)), "the density sees the mixture and its features as they were"
 
 
 @pytest.mark.parametrize("name", LABELS)
