@@ -53,7 +53,7 @@ class Decoder(DecoderFields):
     @torch.no_grad()
     def states(self, x: Tensor) -> Tensor:  # images (B, C, H, W) -> h (B, ...)
         "What the classifier makes of images up to the stage."
-        return state(self.made.net, x, self.stage)
+        return state(self.made.net, x.clone(), self.stage)  # a network may write over what it is given
 
     def loss(self, net: nn.Module, x: Tensor, y: Tensor, rng: torch.Generator, index: Tensor | None = None) -> Tensor:
         check_channels_of(net.norm, "std", x.shape[1])

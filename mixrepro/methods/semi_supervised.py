@@ -122,7 +122,7 @@ class SSLManifoldMixup(MixesBoth):
 
     def unsupervised(self, net: Net, u: Tensor, rng: torch.Generator) -> Tensor:
         "Lines 6 to 9 of algorithm 1."
-        with torch.no_grad(): target = TARGETS[self.target](net(u))
+        with torch.no_grad(): target = TARGETS[self.target](net(u.clone()))  # a network may write over what it is given
         logits, target = self.mixed(net, u, target, self.alpha_u, rng)
         return consistency(logits, target, self.target)
 

@@ -11,8 +11,6 @@ from mixrepro.data.augment import AUGMENTS
 from mixrepro.data.augmix import OPERATIONS, augmix
 from mixrepro.data.corruptions import CORRUPTIONS, EXTRA, corrupt
 from mixrepro.data.deformations import DEFORMATIONS, deform
-from mixrepro.data.factors import factors
-from mixrepro.data.images import ImageSet
 from mixrepro.data.perturbations import EXTRA_PERTURBATIONS, HARDER, PERTURBATIONS, perturb
 from mixrepro.data.whitening import WHITENINGS, Whiten, fit_whitening
 from mixrepro.metrics import (accuracy, attacked, catalogue, concentration, deformed, distances, features, flips, inception_score, interpolation,
@@ -20,53 +18,14 @@ from mixrepro.metrics import (accuracy, attacked, catalogue, concentration, defo
 from mixrepro.methods import apgd, attacks, densities
 from mixrepro.methods.catalogue import METHODS, PARTS, method
 from mixrepro.networks.staged import Normalize
-from mixrepro.networks.zoo import NETWORKS, build, kind_of
+from mixrepro.networks.zoo import NETWORKS, kind_of
 from mixrepro.training import loop
 from mixrepro.training.device import ALLOWED, FakeGPU, HostRead, WrongDevice, fake_cuda, gradients, on_gpu
 from mixrepro.training.fit import fit
 from mixrepro.training.spec import Spec
 
 from helpers import seeded
-
-K = 5
-
-
-def images(n=12, side=16, name="digits", shape=None) -> ImageSet:
-    "Random images on the host."
-    shape, rng = shape or (1, side, side), seeded()
-    x = torch.randint(256, (n, *shape), dtype=torch.uint8, generator=rng)
-    return ImageSet(x, torch.arange(n) % K, tuple("abcde"), name, "train")
-
-
-def network(name, shape=(1, 16, 16), k=K, **more):
-    return build(name, shape, k, seeded(), **more).to("cuda", memory_format=torch.channels_last)
-
-
-SMALL = {"classifier": ("small-cnn", {}), "autoencoder": ("vae-small", {}), "decoder": ("decoder", dict(of="small-cnn", stage=1)),
-         "class-gan": ("class-sngan-small", dict(enlarge=1))}
-
-
-def ready(name: str, **args):
-    "A method, its network and its training set, on the fake GPU, before the first step."
-    kind, train = METHODS[name], images()
-    if name == "factor-mixup": train = factors("train", size=16).subset(12)
-    if name == "puzzlemix": args = dict(passes=2) | args  # one is like the other
-    train = train.to("cuda")
-    more = dict(vae=network("vae-small").eval()) if kind.on_vae else {}
-    if args.get("labels", {}).get("name") == "genlabel-latent": more["vanilla"] = network("small-cnn").eval()
-    if kind.unlabelled: more["labelled"] = train.subset(6)
-    if kind.trains == "gan": net = network("sngan", (1, 32, 32), width=8); train = images(side=32).to("cuda")
-    else:
-        which, options = SMALL[kind.trains]
-        if name == "kl-vae": options = dict(posterior="gaussian")
-        net = network(which, train.shape, train.k, **options)
-    if name == "fine-tune": more["source"] = network("small-cnn", k=K + 2)
-    if name == "genmix-gan": more["gan"] = network("class-sngan-small", (1, 16, 16), enlarge=1).eval(); args = dict(descent=4, restarts=1, rounds=1) | args
-    if kind.trains == "decoder": more["classifier"] = network("small-cnn"); args = dict(stage=1) | args
-    made = method(name, **args).prepare(train, torch.Generator("cuda"), augment=AUGMENTS["crop2-flip"], **more)
-    made.begin(net)
-    return made, net, train
-
+from steps import K, images, network, ready
 
 def epoch(made, net, train, precision="float32", optimizer="sgd"):
     "Two steps and the end of an epoch, as a run has them."
