@@ -439,6 +439,14 @@ if "alone" in sys.orig_argv and len(os.listdir({str(died)!r})) < {deaths}:
     assert (project / "figures/smoke/manifold_mixup/mm-theorem1.md").is_file() == (deaths == 1)
 
 
+@pytest.mark.slow
+def test_a_kernel_that_is_slow_to_start_is_waited_for(project, tmp_path):
+    "Papermill's minute is not enough where others have the machine."
+    (tmp_path / "sitecustomize.py").write_text("import sys, time\nif 'alone' in sys.orig_argv: time.sleep(70)")
+    done = mixrepro("reproduce", "mm-theorem1", *SMOKE, cwd=quick(project), PYTHONPATH=os.pathsep.join([str(tmp_path), os.environ["PYTHONPATH"]]))
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
 @pytest.mark.skipif(not warm.able(), reason="this system does not fork as is needed")
 def test_a_long_reproduction_forks_its_kernels(project, monkeypatch):
     "What Snakemake and papermill set for a job is what the forking process expects: else each kernel would be a fresh one, in silence."

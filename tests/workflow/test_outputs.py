@@ -63,6 +63,25 @@ def test_a_copy_that_is_no_notebook_keeps_no_other_back(tmp_path, text):
     assert {*left} == {first.id} and (tmp_path / first.notebook).read_bytes() == (ROOT / first.notebook).read_bytes()
 
 
+@pytest.mark.parametrize("lost", ["all", "some"])
+def test_outputs_that_did_not_arrive_empty_no_notebook(tmp_path, lost):
+    "A starved machine is late with them, and Jupyter goes on after four seconds with a line in its log."
+    a = READY[0]
+    for path in (a.notebook, *map(str, a.files("figures/embedded")), copy := tmp_path / WORK / "notebooks" / f"embedded-{a.id}.ipynb"):
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path).write_bytes((ROOT / (a.notebook if path is copy else path)).read_bytes())
+    assert carry_all([a.id], tmp_path, "embedded") == ([], {})
+    nb = nbformat.read(copy, as_version=4)
+    for c in [c for c in nb.cells if c.cell_type == "code"]:
+        if lost == "all" or not any("published" in o.get("metadata", {}).get("text/markdown", {}) for o in c.outputs): c.outputs = []
+    nbformat.write(nb, copy)
+    log = tmp_path / WORK / "logs" / f"embedded-{a.id}.log"
+    log.parent.mkdir()
+    log.write_text("Executing Cell 3\n" + "Timeout waiting for IOPub output\n" * (lost == "some"))
+    assert carry_all([a.id], tmp_path, "embedded") == ([], {a.id: "what it showed did not all arrive in time, as on a machine that is very busy: reproduce it again with --force"})
+    assert (tmp_path / a.notebook).read_bytes() == (ROOT / a.notebook).read_bytes()
+
+
 def test_the_command_names_what_it_leaves(project):
     done = mixrepro("outputs", READY[0].id, cwd=project)
     assert done.returncode == 1 and f"{READY[0].id} left as it is: it was not reproduced here" in done.stdout
