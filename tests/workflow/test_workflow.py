@@ -18,6 +18,7 @@ import psutil
 import pytest
 
 from conftest import BY_THE_ENGINE, COMMAND, ROOT, SMOKE, check_pages, make_project, mixrepro, mixrepro_here, quick, sentence
+from mixrepro.data import sources
 from mixrepro.workflow import jobs as workflow
 from mixrepro.papers.catalogue import find
 from mixrepro.repro.artefact import cells
@@ -416,3 +417,29 @@ def test_what_is_started_has_an_input_stream_also_where_it_was_closed(tmp_path):
             "cli.app = lambda **_: subprocess.run([sys.executable, '-c', asked]).returncode; cli.main()")
     for closed in ("<&-", "<&- >&- 2>&-"):
         assert subprocess.run(f"{shlex.quote(sys.executable)} -c {shlex.quote(code)} {closed}", shell=True, timeout=100).returncode == 0, closed
+
+
+def test_a_page_is_older_than_the_data_that_were_fetched_since(tmp_path, monkeypatch):
+    "Tables of OpenML, images that are looked at without a run, the released corruptions: no run changes with them, and 'nothing to do' was said."
+    project, data = make_project(tmp_path / "project"), tmp_path / "data"
+    monkeypatch.setenv("MIXREPRO_DATA", str(data))
+    def of(id, profile): return workflow.jobs([id], profile, {}, project)["artefacts"][id]["made_of"]
+    first = {(id, p): of(id, p) for id, p in (("gl-openml-accuracy", "paper"), ("gl-openml-accuracy", "embedded"), ("mm-fig3", "paper"),
+                                              ("nm-table2", "overnight"), ("mm-table1", "overnight"))}
+    def changed():
+        now = {k: of(*k) for k in first}
+        return [k for k in first if now[k] != first[k]]
+    assert changed() == []
+    (data / "openml").mkdir(parents=True)
+    (data / "openml/31_mine.csv").write_text("a,class\n1,x\n")
+    assert changed() == [("gl-openml-accuracy", "paper")]
+    first["gl-openml-accuracy", "paper"] = of("gl-openml-accuracy", "paper")
+    (data / "openml/31_mine.csv").write_text("a,class\n2,x\n")
+    assert changed() == [("gl-openml-accuracy", "paper")]
+    shutil.rmtree(data / "openml")
+    (data / "cifar-10-batches-bin").mkdir()
+    (data / "cifar-10-batches-bin/data_batch_1.bin").write_bytes(b"0")
+    assert changed() == [("gl-openml-accuracy", "paper"), ("mm-fig3", "paper")]
+    shutil.rmtree(data / "cifar-10-batches-bin")
+    monkeypatch.setattr(workflow, "corruption_source", lambda name, say: sources.Source(sources.RELEASED, name))
+    assert changed() == [("gl-openml-accuracy", "paper"), ("nm-table2", "overnight")]
