@@ -150,6 +150,9 @@ def read_beside(a: Artefact, profile: str,  # a scale's name
     if any(":METRICS[corruptions" in part for part in parts):
         tested = {tested_on(s.dataset) for s in specs}
         found |= {f"{d}-c": corruption_source(d, say=lambda why: None).key for d in tested}  # the page says why
+    if any(part.endswith(":find_inception") for part in parts):
+        from mixrepro.metrics.features import find_inception  # a word of help is not to wait for it
+        with suppress(OSError): found |= {"inception": sha256(file) for file in [find_inception()] if file}
     if any(ON_DISK & {*v} for v in settings if isinstance(v, tuple)):
         from mixrepro.data.tabular import FOLDER, _records  # brings scikit-learn, which is slow to import
         with suppress(OSError, ValueError):  # the notebook says what is wrong

@@ -443,3 +443,16 @@ def test_a_page_is_older_than_the_data_that_were_fetched_since(tmp_path, monkeyp
     shutil.rmtree(data / "cifar-10-batches-bin")
     monkeypatch.setattr(workflow, "corruption_source", lambda name, say: sources.Source(sources.RELEASED, name))
     assert changed() == [("gl-openml-accuracy", "paper"), ("nm-table2", "overnight")]
+
+
+def test_a_page_is_older_than_the_judge_that_was_put_there_since(tmp_path, monkeypatch):
+    "Weights of Inception: distances stayed those of the network that stands in for it."
+    project, weights = make_project(tmp_path / "project"), tmp_path / "inception.pth"
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    def of(id): return workflow.jobs([id], "smoke", {}, project)["artefacts"][id]["made_of"]
+    before = {id: of(id) for id in ("mm-fig9", "vm-fig4", "vm-fig3")}
+    weights.write_text("weights")
+    monkeypatch.setenv("MIXREPRO_INCEPTION", str(weights))
+    assert [id for id in before if of(id) != before[id]] == ["mm-fig9", "vm-fig4"]
+    weights.unlink()
+    assert {id: of(id) for id in before} == before, "the notebook says what is wrong"
