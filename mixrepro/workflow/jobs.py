@@ -142,14 +142,14 @@ def read_beside(a: Artefact, profile: str,  # a scale's name
                 specs: list[Spec],     # of its runs
                 sources: list[str],    # code cells of its notebook
                 parts: Iterable[str],  # what they reach
+                corrupted: Callable[[str], str],  # a data set -> whose corrupted images it has; "": made here
                 ) -> dict[str, str]:   # data set -> a digest; only what is there
     "What an artefact reads in the data folder beside what its runs were made from."
     at, settings, found = scale(profile), vars(a.settings.at(profile)).values(), {}
     looked = {at.datasets[d] for text in sources for d in LOOKED_AT.findall(text) if d in at.datasets}
     found |= {d: content_of(d) for d in looked - {*SHIPPED}}
     if any(":METRICS[corruptions" in part for part in parts):
-        tested = {tested_on(s.dataset) for s in specs}
-        found |= {f"{d}-c": corruption_source(d, say=lambda why: None).key for d in tested}  # the page says why
+        found |= {f"{d}-c": corrupted(d) for d in {tested_on(s.dataset) for s in specs}}
     if any(part.endswith(":find_inception") for part in parts):
         from mixrepro.metrics.features import find_inception  # a word of help is not to wait for it
         with suppress(OSError): found |= {"inception": sha256(file) for file in [find_inception()] if file}
@@ -192,13 +192,15 @@ def jobs(ids: list[str],            # artefacts; empty: every ready one
         runs = sorted(name_of(s) for cell in side_by_side(plans[a.id]) for s in cell)
         sources = [c["source"] for c in code_cells(base / a.notebook)]
         reached = code_of_notebook(as_function(sources))
-        beside = read_beside(a, profile, plans[a.id], sources, reached.parts)
+        beside = read_beside(a, profile, plans[a.id], sources, reached.parts, corrupted)
         return dict(notebook=a.notebook, paper=a.paper, title=a.title, parameters=v, runs=runs,
                     written=made_of(*written_in(base / a.notebook)),
                     groups=sorted({of[r] for r in runs}), stamp=f"{WORK}/drawn/{profile}-{a.id}",
                     outputs=[str(f) for f in a.files(Path("figures") / profile)],
                     made_of=made_of(said_by(base / a.notebook), v, runs, train if runs else "", reached.name, printed,
                                     *filter(None, [beside])))
+    @lru_cache  # where nothing can be written down, each look reads all released images
+    def corrupted(d): return corruption_source(d, say=lambda why: None).key  # the page says why
     tasks = behind({i: task(find(i), v) for i, v in values.items()})
     for name, g in every.items():
         write_if_changed(base / WORK / "plans" / f"{name}.json", json.dumps([to_json(s) for s in g["specs"]], indent=1))
