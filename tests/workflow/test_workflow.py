@@ -18,7 +18,9 @@ import psutil
 import pytest
 
 from conftest import BY_THE_ENGINE, COMMAND, ROOT, SMOKE, check_pages, make_project, mixrepro, mixrepro_here, quick, sentence
+from mixrepro import cli
 from mixrepro.data import sources
+from mixrepro.files import write_atomic
 from mixrepro.workflow import jobs as workflow
 from mixrepro.papers.catalogue import find
 from mixrepro.repro.artefact import cells
@@ -456,3 +458,19 @@ def test_a_page_is_older_than_the_judge_that_was_put_there_since(tmp_path, monke
     assert [id for id in before if of(id) != before[id]] == ["mm-fig9", "vm-fig4"]
     weights.unlink()
     assert {id: of(id) for id in before} == before, "the notebook says what is wrong"
+
+
+def test_the_ledger_is_told_of_tables_of_other_code(tmp_path, monkeypatch, capsys):
+    "Drawn alone after an edit, it took the tables that older code had drawn for those of now."
+    project = make_project(tmp_path / "project")
+    def told(*ids):
+        cli.announce(workflow.jobs(list(ids), "smoke", {}, project), project)
+        return [line for line in capsys.readouterr().out.splitlines() if "by other code" in line]
+    task = workflow.jobs(["mm-theorem1"], "smoke", {}, project)["artefacts"]["mm-theorem1"]
+    assert told("x-claims") == [], "nothing was drawn here"
+    write_atomic(project / task["stamp"], task["made_of"])
+    assert told("x-claims") == []
+    write_atomic(project / task["stamp"], "other")
+    assert told("x-claims") == ["  figures/smoke/manifold_mixup/mm-theorem1.csv, which is read, was drawn by other code, from other data or with other "
+                                "parameters: reproduce mm-theorem1 to have it drawn again"]
+    assert told("x-claims", "mm-theorem1") == told("mm-theorem1") == []
