@@ -63,6 +63,25 @@ def test_a_copy_that_is_no_notebook_keeps_no_other_back(tmp_path, text):
     assert {*left} == {first.id} and (tmp_path / first.notebook).read_bytes() == (ROOT / first.notebook).read_bytes()
 
 
+@pytest.mark.parametrize("lost, kind", [("its answer", "text/markdown"), ("its picture", "image/png")])
+def test_a_copy_whose_outputs_were_lost_takes_none_from_its_notebook(tmp_path, lost, kind):
+    "Jupyter stops waiting for outputs on a busy machine, and the cell counts as done: the notebook lost its answer, or its picture."
+    a = ARTEFACTS["vm-fig2"]
+    for path in (a.notebook, *map(str, a.files("figures/embedded"))):
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path).write_bytes((ROOT / path).read_bytes())
+    copy, whole = tmp_path / WORK / "notebooks/embedded-vm-fig2.ipynb", nbformat.read(ROOT / a.notebook, as_version=4)
+    copy.parent.mkdir(parents=True)
+    nbformat.write(whole, copy)
+    assert carry_all([a.id], tmp_path, "embedded")[1] == {}
+    before = (tmp_path / a.notebook).read_bytes()
+    for c in whole.cells:
+        if c.get("outputs"): c.outputs = [o for o in c.outputs if kind not in o.get("data", {})]
+    nbformat.write(whole, copy)
+    assert carry_all([a.id], tmp_path, "embedded") == ([], {a.id: f"its last execution does not show {lost}: reproduce it with --force"})
+    assert (tmp_path / a.notebook).read_bytes() == before
+
+
 def test_the_command_names_what_it_leaves(project):
     done = mixrepro("outputs", READY[0].id, cwd=project)
     assert done.returncode == 1 and f"{READY[0].id} left as it is: it was not reproduced here" in done.stdout
