@@ -381,10 +381,11 @@ def environment(base: Path) -> dict:
                        JUPYTER_RUNTIME_DIR=str(work / "jupyter" / "runtime"))
     env["JUPYTER_PATH"] = os.pathsep.join(filter(None, [str(work / "jupyter"), given.get("JUPYTER_PATH")]))
     # It is called in another folder than this.
-    for name in ("XDG_CACHE_HOME", "MPLCONFIGDIR"):
+    for name in ("XDG_CACHE_HOME", "MPLCONFIGDIR", "TORCH_HOME", "MIXREPRO_INCEPTION"):
         if given.get(name): env[name] = os.path.abspath(os.path.expanduser(given[name]))
-    if not takes_files(env.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")):
+    if not takes_files(cache := env.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")):
         env["XDG_CACHE_HOME"] = str(work / "cache")
+        env["TORCH_HOME"] = env.get("TORCH_HOME") or os.path.join(cache, "torch")  # weights are read there all the same
     if not takes_files(env.get("MPLCONFIGDIR") or base): env.pop("MPLCONFIGDIR", None)
     if given.get("MIXREPRO_DATA"): env["MIXREPRO_DATA"] = os.path.abspath(data_root())
     if given.get("PYTHONPATH"):
