@@ -152,12 +152,13 @@ def read_beside(a: Artefact, profile: str,  # a scale's name
         found |= {f"{d}-c": corrupted(d) for d in {tested_on(s.dataset) for s in specs}}
     if any(part.endswith(":find_inception") for part in parts):
         from mixrepro.metrics.features import find_inception  # a word of help is not to wait for it
-        with suppress(OSError): found |= {"inception": sha256(file) for file in [find_inception()] if file}
+        with suppress(OSError, ValueError): found |= {"inception": sha256(file) for file in [find_inception()] if file}
     if any(ON_DISK & {*v} for v in settings if isinstance(v, tuple)):
         from mixrepro.data.tabular import FOLDER, _records  # brings scikit-learn, which is slow to import
-        with suppress(OSError, ValueError):  # the notebook says what is wrong
+        with suppress(OSError, ValueError, RecursionError):  # the notebook says what is wrong
             folder = data_root() / FOLDER
-            tables = [r | dict(content=r.get("sha256") or sha256(folder / r["file"])) for r in _records(folder).values()]
+            def told(r): return r | dict(content=r.get("sha256") or sha256(folder / r["file"]))
+            tables = [told(r) for r in _records(folder).values()]
             found |= {FOLDER: made_of(*tables)} if tables else {}
     return {k: v for k, v in sorted(found.items()) if v}
 

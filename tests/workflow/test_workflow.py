@@ -438,6 +438,9 @@ def test_a_page_is_older_than_the_data_that_were_fetched_since(tmp_path, monkeyp
     first["gl-openml-accuracy", "paper"] = of("gl-openml-accuracy", "paper")
     (data / "openml/31_mine.csv").write_text("a,class\n2,x\n")
     assert changed() == [("gl-openml-accuracy", "paper")]
+    for odd in ("[" * 100_000, "{", '[{"id": 3}]'):
+        (data / "openml/index.json").write_text(odd)
+        changed()  # the notebook says what is wrong
     shutil.rmtree(data / "openml")
     (data / "cifar-10-batches-bin").mkdir()
     (data / "cifar-10-batches-bin/data_batch_1.bin").write_bytes(b"0")
@@ -458,6 +461,8 @@ def test_a_page_is_older_than_the_judge_that_was_put_there_since(tmp_path, monke
     assert [id for id in before if of(id) != before[id]] == ["mm-fig9", "vm-fig4"]
     weights.unlink()
     assert {id: of(id) for id in before} == before, "the notebook says what is wrong"
+    monkeypatch.setenv("MIXREPRO_INCEPTION", "~nobody-of-that-name/weights")
+    assert {id: of(id) for id in before} == before
 
 
 def test_the_ledger_is_told_of_tables_of_other_code(tmp_path, monkeypatch, capsys):
