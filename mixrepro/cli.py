@@ -7,13 +7,14 @@ __all__ = ['catalogue', 'artefact', 'scales', 'allotted_time', 'fingerprints', '
            'workflow', 'drawings', 'warm', 'app', 'KEPT', 'BEGUN', 'PATIENCE', 'SHEET', 'TRIAL', 'VARIABLES', 'BENCHES',
            'data_app', 'Root', 'Once', 'Verbs', 'tell_version', 'about', 'sources', 'named', 'package', 'absent',
            'origin', 'remedy', 'lacking', 'rows', 'said_of_runs', 'list_', 'checked', 'foreign', 'edited',
-           'edited_tables', 'announce', 'follow', 'times', 'executed', 'looked_at', 'unwritten', 'otherwise_drawn',
-           'Stopped', 'heard', 'Interrupted', 'deafen', 'telling_what_is_kept', 'put_an_end', 'handed', 'check_done',
-           'moment', 'passed_on', 'allotted', 'way', 'rounds', 'tell_left', 'tell_runs', 'PassOn', 'reproduce',
-           'complaint', 'show', 'compare', 'report', 'as_html', 'read_in_report', 'make_report', 'outputs',
-           'adopt_figures', 'adopt', 'packages', 'prefix_of_kernel', 'kernel', 'trial', 'set_aside', 'spoilt', 'checks',
-           'doctor', 'bench', 'fetchable', 'check_fetchable', 'data_get', 'data_rows', 'data_verify', 'data_add',
-           'every_kind', 'data_make', 'data_split', 'placed', 'unnamed', 'refused', 'check_package', 'open_all', 'main']
+           'edited_tables', 'older_tables', 'announce', 'follow', 'times', 'executed', 'looked_at', 'unwritten',
+           'otherwise_drawn', 'Stopped', 'heard', 'Interrupted', 'deafen', 'telling_what_is_kept', 'put_an_end',
+           'handed', 'check_done', 'moment', 'passed_on', 'allotted', 'way', 'rounds', 'tell_left', 'tell_runs',
+           'PassOn', 'reproduce', 'complaint', 'show', 'compare', 'report', 'as_html', 'read_in_report', 'make_report',
+           'outputs', 'adopt_figures', 'adopt', 'packages', 'prefix_of_kernel', 'kernel', 'trial', 'set_aside',
+           'spoilt', 'checks', 'doctor', 'bench', 'fetchable', 'check_fetchable', 'data_get', 'data_rows',
+           'data_verify', 'data_add', 'every_kind', 'data_make', 'data_split', 'placed', 'unnamed', 'refused',
+           'check_package', 'open_all', 'main']
 
 # %% ../nbs/workflow/93_cli.ipynb #7198371c
 import contextlib
@@ -204,6 +205,15 @@ def edited_tables(todo: dict, base: Path) -> list[Path]:
     there = [(f"{p}-{e.id}", f) for p, e in others for f in e.files(Path("figures") / p) if f.suffix == ".csv"]
     return [f for name, f in there if (base / f).is_file() and edited(base, name, f)]
 
+def older_tables(todo: dict, base: Path) -> list[str]:
+    "Tables of its scale that such an artefact reads, and that were drawn here of other code, data or parameters."
+    if not any("after" in a for a in todo["artefacts"].values()): return []
+    def drawn(i): return (base / workflow.WORK / "drawn" / f"{todo['profile']}-{i}").is_file()
+    there = [i for i in workflow.meant(todo["profile"], base) if i not in todo["artefacts"] and drawn(i)]
+    tasks = workflow.jobs(there, todo["profile"], {}, base)["artefacts"] if there else {}  # takes seconds
+    old = [t for t in tasks.values() if (base / t["stamp"]).read_bytes() != t["made_of"].encode()]
+    return [f for t in old for f in t["outputs"] if f.endswith(".csv")]
+
 # %% ../nbs/workflow/93_cli.ipynb #53319b8e
 def announce(todo: dict, base: Path) -> None:
     "Say what will be done, and how long the like took last time."
@@ -221,6 +231,9 @@ def announce(todo: dict, base: Path) -> None:
     if found := edited_tables(todo, base):
         print(f"  {several([*map(str, found)])}, which is read, was changed since it was drawn here: reproduce "
               f"{several([f.stem for f in found])} to have it drawn again")
+    if found := older_tables(todo, base):
+        print(f"  {several(found)}, which is read, was drawn by other code, from other data or with other parameters: "
+              f"reproduce {several([Path(f).stem for f in found])} to have it drawn again")
     sys.stdout.flush()
 
 # %% ../nbs/workflow/93_cli.ipynb #5783c42f

@@ -7,7 +7,7 @@ __all__ = ['NUMBER', 'GROUPED', 'GAPS', 'ENCODERS', 'COLLECTIONS', 'NOTES', 'FRI
            'PAUSES', 'BEGINS', 'DATE', 'SPELLED', 'SEED', 'NOTE', 'DEAD', 'Table', 'check_spelling', 'check_one_number',
            'check_frame', 'check_finite', 'warn_of_rounding', 'check_spread', 'to_numbers', 'check_not_empty',
            'to_labels', 'friedman', 'check_records', 'check_commas', 'check_header', 'check_nominal', 'check_texts',
-           'check_asked', 'check_two_parts', 'check_parts', 'tabular', 'verify_openml', 'fetch_openml']
+           'check_asked', 'check_two_parts', 'check_parts', 'tabular', 'verify_openml', 'warn_of_other', 'fetch_openml']
 
 # %% ../../nbs/data/08_tabular.ipynb #6488a665
 import csv
@@ -732,10 +732,18 @@ def _place(source: str | Path) -> str | Path:
     return place
 
 # %% ../../nbs/data/08_tabular.ipynb #2fbdfb9f
-def _have(folder: Path, number: int, get: Callable) -> Path:
+def warn_of_other(folder: Path, number: int, records: dict[int, dict]) -> None:  # records: of the source
+    "Say that a table stays as it is although the source that was named has another one."
+    here, there = ((r[number] if number in r else {}).get("sha256") for r in (_records(folder), records))
+    if here and there and here != there:
+        warnings.warn(f"OpenML table {number} stays as it is in {folder}, and the source has another file of it: "
+                      f"remove {_records(folder)[number]['file']} there to have that one fetched", stacklevel=4)
+
+def _have(folder: Path, number: int, get: Callable, records: dict[int, dict] = {}) -> Path:  # of the source
     "The file of a table: found whole, or fetched."
-    if verify_openml(folder.parent, [number])[number] == "": return folder / _records(folder)[number]["file"]
-    return _store(folder, number, *get(number))
+    if verify_openml(folder.parent, [number])[number]: return _store(folder, number, *get(number))
+    warn_of_other(folder, number, records)
+    return folder / _records(folder)[number]["file"]
 
 def _could_not(numbers: list[int], paths: dict, failed: dict, source) -> OSError:
     "One sentence about all tables that could not be had."
@@ -754,12 +762,12 @@ def fetch_openml(ids: int | str | Iterable[int | str],  # numbers of OpenML, or 
     "Fetch the tables that are not here yet; those that cannot be had are named together."
     need("pandas")
     folder, numbers, paths, failed = data_root(root) / FOLDER, _numbers(ids), {}, {}
-    get = partial(_from_openml, cache=folder / "cache")
-    if source: get = partial(_from_folder, source=(place := _place(source)), records=_records(place))
+    get, records = partial(_from_openml, cache=folder / "cache"), _records(place := _place(source)) if source else {}
+    if source: get = partial(_from_folder, source=place, records=records)
     folder.mkdir(parents=True, exist_ok=True)
     for done, i in enumerate(numbers, 1):
         with FileLock(folder / ".lock"):  # another process that fetches waits, and then finds the table here
-            try: paths[i] = _have(folder, i, get)
+            try: paths[i] = _have(folder, i, get, records)
             # a malformed answer can raise anything; the other tables are not to blame
             except Exception as e: failed[i] = e
         if progress: progress(i, done, len(numbers))

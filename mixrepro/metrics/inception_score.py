@@ -27,7 +27,7 @@ from .features import Extractor, find_inception, inception, learned
 from ..training.loop import auto_device
 from ..training.made import again, reached_by, texts_in, write_table
 from ..training.standing import outdated
-from ..training.store import Run, keep, kept, open_net
+from ..training.store import Run, keep, kept, open_net, weights_of
 
 # %% ../../nbs/metrics/71_inception_score.ipynb #a7045f44
 def inception_score(p: Tensor,          # class probabilities, float (N, K), rows that sum to 1
@@ -103,7 +103,8 @@ def learned_jury(run: Run,        # complete; an ERM run on the same data set, b
     "A classifier of the store: a stand-in for Inception-v3, and named so."
     seen, net = learned(run, device), open_net(run, device)
     probabilities = Classes(seen.net, net.head.weight.detach(), net.head.bias.detach())
-    return Jury(seen, Extractor(seen.name, net.head.out_features, probabilities, seen.standin), run.folder.name)
+    return Jury(seen, Extractor(seen.name, net.head.out_features, probabilities, seen.standin),
+                f"{run.folder.name} {weights_of(run.folder)}")  # the same run may be trained again
 
 def jury(run: Run, device: torch.device | str = "cpu") -> Jury:
     "Inception-v3 where its weights are on this disk, else the run."

@@ -80,7 +80,9 @@ def measure_tests(device: str, base: Path, table: Table) -> None:
     import pytest
     if not (base / "tests").is_dir(): raise FileNotFoundError(f"there are no tests in {base}: they come with a clone")
     os.chdir(base)
-    pytest.main(["-q", "-m", "cuda", "-p", "no:cacheprovider", "--no-header", "tests"], plugins=[Recorder(table)])
+    asked = ["-q", "-m", "cuda", "-p", "no:cacheprovider", "--no-header", "tests"]
+    if (end := pytest.main(asked, plugins=[Recorder(table)])) > pytest.ExitCode.TESTS_FAILED:
+        raise RuntimeError(f"pytest did not run them to their end ({pytest.ExitCode(end).name}): see above")
 
 # %% ../../nbs/workflow/92c_gpu.ipynb #f75fcfd0
 SPEEDS = [(network, precision, compiled) for compiled in ("none", "default", "reduce-overhead")

@@ -60,9 +60,10 @@ def alike(cells: list[Cell], row: str, like: str,
 
 # %% ../../nbs/workflow/91_study.ipynb #5f895802
 def check_row(row: str) -> None:
-    "Refuse a name that cannot stand in a cell of a Markdown table."
-    if not isinstance(row, str) or not row.strip() or set(row) & {*"|\r\n"}:
-        raise ValueError(f"a row's name is a text without | and line ends, got {row!r}: `labels` says how it is shown")
+    "Refuse a name that cannot stand in a cell of a Markdown table, or that would be read as a contrast of two rows."
+    if not isinstance(row, str) or not row.strip() or set(row) & {*"|\r\n"} or " over " in row:
+        raise ValueError("a row's name is a text without |, line ends and ' over ', which names a contrast, "
+                         f"got {row!r}: `labels` says how it is shown")
 
 class Trained:
     "The cells of an artefact at a scale, and the runs that fill them."

@@ -427,6 +427,20 @@ def test_a_second_call_asks_for_what_is_missing_and_mends_what_is_damaged(tmp_pa
     assert set(verify_openml(tmp_path).values()) == {""}
 
 
+def test_a_table_that_stays_though_another_source_was_named_is_told(tmp_path, there):
+    "It was passed over without a word: whoever had named the source took it for what lies there."
+    shutil.copytree(there, other := tmp_path / "other")
+    [index] = other.glob("*.json")
+    (other / "2_two.csv").write_bytes(b"a,class\n1,p\n2,q\n")
+    rows = {r["file"]: r for r in json.loads(index.read_text())}
+    rows["2_two.csv"]["sha256"] = sha256(b"a,class\n1,p\n2,q\n")
+    index.write_text(json.dumps([*rows.values()]))
+    with warnings.catch_warnings(action="error"): fetch_openml([1, 2], tmp_path, there); fetch_openml([1, 2], tmp_path, there)
+    with pytest.warns(UserWarning, match="OpenML table 2 stays as it is in .*: remove 2_two.csv there to have that one fetched"): fetch_openml([1, 2], tmp_path, other)
+    (tmp_path / "openml/2_two.csv").unlink()
+    assert fetch_openml([2], tmp_path, other)[0].read_bytes() == b"a,class\n1,p\n2,q\n"
+
+
 @pytest.mark.parametrize("damage, sentence", [
     (lambda p: p.write_bytes(p.read_bytes()[:-4]), "2_two.csv has SHA-256"), (lambda p: p.write_text("<html>busy</html>"), "2_two.csv has SHA-256"),
     (Path.unlink, "2_two.csv is not there")])

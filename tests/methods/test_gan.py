@@ -25,7 +25,7 @@ from mixrepro.repro.artefact import cells
 from mixrepro.repro.scale import scale
 from mixrepro.training.loop import train_run
 from mixrepro.training.spec import Spec, canonical
-from mixrepro.training.store import Store, history, open_net
+from mixrepro.training.store import Store, finish, history, open_net
 
 SPEC = Spec("digits", "gan-mixup", "sngan-small", epochs=3, n_train=100, batch=20, lr=2e-3, beta1=0., augment="none", method_args=dict(every=2))
 
@@ -329,3 +329,15 @@ def test_scores_of_a_run_are_kept(tmp_path, monkeypatch):
     with pytest.raises(TypeError): generator_scores([gan], judges, n=151, device="cpu")
     with pytest.raises(ValueError, match="makes no images: use the run of a GAN"): generator_scores([judge], judges, n=150, device="cpu")
     assert moments("digits", "train", judges).n == 1258
+
+
+def test_scores_of_a_judge_that_was_trained_again_are_others(tmp_path):
+    "Its name stays as it is while its code changes: what the old network had judged was shown as judged by the new one."
+    store = Store(tmp_path)
+    gan, judge = (train_run(s, store, "cpu") for s in (replace(SPEC, epochs=1), Spec("digits", "erm", "tiny-cnn", epochs=1, n_train=100, batch=32)))
+    [first] = generator_scores([gan], learned_jury(judge), n=150, device="cpu")
+    net = open_net(judge)
+    with torch.no_grad(): net.head.weight.mul_(3)
+    finish(judge, net, history(judge), {}, judge.made)
+    [second] = generator_scores([gan], learned_jury(judge), n=150, device="cpu")
+    assert second["fid"] == pytest.approx(first["fid"]) and abs(second["is"] - first["is"]) > 1e-6 * first["is"]

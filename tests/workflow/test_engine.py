@@ -231,6 +231,28 @@ def test_folders_for_caches_are_meant_as_they_are_typed(tmp_path, monkeypatch):
     assert workflow.environment(base)["XDG_CACHE_HOME"].startswith(str(base)) and any("XDG" in n for _, n in cli.set_aside(base))
 
 
+def test_weights_of_inception_are_found_where_they_are_found_outside_of_a_reproduction(tmp_path, monkeypatch):
+    "Of a cache that cannot be written, or by a relative path: the stand-in was taken in its place without a word, or a sentence said that they are not there."
+    from mixrepro.metrics.features import FILES, find_inception
+    (base := tmp_path / "base").mkdir()
+    monkeypatch.chdir(tmp_path)
+    cache = tmp_path / "home/.cache/torch/hub/checkpoints"
+    cache.mkdir(parents=True)
+    (cache / FILES[0]).touch(); (tmp_path / "own.pth").touch()
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    for name in ("XDG_CACHE_HOME", "TORCH_HOME", "MIXREPRO_INCEPTION"): monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(workflow, "takes_files", lambda folder: not str(folder).startswith(str(tmp_path / "home")))
+    def found():
+        env = workflow.environment(base)
+        with monkeypatch.context() as inside:
+            inside.chdir(base)
+            for k, v in env.items(): inside.setenv(k, v)
+            return find_inception()
+    assert found() == cache / FILES[0] == find_inception()
+    monkeypatch.setenv("MIXREPRO_INCEPTION", "own.pth")
+    assert found() == tmp_path / "own.pth"
+
+
 def test_a_variable_that_is_misspelt_is_named_by_the_doctor(tmp_path, monkeypatch):
     def said(): return [n for _, n in cli.set_aside(tmp_path) if "MIXREPRO_DAT" in n]
     assert said() == []

@@ -83,6 +83,13 @@ def test_the_tests_of_a_clone_become_rows(tmp_path):
     assert found["test_a"] == ("passed", "") and found["test_b"][0] == "failed" and found["test_c"] == ("skipped", "Skipped: why not")
 
 
+def test_tests_that_cannot_be_read_are_no_complete_part(tmp_path):
+    "An import that fails ends pytest before any test: the part was called complete."
+    (tmp_path / "tests").mkdir()
+    (tmp_path / "tests/test_odd.py").write_text("import pytest, no_such_module\n@pytest.mark.cuda\ndef test_it(): pass\n")
+    with pytest.raises(RuntimeError, match="tests failed with exit code 1, see above"): gpu.bench_gpu(tmp_path, ["tests"], ["3"], device="cpu")
+
+
 def test_every_test_of_cuda_is_marked_and_says_why_it_waits():
     text = (ROOT / "tests/training/test_cuda.py").read_text()
     assert "pytestmark = pytest.mark.cuda" in text

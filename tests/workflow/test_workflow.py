@@ -18,6 +18,9 @@ import psutil
 import pytest
 
 from conftest import BY_THE_ENGINE, COMMAND, ROOT, SMOKE, check_pages, make_project, mixrepro, mixrepro_here, quick, sentence
+from mixrepro import cli
+from mixrepro.data import sources
+from mixrepro.files import write_atomic
 from mixrepro.workflow import jobs as workflow
 from mixrepro.papers.catalogue import find
 from mixrepro.repro.artefact import cells
@@ -416,3 +419,63 @@ def test_what_is_started_has_an_input_stream_also_where_it_was_closed(tmp_path):
             "cli.app = lambda **_: subprocess.run([sys.executable, '-c', asked]).returncode; cli.main()")
     for closed in ("<&-", "<&- >&- 2>&-"):
         assert subprocess.run(f"{shlex.quote(sys.executable)} -c {shlex.quote(code)} {closed}", shell=True, timeout=100).returncode == 0, closed
+
+
+def test_a_page_is_older_than_the_data_that_were_fetched_since(tmp_path, monkeypatch):
+    "Tables of OpenML, images that are looked at without a run, the released corruptions: no run changes with them, and 'nothing to do' was said."
+    project, data = make_project(tmp_path / "project"), tmp_path / "data"
+    monkeypatch.setenv("MIXREPRO_DATA", str(data))
+    def of(id, profile): return workflow.jobs([id], profile, {}, project)["artefacts"][id]["made_of"]
+    first = {(id, p): of(id, p) for id, p in (("gl-openml-accuracy", "paper"), ("gl-openml-accuracy", "embedded"), ("mm-fig3", "paper"),
+                                              ("nm-table2", "overnight"), ("mm-table1", "overnight"))}
+    def changed():
+        now = {k: of(*k) for k in first}
+        return [k for k in first if now[k] != first[k]]
+    assert changed() == []
+    (data / "openml").mkdir(parents=True)
+    (data / "openml/31_mine.csv").write_text("a,class\n1,x\n")
+    assert changed() == [("gl-openml-accuracy", "paper")]
+    first["gl-openml-accuracy", "paper"] = of("gl-openml-accuracy", "paper")
+    (data / "openml/31_mine.csv").write_text("a,class\n2,x\n")
+    assert changed() == [("gl-openml-accuracy", "paper")]
+    for odd in ("[" * 100_000, "{", '[{"id": 3}]'):
+        (data / "openml/index.json").write_text(odd)
+        changed()  # the notebook says what is wrong
+    shutil.rmtree(data / "openml")
+    (data / "cifar-10-batches-bin").mkdir()
+    (data / "cifar-10-batches-bin/data_batch_1.bin").write_bytes(b"0")
+    assert changed() == [("gl-openml-accuracy", "paper"), ("mm-fig3", "paper")]
+    shutil.rmtree(data / "cifar-10-batches-bin")
+    monkeypatch.setattr(workflow, "corruption_source", lambda name, say: sources.Source(sources.RELEASED, name))
+    assert changed() == [("gl-openml-accuracy", "paper"), ("nm-table2", "overnight")]
+
+
+def test_a_page_is_older_than_the_judge_that_was_put_there_since(tmp_path, monkeypatch):
+    "Weights of Inception: distances stayed those of the network that stands in for it."
+    project, weights = make_project(tmp_path / "project"), tmp_path / "inception.pth"
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    def of(id): return workflow.jobs([id], "smoke", {}, project)["artefacts"][id]["made_of"]
+    before = {id: of(id) for id in ("mm-fig9", "vm-fig4", "vm-fig3")}
+    weights.write_text("weights")
+    monkeypatch.setenv("MIXREPRO_INCEPTION", str(weights))
+    assert [id for id in before if of(id) != before[id]] == ["mm-fig9", "vm-fig4"]
+    weights.unlink()
+    assert {id: of(id) for id in before} == before, "the notebook says what is wrong"
+    monkeypatch.setenv("MIXREPRO_INCEPTION", "~nobody-of-that-name/weights")
+    assert {id: of(id) for id in before} == before
+
+
+def test_the_ledger_is_told_of_tables_of_other_code(tmp_path, monkeypatch, capsys):
+    "Drawn alone after an edit, it took the tables that older code had drawn for those of now."
+    project = make_project(tmp_path / "project")
+    def told(*ids):
+        cli.announce(workflow.jobs(list(ids), "smoke", {}, project), project)
+        return [line for line in capsys.readouterr().out.splitlines() if "by other code" in line]
+    task = workflow.jobs(["mm-theorem1"], "smoke", {}, project)["artefacts"]["mm-theorem1"]
+    assert told("x-claims") == [], "nothing was drawn here"
+    write_atomic(project / task["stamp"], task["made_of"])
+    assert told("x-claims") == []
+    write_atomic(project / task["stamp"], "other")
+    assert told("x-claims") == ["  figures/smoke/manifold_mixup/mm-theorem1.csv, which is read, was drawn by other code, from other data or with other "
+                                "parameters: reproduce mm-theorem1 to have it drawn again"]
+    assert told("x-claims", "mm-theorem1") == told("mm-theorem1") == []

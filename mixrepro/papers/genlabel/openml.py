@@ -6,7 +6,8 @@
 __all__ = ['METHODS', 'AGAIN', 'ALONE', 'DENSE', 'PRINTED', 'Protocol', 'arms', 'fold_edges', 'fold', 'generators', 'fit_clean',
            'fit_adaptive', 'mixed_groups', 'fit_mixed', 'fit_latent', 'latent_networks', 'first_best',
            'blocks_of_folds', 'scored', 'Chosen', 'choose', 'refit', 'told_once', 'removed', 'attacked', 'measured',
-           'by_folds', 'generative', 'on_tables', 'check_tables', 'benchmark_tables', 'arrays', 'table_of', 'protocols']
+           'by_folds', 'generative', 'on_tables', 'check_tables', 'benchmark_tables', 'arrays', 'check_known',
+           'table_of', 'protocols']
 
 # %% ../../../nbs/genlabel/03_openml.ipynb #5e4fcd49
 import statistics
@@ -347,8 +348,16 @@ def arrays(name: int | str, seed: int, root: str | Path | None = None,
         if "no column is left to learn from" not in str(e): raise
     return tabular(name, root, **NOTE | dict(seed=seed, encode="ordinal")), "ordinal"
 
+def check_known(name: int | str, root: str | Path | None) -> None:  # as for `table_of`
+    "Refuse a table whose file may become another one without anybody seeing it."
+    if name in EMBEDDED or (record := _find(name, folder := data_root(root) / FOLDER)).get("sha256"): return
+    raise ValueError(f"the index of {folder} has no SHA-256 of {record['file']}, so a kept result may be that of an "
+                     "older file: move the files elsewhere, and fetch them with "
+                     f"`mixrepro data get openml:{name} --from THERE`")
+
 def table_of(p: Protocol, name: int | str, store: Store | None = None, root: str | Path | None = None) -> dict:
     "The result of one table, computed once."
+    check_known(name, root)
     def work():
         seeds = [SEED + s for s in range(p.trials)] if p.split == "each" else [SEED]
         with told_once(str(name)): made = [arrays(name, s, root) for s in seeds]

@@ -11,7 +11,7 @@ from sklearn.model_selection import KFold
 from torch import nn
 from torch.nn import functional as F
 
-from mixrepro.data.tabular import tabular
+from mixrepro.data.tabular import fetch_openml, tabular
 from mixrepro.methods.densities import fit_gaussian
 from mixrepro.papers.genlabel import openml as O
 from mixrepro.papers.genlabel.openml import METHODS, Protocol, by_folds, choose, fit_clean, fit_latent, fold, generative, on_tables, scored, table_of
@@ -194,6 +194,19 @@ def test_a_result_is_computed_once_and_named_by_what_decides_it(tmp_path, monkey
     assert table_of(P, "iris", store) == first and first.pop("seconds") >= 0 and first == dict(methods={}, encode="drop")
     table_of(replace(P, alpha=2.), "iris", store); table_of(replace(P, split="each"), "iris", store)
     assert calls == [["iris"], ["iris"], ["iris", "iris"]]
+
+
+def test_a_table_without_a_checksum_is_not_computed(tmp_path, monkeypatch):
+    "Its file may change: the result of the old one was shown as that of the new."
+    monkeypatch.setattr(O, "on_tables", lambda p, tables: dict(methods={}, n=len(tables[0].y_train)))
+    source, root, store = tmp_path / "source", tmp_path / "root", Store(tmp_path / "runs")
+    for folder in (source, root / "openml"):
+        folder.mkdir(parents=True)
+        (folder / "5_mine.csv").write_text("a,class\n" + "1,x\n2,y\n" * 5)
+    with pytest.raises(ValueError, match="no SHA-256 of 5_mine.csv, .*: move the files elsewhere, and fetch them with"): table_of(P, 5, store, root)
+    (root / "openml/5_mine.csv").unlink()
+    fetch_openml(5, root, source)
+    assert table_of(P, 5, store, root)["n"] == 7
 
 
 def test_folds_are_scikit_learns():
