@@ -239,7 +239,7 @@ def check_index(index: object,         # as for `Method.loss`
                 ) -> None:
     "Refuse indices that are no places in the training set: -1 would silently be the last image."
     if not isinstance(index, Tensor): return
-    if index.is_floating_point() or index.is_complex():
+    if index.dtype not in (torch.int64, torch.int32, torch.bool, torch.uint8):
         raise TypeError(f"index must be places in the training set, int64 (B,), got {index.dtype}: use index.long()")
     if index.dtype in (torch.bool, torch.uint8):
         raise TypeError(f"index must be places in the training set, int64 (B,), got a mask, {index.dtype}: use "
