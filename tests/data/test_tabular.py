@@ -544,3 +544,19 @@ def test_test_rows_change_nothing_that_is_learnt_from(encode):
     other.loc[40:, ["a", "b", "c"]] = [1e6, "new", np.nan]
     (x, _, names), (z, tested, again) = (to_numbers(t, train, np.arange(40, n), encode, "train") for t in (table, other))
     assert np.array_equal(x, z) and names == again and np.isfinite(tested).all()
+
+
+DAYS = pd.date_range("2020-01-01", periods=10).repeat(2)
+
+
+@pytest.mark.parametrize("column, way", [
+    (DAYS - DAYS[0], lambda c: c / pd.Timedelta(days=1)), (DAYS.to_period("D"), lambda c: c.dt.to_timestamp()),
+    (pd.Series([*DAYS.date, *[None] * 2], dtype=object), pd.to_datetime), (DAYS.astype(object), pd.to_datetime)])
+def test_times_that_would_be_taken_for_words_are_refused_with_the_way_to_numbers(column, way):
+    "Each length of time was a category of its own; those that all differ were left out as names of rows."
+    column = pd.Series(column)
+    frame = pd.DataFrame(dict(a=column, b=np.arange(len(column)) % 3.))
+    train, test = np.arange(14), np.arange(14, len(frame))
+    with pytest.raises(ValueError, match="column 'a' holds .* values, which would be taken for words: write "): to_numbers(frame, train, test)
+    x, _, names = to_numbers(frame.assign(a=way(column)), train, test)
+    assert names == ["a", "b"] and (np.diff(x[::2, 0]) > 0).all()
