@@ -276,12 +276,14 @@ def tensors_in(value: typing.Any) -> list:  # alone or in tuples and lists
 WRITTEN_BEFORE = {}  # the id of a remembered tensor -> the tensor, while it is there, and how often it was written to
 
 def check_unwritten(value: typing.Any,  # that is remembered
-                    who: str) -> None:  # gave it
+                    who: str,           # gave it
+                    hands_out: bool = True,  # what is no copy, now; else it is only held against what was noted then
+                    ) -> None:
     "Refuse what has been written to since it was made: whoever asks next would get that."
     for t in tensors_in(value):
         known, before = WRITTEN_BEFORE.get(id(t), (lambda: None, 0))
-        if known() is not t: WRITTEN_BEFORE[id(t)] = weakref.ref(t), t._version
-        elif t._version != before:
+        if hands_out and known() is not t: WRITTEN_BEFORE[id(t)] = weakref.ref(t), t._version
+        elif known() is t and t._version != before:
             raise ValueError(f"what {who} gives is kept for whoever asks next, but it has been written to: write to a "
                              "clone() of it, and begin again in a fresh process")
 
