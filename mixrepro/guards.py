@@ -143,7 +143,7 @@ def warn_of_softmax(logits: Tensor) -> None:  # (N, K)
 # %% ../nbs/03_guards.ipynb #9df8643e
 def check_shares(target: Tensor,     # mixed labels
                  like: Tensor,       # logits (N, K) that they are compared with
-                 look: bool = True,  # at the values too
+                 look: bool = True,  # at the sums too, which weights would change
                  ) -> None:
     "Refuse mixed labels that are no distributions over the classes."
     check_tensor(like, "logits"); check_tensor(target, "mixed labels")
@@ -153,6 +153,9 @@ def check_shares(target: Tensor,     # mixed labels
     if look and not ((target >= 0).all() and ((target.double().sum(1) - 1).abs() <= .01).all()):
         raise ValueError("mixed labels must be shares of the classes, but in some row one is negative or NaN, or they "
                          "do not sum to 1: divide each row by its sum")
+    if target.is_cuda or not target.numel() or (least := target.detach().amin().item()) >= -1e-3: return
+    raise ValueError(f"mixed labels must be shares of the classes, but one is {least:.3g}: make shares of scores with "
+                     "softmax(1)")
 
 # %% ../nbs/03_guards.ipynb #08a400a6
 def check_gradient(grad: Tensor,  # of images, (N, ...)

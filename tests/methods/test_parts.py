@@ -198,6 +198,17 @@ def test_every_labelling_goes_with_every_noise_at_every_place():
     assert len(losses) == 10
 
 
+@pytest.mark.parametrize("criterion", ["ce", "bce"])
+def test_labels_of_ones_own_that_are_scores_are_refused(criterion):
+    "Log-probabilities in the place of probabilities were trained on: a loss below 0, without a word."
+    @dataclass(frozen=True, kw_only=True)
+    class Scores(LinearLabels):
+        def __call__(self, y, place): return super().__call__(y, place).add(.01).log()
+    x, y = torch.rand(6, 3, 8, 8), torch.arange(6) % 3
+    with pytest.raises(ValueError, match="mixed labels must be shares of the classes, but one is -4.61: make shares of scores with softmax"):
+        Mixup(labels=Scores(), criterion=criterion).loss(nn.Sequential(nn.Flatten(), nn.Linear(192, 3)), x, y, seeded())
+
+
 def test_labels_see_both_ends_of_the_place():
     class Spy(LinearLabels):
         seen = []
