@@ -10,7 +10,7 @@ __all__ = ['SEVERAL', 'LEARNED_FROM', 'TURNS_OF', 'NotFinite', 'check_tensor', '
            'check_network', 'check_types', 'check_networks', 'check_said', 'check_attack', 'check_looked_up',
            'check_size_of', 'check_classified', 'check_each_said', 'check_recordable', 'check_each_once',
            'check_no_mask', 'check_as_many', 'check_pixels', 'check_same_network', 'check_not_alternating',
-           'check_shown_to_hook', 'warn_of_start', 'warn_of_held_out', 'check_loss']
+           'check_shown_to_hook', 'warn_of_start', 'warn_of_held_out', 'warn_of_training', 'check_loss']
 
 # %% ../nbs/03_guards.ipynb #ab552217
 import inspect
@@ -397,6 +397,16 @@ def warn_of_held_out(net: object,            # a network, or a function
     if not counts or getattr(net, "training", True): return
     warnings.warn(f"the network is in evaluation mode, but {what}: take method.score for images that are held out, or "
                   "call net.train() where it is trained", stacklevel=2)
+
+# %% ../nbs/03_guards.ipynb #d4cf8c15
+def warn_of_training(net: object) -> None:  # whose scores are asked for
+    "Say that held-out images pass a network in training mode: its batch norm would learn from them."
+    if not isinstance(net, torch.nn.Module) or not net.training: return
+    drawing, keeping = torch.nn.modules.dropout._DropoutNd, torch.nn.modules.batchnorm._BatchNorm
+    if any(m.training and isinstance(m, (drawing, keeping)) for m in net.modules()):
+        warnings.warn("the network is in training mode, so that it drops out, or its batch norm takes these images' "
+                      "statistics and keeps them: call net.eval() before it is scored, and net.train() afterwards",
+                      stacklevel=3)
 
 # %% ../nbs/03_guards.ipynb #a87b62b8
 def check_loss(loss: object, method: object) -> None:  # what a method's `loss` gave

@@ -5,9 +5,10 @@
 # %% auto #0
 __all__ = ['NUMBER', 'GROUPED', 'GAPS', 'ENCODERS', 'AS_NUMBERS', 'COLLECTIONS', 'NOTES', 'FRI', 'EMBEDDED', 'FOLDER', 'INDEXES',
            'NOMINAL', 'PAUSES', 'BEGINS', 'DATE', 'SPELLED', 'SEED', 'NOTE', 'DEAD', 'Table', 'check_spelling',
-           'check_one_number', 'check_frame', 'check_finite', 'warn_of_rounding', 'check_spread', 'to_numbers',
-           'check_not_empty', 'to_labels', 'friedman', 'check_records', 'check_commas', 'check_header', 'check_nominal',
-           'check_texts', 'check_asked', 'check_two_parts', 'check_parts', 'tabular', 'verify_openml', 'fetch_openml']
+           'check_one_number', 'check_frame', 'check_finite', 'warn_of_order', 'warn_of_rounding', 'check_spread',
+           'to_numbers', 'check_not_empty', 'to_labels', 'friedman', 'check_records', 'check_commas', 'check_header',
+           'check_nominal', 'check_texts', 'check_asked', 'check_two_parts', 'check_parts', 'tabular', 'verify_openml',
+           'fetch_openml']
 
 # %% ../../nbs/data/08_tabular.ipynb #6488a665
 import csv
@@ -226,6 +227,14 @@ def check_finite(columns: dict, train: np.ndarray) -> None:  # name -> numbers
         if column.iloc[train].notna().any(): continue
         raise ValueError(f"column {name!r} has no finite number in any training row: leave it out, or mend its cells")
 
+def warn_of_order(frame: "pd.DataFrame", encode: str) -> None:  # as for `to_numbers`
+    "Say that categories which have an order of their own are numbered by the alphabet."
+    for c in frame if encode == "ordinal" else ():
+        if not getattr(frame[c].dtype, "ordered", False): continue
+        if (own := [*map(str, frame[c].cat.categories)]) == sorted(own): continue
+        warnings.warn(f"the column {c!r} has an order, {' < '.join(own[:4])}, but 'ordinal' numbers categories by the "
+                      "alphabet: write column.cat.codes in its place", stacklevel=3)
+
 def warn_of_rounding(x: np.ndarray,     # standardised
                      over: np.ndarray,  # as they were, in the rows that gave mean and deviation
                      names: Sequence[str]) -> None:
@@ -256,6 +265,7 @@ def to_numbers(frame: "pd.DataFrame",
     check_frame(frame, train, test)
     if not frame.columns.is_unique:
         raise ValueError(f"two columns are named {frame.columns[frame.columns.duplicated()][0]!r}: rename one of them")
+    warn_of_order(frame, encode)
     frame = pd.DataFrame({c: _typed(frame[c], c) for c in frame})
     numbers, words = _kinds(frame, train, encoder is not None)
     if not numbers + words:

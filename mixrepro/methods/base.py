@@ -25,7 +25,7 @@ from torch.nn import functional as F
 from ..core import Choices, choice
 from ..data.images import ImageSet
 from ..guards import (check_generator, check_labels, check_logits, check_network, check_pair, check_recordable,
-                             check_size_of, check_tensor, check_types, warn_of_softmax)
+                             check_size_of, check_tensor, check_types, warn_of_softmax, warn_of_training)
 from .vicinal import LOSSES, one_hot
 from ..networks.autoencoders import ConvVAE
 from ..networks.cgan import ConditionalSNGAN
@@ -300,6 +300,7 @@ class Method(Piece):
 
     def score(self, net: Net, x: Tensor, y: Tensor) -> dict[str, Tensor]:  # each (B,)
         "What is recorded after each epoch, per test example: NLL in nats and whether the top class is right."
+        warn_of_training(net)
         logits = net(x)
         check_pair(logits, y, look=not y.is_cuda); warn_of_softmax(logits)
         if not y.is_cuda: check_logits(logits)  # on a GPU the mean tells, at the end of the epoch

@@ -117,6 +117,20 @@ def test_ordinal_codes_follow_the_alphabet_and_a_flag_is_a_category():
     assert to_numbers(frame, np.arange(6), np.arange(0))[2] == ["c_a", "c_b", "c_c", "flag_True"]
 
 
+def test_an_order_that_the_alphabet_does_not_have_is_told_of():
+    "low, medium and high were 1, 2 and 0 to whoever asked for ordinal codes."
+    level = pd.Categorical(["low", "high", "medium", "low", "high", "medium"], ["low", "medium", "high"], ordered=True)
+    frame, rows = pd.DataFrame({"a": level}), np.arange(6)
+    with pytest.warns(UserWarning, match="the column 'a' has an order, low < medium < high, but 'ordinal' .*: write column.cat.codes"):
+        by_alphabet = to_numbers(frame, rows, rows[:0], "ordinal")[0]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        x = to_numbers(frame.assign(a=frame.a.cat.codes), rows, rows[:0], "ordinal")[0]
+        to_numbers(frame, rows, rows[:0])
+        to_numbers(frame.assign(a=frame.a.cat.as_unordered()), rows, rows[:0], "ordinal")
+    assert x[0] < x[2] < x[1] and not np.allclose(x, by_alphabet)
+
+
 def test_scale_over_all_rows_is_that_of_all_rows():
     x_train, x_test, _ = to_numbers(pd.DataFrame({"a": [1., 2, 3, 40], "b": [5., 5, 5, 6]}), np.arange(3), np.arange(3, 4), scale="all")
     both = np.concatenate([x_train, x_test])
