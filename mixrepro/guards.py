@@ -349,14 +349,13 @@ def check_pixels(x: Tensor,   # images
 # %% ../nbs/03_guards.ipynb #159df6e9
 LEARNED_FROM = WeakKeyDictionary()  # what was learned -> the network that it was learned from, while both are there
 
-def check_same_network(learned: object, net: object) -> None:
+def check_same_network(learned: object, net: object, what: str = "densities of another network's features") -> None:
     "Refuse another network than the first one; compiled, it is the same."
     while hasattr(net, "_orig_mod"): net = net._orig_mod
     known = LEARNED_FROM.get(learned)
     if known is None: LEARNED_FROM[learned] = ref(net)
     elif known() is not net:
-        raise ValueError("the method has learned densities of another network's features: prepare it again for this "
-                         "network")
+        raise ValueError(f"the method has learned {what}: prepare it again for this network")
 
 # %% ../nbs/03_guards.ipynb #e6c49280
 TURNS_OF = WeakKeyDictionary()  # what deals out turns -> the networks that it was asked for, in their order
