@@ -25,7 +25,8 @@ from torch.nn import functional as F
 from ..core import Choices, choice
 from ..data.images import ImageSet
 from ..guards import (check_generator, check_labels, check_logits, check_network, check_pair, check_recordable,
-                             check_size_of, check_tensor, check_types, warn_of_softmax, warn_of_training)
+                             check_size_of, check_tensor, check_types, warn_of_fresh, warn_of_softmax,
+                             warn_of_training)
 from .vicinal import LOSSES, one_hot
 from ..networks.autoencoders import ConvVAE
 from ..networks.cgan import ConditionalSNGAN
@@ -227,7 +228,7 @@ def check_batch(method: "Method", net: Net, x: Tensor, y: Tensor) -> None:
     if x.dtype == torch.float64 != weights:
         raise TypeError(f"images are float64, but the network's weights {weights}: convert with x.float()")
     check_range_of(x, own); check_prepared(method, x); check_makes(method, own, x); check_unit_of(method, x)
-    check_frozen(method)
+    check_frozen(method); warn_of_fresh(getattr(vars(method).get("_made"), "source", None), own)
     if method.trains in ("gan", "class-gan") and hasattr(own, "shape"): check_size_of(x, own.shape)
     if method.trains != "classifier" or method.unlabelled: return
     check_tensor(y, "labels")
