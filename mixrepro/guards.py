@@ -10,15 +10,15 @@ __all__ = ['SEVERAL', 'LEARNED_FROM', 'GIVEN_A_START', 'TURNS_OF', 'NotFinite', 
            'check_network', 'check_types', 'check_networks', 'check_said', 'check_attack', 'check_looked_up',
            'check_size_of', 'check_classified', 'check_each_said', 'check_recordable', 'check_each_once',
            'check_no_mask', 'check_as_many', 'check_pixels', 'check_same_network', 'warn_of_fresh',
-           'check_not_alternating', 'check_shown_to_hook', 'warn_of_start', 'warn_of_held_out', 'warn_of_training',
-           'check_loss']
+           'check_not_alternating', 'check_shown_to_hook', 'check_share_done', 'warn_of_start', 'warn_of_held_out',
+           'warn_of_training', 'check_loss']
 
 # %% ../nbs/03_guards.ipynb #ab552217
 import inspect
 import warnings
 from collections.abc import Collection
 from dataclasses import is_dataclass
-from numbers import Integral
+from numbers import Integral, Real
 from weakref import WeakKeyDictionary, ref
 
 import torch
@@ -395,6 +395,13 @@ def check_shown_to_hook(seen: object, layer: str) -> None:  # seen: what the lay
     raise ValueError(f"no hook saw what {layer} is given in this pass: code that was compiled before skips hooks, so "
                      "set torch._dynamo.config.skip_nnmodule_hook_guards = False before the first pass; if nothing is "
                      "compiled, the network does not call it: say head=, the name of the layer that gives the logits")
+
+# %% ../nbs/03_guards.ipynb #3c0264ff
+def check_share_done(t: object) -> None:  # of the updates
+    "Refuse the number of an epoch, or of a step, where the share of the run is asked for."
+    if isinstance(t, Real) and not isinstance(t, bool) and 0 <= t <= 1: return
+    raise ValueError(f"t is the share of the updates that are done, in [0, 1], got {t!r}: divide the steps that are done "
+                     "by all steps of the run")
 
 # %% ../nbs/03_guards.ipynb #e1797009
 def warn_of_start(piece: object,          # a method, or a part of one, which changes in the course of a run

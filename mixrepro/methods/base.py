@@ -25,8 +25,8 @@ from torch.nn import functional as F
 from ..core import Choices, choice
 from ..data.images import ImageSet
 from ..guards import (check_generator, check_labels, check_logits, check_network, check_pair, check_recordable,
-                             check_size_of, check_tensor, check_types, warn_of_fresh, warn_of_softmax,
-                             warn_of_training)
+                             check_share_done, check_size_of, check_tensor, check_types, warn_of_fresh,
+                             warn_of_softmax, warn_of_training)
 from .vicinal import LOSSES, one_hot
 from ..networks.autoencoders import ConvVAE
 from ..networks.cgan import ConditionalSNGAN
@@ -82,6 +82,7 @@ class Piece(Frozen):
 
     def at(self, t: float) -> Self:  # t: share of the run's updates that are done, in [0, 1)
         "The piece as it is at this moment; called before each step."
+        check_share_done(t)
         now = {k: part.at(t) for k, part in parts_of(self).items()}
         return self if all(now[k] is part for k, part in parts_of(self).items()) else altered(self, **now)
 

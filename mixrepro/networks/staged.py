@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Net', 'MODES', 'check_moments', 'check_images_moments', 'check_channels_of', 'Normalize', 'Resize', 'drop', 'Dropout',
            'check_images', 'check_numbers_of_stages', 'check_stage', 'check_in_stages', 'gone', 'Staged', 'passed_by',
-           'warn_of_held', 'in_mode', 'count', 'stage_table']
+           'out_of_reach', 'warn_of_held', 'in_mode', 'count', 'stage_table']
 
 # %% ../../nbs/networks/10_staged.ipynb #3d395df9
 import math
@@ -233,12 +233,28 @@ def passed_by(f: Callable) -> list:  # a function, a method, a partial, an objec
     return [own, *getattr(f, "__dict__", {}).values(), *(known[n] for n in names if n in known),
             *(c.cell_contents for c in cells)]
 
+def out_of_reach(net: nn.Module) -> list:  # of modules
+    "The modules that a network keeps in a plain list, tuple or dict: neither its parameters nor its mode are theirs."
+    known, found = {*net.modules()}, []
+    for own in (vars(m) for m in known if not type(m).__module__.startswith("torch.nn.modules")):
+        for v in own.values():
+            some = [*v.values()] if isinstance(v, dict) else v if isinstance(v, (list, tuple)) else ()
+            if some and isinstance(some[0], nn.Module): found += [h for h in some if h not in known]
+    return found
+
 def warn_of_held(net: Net, mode: str) -> None:  # as for `in_mode`
-    "Say that a function passes a network in training mode, which only who holds it can put in evaluation mode."
-    if mode != "eval" or isinstance(net, nn.Module): return
-    inside = [m for held in passed_by(net) if isinstance(held, nn.Module) for m in held.modules()]
-    if any(m.training and isinstance(m, (nn.modules.batchnorm._BatchNorm, nn.modules.dropout._DropoutNd, Dropout))
-           for m in inside):
+    "Say that a function, or a list, holds a network in training mode, which only who holds it can take out of it."
+    if mode != "eval": return
+    hidden = isinstance(net, nn.Module)
+    inside = [m for held in (out_of_reach(net) if hidden else passed_by(net)) if isinstance(held, nn.Module)
+              for m in held.modules()]
+    if not any(m.training and isinstance(m, (nn.modules.batchnorm._BatchNorm, nn.modules.dropout._DropoutNd, Dropout))
+               for m in inside): return
+    if hidden:
+        warnings.warn("the network keeps modules in a list, tuple or dict, where eval() does not reach them, and they "
+                      "are in training mode, so that they drop out, or their batch norm takes these images' statistics "
+                      "and keeps them: make it an nn.ModuleList or nn.ModuleDict", stacklevel=4)
+    else:
         warnings.warn("a function was given that passes a network in training mode, so that it drops out, or its batch "
                       "norm takes these images' statistics and keeps them: call eval() on the network, or give the "
                       "network itself", stacklevel=4)
