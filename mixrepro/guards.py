@@ -400,8 +400,8 @@ def check_shown_to_hook(seen: object, layer: str) -> None:  # seen: what the lay
 def check_share_done(t: object) -> None:  # of the updates
     "Refuse the number of an epoch, or of a step, where the share of the run is asked for."
     if isinstance(t, Real) and not isinstance(t, bool) and 0 <= t <= 1: return
-    raise ValueError(f"t is the share of the updates that are done, in [0, 1], got {t!r}: divide the steps that are done "
-                     "by all steps of the run")
+    raise ValueError(f"t is the share of the updates that are done, in [0, 1], got {t!r}: divide the steps that are "
+                     "done by all steps of the run")
 
 # %% ../nbs/03_guards.ipynb #e1797009
 def warn_of_start(piece: object,          # a method, or a part of one, which changes in the course of a run

@@ -34,9 +34,9 @@ FITTED = ("network", "network_args", "method", "method_args", "epochs", "lr")  #
 def check_fitted_so(name: str, asked: dict) -> None:  # of the network, and the fields of its run
     "Refuse what only a run would do: another optimiser, its batches, crops, a seed."
     if odd := [k for k, v in asked.items() if k not in FITTED and (k not in VAE_RUN or VAE_RUN[k] != v)]:
-        raise ValueError(f"the network {name!r} is fitted here by Adam and a cosine, with batches of batch= images, and "
-                         f"{odd[0]}={asked[odd[0]]!r} plays no part in it: leave it out, or train the network and pass "
-                         f"it as {name}=")
+        raise ValueError(f"the network {name!r} is fitted here by Adam and a cosine, with batches of batch= images, "
+                         f"and {odd[0]}={asked[odd[0]]!r} plays no part in it: leave it out, or train the network and "
+                         f"pass it as {name}=")
 
 def made_ready(method: Method,           # not prepared yet
                train: ImageSet,          # the training set, an ImageSet; where networks are fitted, as floats in memory
