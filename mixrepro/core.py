@@ -6,7 +6,7 @@
 __all__ = ['SOURCES', 'READERS', 'WRITTEN_BEFORE', 'choice', 'plain', 'unchanged', 'spelled', 'provenance', 'given', 'pick',
            'where_from', 'Open', 'named_in', 'lies_in', 'in_words', 'whole', 'number', 'truth', 'text',
            'fields_by_name', 'refused', 'brought', 'check_allowed', 'told_of', 'check_own_defaults', 'conform',
-           'Choices', 'tensors_in', 'check_unwritten', 'weight', 'remembered']
+           'Choices', 'check_unwritten', 'weight', 'remembered']
 
 # %% ../nbs/00_core.ipynb #25102bcf
 import copy
@@ -268,11 +268,6 @@ class Choices:
     def __post_init__(self) -> None: conform(self)
 
 # %% ../nbs/00_core.ipynb #41b47479
-def tensors_in(value: typing.Any) -> list:  # alone or in tuples and lists
-    "Tensors that count how often they are written to."
-    if isinstance(value, (tuple, list)): return [t for v in value for t in tensors_in(v)]
-    return [value] if hasattr(value, "is_inference") and not value.is_inference() else []
-
 WRITTEN_BEFORE = {}  # the id of a remembered tensor -> the tensor, while it is there, and how often it was written to
 
 def check_unwritten(value: typing.Any,  # that is remembered
@@ -280,7 +275,9 @@ def check_unwritten(value: typing.Any,  # that is remembered
                     hands_out: bool = True,  # what is no copy, now; else it is only held against what was noted then
                     ) -> None:
     "Refuse what has been written to since it was made: whoever asks next would get that."
-    for t in tensors_in(value):
+    if isinstance(value, (tuple, list)):
+        for v in value: check_unwritten(v, who, hands_out)
+    elif hasattr(t := value, "is_inference") and not t.is_inference():  # which count how often they are written to
         known, before = WRITTEN_BEFORE.get(id(t), (lambda: None, 0))
         if hands_out and known() is not t: WRITTEN_BEFORE[id(t)] = weakref.ref(t), t._version
         elif known() is t and t._version != before:

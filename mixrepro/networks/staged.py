@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Net', 'MODES', 'check_moments', 'check_images_moments', 'check_channels_of', 'Normalize', 'Resize', 'drop', 'Dropout',
            'check_images', 'check_numbers_of_stages', 'check_stage', 'check_in_stages', 'gone', 'Staged', 'passed_by',
-           'out_of_reach', 'warn_of_held', 'in_mode', 'count', 'stage_table']
+           'warn_of_held', 'in_mode', 'count', 'stage_table']
 
 # %% ../../nbs/networks/10_staged.ipynb #3d395df9
 import math
@@ -233,20 +233,17 @@ def passed_by(f: Callable) -> list:  # a function, a method, a partial, an objec
     return [own, *getattr(f, "__dict__", {}).values(), *(known[n] for n in names if n in known),
             *(c.cell_contents for c in cells)]
 
-def out_of_reach(net: nn.Module) -> list:  # of modules
-    "The modules that a network keeps in a plain list, tuple or dict: neither its parameters nor its mode are theirs."
-    known, found = {*net.modules()}, []
-    for own in (vars(m) for m in known if not type(m).__module__.startswith("torch.nn.modules")):
-        for v in own.values():
-            some = [*v.values()] if isinstance(v, dict) else v if isinstance(v, (list, tuple)) else ()
-            if some and isinstance(some[0], nn.Module): found += [h for h in some if h not in known]
-    return found
-
 def warn_of_held(net: Net, mode: str) -> None:  # as for `in_mode`
     "Say that a function, or a list, holds a network in training mode, which only who holds it can take out of it."
+    def out_of_reach():  # what a module keeps in a plain list, tuple or dict: its mode is not theirs
+        known = {*net.modules()}
+        for own in [vars(m) for m in known if not type(m).__module__.startswith("torch.nn.modules")]:
+            for v in own.values():
+                some = [*v.values()] if isinstance(v, dict) else v if isinstance(v, (list, tuple)) else ()
+                if some and isinstance(some[0], nn.Module): yield from (h for h in some if h not in known)
     if mode != "eval": return
     hidden = isinstance(net, nn.Module)
-    inside = [m for held in (out_of_reach(net) if hidden else passed_by(net)) if isinstance(held, nn.Module)
+    inside = [m for held in (out_of_reach() if hidden else passed_by(net)) if isinstance(held, nn.Module)
               for m in held.modules()]
     if not any(m.training and isinstance(m, (nn.modules.batchnorm._BatchNorm, nn.modules.dropout._DropoutNd, Dropout))
                for m in inside): return
