@@ -16,7 +16,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..core import pick
+from ..core import check_unwritten, pick
 from .digits import enlarge, held_out, scans, shipped
 from .images import SPLITS, ImageSet
 from ..guards import check_default
@@ -35,6 +35,7 @@ def photo_halves(split: str,  # "train": left halves, "test": right halves
     "Halves of scikit-learn's two photographs."
     if size not in (64, 32, 16, 8): raise ValueError(f"size must be 64, 32, 16 or 8 px, got {size}")
     small = _photos(size)
+    check_unwritten(small, "photo_halves")
     left = pick("split", split, SPLITS) == "train"
     return [p[..., :p.shape[-1] // 2] if left else p[..., p.shape[-1] // 2:] for p in small]
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..core import pick
+from ..core import check_unwritten, pick
 from .images import SPLITS, ImageSet, check_part
 from ..guards import check_default
 
@@ -50,6 +50,7 @@ class PointSet(ImageSet):
     def __repr__(self) -> str: return f"{self.name} {self.split}: {len(self):,} points, {self.k} classes"
     def floats(self, index: Tensor | slice | Sequence[int] = slice(None)) -> Tensor:
         check_part(index, len(self))
+        check_unwritten(self.x, "floats of a slice", isinstance(index, slice))  # a slice is no copy
         return self.x[index]
 
 # %% ../../nbs/data/05c_spirals.ipynb #0c4b8bd2

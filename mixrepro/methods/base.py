@@ -25,7 +25,8 @@ from torch.nn import functional as F
 from ..core import Choices, choice
 from ..data.images import ImageSet
 from ..guards import (check_generator, check_labels, check_logits, check_network, check_pair, check_recordable,
-                             check_size_of, check_tensor, check_types, warn_of_softmax)
+                             check_share_done, check_size_of, check_tensor, check_types, warn_of_fresh,
+                             warn_of_softmax, warn_of_training)
 from .vicinal import LOSSES, one_hot
 from ..networks.autoencoders import ConvVAE
 from ..networks.cgan import ConditionalSNGAN
@@ -81,6 +82,7 @@ class Piece(Frozen):
 
     def at(self, t: float) -> Self:  # t: share of the run's updates that are done, in [0, 1)
         "The piece as it is at this moment; called before each step."
+        check_share_done(t)
         now = {k: part.at(t) for k, part in parts_of(self).items()}
         return self if all(now[k] is part for k, part in parts_of(self).items()) else altered(self, **now)
 
@@ -227,7 +229,7 @@ def check_batch(method: "Method", net: Net, x: Tensor, y: Tensor) -> None:
     if x.dtype == torch.float64 != weights:
         raise TypeError(f"images are float64, but the network's weights {weights}: convert with x.float()")
     check_range_of(x, own); check_prepared(method, x); check_makes(method, own, x); check_unit_of(method, x)
-    check_frozen(method)
+    check_frozen(method); warn_of_fresh(getattr(vars(method).get("_made"), "source", None), own)
     if method.trains in ("gan", "class-gan") and hasattr(own, "shape"): check_size_of(x, own.shape)
     if method.trains != "classifier" or method.unlabelled: return
     check_tensor(y, "labels")
@@ -239,7 +241,7 @@ def check_index(index: object,         # as for `Method.loss`
                 ) -> None:
     "Refuse indices that are no places in the training set: -1 would silently be the last image."
     if not isinstance(index, Tensor): return
-    if index.is_floating_point() or index.is_complex():
+    if index.dtype not in (torch.int64, torch.int32, torch.bool, torch.uint8):
         raise TypeError(f"index must be places in the training set, int64 (B,), got {index.dtype}: use index.long()")
     if index.dtype in (torch.bool, torch.uint8):
         raise TypeError(f"index must be places in the training set, int64 (B,), got a mask, {index.dtype}: use "
@@ -300,6 +302,7 @@ class Method(Piece):
 
     def score(self, net: Net, x: Tensor, y: Tensor) -> dict[str, Tensor]:  # each (B,)
         "What is recorded after each epoch, per test example: NLL in nats and whether the top class is right."
+        warn_of_training(net)
         logits = net(x)
         check_pair(logits, y, look=not y.is_cuda); warn_of_softmax(logits)
         if not y.is_cuda: check_logits(logits)  # on a GPU the mean tells, at the end of the epoch

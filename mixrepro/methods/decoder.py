@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from ..core import choice
 from ..data.images import ImageSet
+from ..guards import warn_of_training
 from .base import Method
 from ..networks.decoder import state
 from ..networks.staged import check_channels_of
@@ -62,4 +63,5 @@ class Decoder(DecoderFields):
         return ((net(seen) - x) / net.norm.std).square().sum() / len(x)
 
     def score(self, net: nn.Module, x: Tensor, y: Tensor) -> dict[str, Tensor]:
+        warn_of_training(net)
         return {"mse": (net(self.states(x)) - x).square().flatten(1).mean(1)}

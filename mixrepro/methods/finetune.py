@@ -14,6 +14,7 @@ from torch import Generator, Tensor, nn
 
 from ..core import choice
 from ..data.images import ImageSet
+from ..guards import warn_of_fresh
 from .views import Viewed
 
 # %% ../../nbs/methods/46_finetune.ipynb #76d2d94c
@@ -72,5 +73,6 @@ class FineTune(FineTuneFields):
         if {k: v.shape for k, v in theirs.items()} != {k: v.shape for k, v in ours.items()}:
             raise ValueError("the network to fine-tune has other weights than its source: "
                              "give both the same network, network_args and size of images")
+        warn_of_fresh(self.made.source, net, True)
         net.load_state_dict(theirs, strict=False)
         if self.frozen: net.requires_grad_(False).head.requires_grad_(True)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..core import choice
+from ..guards import warn_of_training
 from .base import Method
 from .vicinal import at_least_single
 
@@ -54,4 +55,5 @@ class KLVAE(Method):
         return (self.beta * divergence(mean, logvar).mean() + told) / pixels
 
     def score(self, net: nn.Module, x: Tensor, y: Tensor) -> dict[str, Tensor]:
+        warn_of_training(net)
         return {"mse": (net(x) - x).pow(2).flatten(1).mean(1)}

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..core import choice, pick
-from ..guards import NotFinite, check_default
+from ..guards import NotFinite, check_default, warn_of_training
 from .base import Method
 
 # %% ../../nbs/methods/24_mmd_vae.ipynb #a3f16d9e
@@ -86,4 +86,5 @@ class MMDVAE(Method):
         return self.gamma * mmd(z.float(), prior, self.kernel) + F.mse_loss(net.decode(z), x)
 
     def score(self, net: nn.Module, x: Tensor, y: Tensor) -> dict[str, Tensor]:
+        warn_of_training(net)
         return {"mse": (net(x) - x).pow(2).flatten(1).mean(1)}

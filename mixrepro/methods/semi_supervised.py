@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from ..core import choice
 from ..data.images import ImageSet
-from ..guards import warn_of_start
+from ..guards import check_share_done, warn_of_start
 from .base import Method, altered
 from .manifold_mixup import ManifoldMixup, as_stages, check_stages
 from .mixing import Place
@@ -107,7 +107,9 @@ class SSLManifoldMixup(MixesBoth):
     "Semi-supervised Manifold Mixup (Manifold Mixup paper, appendix D, algorithms 1 and 2)."
     name, done = "ssl-manifold-mixup", 0.  # done: share of the updates
 
-    def at(self, t: float) -> Self: return altered(self, done=t)
+    def at(self, t: float) -> Self:
+        check_share_done(t)
+        return altered(self, done=t)
 
     def mixed(self, net: Net, x: Tensor, target: Tensor, alpha: float, rng: torch.Generator) -> tuple[Tensor, Tensor]:
         "Logits of a batch mixed at a random stage, and its mixed targets (algorithm 2)."

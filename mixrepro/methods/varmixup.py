@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..core import choice
-from ..guards import check_looked_up, check_no_autocast, warn_of_held_out
+from ..guards import check_looked_up, check_no_autocast, check_not_alternating, warn_of_held_out
 from ..data.datasets import DATASETS
 from ..data.images import ImageSet
 from .mixing import Mixing, Place
@@ -181,6 +181,7 @@ class InTurn(WithVAE):
     def terms(self, net: Net, x: Tensor, y: Tensor, draw: Mix, rng: torch.Generator,
               index: Tensor | None = None) -> tuple:
         warn_of_held_out(net, "this loss takes one of the turns of mixtures and real images", self.share < 1)
+        check_not_alternating(self.made.turns, net)
         if self.made.turns.next(): return super().terms(net, x, y, draw, rng, index)
         logits = net(self.augmented(x, rng, len(x) // len(y)))
         return logits, one_hot(y, logits[:len(y)])

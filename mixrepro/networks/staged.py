@@ -234,11 +234,24 @@ def passed_by(f: Callable) -> list:  # a function, a method, a partial, an objec
             *(c.cell_contents for c in cells)]
 
 def warn_of_held(net: Net, mode: str) -> None:  # as for `in_mode`
-    "Say that a function passes a network in training mode, which only who holds it can put in evaluation mode."
-    if mode != "eval" or isinstance(net, nn.Module): return
-    inside = [m for held in passed_by(net) if isinstance(held, nn.Module) for m in held.modules()]
-    if any(m.training and isinstance(m, (nn.modules.batchnorm._BatchNorm, nn.modules.dropout._DropoutNd, Dropout))
-           for m in inside):
+    "Say that a function, or a list, holds a network in training mode, which only who holds it can take out of it."
+    def out_of_reach():  # what a module keeps in a plain list, tuple or dict: its mode is not theirs
+        known = {*net.modules()}
+        for own in [vars(m) for m in known if not type(m).__module__.startswith("torch.nn.modules")]:
+            for v in own.values():
+                some = [*v.values()] if isinstance(v, dict) else v if isinstance(v, (list, tuple)) else ()
+                if some and isinstance(some[0], nn.Module): yield from (h for h in some if h not in known)
+    if mode != "eval": return
+    hidden = isinstance(net, nn.Module)
+    inside = [m for held in (out_of_reach() if hidden else passed_by(net)) if isinstance(held, nn.Module)
+              for m in held.modules()]
+    if not any(m.training and isinstance(m, (nn.modules.batchnorm._BatchNorm, nn.modules.dropout._DropoutNd, Dropout))
+               for m in inside): return
+    if hidden:
+        warnings.warn("the network keeps modules in a list, tuple or dict, where eval() does not reach them, and they "
+                      "are in training mode, so that they drop out, or their batch norm takes these images' statistics "
+                      "and keeps them: make it an nn.ModuleList or nn.ModuleDict", stacklevel=4)
+    else:
         warnings.warn("a function was given that passes a network in training mode, so that it drops out, or its batch "
                       "norm takes these images' statistics and keeps them: call eval() on the network, or give the "
                       "network itself", stacklevel=4)

@@ -485,6 +485,18 @@ def test_plasma_is_a_fractal_in_range():
     assert rough == sorted(rough, reverse=True)
 
 
+def test_textures_that_a_caller_has_written_to_are_not_handed_out_again():
+    "They are remembered: the next frost would have been laid on from what the caller made of them."
+    drawn, x = frost_textures(160, .2), torch.zeros(1, 3, 32, 32, dtype=torch.uint8)
+    kept = drawn.clone()
+    try:
+        drawn.mul_(0)
+        with pytest.raises(ValueError, match="what frost_textures gives is kept .* but it has been written to: write to a clone"):
+            corrupt(x, "frost", 1)
+    finally: frost_textures.there.clear()
+    assert torch.equal(frost_textures(160, .2), kept) and corrupt(x, "frost", 1).any()
+
+
 def test_photographs_of_frost_can_be_handed_in():
     ice = torch.zeros(3, 3, 50, 60, dtype=torch.uint8)
     for k in range(3): ice[k] = 20 * (k + 1)

@@ -6,7 +6,7 @@ from scipy import ndimage
 
 from mixrepro.data import datasets as D, renditions as R
 from mixrepro.data.digits import enlarge, held_out, scans
-from mixrepro.data.photo_digits import crops, photo_digits, photo_halves
+from mixrepro.data.photo_digits import _photos as photos, crops, photo_digits, photo_halves
 
 TEST = photo_digits("test", size=64)
 
@@ -56,3 +56,13 @@ def test_the_painted_set_holds_images_and_copies_in_pairs():
     assert torch.equal(both.subset(2 * n).x[::2], plain.subset(n).x), "n images and their copies"
     assert D.STATS["photo-digits-64"] == D.STATS["photo-digits-64-stylized"]
     assert D.load("photo-digits-64-stylized", "test").name == D.tested_on("photo-digits-64-stylized") == "photo-digits-64"
+
+
+def test_halves_of_photographs_that_a_caller_has_written_to_are_not_cut_again():
+    "They are views of what is kept: the next data set would have been pasted on what the caller made of them."
+    kept = photo_digits("test", size=8).x
+    try:
+        photo_halves("test", 8)[0].zero_()
+        with pytest.raises(ValueError, match="what photo_halves gives is kept .* but it has been written to: write to a clone"): photo_digits("test", size=8)
+    finally: photos.cache_clear()
+    assert torch.equal(photo_digits("test", size=8).x, kept)

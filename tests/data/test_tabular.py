@@ -117,6 +117,20 @@ def test_ordinal_codes_follow_the_alphabet_and_a_flag_is_a_category():
     assert to_numbers(frame, np.arange(6), np.arange(0))[2] == ["c_a", "c_b", "c_c", "flag_True"]
 
 
+def test_an_order_that_the_alphabet_does_not_have_is_told_of():
+    "low, medium and high were 1, 2 and 0 to whoever asked for ordinal codes."
+    level = pd.Categorical(["low", "high", "medium", "low", "high", "medium"], ["low", "medium", "high"], ordered=True)
+    frame, rows = pd.DataFrame({"a": level}), np.arange(6)
+    with pytest.warns(UserWarning, match="the column 'a' has an order, low < medium < high, but 'ordinal' .*: write column.cat.codes"):
+        by_alphabet = to_numbers(frame, rows, rows[:0], "ordinal")[0]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        x = to_numbers(frame.assign(a=frame.a.cat.codes), rows, rows[:0], "ordinal")[0]
+        to_numbers(frame, rows, rows[:0])
+        to_numbers(frame.assign(a=frame.a.cat.as_unordered()), rows, rows[:0], "ordinal")
+    assert x[0] < x[2] < x[1] and not np.allclose(x, by_alphabet)
+
+
 def test_scale_over_all_rows_is_that_of_all_rows():
     x_train, x_test, _ = to_numbers(pd.DataFrame({"a": [1., 2, 3, 40], "b": [5., 5, 5, 6]}), np.arange(3), np.arange(3, 4), scale="all")
     both = np.concatenate([x_train, x_test])
@@ -558,3 +572,19 @@ def test_test_rows_change_nothing_that_is_learnt_from(encode):
     other.loc[40:, ["a", "b", "c"]] = [1e6, "new", np.nan]
     (x, _, names), (z, tested, again) = (to_numbers(t, train, np.arange(40, n), encode, "train") for t in (table, other))
     assert np.array_equal(x, z) and names == again and np.isfinite(tested).all()
+
+
+DAYS = pd.date_range("2020-01-01", periods=10).repeat(2)
+
+
+@pytest.mark.parametrize("column, way", [
+    (DAYS - DAYS[0], lambda c: c / pd.Timedelta(days=1)), (DAYS.to_period("D"), lambda c: c.dt.to_timestamp()),
+    (pd.Series([*DAYS.date, *[None] * 2], dtype=object), pd.to_datetime), (DAYS.astype(object), pd.to_datetime)])
+def test_times_that_would_be_taken_for_words_are_refused_with_the_way_to_numbers(column, way):
+    "Each length of time was a category of its own; those that all differ were left out as names of rows."
+    column = pd.Series(column)
+    frame = pd.DataFrame(dict(a=column, b=np.arange(len(column)) % 3.))
+    train, test = np.arange(14), np.arange(14, len(frame))
+    with pytest.raises(ValueError, match="column 'a' holds .* values, which would be taken for words: write "): to_numbers(frame, train, test)
+    x, _, names = to_numbers(frame.assign(a=way(column)), train, test)
+    assert names == ["a", "b"] and (np.diff(x[::2, 0]) > 0).all()

@@ -41,3 +41,16 @@ def test_sets():
 def test_bad_input():
     with pytest.raises(ValueError, match="1 point at least"): D.draw_clouds(0, seeded())
     with pytest.raises(ValueError, match="noise 0 or more"): D.draw_rings(3, seeded(), -.1)
+
+
+def test_a_slice_of_points_that_was_written_to_does_not_move_the_set_in_silence():
+    "Images at rest are bytes, so that floats of them are copies; a slice of points is none."
+    points = load("spirals", "train")
+    first = points.floats(torch.arange(5))
+    first.mul_(2)  # a copy: nothing happens to the set
+    second = points.floats(slice(0, 5))
+    assert torch.equal(first, 2 * second)
+    second.mul_(2)
+    for index in (slice(None), torch.arange(5)):
+        with pytest.raises(ValueError, match="what floats of a slice gives .* has been written to: write to a clone"): points.floats(index)
+    assert torch.equal(load("spirals", "train").floats(torch.arange(5)), first / 2)

@@ -1,6 +1,7 @@
 "AdaMixup: its loss by hand, its gradient by differences, its weights in the optimiser and in a checkpoint."
 
 import copy
+import warnings
 from dataclasses import replace
 
 import numpy as np
@@ -122,6 +123,30 @@ def test_the_optimiser_moves_what_the_method_brings():
     loop.train_epoch(net, made, TRAIN, replace(SPEC, batch=30), opt, rngs, 0)
     assert all(not torch.equal(p, q) for p, q in zip(before, trainable(made), strict=True))
     assert len(loop.optimizer(SPEC, net).param_groups[0]["params"]) == len(list(net.parameters()))
+
+
+@pytest.mark.parametrize("handed", [False, True])
+def test_a_policy_that_nobody_hands_to_the_optimiser_is_told_of(handed):
+    "Its gradients were there and no step went along them: every pair kept the interval it had at first."
+    made, net = ready()
+    opt, x, y = torch.optim.SGD([*net.parameters(), *(trainable(made) if handed else ())], lr=.01), TRAIN.floats()[:8], TRAIN.y[:8]
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        for step in range(110):
+            loss = made.loss(net, x, y, seeded(step))
+            opt.zero_grad(); loss.backward(); opt.step()
+    assert ["AdaMixup's policy is as it was at first" in str(w.message) for w in said] == ([] if handed else [True])
+
+
+def test_a_policy_is_of_one_network():
+    "The second network began with the intervals that the first one had taught, and nothing said so."
+    made, net = ready()
+    x, y = TRAIN.floats()[:8], TRAIN.y[:8]
+    made.loss(net, x, y, seeded()); made.loss(torch.nn.Module.train(net), x, y, seeded())
+    other = copy.deepcopy(net)
+    made.begin(other)
+    with pytest.raises(ValueError, match="the method has learned the shares for another network: prepare it again for this network"):
+        made.loss(other, x, y, seeded())
 
 
 def test_its_state_is_restored():

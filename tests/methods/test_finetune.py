@@ -1,5 +1,6 @@
 "A run that starts from another run's weights: which ones, what is left of them, and that a kill changes nothing."
 
+import warnings
 from dataclasses import replace
 
 import pytest
@@ -7,7 +8,10 @@ import safetensors.torch
 import torch
 from torchvision.transforms.v2 import functional as TV
 
+from mixrepro.data.datasets import load
+from mixrepro.methods.finetune import FineTune
 from mixrepro.networks.staged import Normalize, Resize
+from mixrepro.networks.zoo import build
 from mixrepro.training import loop
 from mixrepro.training.spec import Spec, name_of
 from mixrepro.training.store import Store, open_net
@@ -55,6 +59,22 @@ def test_the_start_is_the_source_and_not_the_seeds_own_network(store):
     x = torch.rand(4, 1, 32, 32, generator=seeded())
     assert torch.allclose(net.eval().features(x), source.features(TV.resize(x, [40, 40], antialias=False)), atol=1e-6)
     assert made.made.source.head.out_features == net.head.out_features == 5 and not torch.equal(made.made.source.head.weight, net.head.weight)
+
+
+@pytest.mark.parametrize("begun", [False, True])
+def test_a_network_that_was_not_given_its_start_is_told_of(begun):
+    "In a loop of one's own without begin it was trained from scratch under the name of fine-tuning."
+    digits = load("digits-few", "test")
+    source, net = (build("tiny-cnn", digits.shape, k, seeded(k)) for k in (5, 10))
+    made = FineTune().prepare(digits, seeded(), source=source)
+    if begun: made.begin(net)
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        for _ in range(3):
+            made.loss(net.train(), digits.floats()[:8], digits.y[:8], seeded()).backward()
+            with torch.no_grad():
+                for p in net.parameters(): p.sub_(p.grad)
+    assert ["learns from scratch" in str(w.message) and "call method.begin(net)" in str(w.message) for w in said] == ([] if begun else [True])
 
 
 def test_the_sources_whole_spec_is_part_of_the_name():

@@ -87,6 +87,17 @@ def test_a_mixture_and_its_gradient_are_lerps_to_the_last_bit(n, shape, seed, ho
     if how in ("contiguous", "channels_last", "sliced"): assert ours.stride() == plain.stride()
 
 
+@pytest.mark.parametrize("lam, partner, message", [
+    (torch.tensor(1.5), torch.arange(4), "the shares of a mixture must lie in"), (torch.tensor([.1, -.2, 1., 0.]), torch.arange(4), "got -0.2 to 1"),
+    (torch.tensor(torch.nan), torch.arange(4), "got nan to nan"), (torch.rand(3), torch.arange(4), r"got torch.float32 \(3,\) and torch.int64 \(4,\)"),
+    (.5, torch.arange(4), "lam must be a tensor, got float"), (torch.tensor(.5), [0, 1, 2, 3], "partner must be a tensor, got list"),
+    (torch.tensor(.5), torch.tensor([1, 0, 1, 1], dtype=torch.uint8), "and torch.uint8")])
+def test_a_draw_of_ones_own_that_is_none_is_refused(lam, partner, message):
+    "A share beyond the segment gave labels below 0 and images above 1 without a word."
+    for a in (torch.rand(4, 3), torch.rand(3, 4).T, torch.rand(4, 2, 3, 3)):
+        with pytest.raises((ValueError, TypeError), match=message): Mix(lam, partner)(a)
+
+
 def test_a_coefficient_that_is_learned_gets_its_gradient():
     lam, x = (t.double().requires_grad_() for t in (torch.tensor(.3), torch.randn(4, 3, generator=seeded())))
     assert torch.autograd.gradcheck(lambda l, a: Mix(l, torch.tensor([2, 0, 3, 1]))(a), (lam, x))
@@ -185,6 +196,17 @@ def test_every_labelling_goes_with_every_noise_at_every_place():
             for noise in (MixNoise(), FeatureNoise()):
                 losses.add(kind(alpha=1., labels=labels, noise=noise).loss(net, x, y, seeded(4)).item())
     assert len(losses) == 10
+
+
+@pytest.mark.parametrize("criterion", ["ce", "bce"])
+def test_labels_of_ones_own_that_are_scores_are_refused(criterion):
+    "Log-probabilities in the place of probabilities were trained on: a loss below 0, without a word."
+    @dataclass(frozen=True, kw_only=True)
+    class Scores(LinearLabels):
+        def __call__(self, y, place): return super().__call__(y, place).add(.01).log()
+    x, y = torch.rand(6, 3, 8, 8), torch.arange(6) % 3
+    with pytest.raises(ValueError, match="mixed labels must be shares of the classes, but one is -4.61: make shares of scores with softmax"):
+        Mixup(labels=Scores(), criterion=criterion).loss(nn.Sequential(nn.Flatten(), nn.Linear(192, 3)), x, y, seeded())
 
 
 def test_labels_see_both_ends_of_the_place():

@@ -20,6 +20,7 @@ from mixrepro.data.splits import split, write_split
 from mixrepro.data.whitening import WHITENINGS, Whiten, Whitening, fit_whitening, zca
 from mixrepro.methods.catalogue import method
 from mixrepro.methods.manifold_mixup import draw_stage
+from mixrepro.methods.mixup import Mixup
 from mixrepro.methods.semi_supervised import FewLabels, SSLManifoldMixup, SSLMixup
 from mixrepro.methods.vicinal import draw_mix
 from mixrepro.networks.staged import Normalize
@@ -311,3 +312,12 @@ def test_what_cannot_be_trained_says_so(change, message, tmp_path):
 def test_methods_by_name():
     assert isinstance(method("ssl-mixup"), SSLMixup) and method("ssl-mixup").stages == (0,) and method("ssl-manifold-mixup", stages=[1]).stages == (1,)
     assert not isinstance(method("ssl-baseline"), SSLManifoldMixup) and method("ssl-baseline").unlabelled
+
+
+@pytest.mark.parametrize("kind", [SSLMixup, SSLManifoldMixup, Mixup])
+def test_the_number_of_an_epoch_is_no_share_of_a_run(kind):
+    "With the epochs 0, 1, 2, ... in its place the consistency had its whole weight from the second epoch on."
+    way = kind()
+    for t in (0, .5, 1.): way.at(t)
+    for t in (2, 30., -1, float("nan")):
+        with pytest.raises(ValueError, match=r"t is the share of the updates that are done, in \[0, 1\], got .*: divide the steps"): way.at(t)

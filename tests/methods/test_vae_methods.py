@@ -517,6 +517,27 @@ def test_a_share_of_one_half_is_erm_and_varmixup_by_turns():
     assert not torch.equal(found[0], found[1])
 
 
+def test_two_networks_that_are_trained_side_by_side_do_not_share_the_turns():
+    "One would get the real batches and the other the mixtures, with no word; each gets both from a copy of its own."
+    train, index = images(), torch.arange(12)
+    half, first, second = VarMixup(share=.5).prepare(train, seeded(), vae=vae()), linear(), linear()
+    def losses(ways): return [[way.loss(net, train.floats(), train.y, seeded(7), index) for way, net in ways] for _ in range(2)]
+    with pytest.raises(ValueError, match="one may get mixtures alone: give each network a copy.deepcopy of the method"):
+        losses([(half, first), (half, second)])
+    (a, b), (c, d) = losses([(copy.deepcopy(half), first), (copy.deepcopy(half), second)])
+    assert torch.equal(a, b) and torch.equal(c, d) and not torch.equal(a, c)
+    for net in (linear(), linear()): VarMixup.loss(half, net, train.floats(), train.y, seeded(7), index)  # one after the other
+
+
+@pytest.mark.parametrize("index", [[*range(12)], np.arange(12), range(12)])
+@pytest.mark.parametrize("kind", [VarMixup, MixupR])
+def test_places_that_are_no_tensor_are_refused_in_one_sentence(kind, index):
+    train = images()
+    way = kind().prepare(train, seeded(), vae=vae())
+    with pytest.raises(TypeError, match=r"int64 \(B,\), got .*: convert with torch.as_tensor"):
+        way.loss(linear(), train.floats(), train.y, seeded(), index)
+
+
 def test_real_batches_are_augmented():
     train, seen = images(), []
     half = VarMixup(share=.5).prepare(train, seeded(), augment=lambda x, rng: (seen.append(x), x.flip(3))[1], vae=vae())

@@ -370,3 +370,20 @@ def test_images_or_labels_that_a_run_was_not_trained_on_are_not_taken_for_its_ow
     run = train_run(Spec(method="erm", network="tiny-cnn", epochs=1, n_train=40, looks=1, **dict(dataset="digits") | fields), Store(tmp_path), "cpu")
     for name in ("neighbours", "concentration", "dimensions"):
         with pytest.raises(ValueError, match=f"'{name}' looks at all training images of .* again, with their own labels, but .* was trained on {told}: ask it of other runs"): catalogue.measure([run], name, "cpu")
+
+
+def test_networks_in_a_plain_list_that_eval_does_not_reach_are_told_of():
+    "An ensemble's accuracy was that of batch norm in training mode, which kept the test images' statistics."
+    class Several(nn.Module):
+        def __init__(self, nets):
+            super().__init__()
+            self.nets = nets
+        def forward(self, x): return torch.stack([net(x) for net in self.nets]).mean(0)
+    test = load("digits", "test").subset(30)
+    nets = [build("tiny-cnn", test.shape, test.k, seeded(s)).train() for s in (0, 1)]
+    with pytest.warns(UserWarning, match="keeps modules in a list, tuple or dict, where eval.. does not reach them"): predict(Several(nets), test)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = predict(Several(nn.ModuleList(nets)), test)
+        for net in nets: net.eval()
+        assert torch.equal(predict(Several(nets), test), found)

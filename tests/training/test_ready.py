@@ -32,6 +32,14 @@ def test_the_vae_is_fitted_as_long_as_the_method_says(monkeypatch):
     assert way.made.vae.choices.latent == 32 and not way.made.vae.training
 
 
+@pytest.mark.parametrize("field, value", [("batch", 16), ("weight_decay", 1e-4), ("augment", "crop"), ("schedule", "cosine"), ("seed", 3), ("clip", 1.)])
+def test_fields_of_the_vaes_run_that_play_no_part_here_are_refused(field, value):
+    "The VAE was fitted without them, and nothing said so."
+    with pytest.raises(ValueError, match=f"'vae' is fitted here by Adam .* and {field}={value!r} plays no part in it"):
+        made_ready(VarMixup(**SMALL, vae={field: value}), TRAIN, seeded())
+    made_ready(VarMixup(**SMALL, vae=dict(weight_decay=0., method="kl-vae", method_args={}, network_args=dict(latent=4, posterior="gaussian"))), TRAIN, seeded())
+
+
 def test_a_vanilla_network_is_the_loops_own():
     net = build("tiny-cnn", TRAIN.shape, TRAIN.k, seeded())
     way = made_ready(Mixup(labels=LatentGenLabels(density="gm-spherical")), TRAIN, seeded(), vanilla=net)

@@ -7,6 +7,7 @@ import re
 import signal
 import subprocess
 import sys
+import warnings
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from hypothesis import given, settings, strategies as st
 from helpers import Forked, weights
 from mixrepro.data.datasets import load
 from mixrepro.methods.catalogue import method
+from mixrepro.networks import zoo
 from mixrepro.training import loop, store as store_module
 from mixrepro.training.loop import batches, rate, train_run, with_best
 from mixrepro.training.spec import Spec, canonical, from_json, name_of, to_json
@@ -120,6 +122,19 @@ def test_a_checkpoint_of_a_network_that_diverged_is_not_finished(tmp_path):
     store_module.save_checkpoint(store.run(spec), state)
     with pytest.raises(FloatingPointError, match="1 of [0-9]+ weights, such as head.bias, are not numbers in epoch 1"): train_run(spec, store, "cpu")
     assert not store.run(spec).done
+
+
+@pytest.mark.parametrize("way, network", [("erm", "tiny-cnn"), ("mmd-vae", "vae-small"), ("kl-vae", "vae-small")])
+def test_held_out_images_that_a_network_in_training_mode_would_learn_from_are_told_of(way, network):
+    "Batch norm took their statistics and kept them: the score was another one, and the network afterwards too."
+    test = load("digits", "test").subset(20)
+    net = zoo.build(network, test.shape, test.k if way == "erm" else None, torch.Generator().manual_seed(0)).train()
+    with pytest.warns(UserWarning, match="the network is in training mode, .*: call net.eval.. before it is scored"):
+        method(way).score(net, test.floats(), test.y)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        loop.score(net, method(way), test, SPEC)
+        method(way).score(net.eval(), test.floats(), test.y)
 
 
 def test_the_score_of_a_network_that_says_nothing():
