@@ -78,8 +78,10 @@ def summed_up(key: str,             # a key of KINDS
     "A score in sentences."
     top, base = data.loc[data["our gain (score)"].idxmax()], data[data.method == BASE].iloc[0]
     gain, spread = data["paper gain (score)"].max(), data["paper sd (score)"].max()
+    ahead = top["our gain (score)"] > 0
+    best = f"that of {top.method} ({top['our gain (score)']:+.2f})" if ahead else "the baseline's"
     return [f"{KINDS[key].title}: the baseline has {base['our mean (score)']:.2f}; real images reach {real:.2f}.",
-            *counted, f"The best mean is that of {top.method} ({top['our gain (score)']:+.2f}).",
+            *counted, f"The best mean is {best}.",
             f"The paper's own gains are at most {gain:.2f}, beside a ± of up to {spread:.2f}."]
 
 # %% ../../../nbs/manifold_mixup/08_gans.ipynb #466dd041
