@@ -28,6 +28,7 @@ SMALL = {"classifier": ("small-cnn", {}), "autoencoder": ("vae-small", {}), "dec
 
 
 def ready(name: str, device="cuda", **args):
+    "A method, its network and its training set; what it needs beside is made small too."
     def network_of(*asked, **more): return network(*asked, device=device, **more)
     kind, train = METHODS[name], images()
     if name == "factor-mixup": train = factors("train", size=16).subset(12)
