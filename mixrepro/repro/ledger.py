@@ -60,8 +60,10 @@ def frame(found: list[Row],  # from `rows`
 
 # %% ../../nbs/repro/82_ledger.ipynb #85813484
 def p_value(p: float | None) -> str:
-    "A p-value as it stands on a page; nothing where there is none."
-    return "" if p is None or math.isnan(p) else "< 0.001" if p < .001 else f"{p:.2g}"
+    "A p-value as it stands on a page, on its own side of `ALPHA`; nothing where there is none."
+    if p is None or math.isnan(p): return ""
+    rounded = (f"{p:.{digits}g}" for digits in range(2, 18))
+    return "< 0.001" if p < .001 else next(s for s in rounded if (float(s) < ALPHA) == (p < ALPHA))
 
 @dataclass(frozen=True)
 class Words:
