@@ -420,7 +420,7 @@ RELEASED = {"NFM": {0: 2.369830, 2: 2.462858}, "NoisyMix (code)": {1: 2.285531, 
 
 @pytest.mark.parametrize("name", RELEASED)
 def test_losses_are_those_of_the_released_code(name):
-    "What erichson/NFM @ ed22d5d and erichson/NoisyMix @ f76352e give in double precision for the same weights, images, shares, partners, noise and masks; all four stages."
+    "What erichson/NFM (noisy_mixup.py @ 232eed8) and erichson/NoisyMix (@ 3e83fda; cifar.py @ 61c9118) give in double precision for the same weights, images, shares, partners, noise and masks; all four stages."
     for seed, loss in RELEASED[name].items():
         rng = seeded(seed)
         net = build("preactresnet18", (3, 32, 32), 10, rng, width=8, identity="activated").train()
