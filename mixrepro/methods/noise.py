@@ -82,7 +82,7 @@ class FeatureNoise(MixNoise):
                            allowed="[0, 1)")
     factor: str = choice("beta", "code", "NFM and NoisyMix: a level times a draw of Beta(2, 5); the papers have none",
                          allowed=NOISE_FACTORS)
-    unit: float = choice(.5, "code", "NFM, NoisyMix: images enter as (x - .5) / .5, and are noised there",
+    unit: float = choice(.5, "code", "NoisyMix: images enter as (x - .5) / .5, and are noised there; NFM has about .25",
                          allowed="(0, inf)")
     shared: bool = choice(False, "code", "NoisyMix: each view has noise of its own; its paper: all have the same",
                           later=True)

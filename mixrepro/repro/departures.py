@@ -23,7 +23,8 @@ from ..training.spec import Spec
 IGNORED = ("seed", "method", "method_args", "network_args", "milestones", "split", "looks")
 DROPS = "learning rate drops at"
 OF = {DROPS: ("schedule", "step"), "momentum": ("optimizer", "sgd"), "nesterov": ("optimizer", "sgd"),
-      "beta1": ("optimizer", "adam"), "beta2": ("optimizer", "adam")}  # name -> the choice that it belongs to
+      "beta1": ("optimizer", "adam"), "beta2": ("optimizer", "adam"),  # name -> the choice that it belongs to
+      "network identity": ("network", "a PreActResNet")}
 
 def drops(spec: Spec) -> tuple:
     "Where the learning rate drops, as shares of the run."

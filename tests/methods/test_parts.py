@@ -25,6 +25,7 @@ from mixrepro.methods.manifold_mixup import ManifoldMixup
 from mixrepro.methods.mixup import Mixup
 from mixrepro.methods.mixup_r import MixupR
 from mixrepro.methods.noise import FeatureNoise, MixNoise
+from mixrepro.methods.noisymix import SCHEMES, compared
 from mixrepro.methods.varmixup import VarMixup
 from mixrepro.methods.vicinal import LOSSES, Mix, draw_lambda, draw_mix
 from mixrepro.methods.views import AugMixViews, NoiseViews, Views
@@ -412,3 +413,18 @@ def test_images_that_were_normalised_before_are_told_of_where_the_network_does_i
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         Mixup().loss(net, x, y, seeded()), Mixup().loss(plain, (x - .5) / .25, y, seeded())
+
+
+RELEASED = {"NFM": {0: 2.369830, 2: 2.462858}, "NoisyMix (code)": {1: 2.285531, 2: 2.436384, 3: 2.389857, 5: 2.256267}}  # seed -> loss
+
+
+@pytest.mark.parametrize("name", RELEASED)
+def test_losses_are_those_of_the_released_code(name):
+    "What erichson/NFM (noisy_mixup.py @ 232eed8) and erichson/NoisyMix (@ 3e83fda; cifar.py @ 61c9118) give in double precision for the same weights, images, shares, partners, noise and masks; all four stages."
+    for seed, loss in RELEASED[name].items():
+        rng = seeded(seed)
+        net = build("preactresnet18", (3, 32, 32), 10, rng, width=8, identity="activated").train()
+        views = [torch.rand(6, 3, 32, 32, generator=rng) for _ in range(3 if "Mix" in name else 1)]
+        y = torch.randint(10, (6,), generator=rng)
+        found = compared(SCHEMES[name], net, views, y, rng) if len(views) > 1 else SCHEMES[name].loss(net, views[0], y, rng)
+        assert found.item() == pytest.approx(loss, abs=2e-6)

@@ -47,6 +47,7 @@ def test_every_run_has_the_one_schedule(id):
     "Section 4.1: five seeds, 200 epochs; the rest is the command of the released code."
     for (row, column), specs in planned(id).items():
         own = dict(network="wrn28-2") if column in WIDER else dict(network="wrn28-4", network_args=dict(dropout=.1)) if column in RELEASED else dict(network=NETWORKS[id])
+        if own["network"] == "preactresnet18": own |= dict(network_args=dict(identity="activated"))  # src/cifar_models/preresnet.py of NoisyMix and of NFM
         agree(specs, dataset=column.partition(",")[0], **CIFAR | own)
         assert [s.seed for s in specs] == list(range(5))
 
