@@ -1,6 +1,7 @@
 """The perturbation sequences against things we did not write: torchvision and Pillow, SciPy, colorsys, OpenCV where it is installed, closed forms."""
 import colorsys
 import hashlib
+import zlib
 
 import numpy as np
 import pytest
@@ -34,6 +35,14 @@ def test_the_lists_are_the_reference_ones():
     assert all(set(t) == set(ALL) == set(perturbations.FILMS) for t in SEQUENCES.values())
     assert {k: frames(k) for k in ALL if frames(k) != 31} == {"motion_blur": 21, "translate": 16}
     assert {k: frames(k, "imagenet") for k in ALL if frames(k, "imagenet") != 31} == {"translate": 41}
+
+
+@pytest.mark.parametrize("table, checksum", [("cifar", 236753357), ("tiny-imagenet", 3169615119), ("imagenet", 1290366362)])
+def test_constants_are_the_generators(table, checksum):
+    """The numbers in ImageNet-P/create_p of hendrycks/robustness: make_cifar_p.py at 3d6c46d2, make_tinyimagenet_p.py and make_imagenet_p.py at e0377d46.
+    How many frames, what stays, then the first value of what changes and its step."""
+    numbers = np.concatenate([np.hstack(SEQUENCES[table][kind]) for kind in ALL])
+    assert zlib.crc32(np.round(numbers, 6).astype("<f8").tobytes()) == checksum
 
 
 @pytest.mark.parametrize("kind", ALL)
