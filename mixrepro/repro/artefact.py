@@ -35,6 +35,7 @@ class Artefact(Entry):
     shared: Callable = no_runs       # (settings, scale) -> cells that every seed reads
     beside: Callable | None = None   # a cell of ours -> the paper's spec; None: that of its own plan
     follows: bool = False            # it reads the tables of all others, so it is made after them
+    looks_at: tuple = ()             # the paper's data sets whose images it reads without a run
 
 # %% ../../nbs/repro/81_artefact.ipynb #e45ba3c4
 def catalogue(paper: str,         # its folder

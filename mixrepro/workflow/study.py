@@ -126,6 +126,9 @@ class Trained:
 
     def reads(self, paper: str) -> str:
         "Our data set for one of the paper's that is looked at without a run; a stand-in is named in the caption."
+        if paper not in self.artefact.looks_at:  # before anything runs it is asked whether they are there
+            raise ValueError(f"{self.artefact.id} does not say that it looks at {paper!r}: name it in looks_at=, where "
+                             "the artefact is listed")
         ours = self.scale.dataset(paper)
         if ours != paper:
             words = stood_for([("dataset", (paper, ours))], self.labels)

@@ -207,4 +207,5 @@ ARTEFACTS = catalogue("across",
           outputs=FIGURE),
     shows("x-combine", "Compositions that no paper tried, against both of their parents", compositions, Compositions,
           outputs=FIGURE),
-    shows("x-cost", "Time, memory and FLOPs of every method as a ratio to ERM", no_runs, Costs, outputs=FIGURE))
+    shows("x-cost", "Time, memory and FLOPs of every method as a ratio to ERM", no_runs, Costs, outputs=FIGURE,
+          looks_at=("cifar10",)))

@@ -52,9 +52,10 @@ def at_hand(names: tuple, root: Path | None = None) -> list[int | str]:
     "The tables of a setting; 'openml' stands for all that are on disk, 'note' for those of a fully connected network."
     if not {"openml", "note"} & {*names}: return [*names]
     folder = data_root(root) / FOLDER
-    if ids := sorted(_records(folder)): return ids if "openml" in names else [i for i in ids if i in DEEP]
-    raise FileNotFoundError(f"no table of OpenML is in {folder}: run `mixrepro data get openml --root {folder.parent}` "
-                            "or take the profile 'embedded'")
+    of = "" if "openml" in names else " that the note has for a fully connected network"
+    if ids := [i for i in sorted(_records(folder)) if i in DEEP or not of]: return ids
+    raise FileNotFoundError(f"no table of OpenML{of} is in {folder}: run `mixrepro data get openml --root "
+                            f"{folder.parent}` or take the profile 'embedded'")
 
 def results(p: Protocol, names: Iterable, store: Store | None = None,
             root: str | Path | None = None) -> tuple[list[dict], dict[str, str]]:

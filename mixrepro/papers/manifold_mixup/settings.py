@@ -405,7 +405,7 @@ class Theorem(Settings):
 ARTEFACTS = catalogue("manifold_mixup",
     shows("mm-fig1", "Two spirals: decision boundaries and 2-D hidden states of three models", spirals, Spirals),
     shows("mm-fig2", "Loss on interpolated points, in the input and in hidden layers", grid, Supervised),
-    shows("mm-fig3", "Interpolations in pixel space", no_runs),
+    shows("mm-fig3", "Interpolations in pixel space", no_runs, looks_at=("cifar10",)),
     shows("mm-fig4", "Interpolations of hidden states, seen through a trained decoder", no_runs, Decoders,
           shared=decoders),
     shows("mm-fig5", "Rendered digits with known factors: the three tasks and how they mix", no_runs),
