@@ -261,6 +261,22 @@ def test_every_part_too(name):
     assert all(row["where"] for row in provenance(kind()).values())
 
 
+PRINTED = {  # by a paper, or in the code and the commands released with it; what the notebooks compute with defaults is not here
+    "cutmix": dict(alpha=1., prob=.5, per="batch"),  # Yun et al. (2019), command for CIFAR
+    "puzzlemix": dict(alpha=1., blocks=(2, 4, 8, 16), n_labels=3, beta=1.2, gamma=.5, eta=.2, neigh=4, transport=True, t_eps=.8, t_size=4),  # Kim et al. (2020), the same
+    "at": dict(mode="train"), "iat": dict(mode="train", shared=False), "factor-mixup": dict(alpha=1., per="example", whole=True),
+    "ssl-mixup": dict(l1_on="all", target="softmax"), "ssl-manifold-mixup": dict(l1_on="all", target="softmax"),  # Manifold Mixup, section 5.2, appendix E
+    "gan-mixup": dict(alpha=.5, stages=(0, 1, 2), law="uniform", target="mixed", against=True),  # appendix G
+    "decoder": dict(stage=2, noise=.05), "fine-tune": dict(frozen=False), "adamixup": dict(hidden=100), "genmix-gan": dict(energy="distance", hold_nearest=True)}
+
+
+@pytest.mark.parametrize("name", PRINTED)
+def test_a_default_is_what_its_source_prints(name):
+    rows = provenance(METHODS[name]())
+    assert {field: rows[field]["value"] for field in PRINTED[name]} == PRINTED[name]
+    assert all(rows[field]["source"] in ("paper", "code") for field in PRINTED[name])
+
+
 def test_traits_are_those_that_the_plans_typed():
     having = lambda trait, value=True: {n for n, kind in METHODS.items() if getattr(kind, trait) == value}
     assert having("on_vae") == having("raw") == {"mixup-r", "varmixup", "adv-varmixup", "erm-r"}

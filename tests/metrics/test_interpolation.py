@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -16,7 +17,7 @@ from helpers import seeded
 from mixrepro.data.datasets import load
 from mixrepro.methods.attacks import ascend
 from mixrepro.metrics.accuracy import nll, predict
-from mixrepro.metrics.attacked import ATTACKS, FGSM, Unbounded, attacked, unbounded
+from mixrepro.metrics.attacked import ATTACKS, FGSM, PGD, Unbounded, attacked, unbounded
 from mixrepro.metrics.catalogue import METRICS, measure
 from mixrepro.metrics.interpolation import GRID, different_pairs, draw_pairs, interpolated, interpolation, to_nearest
 from mixrepro.metrics.neighbours import nearest, neighbours, vote
@@ -269,6 +270,17 @@ def test_accuracies_fall_with_the_steps_and_the_network_is_left_as_it_was(net, t
     net.eval()
     clean = (predict(net, few).argmax(1) == few.y).double().mean().item()
     assert one["accuracy"][0] == pytest.approx(clean) and list(hit["accuracy"]) == list(ATTACKS) and max(hit["accuracy"].values()) <= clean + .1
+
+
+def test_an_attack_is_named_by_what_it_does():
+    for name, attack in ATTACKS.items():
+        over, under, space = re.match(r"([.\d]+)(?:/(\d+))?, (\w+)", name).groups()
+        assert attack.eps == float(over) / float(under or 1) and attack.space == space.removesuffix("s")
+        assert attack.criterion == ("bce" if name.endswith("as in the code") else "ce")
+    for name, attack in PGD.items():
+        n, step, eps = map(int, re.fullmatch(r"(\d+) steps of (\d+)/255 within (\d+)/255", name).groups())
+        assert (attack.steps, attack.step, attack.eps, attack.start) == (n, step / 255, eps / 255, "uniform")
+    assert (Unbounded().steps, Unbounded().step, Unbounded().bounds) == (200, .01, False), "Manifold Mixup paper, appendix F"
 
 
 @pytest.mark.parametrize("bad, message", [(dict(eps=0), "the radius eps must be above 0"), (dict(space="pixels"), "unknown space 'pixels': did you mean 'pixel'"),

@@ -10,7 +10,7 @@ from torch import nn
 from helpers import seeded
 from mixrepro.data.datasets import load
 from mixrepro.metrics.catalogue import METRICS
-from mixrepro.metrics.robust import BEFORE, AutoAttack, AutoPGD, robust
+from mixrepro.metrics.robust import BALLS, BEFORE, AutoAttack, AutoPGD, robust
 from mixrepro.methods.erm import ERM
 from mixrepro.networks.zoo import build
 from mixrepro.training.fit import fit
@@ -37,6 +37,12 @@ def test_radii_of_a_network_whose_radius_is_known():
     test = ImageSet(x, torch.zeros(6, dtype=torch.int64), ("a", "b"), "digits", "test")
     (found,) = robust([Boundary(103.5 / 255)], test, AutoPGD(4), {"1": 1 / 255, "2": 2 / 255}, arrays=True)
     assert found["arrays"]["right"].tolist() == [[True] * 4 + [False] * 2, [True] * 3 + [False] * 3, [True] * 2 + [False] * 4]
+
+
+def test_a_ball_is_named_by_its_radius():
+    for name, radius in BALLS.items():
+        over, _, under = name.partition("/")
+        assert float(over) / float(under or 1) == radius
 
 
 def test_flat_networks_are_told():

@@ -74,4 +74,6 @@ def test_the_table_shows_geometric_means_and_the_columns_that_are_there(measured
     at = measured.pivot(index="seed", columns="model", values="scatter")
     for name, line in (("erm", erm), ("mixup", mixup)): assert f"| {stats.gmean(at[name]):.2g} |" in line
     share = P.factor(measured, "mixup", "erm")
+    alone = P.model_table(measured[measured.seed == 0]).splitlines()
+    assert "±" in mixup and "±" not in "".join(alone) and alone[-1].endswith(" (n = 1) |"), "one seed has no spread"
     assert "Entropy" not in head and erm.endswith("|  |") and f"{share[0]:.2g} [{share[1]:.2g}, {share[2]:.2g}]" in mixup

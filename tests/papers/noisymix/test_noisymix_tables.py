@@ -1,5 +1,6 @@
 "Columns of NoisyMix's tables against the printed numbers."
 
+import re
 from types import SimpleNamespace
 
 import numpy as np
@@ -10,6 +11,7 @@ from scipy import stats
 from conftest import ROOT
 from mixrepro.data.corruptions import CORRUPTIONS
 from mixrepro.data.perturbations import PERTURBATIONS
+from mixrepro.papers.noisymix.claims import NOISYMIX_CLAIMS
 from mixrepro.papers.noisymix.tables import QUIET, SNOW, flip_columns, lead_by_column, widened, with_quiet
 from mixrepro.repro.ledger import reported
 
@@ -54,3 +56,12 @@ def test_the_papers_own_contrast_stands_below_fifteen_columns_with_its_intervals
     for kind, r in zip(CORRUPTIONS, rows.itertuples(index=False)):
         assert float(r.paper) == pytest.approx(paper.loc[kind, "noisymix"] - paper.loc[kind, "augmix"], abs=.005) and "[" in r.ours
         assert list(r) in page
+
+
+def test_a_bound_is_the_one_that_the_claim_speaks_of():
+    "Over n points is n; about n points is what rounds to n, of which 11.49 is printed as 11.5."
+    bounds = [(c.says, t.bound) for c in NOISYMIX_CLAIMS for t in c.terms if getattr(t, "bound", 0)]
+    for says, bound in bounds:
+        how, n = re.search(r"(over|more than|about) (\d+) points?", says).groups()
+        assert abs(bound - (int(n) - .5 * (how == "about"))) <= .01 + 1e-9, says
+    assert len(bounds) == 11
