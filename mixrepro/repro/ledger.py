@@ -60,10 +60,11 @@ def frame(found: list[Row],  # from `rows`
 
 # %% ../../nbs/repro/82_ledger.ipynb #85813484
 def p_value(p: float | None) -> str:
-    "A p-value as it stands on a page, on its own side of `ALPHA`; nothing where there is none."
+    "A p-value as it stands on a page, on its own side of `ALPHA` if five digits tell; nothing where there is none."
     if p is None or math.isnan(p): return ""
-    rounded = (f"{p:.{digits}g}" for digits in range(2, 18))
-    return "< 0.001" if p < .001 else next(s for s in rounded if (float(s) < ALPHA) == (p < ALPHA))
+    rounded = [f"{p:.{digits}g}" for digits in range(2, 6)]
+    own = (text for text in rounded if (float(text) < ALPHA) == (p < ALPHA))
+    return "< 0.001" if p < .001 else next(own, rounded[0])
 
 @dataclass(frozen=True)
 class Words:
