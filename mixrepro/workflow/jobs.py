@@ -5,11 +5,11 @@
 # %% auto #0
 __all__ = ['WORK', 'TRAIN', 'TABLES', 'ON_DISK', 'AT_FIRST', 'SWITCHES', 'INLINE', 'OPEN_FILES', 'PARENT', 'KINDS_OF_WORK',
            'UNKNOWN', 'depth', 'side_by_side', 'groups', 'ready', 'meant', 'made_of', 'said_by', 'written_in',
-           'unfetched', 'behind', 'looked_at', 'read_beside', 'jobs', 'first', 'title', 'specs_in', 'planned',
-           'unfinished', 'check_standing', 'fetching', 'check_fetched', 'check_gpu', 'made', 'seen_of_package',
-           'written_meanwhile', 'forget', 'without_what_stands', 'open_tasks', 'expected', 'takes_files', 'environment',
-           'Busy', 'kernelspec', 'allow_open_files', 'snakemake', 'check_folders', 'check_files', 'check_places',
-           'only_one', 'full', 'hiding', 'ended', 'reason', 'logged', 'told']
+           'unfetched', 'behind', 'looked_at', 'read_beside', 'jobs', 'first', 'title', 'leaves', 'titles', 'specs_in',
+           'planned', 'unfinished', 'check_standing', 'fetching', 'check_fetched', 'check_gpu', 'made',
+           'seen_of_package', 'written_meanwhile', 'forget', 'without_what_stands', 'open_tasks', 'expected',
+           'takes_files', 'environment', 'Busy', 'kernelspec', 'allow_open_files', 'snakemake', 'check_folders',
+           'check_files', 'check_places', 'only_one', 'full', 'hiding', 'ended', 'reason', 'logged', 'told']
 
 # %% ../../nbs/workflow/92_jobs.ipynb #0b06fea7
 import hashlib
@@ -21,6 +21,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from functools import lru_cache
@@ -212,8 +213,9 @@ def jobs(ids: list[str],            # artefacts; empty: every ready one
     tasks = behind({i: task(find(i), v) for i, v in values.items()})
     for name, g in every.items():
         write_if_changed(base / WORK / "plans" / f"{name}.json", json.dumps([to_json(s) for s in g["specs"]], indent=1))
+    said = titles({name: g["specs"] for name, g in every.items()})
     return dict(profile=profile, python=sys.executable, gpu=torch.cuda.is_available(), artefacts=tasks,
-                groups={name: dict(needs=g["needs"], title=title(g["specs"]), stamp=f"{WORK}/stamps/{name}",
+                groups={name: dict(needs=g["needs"], title=said[name], stamp=f"{WORK}/stamps/{name}",
                                    made_of=made_of(train))
                         for name, g in every.items()})
 
@@ -231,6 +233,25 @@ def title(specs: list[Spec]) -> str:
     if len({s.seed for s in specs}) < len(specs):
         return f"{several(methods, 4)} on {several(datasets, 4)} ({len(specs)} runs)"
     return f"{s.method} on {s.dataset} ({s.network}, {s.epochs} epochs, {len(specs)} seed{'s' * (len(specs) > 1)})"
+
+# %% ../../nbs/workflow/92_jobs.ipynb #84d11f04
+def leaves(value: dict | object, name: str = "") -> dict[str, str]:  # value: settings, or one
+    "Settings within settings, each by its path; a part's own name stands for the part."
+    if not isinstance(value, dict): return {name: str(value)}
+    inner = {n: name if n in ("name", "method_args", "network_args") else f"{name} {n}".strip() for n in value}
+    return {k: v for n, v in value.items() for k, v in leaves(v, inner[n]).items()}
+
+def titles(groups: dict[str, list[Spec]]) -> dict[str, str]:  # by a group's name
+    "Groups in words, no two alike."
+    said = {name: title(specs) for name, specs in groups.items()}
+    have = {name: {s for spec in specs for s in leaves(to_json(spec)).items() if s[0] != "seed"}
+            for name, specs in groups.items()}
+    for same in ([n for n in said if said[n] == t] for t in {*said.values()}):
+        having = Counter(s for name in same for s in have[name])
+        for name in same:
+            own = sorted((s for s in have[name] if having[s] < len(same)), key=lambda s: (having[s], s))
+            if own: said[name] = f"{said[name][:-1]}; {several([' '.join(s) for s in own])})"
+    return said
 
 # %% ../../nbs/workflow/92_jobs.ipynb #ccf4e89d
 @lru_cache(maxsize=4096)
