@@ -996,6 +996,9 @@ def unnamed(e: OSError) -> str:  # empty where nothing is known
     "What a system's error is about that names no file."
     try: os.getcwd()
     except FileNotFoundError: return "the current folder is gone: change to one that is there"
+    except OSError as lost:  # a network's disk
+        advice = ADVICE.get(lost.errno, "change to another")
+        return f"the current folder cannot be read: {(lost.strerror or str(lost)).lower()}; {advice}"
     try: print(end="", flush=True)
     except BrokenPipeError: return ""
     except OSError as full:

@@ -36,7 +36,8 @@ ADVICE = {errno.ENOSPC: "free some space and run again", errno.EDQUOT: "free som
           errno.ENOTDIR: "a file stands where a folder is needed: move it away",
           errno.EEXIST: "a file stands where a folder is needed: move it away",
           errno.EISDIR: "a folder stands where the file should go: move it away",
-          errno.ELOOP: "a link leads to itself: remove it", errno.ENAMETOOLONG: "choose a shorter name"}
+          errno.ELOOP: "a link leads to itself: remove it", errno.ENAMETOOLONG: "choose a shorter name",
+          **dict.fromkeys((errno.EIO, errno.ESTALE, errno.ENOTCONN), "see whether its disk is still there")}
 
 def explained(e: OSError,  # the system's error
               path: Path,  # the file that was to be written
