@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['TEMPERED', 'UNMIXED', 'alike', 'check_row', 'Trained', 'pictured', 'Measured', 'Page', 'Compared', 'Tempered',
-           'comparisons', 'one_family', 'networks', 'sharing', 'Captioned', 'duration', 'Study']
+           'comparisons', 'one_family', 'networks', 'sharing', 'judges', 'Captioned', 'duration', 'Study']
 
 # %% ../../nbs/workflow/91_study.ipynb #2133123d
 from collections import Counter
@@ -40,7 +40,7 @@ from ..repro.verdicts import holm
 from ..training.loop import environment, train_run
 from ..training.made import caveats
 from ..training.progress import with_progress
-from ..training.spec import name_of
+from ..training.spec import Spec, name_of
 from ..training.store import Run, Store, history
 from .drawn import note
 from .injected import cells_run, check_injected
@@ -299,9 +299,14 @@ def sharing(artefact: Artefact,
     every = {a: theirs for a in others if ours and networks(theirs := cells(a, at, 1)) & ours}
     return [a.id for a, theirs in every.items() if not networks(papers_cells(a, theirs)) & papers]
 
-# %% ../../nbs/workflow/91_study.ipynb #7dae5b47
-UNMIXED = ("erm", "ssl-baseline")  # methods by which a stand-in and its recipe are judged
+# %% ../../nbs/workflow/91_study.ipynb #3230f4ed
+UNMIXED = ("erm", "ssl-baseline")
 
+def judges(spec: Spec) -> bool:
+    "Whether a run judges a stand-in and its recipe: no mixing, on the data set's own images, not on views of them."
+    return spec.method in UNMIXED and "views" not in spec.method_args and spec.dataset == tested_on(spec.dataset)
+
+# %% ../../nbs/workflow/91_study.ipynb #7dae5b47
 class Captioned(Tempered):
     "What a study says under everything that it publishes."
 
@@ -334,7 +339,7 @@ class Captioned(Tempered):
         if not self.scale.recipe or "runs" not in vars(self) or isinstance(self.settings, type(regime)): return []
         found = {}
         for c, run in zip(self.cells, self.runs):
-            if c.spec.method not in UNMIXED or tested_on(c.spec.dataset) not in self.departures.standins: continue
+            if not judges(c.spec) or c.spec.dataset not in self.departures.standins: continue
             error = 100 * (1 - history(run)[-1]["accuracy"])
             found.setdefault(name_of(replace(c.spec, seed=0)), (c.row, c.column, {}))[2][c.spec.seed] = error
         return outside(found.values(), regime.band, self.labels)
