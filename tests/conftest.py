@@ -169,6 +169,7 @@ def check_pages(project: Path, artefacts) -> None:
         assert any(above in s for s in shown), a.id
         if a.id == "x-errata": continue
         assert not [m for s in (text, *shown) for m in VERDICTS.findall(s)], a.id
+        assert not re.search(r"\bnan\b", text), f"{a.id} shows nan for what does not exist"
         data = pd.read_csv(project / "figures/smoke" / a.paper / f"{a.id}.csv")
         for words in (data[c].dropna() for c in ("direction", "value") if c in data):
             assert pd.api.types.is_numeric_dtype(words) or set(words) <= NO_VERDICTS, a.id

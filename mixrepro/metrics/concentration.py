@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['LOW', 'TAU', 'states', 'from_states', 'scatter', 'scatter_ratio', 'check_states', 'check_threshold', 'unsure',
-           'hidden_plane', 'check_grid', 'concentration', 'check_places', 'in_hull', 'hull', 'paired_ratio',
-           'check_ratios', 'class_spectra', 'gap', 'dimension', 'allowed', 'dimensions']
+           'hidden_plane', 'check_grid', 'check_saw_all', 'concentration', 'check_places', 'in_hull', 'hull',
+           'paired_ratio', 'check_ratios', 'class_spectra', 'gap', 'dimension', 'allowed', 'dimensions']
 
 # %% ../../nbs/metrics/70_concentration.ipynb #ad172350
 import math
@@ -113,12 +113,19 @@ def check_grid(h: Tensor, side: int, margin: float) -> None:  # as for `hidden_p
     if not isinstance(margin, Real) or not -.5 < margin < math.inf:
         raise ValueError(f"the margin must be above -1/2, a share of the box's sides, got {margin!r}")
 
+# %% ../../nbs/metrics/70_concentration.ipynb #3e9e5fbb
+def check_saw_all(nets: Sequence[nn.Module]) -> None:
+    "Refuse networks that were trained on a part of the images that are taken for theirs."
+    if not (few := [n for net in nets if (n := getattr(net, "n_train", 0))]): return  # 0: it was trained on all
+    raise ValueError(f"all training images are looked at again, but a network was trained on {few[0]} of them: "
+                     "ask networks of runs with n_train=0")
+
 # %% ../../nbs/metrics/70_concentration.ipynb #a3d2adae
 def concentration(nets: Sequence[nn.Module],  # networks with a 2-D bottleneck as stage 1
                   test: ImageSet,             # the test set, on their device
                   ) -> list[dict]:  # one each; entropies in nats
     "Concentration and confidence in the bottleneck (Manifold Mixup paper, figures 1, 6 and 7)."
-    check_networks(nets); check_in_stages(nets)
+    check_networks(nets); check_in_stages(nets); check_saw_all(nets)
     train, out = load(test.name, "train").to(test.x.device), []
     for net in nets:
         h = states(net, test.floats())
@@ -244,7 +251,7 @@ def dimensions(nets: Sequence[nn.Module],  # networks whose stage 1 is a vector
                test: ImageSet,
                ) -> list[dict]:  # one each
     "Spectra and dimensions of the classes' training states after stage 1 (Manifold Mixup paper, corollary 1)."
-    check_networks(nets); check_in_stages(nets)
+    check_networks(nets); check_in_stages(nets); check_saw_all(nets)
     train, out = load(test.name, "train").to(test.x.device), []
     for net in nets:
         h = states(net, train.floats())

@@ -47,7 +47,7 @@ class Moments:
         self.mean, self.scatter = self.mean.to(f.device), self.scatter.to(f.device)
         middle = f.mean(0)
         delta, f, total = middle - self.mean, f - middle, self.n + m
-        self.scatter += f.T @ f + torch.outer(delta, delta) * (self.n * m / total)
+        self.scatter = self.scatter + (f.T @ f + torch.outer(delta, delta) * (self.n * m / total))
         self.mean, self.n = self.mean + delta * (m / total), total
         return self
 

@@ -124,11 +124,15 @@ class Trained:
         for row, like, given in self.added: paper += alike(paper, row, like, **given)
         return departures(paper, self.cells, self.labels)
 
+    def check_looks(self, names: Iterable[str], known: Iterable[str]) -> None:  # data sets
+        "Refuse what the artefact does not name: before anything runs it is asked whether they are there."
+        for name in sorted({*names} - {*known}):
+            raise ValueError(f"{self.artefact.id} does not say that it looks at {name!r}: name it in looks_at=, where "
+                             "the artefact is listed")
+
     def reads(self, paper: str) -> str:
         "Our data set for one of the paper's that is looked at without a run; a stand-in is named in the caption."
-        if paper not in self.artefact.looks_at:  # before anything runs it is asked whether they are there
-            raise ValueError(f"{self.artefact.id} does not say that it looks at {paper!r}: name it in looks_at=, where "
-                             "the artefact is listed")
+        self.check_looks([paper], self.artefact.looks_at)
         ours = self.scale.dataset(paper)
         if ours != paper:
             words = stood_for([("dataset", (paper, ours))], self.labels)
@@ -391,6 +395,8 @@ class Study(Captioned):
                 again: bool = False,  # measure at any rate
                 ) -> list[dict]:  # one a block, for `bench.costs`
         "Measured times of runs, from the scale's file of timings, which is written where it has none."
+        self.check_looks((w.spec.dataset for w in bench.workers.values()),
+                         map(self.scale.datasets.get, self.artefact.looks_at))
         asked = dict(rounds=rounds, threads=bench.cores, device=bench.device)
         return self.by_clock(bench.codes(), blocks, asked, ("hardware", "torch"), lambda: bench.times(rounds), again)
 

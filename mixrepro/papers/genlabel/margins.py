@@ -96,6 +96,7 @@ def fitted_line(z: np.ndarray, w: np.ndarray, v: np.ndarray,  # from `mixtures_o
                 steps: int = 100) -> np.ndarray:              # slope and offset, (3,)
     "The line at the minimum of the loss, by Newton's method."
     def loss(t): return w @ np.logaddexp(0, z @ t) - v @ t
+    theta = theta.copy()  # it may be handed back as it is
     for _ in range(steps):
         p = expit(z @ theta)
         g = (w * p) @ z - v

@@ -12,7 +12,7 @@ from functools import partial
 from typing import Any
 
 from .pages import first_good, half_gain
-from ...repro.claim import (OLDER, Asked, Claim, Effect, Over, Paired, Tables, by_seed, estimated, exact,
+from ...repro.claim import (OLDER, RATIO, Asked, Claim, Effect, Over, Paired, Tables, by_seed, estimated, exact,
                                   indexed, once, seed_by_seed)
 from ...repro.estimates import Estimate, Measured, over_seeds
 from ...repro.rows import EACH
@@ -66,7 +66,7 @@ def unbounded(tables: Tables) -> list:  # of `Effect`
 def dearer_by(method: str, base: str, tables: Tables, **more: Any) -> list:  # of `Effect`
     "How much more operations a step of one method takes than of another."
     step, what = indexed(tables, "x-cost", "method")["FLOPs, a step"], f"FLOPs of a step of {method} over {base}"
-    more |= dict(unit="as a ratio less 1")
+    more |= dict(unit=RATIO)
     return [exact(what, step[method] / step[base] - 1 if {method, base} <= set(step.index) else None, **more)]
 
 def theorem_1(tables: Tables) -> list:  # of `Effect`

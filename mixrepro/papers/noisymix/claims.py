@@ -18,7 +18,7 @@ import pandas as pd
 
 from .parts import meaningful, setting_name
 from .settings import KNOWN
-from ...repro.claim import (Asked, Claim, Effect, Over, Paired, Tables, by_seed, exact, indexed, number,
+from ...repro.claim import (RATIO, Asked, Claim, Effect, Over, Paired, Tables, by_seed, exact, indexed, number,
                                   seed_by_seed)
 
 _says = partial(Claim, "noisymix")
@@ -248,7 +248,7 @@ def as_dear(method: str, base: str, columns: tuple, margin: float, tables: Table
     "How much more a step of one scheme takes than of another, where it can be counted."
     data = indexed(tables, "x-cost", "method")
     def more(c): return data[c][method] / data[c][base] - 1
-    return [exact(f"{c}: {method} over {base}", more(c), unit="as a ratio less 1", margin=margin) for c in columns]
+    return [exact(f"{c}: {method} over {base}", more(c), unit=RATIO, margin=margin) for c in columns]
 
 def as_long(method: str, margin: float, tables: Tables) -> list:  # of `Effect`
     "How much longer a step takes than AugMix's, in measured time; blocks of measurements take the place of seeds."
@@ -256,7 +256,7 @@ def as_long(method: str, margin: float, tables: Tables) -> list:  # of `Effect`
     of = "time, a step, AugMix = 1"
     low, high = (None if pd.isna(r[f"{of}: {end}"]) else float(r[f"{of}: {end}"]) - 1 for end in ("low", "high"))
     return [Effect(f"time: {method} over augmix", ours=float(r[of]) - 1, low=low, high=high, n=int(r["blocks"]),
-                   over="blocks", margin=margin, unit="as a ratio less 1")]
+                   over="blocks", margin=margin, unit=RATIO)]
 
 NM_COST = (
     _says("section 1", "Training with NoisyMix costs about as much as with AugMix.",

@@ -95,11 +95,15 @@ def filmed_in(study: Any,
     return filmed_words(study.values(metric)[0], len(load(test, "test")))
 
 # %% ../../../nbs/noisymix/05_tables.ipynb #e712875a
-def translated(means: pd.DataFrame,  # of `side_by_side`
-               ) -> float:           # a share
-    "The share of ERM's mean over the ten perturbations that is due to translation."
-    erm = means.iloc[0]
-    return erm["translate"] / (len(PERTURBATIONS) * erm["mean"])
+def translated(paper: pd.DataFrame, ours: pd.DataFrame,  # of `side_by_side`
+               ) -> str:
+    "A sentence: the share of ERM's mean over the ten perturbations that is due to translation."
+    def share(means):
+        erm = means.iloc[0]
+        return f"{erm['translate'] / (len(PERTURBATIONS) * erm['mean']):.0%}" if erm["mean"] else ""
+    here = f"{share(ours)} here" if share(ours) else "no share here, where nothing flips"
+    return (f"Translation makes up {share(paper)} of ERM's mean in the paper and {here}: "
+            "images are moved by as many pixels as CIFAR-10's, which are 32 pixels wide, even if they are smaller.")
 
 def rarer(page: pd.DataFrame,  # `data` of a table of films with the contrast of NoisyMix over AugMix
           ) -> str:

@@ -14,7 +14,7 @@ from ...extras import need
 
 need("pandas")
 from .autoencoders import of_mixtures, rank_interval, rank_p
-from ...repro.claim import (OLDER, Asked, Claim, Effect, Over, Tables, by_seed, exact, indexed, once,
+from ...repro.claim import (OLDER, RATIO, Asked, Claim, Effect, Over, Tables, by_seed, exact, indexed, once,
                                   seed_by_seed, times)
 from ...repro.rows import EACH
 
@@ -54,7 +54,7 @@ def dearer(method: str, others: tuple, tables: Tables) -> list:  # of `Effect`
     data = indexed(tables, "x-cost", "method")
     cost, hours = data["FLOPs, a run, paper's network"], data["paper (hours)"]
     def more(of, o): return of[o] / of[method] - 1
-    return [exact(f"FLOPs of {o} over {method}", more(cost, o), more(hours, o), "as a ratio less 1")
+    return [exact(f"FLOPs of {o} over {method}", more(cost, o), more(hours, o), RATIO)
             for o in others if {o, method} <= set(data.index)]
 
 # %% ../../../nbs/varmixup/05_claims.ipynb #14818628
