@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['SHORTER', 'SIDE', 'middle', 'window', 'Files', 'gathered_files', 'unspoilt', 'loaded', 'OnDisk', 'imagenet_folder',
            'check_shown', 'strays', 'stray_faults', 'check_strays', 'check_filled', 'image_files', 'check_same_classes',
-           'imagenet', 'imagenet_stylized', 'imagenet_r', 'imagenet_c', 'undecodable', 'benchmark_decoding']
+           'imagenet', 'imagenet_stylized', 'check_renditions', 'imagenet_r', 'imagenet_c', 'undecodable',
+           'benchmark_decoding']
 
 # %% ../../nbs/data/01h_image_folder.ipynb #14899916
 import copy
@@ -218,10 +219,16 @@ def imagenet_stylized(split: str, root: Path, verify: bool = True) -> ImageSet:
     return ImageSet(OnDisk(paths), s.y.repeat_interleave(2), s.classes, "imagenet-stylized", split, s.standin)
 
 # %% ../../nbs/data/01h_image_folder.ipynb #64484e40
+def check_renditions(split: str) -> None:
+    "Refuse renditions of other images than the test images."
+    if split == "test": return
+    raise ValueError(f"there are renditions of ImageNet's test images only, got the split {split!r}: leave it out")
+
 def imagenet_r(split: str = "test",      # there are renditions of the test images only
                root: Path | None = None,  # None: as for `load`
                ) -> ImageSet:             # on disk; its classes are some of ImageNet's
     "Renditions of 200 classes of ImageNet (Hendrycks et al., 2021)."
+    check_renditions(split)
     root = data_root(root)
     paths, y, classes = image_files(root / "imagenet-r", remedy("imagenet-r", root))
     few = f"ImageNet-R, with {len(classes)} of its 200 classes" if len(classes) != 200 else ""

@@ -7,8 +7,8 @@ __all__ = ['NUMBER', 'GROUPED', 'GAPS', 'ENCODERS', 'AS_NUMBERS', 'COLLECTIONS',
            'NOMINAL', 'PAUSES', 'BEGINS', 'DATE', 'SPELLED', 'SEED', 'NOTE', 'DEAD', 'Table', 'check_spelling',
            'check_one_number', 'check_frame', 'check_finite', 'warn_of_order', 'warn_of_rounding', 'check_spread',
            'to_numbers', 'check_not_empty', 'to_labels', 'friedman', 'check_records', 'check_commas', 'check_header',
-           'check_nominal', 'check_texts', 'check_dates', 'check_asked', 'check_two_parts', 'check_parts', 'tabular',
-           'verify_openml', 'warn_of_other', 'fetch_openml']
+           'check_nominal', 'check_texts', 'check_asked', 'check_two_parts', 'check_parts', 'tabular', 'verify_openml',
+           'warn_of_other', 'fetch_openml']
 
 # %% ../../nbs/data/08_tabular.ipynb #6488a665
 import csv
@@ -566,15 +566,6 @@ def check_texts(texts: list[str | None], kind: str | list, name: str, lines: lis
                              "categories in the index: add it there")
         if isinstance(kind, str) and kind.startswith("datetime64") and c is not None and not DATE.fullmatch(c):
             raise ValueError(f"column {name!r} is a date, but row {i + 1} (line {lines[i]}) has {c!r}")
-    if isinstance(kind, str) and kind.startswith("datetime64"): check_dates(texts, kind, name)
-
-def check_dates(texts: list[str | None], kind: str, name: str) -> None:  # as for `_column`
-    "Refuse a type of dates that pandas does not have, or not for these."
-    import pandas as pd
-    try: pd.to_datetime(pd.Series(texts, dtype=object), format="ISO8601").astype(kind)
-    except TypeError as e:
-        raise ValueError(f"column {name!r} has the type {kind!r} in the index, which its dates cannot have: write "
-                         "datetime64[us] there") from e
 
 # %% ../../nbs/data/08_tabular.ipynb #6751aa77
 def _by_kind(names, columns, lines, record: dict) -> list["pd.Series"]:

@@ -145,7 +145,7 @@ def log_odds(logits: Tensor,  # (B, K)
     return logits - others.scatter(1, top, beside)
 
 # %% ../../nbs/methods/20_vicinal.ipynb #b00da20d
-def bce_softmax(logits: Tensor,  # (B, K)
+def bce_softmax(logits: Tensor,  # (B, K); two finite ones in each row, else the gradient at -inf is NaN
                 target: Tensor,  # rows that sum to 1, float (B, K)
                 ) -> Tensor:     # in nats, mean over batch and classes, shape ()
     "Binary cross-entropy of softmax probabilities (code of Verma et al., 2019)."

@@ -107,9 +107,8 @@ def section(name: str,   # a public name
     return "\n\n".join(filter(None, parts))
 
 # %% ../../nbs/workflow/95_reference.ipynb #1bdcfba6
-def module_page(name: str,   # a module, "mixrepro.methods.noise"
-                base: Path,  # the project's folder
-                ) -> str:    # Markdown; empty where the module has no public names
+def module_page(name: str,  # a module, "mixrepro.methods.noise"
+                ) -> str:   # Markdown; empty where the module has no public names
     "The page of a module: the notebook it comes from, and its public names in their order."
     module = importlib.import_module(name)
     names = [n for n in getattr(module, "__all__", []) if not n.startswith("_")]

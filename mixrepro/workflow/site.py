@@ -122,7 +122,7 @@ def write_pages(base: Path,    # the project's folder
     for path in (*base.glob("*.md"), *base.glob("figures/*/README.md")): copied(path, base, source)
     for path in notebooks(base): notebook_page(path, source/path.relative_to(base).with_suffix(".md"))
     for name in modules(base):
-        if text := module_page(name, base): write_if_changed(source/"api"/f"{name.replace('.', '/')}.md", barred(text))
+        if text := module_page(name): write_if_changed(source/"api"/f"{name.replace('.', '/')}.md", barred(text))
     ordered = [*sorted(base.glob("*.md")), *sorted(source.rglob("*.md"))]
     return list(dict.fromkeys(p.relative_to(source if source in p.parents else base).as_posix() for p in ordered))
 

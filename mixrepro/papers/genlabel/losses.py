@@ -54,7 +54,7 @@ def mean_h(a: Tensor, b: Tensor) -> Tensor:  # scores, any shape -> nats, (...)
     series = h_loss(mid, torch.zeros(())) + p * (1 - p) * gap**2 / 24
     return torch.where(near, series, (F(a) - F(b)) / torch.where(near, 1., gap))
 
-def label_moments(x: Tensor, y: Tensor, law: Law, nodes: int = 1024) -> tuple[Tensor, Tensor]:  # (n, n) each
+def label_moments(x: Tensor, law: Law, nodes: int = 1024) -> tuple[Tensor, Tensor]:  # (n, n) each
     "E[y_gen lambda] and E[y_gen (1 - lambda)] of each pair, by the true densities (independent columns)."
     check_independent(law)
     lam, w = rule(1., 1., nodes)
@@ -112,7 +112,7 @@ def linear_losses(x: Tensor, y: Tensor, law: Law, phi: Tensor, norm: float = 10.
     theta = norm * torch.stack([phi.cos(), phi.sin()])
     f, third, (A, B) = x @ theta, torch.full_like(y, 1 / 3), pair_constants(law, y)
     eta = radius_of(x, theta.T.expand(len(x), -1, -1), A)
-    mix, gen = mixed_losses(f, linear_moments(y), label_moments(x, y, law))
+    mix, gen = mixed_losses(f, linear_moments(y), label_moments(x, law))
     found = {"Mixup": mix, "GenLabel": gen, "ERM": h_loss(f, y[:, None]).mean(0),
              "Mixup, Taylor": taylor_loss(f, y, third, third / 2),
              "GenLabel, Taylor": taylor_loss(f, y, A, B),

@@ -344,9 +344,8 @@ def errata(seed: int = 0,  # of points and networks
            ) -> list[Erratum]:
     "The errata of the paper, in reading order."
     table = partial(reported, "noisymix")
-    def printed(id, name, column): return table(id).query("row == @name and column == @column")["mean"].item()
     c = draw_case(torch.Generator().manual_seed(seed))
-    cutmix, stylized = printed("nm-table3", "cutmix", "cifar10-c"), printed("nm-table12", "stylized", "mean")
+    cutmix, stylized = number("nm-table3", "cutmix", "cifar10-c"), number("nm-table12", "stylized", "mean")
     return [impossible_shares(table("nm-fig4")), one_seed(table("nm-fig4")), *first_order(c, seed),
             *second_order(c, seed), lower_bound(seed), copied_row(table("nm-table6")),
             wrong_mean(table("nm-table9"), "cutmix", cutmix, "Table 9, CutMix", "the accuracies behind Table 3's mean"),
