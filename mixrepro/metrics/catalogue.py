@@ -4,18 +4,18 @@
 
 # %% auto #0
 __all__ = ['ON_2000', 'SOME_DAMAGED', 'SOME_FILMED', 'FEW_FILMED', 'FEW', 'APGD_ON_250', 'APGD_ON_60', 'IN_PIXELS', 'METRICS',
-           'DAMAGED', 'FLIPS', 'READ', 'ALSO', 'OF_CELLS', 'AT_SOME', 'OPENING', 'OPENED', 'OF_TRAINING', 'IMAGES',
-           'IN_CELLS', 'logits', 'clean', 'calibration', 'on_first', 'key_of', 'code_of_metric', 'read_ahead',
-           'images_met', 'telling_how_far', 'fill', 'check_files_of', 'check_same', 'check_seen_again', 'filled',
-           'said', 'with_sure', 'told', 'check_labels_of', 'measure', 'share_fitted', 'fitted', 'adopt', 'of_logits',
-           'of_calibration', 'of_scaled', 'of_ranks', 'of_moved', 'of_images']
+           'DAMAGED', 'FLIPS', 'READ', 'ALSO', 'OF_CELLS', 'AT_SOME', 'OPENING', 'AT_ONCE', 'OPENED', 'OF_TRAINING',
+           'IMAGES', 'IN_CELLS', 'logits', 'clean', 'calibration', 'on_first', 'key_of', 'code_of_metric', 'read_ahead',
+           'images_met', 'telling_how_far', 'at_once', 'fill', 'fill_some', 'check_files_of', 'check_same',
+           'check_seen_again', 'filled', 'said', 'with_sure', 'told', 'check_labels_of', 'measure', 'share_fitted',
+           'fitted', 'adopt', 'of_logits', 'of_calibration', 'of_scaled', 'of_ranks', 'of_moved', 'of_images']
 
 # %% ../../nbs/metrics/69_catalogue.ipynb #82828743
 import os
 import re
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -158,34 +158,61 @@ def images_met(key: str,        # a name in METRICS
 
 # %% ../../nbs/metrics/69_catalogue.ipynb #0f12d134
 @contextmanager
-def telling_how_far(nets: list, what: str,
-                    each: int,  # images that each network meets; 0: the first one that is through with its own tells
-                    ) -> Iterator[None]:
+def telling_how_far(count: int,  # networks, in all
+                    what: str,   # is said before the share
+                    each: int,   # images that each network meets; 0: the first one that is through with its own tells
+                    # within it what is given is called with those of the networks that are asked next
+                    ) -> Iterator[Callable[[list], AbstractContextManager]]:
     "While a metric asks networks: a bar of how much it has asked."
-    met = [0] * len(nets)
+    met = []
     def share(i):
-        if each: return sum(met) / (each * len(nets))
-        return (i + (min(met[i] / met[0], 1.) if i else 0.)) / len(nets)
+        if each: return sum(met) / (each * count)
+        return (i + (min(met[i] / met[0], 1.) if i else 0.)) / count
     def hook(i):
         def enters(_, args):
             met[i] += len(args[0])
             show(share(i))
         return enters
-    with share_shown(what) as show, ExitStack() as hooks:
-        for i, net in enumerate(nets):  # what is asked for features passes the normalisation too
-            first = norm if isinstance(norm := getattr(net, "norm", None), nn.Module) else net
-            hooks.enter_context(first.register_forward_pre_hook(hook(i)))
-        yield
+    @contextmanager
+    def asked(nets):
+        with ExitStack() as hooks:
+            for net in nets:  # what is asked for features passes the normalisation too
+                first = norm if isinstance(norm := getattr(net, "norm", None), nn.Module) else net
+                hooks.enter_context(first.register_forward_pre_hook(hook(len(met))))
+                met.append(0)
+            yield
+    with share_shown(what) as show: yield asked
+
+# %% ../../nbs/metrics/69_catalogue.ipynb #df59e75e
+AT_ONCE = 1_000_000  # images that networks meet before what was found is kept: some minutes on a CPU
+
+def at_once(key: str,        # a name in METRICS
+            test: ImageSet,  # the test set, an ImageSet
+            count: int,      # networks
+            ) -> int:        # networks, from 1
+    "How many networks a metric is computed for before their values are kept."
+    each = images_met(key, test)
+    if not each: return 1
+    return count if max(test.shape[1:]) > 64 else min(count, AT_ONCE // each or 1)
 
 # %% ../../nbs/metrics/69_catalogue.ipynb #3d0f6c50
 OPENED: dict[Path, str] = {}  # a run's folder -> the weights that were there as it was last opened to be measured
 
 def fill(runs: list[Run], key: str, dataset: str, device: str) -> None:
+    "Measure and keep, some runs after the others."
+    check_seen_again(runs, key)
+    test = load(dataset, "test").to(device)
+    some = at_once(key, test, len(runs))
+    with telling_how_far(len(runs), f"{key} of {counted(len(runs))}", images_met(key, test)) as asked:
+        for i in range(0, len(runs), some): fill_some(runs[i:i + some], key, test, device, asked)
+
+def fill_some(runs: list[Run], key: str, test: ImageSet, device: str,
+              asked: Callable,  # of `telling_how_far`
+              ) -> None:
     "Measure and keep; arrays first."
-    check_same(runs, False); check_seen_again(runs, key)
-    nets, test, begin = [open_net(r, device) for r in runs], load(dataset, "test").to(device), time.perf_counter()
-    with telling_how_far(nets, f"{key} of {counted(len(runs))}", images_met(key, test)):
-        values = METRICS[key](nets, test)
+    check_same(runs, False)
+    nets, begin = [open_net(r, device) for r in runs], time.perf_counter()
+    with asked(nets): values = METRICS[key](nets, test)
     check_same(runs, True)
     seconds = (time.perf_counter() - begin) / len(runs)
     for run, value in zip(runs, values):
