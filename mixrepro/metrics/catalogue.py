@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['ON_2000', 'SOME_DAMAGED', 'SOME_FILMED', 'FEW_FILMED', 'FEW', 'APGD_ON_250', 'APGD_ON_60', 'IN_PIXELS', 'METRICS',
-           'DAMAGED', 'FLIPS', 'READ', 'ALSO', 'OF_CELLS', 'AT_SOME', 'OPENING', 'AT_ONCE', 'OPENED', 'OF_TRAINING',
+           'DAMAGED', 'FLIPS', 'READ', 'ALSO', 'OF_CELLS', 'AT_SOME', 'OPENING', 'MET_AT_ONCE', 'OPENED', 'OF_TRAINING',
            'IMAGES', 'IN_CELLS', 'logits', 'clean', 'calibration', 'on_first', 'key_of', 'code_of_metric', 'read_ahead',
            'images_met', 'telling_how_far', 'at_once', 'fill', 'fill_some', 'check_files_of', 'check_same',
            'check_seen_again', 'filled', 'said', 'with_sure', 'told', 'check_labels_of', 'measure', 'share_fitted',
@@ -184,7 +184,7 @@ def telling_how_far(count: int,  # networks, in all
     with share_shown(what) as show: yield asked
 
 # %% ../../nbs/metrics/69_catalogue.ipynb #df59e75e
-AT_ONCE = 1_000_000  # images that networks meet before what was found is kept: some minutes on a CPU
+MET_AT_ONCE = 1_000_000  # images that networks meet before what was found is kept: some minutes on a CPU
 
 def at_once(key: str,        # a name in METRICS
             test: ImageSet,  # the test set, an ImageSet
@@ -193,7 +193,7 @@ def at_once(key: str,        # a name in METRICS
     "How many networks a metric is computed for before their values are kept."
     each = images_met(key, test)
     if not each: return 1
-    return count if max(test.shape[1:]) > 64 else min(count, AT_ONCE // each or 1)
+    return count if max(test.shape[1:]) > 64 else min(count, MET_AT_ONCE // each or 1)
 
 # %% ../../nbs/metrics/69_catalogue.ipynb #3d0f6c50
 OPENED: dict[Path, str] = {}  # a run's folder -> the weights that were there as it was last opened to be measured
