@@ -17,14 +17,20 @@ from mixrepro.data import fetch as F, image_folder as IF, tabular as T
 from mixrepro.data.augment import resized_crop
 from mixrepro.data.augmix import augmix
 from mixrepro.data.corruptions import corrupt
+from mixrepro.data.band import draw_band
 from mixrepro.data.datasets import DATASETS
+from mixrepro.data.deformations import deform
 from mixrepro.data.factors import TASKS, draw_factors
 from mixrepro.data.folder import from_folder
 from mixrepro.data.frost import frost_textures
 from mixrepro.data.images import ImageSet, read_picture
 from mixrepro.data.pairs import image_set
 from mixrepro.data.perturbations import perturb
+from mixrepro.data.points import horseshoe
+from mixrepro.data.shapes import draw_shape
+from mixrepro.data.spirals import draw_spirals
 from mixrepro.data.splits import relabelled
+from mixrepro.data.toys import draw_clouds, draw_rings
 from mixrepro.methods import attacks as K, densities as D, genlabel as G, vicinal as V
 from mixrepro.methods.adamixup import Policy, intrusion_loss
 from mixrepro.methods.autoaugment import auto_augment
@@ -42,7 +48,7 @@ from mixrepro.metrics.attacked import FGSM, Iterated, Unbounded, attacked
 from mixrepro.metrics.boundary import boundary_attack
 from mixrepro.metrics.deformed import deformed
 from mixrepro.metrics.influence import influence
-from mixrepro.metrics.interpolation import interpolation
+from mixrepro.metrics.interpolation import draw_pairs, interpolation
 from mixrepro.metrics.linearity import linearity, linearity_errors
 from mixrepro.metrics.robust import AutoPGD, robust
 from mixrepro.networks.staged import Normalize, drop
@@ -233,7 +239,8 @@ def test_what_no_attack_and_no_loss_can_use(name):
     assert torch.equal(state, torch.get_rng_state()), "nothing was drawn from PyTorch's own generator"
 
 
-DRAWS = {"views": lambda: NoiseViews().view(X, None), "augmix": lambda: augmix(X, None), "mix": lambda: V.draw_mix(4, 1., None), "boxes": lambda: draw_boxes(4, (8, 8), 1., 1., None), "policy": lambda: auto_augment(X, None, "svhn"), "noise": lambda: FeatureNoise(factor="none")(X, None), "dropout": lambda: drop(X, .5, None), "hull": lambda: H.in_hull(H5, 3, None), "window": lambda: resized_crop(X, None),
+DRAWS = {"matching": lambda: draw_pairs(4, None), "distances": lambda: S.kid(H5, H5, 0, 1, 2), "reservoir": lambda: S.Reservoir(2, 3, None), "part": lambda: TEST.subset(2, 0), "deformed": lambda: deform(X, "rotation 20", None), "horseshoe": lambda: horseshoe(3, None), "spirals": lambda: draw_spirals(3, 0),
+         "clouds": lambda: draw_clouds(3, None), "rings": lambda: draw_rings(3, None), "shape": lambda: draw_shape("shape-v", 3, None), "band": lambda: draw_band(3, 0), "views": lambda: NoiseViews().view(X, None), "augmix": lambda: augmix(X, None), "mix": lambda: V.draw_mix(4, 1., None), "boxes": lambda: draw_boxes(4, (8, 8), 1., 1., None), "policy": lambda: auto_augment(X, None, "svhn"), "noise": lambda: FeatureNoise(factor="none")(X, None), "dropout": lambda: drop(X, .5, None), "hull": lambda: H.in_hull(H5, 3, None), "window": lambda: resized_crop(X, None),
          "labels": lambda: relabelled(XY, 4, .5, None), "factors": lambda: draw_factors(TASKS["a"], "train", 3, None), "linearity": lambda: linearity_errors(NET, X, XY, None, steps=1),
          "codes": lambda: build("vae-small", (3, 32, 32), None, seeded(), posterior="gaussian").posterior(torch.rand(2, 3, 32, 32, generator=seeded()), None)}
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from ..core import pick
 from .images import SPLITS
 from .spirals import PointSet, as_images
-from ..guards import check_default
+from ..guards import check_default, check_generator
 
 if TYPE_CHECKING: from matplotlib.axes import Axes
 
@@ -60,6 +60,7 @@ def draw_band(n: int,                     # points
               noise: float = .2,          # standard deviation, after the scale
               ) -> tuple[Tensor, Tensor, Tensor]:  # points (n, 2), classes int64 (n,), places before noise (n, 2)
     "Classes inside (0) and outside (1) of a band, on it by a coin (NoisyMix paper, appendix A)."
+    check_generator(rng)
     if n < 1 or width < 0 or scale <= 0 or noise < 0:
         raise ValueError("there must be 1 point at least, width and noise 0 or more and scale above 0, "
                          f"got {n}, {width}, {noise} and {scale}")

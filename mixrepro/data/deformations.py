@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from ..core import pick
+from ..guards import check_generator
 
 # %% ../../nbs/data/06b_deformations.ipynb #dafa2290
 def places(matrix: Tensor,          # A of each image, (N, 2, 2); rows first
@@ -89,6 +90,7 @@ def draw_matrices(name: str,             # a row of table 5, in DEFORMATIONS
                   rng: torch.Generator,  # the only source of randomness; zooming draws nothing
                   ) -> Tensor:           # A of each image, float64 (n, 2, 2), on the device of `rng`
     "The matrices of a deformation: one angle for each image, or the zoom factor."
+    check_generator(rng)
     kind, much = pick("deformation", name, DEFORMATIONS)
     one = torch.full((n,), much, dtype=torch.float64, device=rng.device)
     if kind is zoom: return kind(one)

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from ..extras import Lazy
 from ..files import check_typed, home, in_a_line, retold
-from ..guards import check_channels_first
+from ..guards import check_channels_first, check_generator
 
 SPLITS = ("train", "test")
 
@@ -64,6 +64,7 @@ def balanced(y: Tensor,                            # labels, int64 (N,)
              rng: torch.Generator | None = None,   # None: the first of each class; else a random draw from each class
              ) -> Tensor:                          # indices in rising order, int64 (n,)
     "Indices of a class-balanced part of a data set."
+    check_generator(rng, some=False)
     if not 1 <= n <= len(y):
         raise ValueError(f"cannot take {n} of {len(y)} examples: expected a number from 1 to {len(y)}")
     order = torch.arange(len(y), device=y.device)

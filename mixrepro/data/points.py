@@ -11,6 +11,8 @@ import math
 import torch
 from torch import Tensor
 
+from ..guards import check_generator
+
 # %% ../../nbs/data/05_points.ipynb #e9c32f6b
 END = .75 * math.pi  # angle of the horseshoe's ends, from the top, in radians
 
@@ -24,6 +26,7 @@ def horseshoe(n: int,                # points
               noise: float = .04,    # standard deviation around the curve; its radius is 1
               ) -> tuple[Tensor, Tensor]:  # points (N, 2), and their angles (N,)
     "A noisy horseshoe, spread evenly along its length."
+    check_generator(rng)
     if n < 1: raise ValueError(f"n must be at least 1, got {n}")
     t = END * (2 * torch.rand(n, generator=rng, device=rng.device) - 1)
     return on_horseshoe(t) + noise * torch.randn(n, 2, generator=rng, device=rng.device), t

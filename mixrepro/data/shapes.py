@@ -18,7 +18,7 @@ from torch import Tensor
 from ..core import pick
 from .images import SPLITS
 from .spirals import PointSet, as_images
-from ..guards import check_default
+from ..guards import check_default, check_generator
 
 if TYPE_CHECKING: from matplotlib.axes import Axes
 
@@ -85,6 +85,7 @@ def draw_shape(name: str,                   # of a shape
                noise: float | None = None,  # standard deviation, 0 or more; that of NOISE unless given
                ) -> tuple[Tensor, Tensor, Tensor]:  # points (n, d), classes int64 (n,), places before noise (n, d)
     "Points of a shape, the classes taking turns."
+    check_generator(rng)
     classes, noise = pick("shape", name, SHAPES), NOISE.get(name) if noise is None else noise
     if n < len(classes) or noise < 0:
         raise ValueError(f"{name} needs {len(classes)} points at least, one of each class, and noise 0 or more, "

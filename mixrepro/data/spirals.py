@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ..core import check_unwritten, pick
 from .images import SPLITS, ImageSet, check_part
-from ..guards import check_default
+from ..guards import check_default, check_generator
 
 # %% ../../nbs/data/05c_spirals.ipynb #1ea0886d
 SQUARE = 2.5  # of the square of the plane that is [0, 1]^2; the spirals end at radius 1
@@ -61,6 +61,7 @@ def draw_spirals(n: int,                # points of each arm
                  start: float = .1,     # radius of the inner end, in [0, 1)
                  ) -> tuple[Tensor, Tensor]:  # points (2n, 2), and their arms, int64 (2n,)
     "Two interleaved spirals, the arms taking turns (Manifold Mixup paper, figure 1)."
+    check_generator(rng)
     if n < 1: raise ValueError(f"each arm must have 1 point at least, got {n}")
     if turns <= 0 or noise < 0 or not 0 <= start < 1:
         raise ValueError("turns must be above 0, noise 0 or more and start in [0, 1), "

@@ -16,7 +16,7 @@ from torch import Tensor
 from ..core import pick
 from .images import SPLITS
 from .spirals import PointSet, as_images
-from ..guards import check_default
+from ..guards import check_default, check_generator
 
 # %% ../../nbs/data/05e_toys.ipynb #c48694e6
 CLOUD_SIDE, CLOUD_VARIANCE = 24., .1  # side of the square of the plane that is [0, 1]^2; of each coordinate
@@ -26,6 +26,7 @@ def draw_clouds(n: int,                # points of each cloud
                 rng: torch.Generator,  # the only source of randomness
                 ) -> tuple[Tensor, Tensor]:  # points (9n, 2), classes int64 (9n,)
     "Nine normal clouds on a grid (code of GenLabel)."
+    check_generator(rng)
     if n < 1: raise ValueError(f"each cloud must have 1 point at least, got {n}")
     y = torch.arange(9, device=rng.device).repeat(n)
     noise = torch.randn(9 * n, 2, generator=rng, device=rng.device)
@@ -53,6 +54,7 @@ def draw_rings(n: int,                # points of each circle
                noise: float = RING_NOISE,  # scale of the Laplace noise on each coordinate
                ) -> tuple[Tensor, Tensor]:  # points (4n, 2), classes int64 (4n,)
     "Two pairs of circles, the classes of the left one exchanged (code of GenLabel)."
+    check_generator(rng)
     if n < 1 or noise < 0: raise ValueError(f"each circle needs 1 point and noise 0 or more, got {n} and {noise}")
     p, y = (t.to(rng.device) for t in on_rings(n))
     u = torch.rand(p.shape, generator=rng, device=rng.device, dtype=p.dtype) - .5

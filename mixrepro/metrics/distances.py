@@ -15,7 +15,7 @@ from numbers import Integral
 import torch
 from torch import Tensor
 
-from ..guards import check_counts_of, check_rows, check_tensor
+from ..guards import check_counts_of, check_generator, check_rows, check_tensor
 from .calibration import check_weights
 from .features import Extractor
 
@@ -119,7 +119,7 @@ class Reservoir:
                  capacity: int,         # rows that are kept, 1 or more
                  rng: torch.Generator,  # draws one key for each row
                  ) -> None:
-        check_counts_of(dim=dim, capacity=capacity or 1)
+        check_counts_of(dim=dim, capacity=capacity or 1); check_generator(rng)
         if capacity < 1: raise ValueError(f"a reservoir keeps 1 row at least, got a capacity of {capacity}")
         self.capacity, self.rng = capacity, rng
         self.rows, self.keys = torch.zeros(0, dim), torch.zeros(0, dtype=torch.float64)
@@ -164,7 +164,7 @@ def kid(a: Tensor,             # features of one set, float (N, d)
         size: int = 1000,      # rows of each set in a subset, drawn without replacement
         ) -> tuple[float, float]:  # mean over the subsets; their standard deviation, divisor `subsets`
     "Kernel distance (Bińkowski et al., 2018): KID for Inception's features."
-    check_parts_of(subsets=subsets, size=size)
+    check_parts_of(subsets=subsets, size=size); check_generator(rng)
     if subsets < 1: raise ValueError(f"subsets must be 1 or more, got {subsets}")
     if not 2 <= size <= min(len(a), len(b)):
         raise ValueError(f"a subset of {size} cannot be drawn from {len(a)} and {len(b)} samples: "

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from ..data.images import ImageSet
-from ..guards import (check_as_many, check_default, check_logits, check_networks, check_no_mask,
-    check_rows, check_size_of, check_whole)
+from ..guards import (check_as_many, check_default, check_generator, check_logits, check_networks,
+    check_no_mask, check_rows, check_size_of, check_whole)
 from ..methods.vicinal import one_hot, soft_ce
 from .accuracy import evaluating
 from ..networks.staged import Net, check_in_stages, check_stage
@@ -25,6 +25,7 @@ def draw_pairs(n: int,                # examples
                rng: torch.Generator,  # the only source of randomness
                ) -> tuple[Tensor, Tensor]:  # the first and the second of each pair, int64 (n // 2,)
     "A random perfect matching: each example stands in one pair; of an odd number one is left out."
+    check_generator(rng)
     if n < 2: raise ValueError(f"a pair needs 2 examples, got {n}")
     return torch.randperm(n, generator=rng, device=rng.device)[:n // 2 * 2].view(2, -1).unbind()
 

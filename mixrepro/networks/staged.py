@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['Net', 'MODES', 'check_moments', 'check_images_moments', 'check_channels_of', 'Normalize', 'Resize', 'drop', 'Dropout',
-           'check_images', 'check_numbers_of_stages', 'check_stage', 'check_in_stages', 'gone', 'Staged', 'passed_by',
-           'warn_of_held', 'in_mode', 'count', 'stage_table']
+           'check_images', 'check_numbers_of_stages', 'check_stage', 'check_in_stages', 'gone', 'Staged',
+           'warn_of_company', 'passed_by', 'warn_of_held', 'in_mode', 'count', 'stage_table']
 
 # %% ../../nbs/networks/10_staged.ipynb #3d395df9
 import math
@@ -220,6 +220,16 @@ class Staged(nn.Module):
             if isinstance(layer, Dropout): layer.rng = rng
         return self
 
+# %% ../../nbs/networks/10_staged.ipynb #e8b150c2
+def warn_of_company(net: Net, mode: str) -> None:  # as for `in_mode`
+    "Say that what a network says of an image depends on the images beside it."
+    if mode != "eval" or not isinstance(net, nn.Module): return
+    norms = [m for m in net.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    if all(m.running_mean is not None for m in norms): return
+    warnings.warn("the network's batch norm keeps no statistics, so that what it says of an image depends on those "
+                  "beside it in the batch, and no image has an answer of its own: make it with "
+                  "track_running_stats=True", stacklevel=4)
+
 # %% ../../nbs/networks/10_staged.ipynb #7aa46d14
 MODES = ("eval", "train")
 
@@ -261,7 +271,7 @@ def in_mode(net: Net,   # a module; anything else is left as it is
             mode: str,  # a name in MODES
             ) -> Iterator[Net]:
     "Put a network in evaluation or training mode for a while; every module gets its own flag back."
-    check_network(net); warn_of_held(net, mode)
+    check_network(net); warn_of_held(net, mode); warn_of_company(net, mode)
     training = pick("mode", mode, MODES) == "train"
     flags = {m: m.training for m in net.modules()} if isinstance(net, nn.Module) else {}
     try:

@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
+import warnings
 from contextlib import suppress
 from dataclasses import replace
 
@@ -18,7 +19,7 @@ from torchvision.transforms import v2
 from mixrepro.data import folder as F
 from mixrepro.data.contents import content_of, files_of
 from mixrepro.data.datasets import DATASETS, STATS, add, load
-from mixrepro.data.folder import added, changed_since, split_pictures
+from mixrepro.data.folder import added, changed_since, from_folder, split_pictures
 from mixrepro.data.images import ImageSet
 from mixrepro.data.sources import corruption_source
 from mixrepro.metrics.catalogue import METRICS, fitted, measure
@@ -375,7 +376,11 @@ def test_one_picture_in_both_splits_is_counted(sets):
         fill(sets / "both" / s / c, 3, k)
     for c in ("rose", "tulip"):
         shutil.copy(sets / "both/train" / c / "1.png", sets / "both/test" / c / "1.png")
-    assert add("both", sets / "both").twice == 2
+    with warnings.catch_warnings(action="error"):
+        assert add("both", sets / "both").twice == 2, "the command says it by itself"
+        from_folder(sets / "both", "train", 8)
+    with pytest.warns(match="2 of 6 pictures to test on are training pictures, too, such as .*test/rose/1.png, which is .*train/rose/1.png"):
+        from_folder(sets / "both", "test", 8)
 
 
 @pytest.mark.parametrize("file, content", [("json", "{"), ("json", "{}"), ("json", "[1]"), ("json", "[" * 100_000), ("files", "x y\n"), ("files", "")])
