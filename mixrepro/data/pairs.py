@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['check_picture', 'as_bytes', 'check_list_of_names', 'names_in', 'check_pairs', 'class_number', 'check_class_numbers',
-           'check_countable', 'image_set']
+           'warn_of_no_first', 'check_countable', 'image_set']
 
 # %% ../../nbs/data/01k_pairs.ipynb #d2b26ca7
+import warnings
 from collections.abc import Sequence
 from numbers import Real
 
@@ -99,6 +100,13 @@ def check_class_numbers(labels: list[int], classes: Sequence[str]) -> None:  # a
     if len({*map(str, classes)}) < len(classes):
         raise ValueError(f"two classes have one name, got {list(map(str, classes))}: give one another name")
 
+# %% ../../nbs/data/01k_pairs.ipynb #527428cb
+def warn_of_no_first(labels: list[int], classes: Sequence[str]) -> None:  # as for `image_set`
+    "Say that labels seem to be counted from 1."
+    if len(classes) or {*labels} != {*range(1, max(labels) + 1)}: return
+    warnings.warn(f"labels are 1..{max(labels)}, so that class 0 has no example, and there are {max(labels) + 1} "
+                  "classes: subtract 1, or name the classes by classes=", stacklevel=3)
+
 # %% ../../nbs/data/01k_pairs.ipynb #b74ff06e
 def check_countable(data: object) -> None:
     "Refuse what has no length, or no examples by place."
@@ -126,5 +134,6 @@ def image_set(data: Sequence,       # (image, label) by place: a data set of tor
                              "bring them to one size, with torchvision's Resize or CenterCrop")
     check_list_of_names(classes)
     check_class_numbers(labels, classes := classes or names_in(data))
+    warn_of_no_first(labels, classes)
     classes = classes or range(max(labels) + 1)
     return ImageSet(torch.stack(images), torch.tensor(labels), tuple(map(str, classes)), name, split)
