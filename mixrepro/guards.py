@@ -11,7 +11,7 @@ __all__ = ['SEVERAL', 'LEARNED_FROM', 'GIVEN_A_START', 'TURNS_OF', 'NotFinite', 
            'check_size_of', 'check_classified', 'check_each_said', 'check_recordable', 'check_each_once',
            'check_no_mask', 'check_as_many', 'check_pixels', 'check_same_network', 'warn_of_fresh',
            'check_not_alternating', 'check_shown_to_hook', 'check_share_done', 'warn_of_start', 'warn_of_held_out',
-           'warn_of_training', 'check_loss']
+           'warn_of_training', 'check_method', 'check_learns', 'check_loss']
 
 # %% ../nbs/03_guards.ipynb #ab552217
 import inspect
@@ -430,6 +430,23 @@ def warn_of_training(net: object) -> None:  # whose scores are asked for
         warnings.warn("the network is in training mode, so that it drops out, or its batch norm takes these images' "
                       "statistics and keeps them: call net.eval() before it is scored, and net.train() afterwards",
                       stacklevel=3)
+
+# %% ../nbs/03_guards.ipynb #241b880a
+def check_method(method: object, act: str) -> None:  # act: what it is asked for, such as "loss"
+    "Refuse a name, or a class, in the place of a method."
+    if isinstance(method, type):
+        raise TypeError(f"a method is an object, got the class {method.__name__}: write {method.__name__}()")
+    if callable(getattr(method, act, None)): return
+    named = ": make one of its name by method(...) of mixrepro.methods.catalogue" if isinstance(method, str) else ""
+    raise TypeError(f"a method is an object that has {act}(...), such as Mixup(), got {method!r}{named}")
+
+def check_learns(net: object) -> None:  # about to be trained
+    "Refuse what has no weights to train."
+    if not isinstance(net, torch.nn.Module):
+        raise TypeError(f"a network that is trained must be a module, got {type(net).__name__}")
+    if not any(p.requires_grad for p in net.parameters()):
+        raise ValueError(f"the {type(net).__name__} has no weights that learn: all are frozen, or it has none; call "
+                         "requires_grad_() on those that shall")
 
 # %% ../nbs/03_guards.ipynb #a87b62b8
 def check_loss(loss: object, method: object) -> None:  # what a method's `loss` gave

@@ -12,7 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..guards import NotFinite, check_as_many, check_counts_of, check_generator, check_loss
+from ..guards import (NotFinite, check_as_many, check_counts_of, check_generator, check_learns, check_loss,
+                             check_method)
 from ..methods.base import Piece, parts_of
 
 # %% ../../nbs/training/53_fit.ipynb #89347f87
@@ -35,7 +36,7 @@ def fit(net: torch.nn.Module,  # trained in place
         lr: float = 1e-3,      # Adam's; it falls to 0 along a cosine
         ) -> list[float]:      # the loss at each step
     "Train a network on tensors."
-    check_steady(method)
+    check_method(method, "loss"); check_steady(method); check_learns(net)
     check_as_many(x=x, y=y); check_generator(rng); check_counts_of(batch=batch, steps=max(1, steps))
     if steps < 1: raise ValueError(f"steps must be at least 1, got {steps}")
     opt = torch.optim.Adam(net.parameters(), lr=lr)
