@@ -44,9 +44,6 @@ def check_images_moments(shape: tuple, mean: Sequence[float] | None, std: Sequen
                              f"got {len(values)}")
         if max(values) > 1 and tuple(shape[1:]) != (1, 1):
             raise ValueError(f"mean and std are those of images in [0, 1], got {what} {max(values):g}: divide by 255")
-    if (mean is None) != (std is None):
-        raise ValueError("mean and std are given together, or neither: to subtract a mean alone, give "
-                         f"std={(1.,) * shape[0]}")
 
 def check_channels_of(norm: object,  # what normalises images
                       what: str,     # "mean" or "std"

@@ -101,7 +101,9 @@ def in_some_case(tables: Tables) -> list:  # of `Effect`
     data = data[data.what == "logistic over linear"] if "what" in data else data[:0]
     if data.empty: return [Effect("logistic over linear", why=OLDER)]
     r = data.iloc[(data["mean"] / (data.high - data.low)).fillna(-math.inf).to_numpy().argmax()]
-    return [Effect(f"logistic over linear, {r.clouds}", ours=r["mean"], low=r.low, high=r.high, n=int(r.n),
+    what = f"logistic over linear, {r.clouds}"
+    if math.isnan(r.low): return [Effect(what, ours=r["mean"], n=int(r.n), unit="of the SVM's margin")]  # one draw
+    return [Effect(what, ours=r["mean"], low=r.low, high=r.high, n=int(r.n),
                    p=min(1., len(data) * p_of(r["mean"], r.low, r.high, r.n)),
                    over="seeds", unit="of the SVM's margin")]
 
@@ -112,9 +114,11 @@ def reached(tables: Tables) -> list:  # of `Effect`
     found = data[(data.what == "margin") & data.s2.notna()] if "what" in data else data[:0]
     if found.empty: return [Effect("logistic labels", why=OLDER)]
     r, n = widest(found), int(data.n.max())
+    what = f"logistic labels, {r.clouds}, σ² = {r.s2:g}"
+    if math.isnan(r.low): return [Effect(what, ours=r["mean"], n=n, bound=REACHED, unit="of the SVM's margin")]
     def p(q): return p_of(*(q[["mean", "low", "high"]] - REACHED), n)
     least = min(1., len(found) * p(r)) if r["mean"] > REACHED else max(p(q) for _, q in found.iterrows())
-    return [Effect(f"logistic labels, {r.clouds}, σ² = {r.s2:g}", ours=r["mean"], low=r.low, high=r.high, n=n,
+    return [Effect(what, ours=r["mean"], low=r.low, high=r.high, n=n,
                    p=least, bound=REACHED, over="seeds", unit="of the SVM's margin")]
 
 # %% ../../../nbs/genlabel/06_claims.ipynb #54d28d3f
