@@ -242,7 +242,7 @@ def leaves(value: dict | object, name: str = "") -> dict[str, str]:  # value: se
     return {k: v for n, v in value.items() for k, v in leaves(v, inner[n]).items()}
 
 def titles(groups: dict[str, list[Spec]]) -> dict[str, str]:  # by a group's name
-    "Groups in words, no two alike."
+    "Groups in words, those that read alike with what tells them apart."
     said = {name: title(specs) for name, specs in groups.items()}
     have = {name: {s for spec in specs for s in leaves(to_json(spec)).items() if s[0] != "seed"}
             for name, specs in groups.items()}
