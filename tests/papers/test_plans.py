@@ -1,13 +1,17 @@
 "What holds of every plan at every scale: how many runs, which seeds, and that a cell is named alike at each."
 
+import re
 from collections import Counter
 from functools import cache
 
 import pytest
 
+from mixrepro.files import home
 from mixrepro.methods.catalogue import METHODS
 from mixrepro.papers.catalogue import ARTEFACTS, PAPERS
 from mixrepro.repro.artefact import cells as planned, papers_cells, trials
+from mixrepro.repro.departures import departures
+from mixrepro.repro.figures import LABELS
 from mixrepro.repro.scale import SCALES, scale
 from mixrepro.training.spec import name_of
 
@@ -89,3 +93,17 @@ def test_table_3_has_the_analyses_runs_and_figure_6_two_thirds_of_figure_1s(at):
 def test_a_slip_in_an_experiments_scale_is_refused():
     from mixrepro.repro.scale import setting
     with pytest.raises(ValueError, match="unknown profile 'embeded': did you mean 'embedded'"): setting(1, "paper", "", embeded=2)
+
+
+NAMED_BY_ITSELF = {"mm-table4", "mm-fig7", "mm-table2", "nm-table5", "gl-genmix-error"}  # data and networks have labels of the page's own
+
+
+@pytest.mark.parametrize("id", [id for id in PLANNED if id not in NAMED_BY_ITSELF])
+def test_a_committed_page_departs_from_the_paper_as_its_plan_does(id):
+    "A setting, or a recipe, that changes is another run: its page is drawn anew. Names in parentheses are left out: a page may have its own."
+    def bare(text):
+        while (less := re.sub(r" ?\([^()]*\)", "", text)) != text: text = less
+        return text
+    a, ours = ARTEFACTS[id], cells(ARTEFACTS[id], "embedded")
+    page = bare((home() / f"figures/embedded/{a.paper}/{id}.md").read_text())
+    for said in departures(papers_cells(a, ours), ours, LABELS).sentences(LABELS): assert bare(said) in page

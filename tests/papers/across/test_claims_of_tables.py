@@ -1,5 +1,7 @@
 "The ledger of claims asked of the committed tables, and of the same tables as someone might have changed them."
 
+import io
+
 import pandas as pd
 import pytest
 
@@ -20,6 +22,13 @@ class Changed(Tables):
 
 @pytest.fixture(scope="module")
 def found(): return ledger(EVERY_CLAIM, Tables(TABLES), "embedded")
+
+
+def test_the_committed_ledger_is_the_one_that_these_claims_give(found):
+    "A bound, a rival or a column that changes is another formula: x-claims is then drawn anew, and its difference read."
+    now = pd.read_csv(io.StringIO(frame(found).to_csv(index=False, float_format="%.6g")))
+    committed = pd.read_csv(TABLES / "across/x-claims.csv")
+    pd.testing.assert_frame_equal(now, committed[now.columns], rtol=1e-4, check_dtype=False)
 
 
 def test_the_order_of_the_rows_says_nothing(found):
