@@ -27,6 +27,7 @@ from PIL import Image
 
 from forks import Forks
 from helpers import SHARED, write_tiny_imagenet
+import unsynced
 
 ROOT = Path(__file__).resolve().parents[1]
 COMMAND = Path(sys.executable).with_name("mixrepro")
@@ -38,6 +39,7 @@ BY_THE_ENGINE = ("vm-table1", "vm-fig2", "mm-theorem1")
 LONGEST = tuple(f"test_{name}.py" for name in ("gates", "drawings", "workflow", "engine", "readme", "training", "parts", "device", "package", "environment"))
 HEEDED_LATE = {"MIXREPRO_HOME", "MIXREPRO_DATA", "SNAKEMAKE_PROFILE"}  # when they are needed, and not as Python starts
 torch.set_num_threads(1)
+unsynced.install()
 gc.set_threshold(100_000, 20, 100)  # to look for garbage after every 700 objects, as Python does, is a tenth of the suite
 # The same examples at every run, so that a change of the code is what a failure comes from; HYPOTHESIS_PROFILE=default looks for new ones.
 hypothesis.settings.register_profile("same", derandomize=True, database=None, deadline=None)

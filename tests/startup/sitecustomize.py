@@ -2,6 +2,8 @@
 import gc
 
 import deprecations
+import unsynced
 
 deprecations.install()
+unsynced.install()
 gc.set_threshold(20_000)  # while torch and pandas are imported, what is there is looked through for garbage many times less
