@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['Net', 'MODES', 'check_moments', 'check_images_moments', 'check_channels_of', 'Normalize', 'Resize', 'drop', 'Dropout',
-           'check_images', 'check_numbers_of_stages', 'check_stage', 'check_in_stages', 'gone', 'Staged',
-           'warn_of_company', 'passed_by', 'warn_of_held', 'in_mode', 'count', 'stage_table']
+           'check_images', 'check_numbers_of_stages', 'check_stage', 'check_in_stages', 'check_features', 'gone',
+           'Staged', 'warn_of_company', 'passed_by', 'warn_of_held', 'in_mode', 'count', 'stage_table']
 
 # %% ../../nbs/networks/10_staged.ipynb #3d395df9
+import inspect
 import math
 import warnings
 from collections.abc import Iterator
@@ -158,12 +159,23 @@ def check_stage(at: int | tuple[int, ...] | None,            # a stage, or sever
     return stages
 
 def check_in_stages(nets: Sequence[Net]) -> None:
-    "Refuse networks that cannot be entered on the way."
+    "Refuse networks that cannot be entered on the way; others' have stages, too."
     for net in nets:
-        if hasattr(net, "stages"): continue
+        taken = inspect.signature(net.forward).parameters if isinstance(net, nn.Module) else {"at": None}
+        enters = "at" in taken or any(p.kind is p.VAR_KEYWORD for p in taken.values())
+        if hasattr(net, "stages") and enters: continue
         raise TypeError("networks must be in stages, such as those of mixrepro.networks.zoo, got "
                         f"{type(net).__name__}: put stages on it by the names of its submodules, "
                         "mixrepro.networks.adapter.staged(net, shape, ['layer1', 'layer2'])")
+
+def check_features(net: object, who: str, head: bool = True) -> None:  # who asks for them; whether for a head, too
+    "Refuse what has no features, and layers of that name, which give maps: torchvision's networks have such."
+    own = getattr(net, "module", net)
+    features, layers = getattr(own, "features", None), isinstance(getattr(own, "features", None), nn.Module)
+    if callable(features) and not layers and (not head or isinstance(getattr(own, "head", None), nn.Module)): return
+    raise TypeError(f"{who} needs a network with features and a head, such as those of mixrepro.networks.zoo, got "
+                    f"{type(own).__name__}" + ", whose features are layers and give maps" * layers
+                    + ": mixrepro.networks.adapter.staged(net, shape, ['layer1', 'layer2']) makes one of it")
 
 def gone(through: Callable[[Tensor], Tensor], h: Tensor) -> Tensor:  # h: a state, (B, ...)
     "A state that has gone through a function, which must give one."
