@@ -723,3 +723,16 @@ def test_an_autoencoder_of_ones_own_is_tried_before_it_is_used(name):
         assert method(way).prepare(TEST, seeded(), vae=good).loss(NET, X, XY, seeded()).isfinite()
         refused(lambda: method(way).prepare(TEST, seeded(), vae=bad), sentence)
     refused(lambda: method("varmixup").prepare(TEST, seeded(), vae=good.double()), "weights are torch.float64")
+
+
+@pytest.mark.parametrize("name", NORMALISING)
+def test_a_plain_network_that_normalises_itself_is_not_trained_on_normalised_images(name):
+    "As benchmarks of robustness put it together: normalisation first, then the network."
+    net = torch.nn.Sequential(NORMALISING[name](), torch.nn.Flatten(), torch.nn.Linear(192, 4))
+    with pytest.warns(match="images are -2.* so they seem to be normalised already, and this network normalises them itself"): method("erm").loss(net, (X - .5) / .2, XY, seeded())
+    with warnings.catch_warnings(action="error"):
+        method("erm").loss(net, X, XY, seeded()); method("erm").loss(net[1:], (X - .5) / .2, XY, seeded())
+
+
+def test_labelled_images_are_a_set():
+    for name in ("ssl-baseline", "ssl-mixup"): refused(lambda: method(name).prepare(TEST, seeded(), labelled=(X, XY)), "the labelled images are an ImageSet, got tuple: image_set.data. of mixrepro.data.pairs")

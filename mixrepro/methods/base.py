@@ -31,7 +31,7 @@ from .vicinal import LOSSES, one_hot
 from ..networks.autoencoders import ConvVAE
 from ..networks.cgan import ConditionalSNGAN
 from ..networks.sngan import SNGAN
-from ..networks.staged import Net, Normalize, in_mode
+from ..networks.staged import Net, in_mode, own_norm
 
 # %% ../../nbs/methods/20b_base.ipynb #14c0e50a
 def altered(obj: Any, **values: Any) -> Any:
@@ -135,9 +135,9 @@ BYTES = 16.  # above it positive images are bytes: no normalisation goes so far
 
 def warn_of_twice(net: object, low: float, high: float) -> None:  # in training; of its images
     "Say that a network which normalises its images is trained on such as are normalised already."
-    norm = getattr(net, "norm", None)
-    if not isinstance(norm, Normalize) or -.5 <= low <= high <= 1.5: return  # noise may go a little beyond
-    if (norm.mean == 0).all() and (norm.std == 1).all(): return
+    if -.5 <= low <= high <= 1.5: return  # noise may go a little beyond
+    held = net if isinstance(net, nn.Module) else getattr(net, "norm", None)
+    if not isinstance(held, nn.Module) or own_norm(held) is None: return
     warnings.warn(f"images are {low:.3g} to {high:.3g}, so they seem to be normalised already, and this network "
                   "normalises them itself: hand them over in [0, 1], as it is shown them when it is measured",
                   stacklevel=2)

@@ -20,7 +20,8 @@ from torch.utils import checkpoint
 
 from ..files import in_a_line
 from ..guards import check_counts_of, check_each_once, check_shown_to_hook, check_tensor
-from .staged import Dropout, Normalize, check_images, check_images_moments, check_stage, gone, in_mode
+from .staged import (Dropout, Normalize, check_images, check_images_moments, check_stage, gone,
+                                      in_mode, own_norm)
 
 # %% ../../nbs/networks/10b_adapter.ipynb #27f021c4
 def check_module(net: object) -> None:
@@ -287,13 +288,8 @@ def warn_of_bypass(net: nn.Module, stages: Sequence[str], head: nn.Module, x: Te
 
 def warn_of_two_norms(net: nn.Module, mean: object, std: object) -> None:  # as for `staged`
     "Say that a network which is to be given normalised images normalises them itself."
-    def moves(m):  # and not by 0 and 1
-        own = [getattr(m, k, None) for k in ("mean", "std")]
-        if any(v is None or callable(v) for v in own): return False
-        return any(not isinstance(v, Tensor) or bool((v != k).any()) for k, v in enumerate(own))
-    own = [n for n, m in net.named_modules() if moves(m)]
-    if not own or mean is None and std is None: return
-    warnings.warn(f"{type(net).__name__} seems to normalise its images itself, in {own[0] or 'forward'!r}, and with "
+    if mean is None and std is None or (own := own_norm(net)) is None: return
+    warnings.warn(f"{type(net).__name__} seems to normalise its images itself, in {own or 'forward'!r}, and with "
                   "mean= and std= it would be given such as are normalised already: leave these out", stacklevel=3)
 
 def staged(net: nn.Module,                       # any classifier: images (B, C, H, W) -> logits (B, K)
