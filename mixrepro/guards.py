@@ -5,13 +5,13 @@
 # %% auto #0
 __all__ = ['SEVERAL', 'LEARNED_FROM', 'GIVEN_A_START', 'TURNS_OF', 'NotFinite', 'check_tensor', 'check_rows', 'check_image_batch',
            'check_channels_first', 'check_logits', 'check_span', 'check_labels', 'check_pair', 'are_distributions',
-           'warn_of_softmax', 'check_shares', 'check_gradient', 'check_generator', 'check_whole', 'check_counts_of',
-           'check_default', 'check_no_autocast', 'check_outside_autocast', 'check_no_float16', 'check_recording',
-           'check_network', 'check_types', 'check_networks', 'check_said', 'check_attack', 'check_looked_up',
-           'check_size_of', 'check_classified', 'check_each_said', 'check_recordable', 'check_each_once',
-           'check_no_mask', 'check_as_many', 'check_pixels', 'check_same_network', 'warn_of_fresh',
-           'check_not_alternating', 'check_shown_to_hook', 'check_share_done', 'warn_of_start', 'warn_of_held_out',
-           'warn_of_training', 'check_method', 'check_learns', 'check_loss']
+           'warn_of_softmax', 'warn_of_dark', 'check_shares', 'check_gradient', 'check_generator', 'check_whole',
+           'check_counts_of', 'check_default', 'check_no_autocast', 'check_outside_autocast', 'check_no_float16',
+           'check_recording', 'check_left_alone', 'check_network', 'check_types', 'check_networks', 'check_said',
+           'check_attack', 'check_looked_up', 'check_size_of', 'check_classified', 'check_each_said',
+           'check_recordable', 'check_each_once', 'check_no_mask', 'check_as_many', 'check_pixels',
+           'check_same_network', 'warn_of_fresh', 'check_not_alternating', 'check_shown_to_hook', 'check_share_done',
+           'warn_of_start', 'warn_of_held_out', 'warn_of_training', 'check_method', 'check_learns', 'check_loss']
 
 # %% ../nbs/03_guards.ipynb #ab552217
 import inspect
@@ -141,6 +141,14 @@ def warn_of_softmax(logits: Tensor) -> None:  # (N, K)
         warnings.warn("every row that the network gives is a distribution: losses and attacks take logits, so leave "
                       "out the softmax at its end", stacklevel=3)
 
+# %% ../nbs/03_guards.ipynb #264f5d07
+def warn_of_dark(low: float, high: float) -> None:  # of all images, in [0, 1]
+    "Say that images seem to have been divided by 255 twice, or to be 0 and 1 where white is 255."
+    if low < 0 or not 0 < high <= 1.01 / 255: return
+    warnings.warn("the brightest value of all images is 1/255 at the most, so that they are nearly black: they seem to "
+                  "be divided by 255 twice, as after ToTensor, or white seems to be 1 of 255; multiply them by 255",
+                  stacklevel=3)
+
 # %% ../nbs/03_guards.ipynb #9df8643e
 def check_shares(target: Tensor,     # mixed labels
                  like: Tensor,       # logits (N, K) that they are compared with
@@ -224,6 +232,15 @@ def check_recording(who: str) -> None:  # needs gradients
     if not torch.is_inference_mode_enabled(): return
     raise ValueError(f"{who} takes gradients, which torch.inference_mode() rules out: call it outside, or take "
                      "torch.no_grad() for what is only read")
+
+# %% ../nbs/03_guards.ipynb #37693c07
+def check_left_alone(shown: Tensor,  # images that a network was shown
+                    x: Tensor,      # the same, kept apart
+                    ) -> None:
+    "Refuse a network that writes over its images: an attack would go on from what it leaves of them."
+    if torch.equal(shown, x): return
+    raise ValueError("the network writes over the images that it is given, so that an attack would go on from those: "
+                     "write x = (x - mean) / std in place of x.sub_(mean).div_(std), or let it take x.clone()")
 
 # %% ../nbs/03_guards.ipynb #545d11a9
 SEVERAL = (list, tuple, dict, torch.nn.ModuleList, torch.nn.ModuleDict)

@@ -3,6 +3,7 @@
 import io
 import json
 import math
+import warnings
 
 import numpy as np
 import pandas as pd
@@ -33,6 +34,7 @@ from mixrepro.data.splits import relabelled
 from mixrepro.data.toys import draw_clouds, draw_rings
 from mixrepro.methods import attacks as K, densities as D, genlabel as G, vicinal as V
 from mixrepro.methods.adamixup import Policy, intrusion_loss
+from mixrepro.methods.apgd import apgd
 from mixrepro.methods.autoaugment import auto_augment
 from mixrepro.methods.catalogue import method
 from mixrepro.methods.cutmix import draw_boxes
@@ -47,10 +49,12 @@ from mixrepro.metrics import accuracy as A, calibration as C, categories as CA, 
 from mixrepro.metrics.attacked import FGSM, Iterated, Unbounded, attacked
 from mixrepro.metrics.boundary import boundary_attack
 from mixrepro.metrics.deformed import deformed
+from mixrepro.metrics.features import Extractor
 from mixrepro.metrics.influence import influence
 from mixrepro.metrics.interpolation import draw_pairs, interpolation
 from mixrepro.metrics.linearity import linearity, linearity_errors
 from mixrepro.metrics.robust import AutoPGD, robust
+from mixrepro.networks.adapter import staged
 from mixrepro.networks.staged import Normalize, drop
 from mixrepro.networks.zoo import build
 from mixrepro.papers.genlabel import theory as TH
@@ -586,3 +590,149 @@ def test_gradients_are_not_asked_for_in_inference_mode():
     with torch.inference_mode():
         refused(lambda: method("puzzlemix", blocks=(2, 4), clean=1.).loss(NET, X, XY, seeded()), "PuzzleMix takes gradients, which torch.inference_mode.. rules out")
         refused(lambda: method("genmix-gan").prepare(TEST, seeded(), gan=build("class-sngan-small", (3, 8, 8), 4, seeded(), enlarge=1)), "GenMix with a GAN takes gradients")
+
+
+# ---- what others' bug reports tell --------------------------------------------------------------------------------------
+
+def test_a_data_set_that_augments_at_random_and_images_divided_twice():
+    flips = v2.Compose([v2.RandomHorizontalFlip(), v2.ToDtype(torch.float32, scale=True)])
+    class Flipping:
+        def __len__(self): return len(TEST)
+        def __getitem__(self, i): return flips(TEST.x[i]), i
+    with torch.random.fork_rng(), pytest.warns(match="gives another image each time .* one of each is kept for good"): image_set(Flipping())
+    for pairs in ([(image / 255, i) for i, image in enumerate(X)], [((image > .5).byte(), i) for i, image in enumerate(X)]):
+        with pytest.warns(match="the brightest value of all images is 1/255 at the most"): image_set(pairs)
+    with pytest.warns(match="the brightest value of all images is 1/255 at the most"): method("mixup").loss(NET, X / 255, XY, seeded())
+
+
+class Around(torch.nn.Module):
+    "A plain network, and what it does with its images first."
+    def __init__(self, first):
+        super().__init__()
+        self.first, self.layers = first, torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(192, 4))
+    def forward(self, x): return self.layers(self.first(x))
+
+
+def around(first):
+    with torch.random.fork_rng(): return Around(first).eval()
+
+
+WALKS = {"pgd": lambda n, x: K.pgd(n, x, XY, seeded(), steps=1), "fgsm": lambda n, x: K.fgsm(n, x, XY), "trades": lambda n, x: K.trades_attack(n, x, seeded(), steps=1), "apgd": lambda n, x: apgd(n, x, XY, seeded(), steps=1),
+         "FGSM": lambda n, x: FGSM()(n, x, XY), "Iterated": lambda n, x: Iterated(1).move(n, x, XY), "Unbounded": lambda n, x: Unbounded(1)(n, x, XY), "AutoPGD": lambda n, x: AutoPGD(steps=1)(n, x, XY, .03),
+         "linearity": lambda n, x: linearity_errors(n, x, XY, seeded(), steps=1)}
+
+
+@pytest.mark.parametrize("name", WALKS)
+def test_images_that_a_plain_network_cannot_multiply_are_one_sentence(name):
+    net = around(torch.nn.Identity())
+    refused(lambda: WALKS[name](net, X.double()), "images are torch.float64, but the network's weights torch.float32: convert with x.float")
+    refused(lambda: WALKS[name](net, (255 * X).byte()), "an attack needs float images")
+    WALKS[name](net.double(), X.double())
+
+
+WRITES = {"attacked": lambda n: attacked([n], TEST, {"8/255": FGSM()}), "robust": lambda n: robust([n], TEST, AutoPGD(steps=1)), "linearity": lambda n: linearity(n, TEST, steps=1),
+          **{name: lambda n, name=name: method(name, **({} if name == "puzzlemix" else dict(steps=1))).loss(n, X.clone(), XY, seeded()) for name in ("at", "trades", "iat")}}
+
+
+@pytest.mark.parametrize("name", WRITES)
+def test_a_network_that_writes_over_its_images_is_told_of(name):
+    "It normalises them in place; the sentence was PyTorch's, of a leaf, or spoke of the user's images."
+    refused(lambda: WRITES[name](around(lambda x: x.sub_(.5).div_(.25))), "the network writes over the images that it is given")
+
+
+class Maps(torch.nn.Module):
+    "As networks of torchvision and timm are: features that are layers, stages of their own, a head."
+    def __init__(self):
+        super().__init__()
+        self.features, self.head = torch.nn.Conv2d(3, 6, 3), torch.nn.Linear(6, 4)
+        self.stages = torch.nn.ModuleList([self.features])
+    def forward(self, x): return self.head(self.features(x).mean((2, 3)))
+
+
+class Headed(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.body, self.head = torch.nn.Conv2d(3, 6, 3), torch.nn.Linear(6, 4)
+    def forward(self, x): return self.head(self.body(x).mean((2, 3)))
+
+
+def of_kind(kind):
+    with torch.random.fork_rng(): return kind()
+
+
+LOOKS = {"dropout": lambda n: method("dropout").loss(n, X, XY, seeded()), "online": lambda n: method("mixup", labels=G.OnlineGenLabels(warmup=0.)).prepare(TEST, seeded()).at(.5).loss(n.train(), X, XY, seeded()),
+         "latent": lambda n: method("mixup", labels=G.LatentGenLabels()).prepare(TEST, seeded(), vanilla=n), "neighbours": lambda n: N.neighbours([n], TEST, TEST.subset(2), (1,))}
+STAGED = {"curves": lambda n: interpolation([n], TEST, (0, 1)), "concentration": lambda n: H.concentration([n], TEST), "dimensions": lambda n: H.dimensions([n], TEST), "hull": lambda n: H.hull([n], TEST, 3)}
+
+
+@pytest.mark.filterwarnings("ignore:images are among those")
+@pytest.mark.parametrize("kind", [Maps, Headed])
+@pytest.mark.parametrize("name", LOOKS)
+def test_what_others_call_features_is_not_taken_for_rows(name, kind):
+    "torchvision's VGG has layers of that name, timm's networks have a head and none."
+    how = "" if kind is Headed else ", whose features are layers and give maps: mixrepro.networks.adapter.staged"
+    refused(lambda: LOOKS[name](of_kind(kind)), f"a Headed has no penultimate features|needs a network with features and a head, .* got {kind.__name__}{how}")
+
+
+@pytest.mark.parametrize("name", STAGED)
+def test_what_others_call_stages_cannot_be_entered(name): refused(lambda: STAGED[name](of_kind(Maps)), "networks must be in stages, .* got Maps: put stages on it")
+
+
+NORMALISING = {"ours": lambda: Normalize([.5] * 3, [.2] * 3), "torchvision's": lambda: v2.Normalize([.5] * 3, [.2] * 3)}
+
+
+@pytest.mark.parametrize("name", NORMALISING)
+def test_a_network_that_normalises_itself_is_not_normalised_twice(name):
+    net = torch.nn.Sequential(NORMALISING[name](), torch.nn.Conv2d(3, 6, 3), torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(), torch.nn.Linear(6, 4))
+    with pytest.warns(match="seems to normalise its images itself, in '0'"): staged(net, (3, 8, 8), ["1"], mean=[.5] * 3, std=[.2] * 3)
+    with warnings.catch_warnings(action="error"): staged(net, (3, 8, 8), ["1"])
+
+
+@pytest.mark.filterwarnings("ignore:images are among those")
+def test_classes_in_another_order_have_no_neighbours():
+    other = ImageSet(TEST.x, TEST.y, tuple("badc"), "own", "train")
+    refused(lambda: N.neighbours([NET], TEST, other, (1,)), "label 0 is 'b' in the memory and 'a' in the images that are asked for")
+    for fine in (ImageSet(TEST.x, TEST.y, tuple("0123"), "own", "train"), TEST): N.neighbours([NET], TEST, fine, (1,))
+
+
+def test_a_set_of_images_is_not_a_set_of_batches():
+    seen = Extractor("own", 4, NET)
+    refused(lambda: S.describe(TEST, seen, seeded()), "images come in batches, got an ImageSet: write .images.x., or images.x.split.500.")
+    refused(lambda: S.describe([TEST.x], NET, seeded()), "an extractor says how many features it gives, got Staged: write Extractor")
+
+
+class Codes(torch.nn.Module):
+    "An autoencoder of one's own, and what it does with its codes and its images."
+    def __init__(self, code=lambda z: z, image=lambda x: x):
+        super().__init__()
+        self.code, self.image, self.e, self.d = code, image, torch.nn.Linear(192, 5), torch.nn.Linear(5, 192)
+    def encode(self, x): return self.code(self.e(x.flatten(1)))
+    def decode(self, z): return self.image(self.d(z).sigmoid().view(-1, 3, 8, 8))
+
+
+VAES = {"mean and variance": (dict(code=lambda z: (z, z)), "the code that encode gives must be a tensor, got tuple"), "a law": (dict(code=lambda z: torch.distributions.Normal(z, 1.)), "the code that encode gives must be a tensor, got Normal"),
+        "-1 to 1": (dict(image=lambda x: 2 * (x > .5) - 1.), "training images lie in .0, 1., but what the autoencoder decodes lies in .-1, 1."),
+        "flat": (dict(image=lambda x: x.flatten(1)), r"must decode images \(2, 3, 8, 8\), got \(2, 192\)"), "NaN": (dict(image=lambda x: x * math.nan), "decoded images hold NaN")}
+
+
+@pytest.mark.parametrize("name", VAES)
+def test_an_autoencoder_of_ones_own_is_tried_before_it_is_used(name):
+    how, sentence = VAES[name]
+    with torch.random.fork_rng(): good, bad = Codes(), Codes(**how)
+    for way in ("varmixup", "erm-r"):
+        assert method(way).prepare(TEST, seeded(), vae=good).loss(NET, X, XY, seeded()).isfinite()
+        refused(lambda: method(way).prepare(TEST, seeded(), vae=bad), sentence)
+    refused(lambda: method("varmixup").prepare(TEST, seeded(), vae=good.double()), "weights are torch.float64")
+
+
+@pytest.mark.parametrize("name", NORMALISING)
+def test_a_plain_network_that_normalises_itself_is_not_trained_on_normalised_images(name):
+    "As benchmarks of robustness put it together: normalisation first, then the network."
+    net = torch.nn.Sequential(NORMALISING[name](), torch.nn.Flatten(), torch.nn.Linear(192, 4))
+    with pytest.warns(match="images are -2.* so they seem to be normalised already, and this network normalises them itself"): method("erm").loss(net, (X - .5) / .2, XY, seeded())
+    with warnings.catch_warnings(action="error"):
+        method("erm").loss(net, X, XY, seeded()); method("erm").loss(net[1:], (X - .5) / .2, XY, seeded())
+
+
+def test_labelled_images_are_a_set():
+    for name in ("ssl-baseline", "ssl-mixup"): refused(lambda: method(name).prepare(TEST, seeded(), labelled=(X, XY)), "the labelled images are an ImageSet, got tuple: image_set.data. of mixrepro.data.pairs")

@@ -55,10 +55,11 @@ def check_class_names(names: Iterable[str],  # of classes, of one split or of se
     "Refuse two names of one class."
     seen = {}
     for name in dict.fromkeys(names):
-        same = unicodedata.normalize("NFC", name)
+        same = " ".join(unicodedata.normalize("NFC", name).split())
         if (other := seen.setdefault(same.casefold() if len(same) > 1 else same, name)) == name: continue
-        one = unicodedata.normalize("NFC", other) == same
-        how = "Unicode's spelling of a letter" if one else "small and large letters"
+        one = unicodedata.normalize("NFC", other) == unicodedata.normalize("NFC", name)
+        letters = "Unicode's spelling of a letter" if one else "small and large letters"
+        how = "blanks" if other.split() == name.split() else letters
         raise ValueError(f"{folder} has classes that differ in {how} only, {other!a} and {name!a}: "
                          "give both folders one name, or put their pictures into one")
 

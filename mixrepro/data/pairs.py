@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['check_picture', 'as_bytes', 'check_list_of_names', 'names_in', 'check_pairs', 'class_number', 'check_class_numbers',
-           'warn_of_no_first', 'check_countable', 'image_set']
+           'warn_of_no_first', 'warn_of_chance', 'check_countable', 'image_set']
 
 # %% ../../nbs/data/01k_pairs.ipynb #d2b26ca7
 import warnings
@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.utils.data import ConcatDataset, Subset
 
 from .images import ImageSet, check_decoder, check_upright, rgb_of
-from ..guards import check_tensor
+from ..guards import check_tensor, warn_of_dark
 
 # %% ../../nbs/data/01k_pairs.ipynb #7acb0f57
 def check_picture(image: object, place: int) -> None:
@@ -107,6 +107,14 @@ def warn_of_no_first(labels: list[int], classes: Sequence[str]) -> None:  # as f
     warnings.warn(f"labels are 1..{max(labels)}, so that class 0 has no example, and there are {max(labels) + 1} "
                   "classes: subtract 1, or name the classes by classes=", stacklevel=3)
 
+# %% ../../nbs/data/01k_pairs.ipynb #0d6e7397
+def warn_of_chance(data: Sequence, images: list[Tensor], n: int = 16) -> None:  # as for `image_set`; first images
+    "Say that a data set draws its images anew each time."
+    again = [as_bytes(data[i][0], i) for i in range(min(n, len(images)))]
+    if all(map(torch.equal, again, images)): return
+    warnings.warn("the data set gives another image each time that it is asked, and one of each is kept for good: "
+                  "leave random transforms out of it, and augment where the images are trained on", stacklevel=3)
+
 # %% ../../nbs/data/01k_pairs.ipynb #b74ff06e
 def check_countable(data: object) -> None:
     "Refuse what has no length, or no examples by place."
@@ -134,6 +142,7 @@ def image_set(data: Sequence,       # (image, label) by place: a data set of tor
                              "bring them to one size, with torchvision's Resize or CenterCrop")
     check_list_of_names(classes)
     check_class_numbers(labels, classes := classes or names_in(data))
-    warn_of_no_first(labels, classes)
+    warn_of_no_first(labels, classes); warn_of_chance(data, images)
+    warn_of_dark(0, max(image.max().item() for image in images) / 255)
     classes = classes or range(max(labels) + 1)
     return ImageSet(torch.stack(images), torch.tensor(labels), tuple(map(str, classes)), name, split)

@@ -16,8 +16,8 @@ from torch import Tensor
 
 from ..core import brought, pick
 from ..guards import check_gradient
-from .attacks import (STARTS, check_budget, check_precision, check_range, check_start, log_loss,
-                                      log_target, slope, tell_flat, tilt)
+from .attacks import (STARTS, check_budget, check_double, check_precision, check_range, check_start,
+                                      log_loss, log_target, slope, tell_flat, tilt)
 from ..networks.staged import Net, in_mode
 
 # %% ../../nbs/methods/30b_apgd.ipynb #62f10a53
@@ -160,7 +160,7 @@ def apgd(net: Net,                                    # images in [0, 1] -> logi
          tell: Callable[[Tensor], None] = tell_flat,  # is shown the last gradient
          ) -> Tensor:                                 # adversarial images, float (B, C, H, W) in [0, 1]
     "Auto-PGD (Croce and Hein, 2020, algorithm 1)."
-    check_climb(x, eps, steps, restarts, start, loss, rng, alpha, rho); check_precision(net)
+    check_climb(x, eps, steps, restarts, start, loss, rng, alpha, rho); check_precision(net); check_double(net, x)
     x, best, found = x.detach().to(torch.promote_types(x.dtype, torch.float32)), None, None
     with in_mode(net, mode):
         for _ in range(restarts):

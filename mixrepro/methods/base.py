@@ -25,13 +25,13 @@ from torch.nn import functional as F
 from ..core import Choices, choice
 from ..data.images import ImageSet
 from ..guards import (check_generator, check_labels, check_logits, check_network, check_pair, check_recordable,
-                             check_share_done, check_size_of, check_tensor, check_types, warn_of_fresh,
-                             warn_of_softmax, warn_of_training)
+                             check_share_done, check_size_of, check_tensor, check_types, check_left_alone,
+                             warn_of_dark, warn_of_fresh, warn_of_softmax, warn_of_training)
 from .vicinal import LOSSES, one_hot
 from ..networks.autoencoders import ConvVAE
 from ..networks.cgan import ConditionalSNGAN
 from ..networks.sngan import SNGAN
-from ..networks.staged import Net, Normalize
+from ..networks.staged import Net, in_mode, own_norm
 
 # %% ../../nbs/methods/20b_base.ipynb #14c0e50a
 def altered(obj: Any, **values: Any) -> Any:
@@ -135,9 +135,9 @@ BYTES = 16.  # above it positive images are bytes: no normalisation goes so far
 
 def warn_of_twice(net: object, low: float, high: float) -> None:  # in training; of its images
     "Say that a network which normalises its images is trained on such as are normalised already."
-    norm = getattr(net, "norm", None)
-    if not isinstance(norm, Normalize) or -.5 <= low <= high <= 1.5: return  # noise may go a little beyond
-    if (norm.mean == 0).all() and (norm.std == 1).all(): return
+    if -.5 <= low <= high <= 1.5: return  # noise may go a little beyond
+    held = net if isinstance(net, nn.Module) else getattr(net, "norm", None)
+    if not isinstance(held, nn.Module) or own_norm(held) is None: return
     warnings.warn(f"images are {low:.3g} to {high:.3g}, so they seem to be normalised already, and this network "
                   "normalises them itself: hand them over in [0, 1], as it is shown them when it is measured",
                   stacklevel=2)
@@ -151,7 +151,7 @@ def check_range_of(x: Tensor, net: object = None) -> None:  # net: in training; 
     if x.dim() != 4 or x.shape[2:] == (1, 1): return
     if low >= 0 and high > BYTES:
         raise ValueError(f"images must be float in [0, 1], got {low:.3g} to {high:.3g}: divide by 255")
-    warn_of_twice(net, low, high)
+    warn_of_twice(net, low, high); warn_of_dark(low, high)
 
 # %% ../../nbs/methods/20b_base.ipynb #0659c45b
 def kept_by(piece: Piece) -> list:  # a method that has been prepared, or not -> of itself and its parts
@@ -257,6 +257,11 @@ def check_cause(net: Net, x: Tensor, e: Exception) -> None:
     "Refuse weights of another type than the images, where that is what went wrong."
     weights = next((p.dtype for p in net.parameters()), x.dtype) if isinstance(net, nn.Module) else x.dtype
     if "type" in str(e): check_types(x, weights)
+    if "in-place" not in str(e) and "needs images in" not in str(e): return
+    try:
+        with torch.no_grad(), in_mode(net, "eval"): net(shown := x[:2].detach().clone())
+    except Exception: return
+    check_left_alone(shown, x[:2])
 
 def explain(method: "Method", net: Net, x: Tensor, y: Tensor, e: Exception) -> None:
     "Say in one sentence why a loss could not be computed, where that is known."

@@ -16,7 +16,7 @@ from torch.nn.parallel import DistributedDataParallel
 from ..core import choice
 from .base import Supervised
 from .vicinal import LOSSES, one_hot
-from ..networks.staged import Net, drop
+from ..networks.staged import Net, check_features, drop
 
 # %% ../../nbs/methods/23_dropout.ipynb #e158ad0d
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +35,7 @@ class Dropout(Supervised):
         if not hasattr(own, "features"):
             raise TypeError("dropout needs a network with features and a head, such as those of mixrepro.networks.zoo, "
                             f"got {type(net).__name__}")
+        check_features(net, "dropout")
         logits = own.head(drop(own.features(x), self.p, rng))
         return logits, one_hot(y, logits)
 

@@ -31,7 +31,7 @@ from .labels import Labels
 from .mixing import Place
 from .mixup import Mixup
 from .vicinal import Mix
-from ..networks.staged import Net
+from ..networks.staged import Net, check_features
 
 # %% ../../nbs/methods/45_genlabel.ipynb #d9620945
 def check_top(top: object) -> None:
@@ -193,7 +193,7 @@ class LatentGenLabels(ByDensity):
         if vanilla is None:
             raise ValueError("GenLabel on latent features needs a vanilla network: train one with the method 'erm' "
                              "and pass it as vanilla=")
-        check_no_autocast("densities of features", train.x)
+        check_no_autocast("densities of features", train.x); check_features(vanilla, "GenLabel", head=False)
         vanilla = vanilla.eval().requires_grad_(False)
         z = torch.cat([vanilla.features(train.floats(i)) for i in in_batches(train)])
         return self.ready(vanilla=vanilla, density=DENSITIES[self.density](z, train.y, train.k))
@@ -231,7 +231,8 @@ class OnlineGenLabels(OnLine):
 
     @contextmanager
     def watching(self, net: nn.Module, x: Tensor, place: Place) -> Iterator[None]:
-        head_of(net); check_same_network(self.made.density, getattr(net, "module", net))
+        head_of(net); check_features(net, "GenLabel")
+        check_same_network(self.made.density, getattr(net, "module", net))
         warn_of_held_out(net, "the densities of its features go on learning from the images of this loss")
         warn_of_start(self, self.gamma > 0 and self.warmup > 0)
         with torch.no_grad(), unrecorded(net):

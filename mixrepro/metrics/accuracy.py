@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from ..data.images import ImageSet
 from ..guards import (are_distributions, check_counts_of, check_each_said, check_logits, check_network,
-                             check_pair, check_tensor)
+                             check_pair, check_tensor, check_left_alone)
 from ..networks.staged import Net, in_mode
 
 # %% ../../nbs/metrics/60_accuracy.ipynb #003c6162
@@ -33,8 +33,8 @@ def warn_of_draws(net: Net,    # on the device of the images
                   ) -> None:
     "Say that a network gives other logits when it sees the same images again."
     x = test.floats(torch.arange(min(n, len(test)), device=test.x.device))
-    with evaluating(net): first, again = net(x), net(x)
-    check_each_said([first, again])
+    with evaluating(net): first, again = net(shown := x.clone()), net(x.clone())
+    check_each_said([first, again]); check_left_alone(shown, x)
     first, again = first.double(), again.double()  # some networks give whole numbers
     if ((first - again).abs() > 1e-3 * (first.abs() + first.abs().mean())).any():
         warnings.warn("the network gives other logits for the same images each time: an attack follows one draw only, "

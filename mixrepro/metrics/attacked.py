@@ -17,7 +17,7 @@ from torch import Tensor
 from ..core import Choices, choice, pick
 from ..data.images import ImageSet
 from ..guards import check_attack, check_counts_of, check_labels, check_networks
-from ..methods.attacks import (PULLS, STARTS, ascend, check_budget, check_precision, check_range,
+from ..methods.attacks import (PULLS, STARTS, ascend, check_budget, check_double, check_precision, check_range,
                                       check_shared_scale, faint, log_target, slope, still_at, tilt)
 from ..methods.vicinal import at_least_single
 from .accuracy import checked_logits, evaluating, shares, telling_so_far, warn_of_draws
@@ -40,7 +40,7 @@ def unit_of(net: Net,    # a network in stages, or anything if the space is "pix
 def direction(net: Net, x: Tensor, y: Tensor, criterion: str) -> tuple[Tensor, Tensor, Tensor]:
     "The sign of each image's gradient, as x; whether it is right now; whether its gradient is exactly 0, both (B,)."
     pull = pick("criterion", criterion, PULLS)
-    check_labels(y, len(x)); check_precision(net)
+    check_labels(y, len(x)); check_precision(net); check_double(net, x)
     with in_mode(net, "eval"): logits, grad = slope(net, x, lambda z: pull(z, log_target(y, z)))
     logits, y = checked_logits(logits, y)
     check_shared_scale(net, x, y, faint(grad), pull)
@@ -89,7 +89,7 @@ class Iterated(Choices):
 
     def move(self, net: Net, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         "As for one step; where the gradient is exactly 0 at the last."
-        check_precision(net)
+        check_precision(net); check_double(net, x)
         still, rng = [], torch.Generator(x.device).manual_seed(self.seed)
         with in_mode(net, "eval"):
             bad = ascend(net, x, self.eps, self.step, self.steps, rng, self.start,

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['feature_rows', 'Moments', 'root', 'frechet', 'root_slopes', 'weighted_moments', 'check_two', 'near_frechet',
            'Reservoir', 'kernel_sums', 'mmd2', 'kid', 'check_parts_of', 'weighted_mmd2', 'check_double', 'check_mass',
-           'Described', 'describe', 'compare', 'distances']
+           'Described', 'check_described', 'describe', 'compare', 'distances']
 
 # %% ../../nbs/metrics/65_distances.ipynb #2414455b
 from collections.abc import Callable, Iterable
@@ -15,6 +15,7 @@ from numbers import Integral
 import torch
 from torch import Tensor
 
+from ..data.images import ImageSet
 from ..guards import check_counts_of, check_generator, check_rows, check_tensor
 from .calibration import check_weights
 from .features import Extractor
@@ -216,12 +217,21 @@ class Described:
     moments: Moments
     reservoir: Reservoir
 
+def check_described(batches: object, extractor: object) -> None:  # as for `describe`
+    "Refuse a set of images in the place of its batches, and a network in that of an extractor."
+    if isinstance(batches, ImageSet):
+        raise TypeError("images come in batches, got an ImageSet: write [images.x], or images.x.split(500) for many")
+    if not isinstance(getattr(extractor, "dim", None), int):
+        raise TypeError(f"an extractor says how many features it gives, got {type(extractor).__name__}: write "
+                        "Extractor(name, dim, net)")
+
 def describe(batches: Iterable[Tensor],  # images, each uint8 or float in [0, 1], (B, C, H, W); an iterator will do
              extractor: Extractor,       # what sees them
              rng: torch.Generator,       # draws the sample
              capacity: int = 10_000,     # features that are kept for KID
              ) -> Described:
     "Read a set of images, batch by batch; only one batch is in memory at a time."
+    check_described(batches, extractor)
     d = Described(extractor, Moments(extractor.dim), Reservoir(extractor.dim, capacity, rng))
     for images in batches:
         features = extractor(images)

@@ -14,9 +14,9 @@ from torch import Tensor
 
 from ..data.images import ImageSet
 from ..guards import (NotFinite, check_counts_of, check_generator, check_labels, check_network,
-                             check_recordable, check_said, check_whole)
-from ..methods.attacks import (ascend, check_budget, check_precision, check_range, check_shared_scale,
-                                      cross_entropy, in_mode, pgd, slope)
+                             check_recordable, check_said, check_left_alone, check_whole)
+from ..methods.attacks import (ascend, check_budget, check_double, check_precision, check_range,
+                                      check_shared_scale, cross_entropy, in_mode, pgd, slope)
 from ..networks.staged import Net
 
 # %% ../../nbs/metrics/63_linearity.ipynb #c289c95b
@@ -89,7 +89,7 @@ def linearity_errors(net: Net,                          # images (B, C, H, W) in
                      ) -> Tensor:                       # float64 (R, B), not negative, not falling with R
     "The largest departure of the loss from its tangent plane that the search finds (VarMixup paper, eq. 12)."
     check_radii(radii)
-    check_range(x, (0., 1.)); check_precision(net, x); check_generator(rng)
+    check_range(x, (0., 1.)); check_precision(net, x); check_double(net, x); check_generator(rng)
     with in_mode(net, "eval"):
         if loss is cross_entropy:
             with torch.no_grad(): check_own(net, x, y)
@@ -107,7 +107,7 @@ def linearity_errors(net: Net,                          # images (B, C, H, W) in
 def check_own(net: Net, x: Tensor, y: Tensor) -> None:  # as for `linearity_errors`
     "Refuse a network that says nothing of an image, and labels that are not its classes."
     check_precision(net)
-    check_said(said := net(x[:1]), len(x[:1]))
+    check_said(said := net(shown := x[:1].clone()), len(x[:1])); check_left_alone(shown, x[:1])
     if said.dim() != 2 or not said.is_floating_point():
         raise ValueError(f"expected logits (N, K) of a classifier, float, got {said.dtype} {tuple(said.shape)}: "
                          "use another network")

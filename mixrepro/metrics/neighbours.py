@@ -4,11 +4,12 @@
 
 # %% auto #0
 __all__ = ['KS', 'check_numbers', 'check_k', 'in_order', 'nearest', 'check_voters', 'vote', 'features_of', 'shared',
-           'warn_of_own', 'neighbours']
+           'warn_of_own', 'check_one_order', 'neighbours']
 
 # %% ../../nbs/metrics/74_neighbours.ipynb #33dd7d77
 import warnings
 from collections.abc import Sequence
+from itertools import zip_longest
 from numbers import Integral
 
 import torch
@@ -18,6 +19,7 @@ from ..data.datasets import load
 from ..data.images import ImageSet
 from ..guards import check_counts_of, check_labels, check_networks, check_rows, check_tensor
 from .accuracy import evaluating, shares
+from ..networks.staged import check_features
 
 # %% ../../nbs/metrics/74_neighbours.ipynb #0aaea975
 def check_numbers(*features: Tensor) -> None:
@@ -86,6 +88,7 @@ def features_of(net: nn.Module,  # a network with `features`, on the images' dev
     if not hasattr(net, "features"):
         raise ValueError(f"a {type(net).__name__} has no penultimate features: "
                          "use a classifier of mixrepro.networks.zoo")
+    check_features(net, "a metric of features", head=False)
     with evaluating(net):
         return torch.cat([net.features(s.floats(i)).float()
                           for i in torch.arange(len(s), device=s.x.device).split(batch)])
@@ -106,6 +109,15 @@ def warn_of_own(test: ImageSet, memory: ImageSet | None) -> None:  # as for `nei
     warnings.warn("images are among those in the memory, so that each of them is its own nearest neighbour: give test "
                   "images, or a memory without them", stacklevel=3)
 
+def check_one_order(test: ImageSet, memory: ImageSet | None) -> None:  # as for `neighbours`
+    "Refuse labels that mean other classes in the memory; a set without names has numbers."
+    sets = [] if memory is None else [memory.classes, test.classes]
+    if any(names == tuple(map(str, range(len(names)))) for names in sets): return
+    for i, (a, b) in enumerate(zip_longest(*sets)):
+        if a == b: continue
+        raise ValueError(f"label {i} is {a!r} in the memory and {b!r} in the images that are asked for: bring both to "
+                         "one order of the classes")
+
 KS = (1, 5, 10, 20, 50)
 
 def neighbours(nets: Sequence[nn.Module],  # networks with `features`, on the device of the images
@@ -116,7 +128,7 @@ def neighbours(nets: Sequence[nn.Module],  # networks with `features`, on the de
                arrays: bool = False,       # with "arrays": "wrong", bool (ks, N)
                ) -> list[dict]:            # {"error": {"5": a share, ...}, "memory": its size} for each network
     "Test error of a nearest-neighbour classifier on each network's features (Manifold Mixup paper, section 5.1)."
-    check_networks(nets); warn_of_own(test, memory)
+    check_networks(nets); check_one_order(test, memory); warn_of_own(test, memory)
     every, results = (memory or load(test.name, "train")).to(test.x.device), []
     for net in nets:
         few = 0 if memory else getattr(net, "n_train", 0)  # 0: it was trained on all

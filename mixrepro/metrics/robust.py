@@ -16,7 +16,7 @@ from ..core import Choices, choice
 from ..data.images import ImageSet
 from ..guards import check_attack, check_counts_of, check_labels, check_networks, check_no_float16
 from ..methods.apgd import CLIMBS, apgd
-from ..methods.attacks import check_budget, check_shared_scale, still_at
+from ..methods.attacks import check_budget, check_range, check_shared_scale, still_at
 from ..methods.vicinal import at_least_single
 from .accuracy import checked_logits, evaluating, shares, telling_so_far, warn_of_draws
 from ..networks.staged import Net
@@ -52,7 +52,7 @@ class AutoPGD(Climbs):
                  y: Tensor,   # labels, int64 (B,)
                  eps: float,  # radius, in units of [0, 1]
                  ) -> tuple[Tensor, Tensor]:  # adversarial images; where the last gradient was exactly 0, bool (B,)
-        check_labels(y, len(x))
+        check_labels(y, len(x)); check_range(x, (0, 1))
         x = x.detach().to(torch.promote_types(x.dtype, torch.float32))
         found, stuck, rng = x, torch.zeros_like(y, dtype=torch.bool), torch.Generator(x.device).manual_seed(self.seed)
         left = torch.arange(len(y), device=y.device)

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['HELD', 'check_module', 'check_shown', 'candidates', 'layers_in', 'stem_first', 'check_not_made_again', 'check_state',
            'passing', 'check_drawn_on', 'drawing', 'are_logits', 'bare_keys', 'own_keys', 'Adapted', 'part_of',
-           'check_adaptable', 'check_not_compiled', 'check_order', 'warn_of_bypass', 'staged']
+           'check_adaptable', 'check_not_compiled', 'check_order', 'warn_of_bypass', 'warn_of_two_norms', 'staged']
 
 # %% ../../nbs/networks/10b_adapter.ipynb #b06376f6
 import sys
@@ -20,7 +20,8 @@ from torch.utils import checkpoint
 
 from ..files import in_a_line
 from ..guards import check_counts_of, check_each_once, check_shown_to_hook, check_tensor
-from .staged import Dropout, Normalize, check_images, check_images_moments, check_stage, gone, in_mode
+from .staged import (Dropout, Normalize, check_images, check_images_moments, check_stage, gone,
+                                      in_mode, own_norm)
 
 # %% ../../nbs/networks/10b_adapter.ipynb #27f021c4
 def check_module(net: object) -> None:
@@ -285,6 +286,12 @@ def warn_of_bypass(net: nn.Module, stages: Sequence[str], head: nn.Module, x: Te
                           "of an image, as with a layer inside of a residual block; name a submodule that everything "
                           "passes, such as the whole block", stacklevel=4)
 
+def warn_of_two_norms(net: nn.Module, mean: object, std: object) -> None:  # as for `staged`
+    "Say that a network which is to be given normalised images normalises them itself."
+    if mean is None and std is None or (own := own_norm(net)) is None: return
+    warnings.warn(f"{type(net).__name__} seems to normalise its images itself, in {own or 'forward'!r}, and with "
+                  "mean= and std= it would be given such as are normalised already: leave these out", stacklevel=3)
+
 def staged(net: nn.Module,                       # any classifier: images (B, C, H, W) -> logits (B, K)
            shape: tuple[int, int, int],          # one image, (C, H, W)
            stages: Sequence[str],                # submodules, in the order of the pass: stages 1 to S
@@ -294,6 +301,7 @@ def staged(net: nn.Module,                       # any classifier: images (B, C,
            ) -> Adapted:                         # holds `net` itself, whose weights it trains
     "Put stages on a network by the names of its submodules."
     check_adaptable(net, shape, stages); check_not_compiled(net, stages); check_images_moments(shape, mean, std)
+    warn_of_two_norms(net, mean, std)
     modules = [part_of(net, n, "a stage") for n in ([stages] if isinstance(stages, str) else stages)]
     if not modules: raise ValueError("name one submodule at least, such as 'layer1', to be a stage")
     check_each_once([stages] if isinstance(stages, str) else stages, "stages")
