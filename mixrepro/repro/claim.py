@@ -138,9 +138,11 @@ def tested(e: Effect) -> tuple[str, float | None]:  # word, p-value
 # %% ../../nbs/repro/86_claim.ipynb #e1792f46
 def alike(e: Effect) -> tuple[str, float | None]:
     "Two one-sided tests within the margin; against it, one of them from without."
-    se, df = standard_error(e), freedom(e)
-    inside = max(stats.t.sf((e.margin + side * e.ours) / se, df) for side in (1, -1))
+    df = freedom(e)
     least = df if math.isfinite(df) else max(e.n - 1, 1)  # where they are not known, as few as there may be
+    def beyond_an_end(df): return [stats.t.sf((e.margin + side * e.ours) / standard_error(replace(e, df=df)), df)
+                                   for side in (1, -1)]
+    inside = max(*beyond_an_end(df), *beyond_an_end(least))  # many are the less sure near .05, few far below it
     beyond = abs(e.ours) - e.margin
     outside = p_of(beyond, e.low, e.high, least + 1) if beyond > 0 else 1.
     word = "holds" if inside < ALPHA else "does not hold" if outside < ALPHA else "undecided"

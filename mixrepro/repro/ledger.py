@@ -274,14 +274,15 @@ def counted(data: pd.DataFrame,  # from `table`, or several below each other
             baseline: str,       # its name to show
             ) -> list[str]:
     "How many gains have which direction; training without mixing, ERM, is nobody's gain."
-    mine = ~data.method.str.contains("^erm$| over ") if "method" in data else True
-    words = data.direction[(data["our n"] > 0) & mine & ~data.direction.isin(["baseline", "", "withheld"])]
+    every = data[(data["our n"] > 0) & ~data.direction.isin(["baseline", "", "withheld"])]
+    words = every.direction[~every.method.str.contains("^erm$| over ")]
+    apart = " (ERM's is not counted)" * bool((every.method == "erm").any())
     at = {said: int((words == word).sum()) for word, said in DIRECTIONS.items()}
     at["undecided"] = len(words) - sum(at.values())
     if not at[DIRECTIONS["same direction"]]: at = {OPPOSITE.get(said, said): n for said, n in at.items()}
     parts = [f"{n} {'is' if n == 1 else 'are'} {said}" for said, n in at.items() if n]
-    if len(words) == 1: return [f"The one gain over {baseline} {parts[0].removeprefix('1 ')}."]
-    return [f"Of {len(words)} gains over {baseline}, {', '.join(parts)}."] if parts else []
+    if len(words) == 1: return [f"The one gain over {baseline} {parts[0].removeprefix('1 ')}{apart}."]
+    return [f"Of {len(words)} gains over {baseline}, {', '.join(parts)}{apart}."] if parts else []
 
 # %% ../../nbs/repro/82_ledger.ipynb #e348f558
 def shares(rows: pd.DataFrame,  # method, seed, value

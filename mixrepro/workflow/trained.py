@@ -36,7 +36,7 @@ def rows_in(path: Path,              # of a table; there may be none yet
     return [dict(zip(head, r)) for r in rows]
 
 # %% ../../nbs/workflow/91e_trained.ipynb #03a17b1d
-RUN = ("dataset", "run")  # what a row is told by: where the run lies in a store
+RUN = ("dataset", "run")  # where the run lies in a store
 PLACE = ("artefact", "row", "column", "seed")
 TRAINED = ("images", "network", "epochs", "precision", "accuracy", "nll")  # images: of training; none: all
 WHERE = ("wall_seconds", "peak_memory_mib", "threads", "device", "hardware", "processor", "torch", "python",
@@ -74,12 +74,15 @@ def row_of(run: Run, place: dict) -> dict:  # place: of PLACE
 def list_runs(profile: str, base: Path,
               ids: Sequence[str] = (),  # of artefacts beside those that the scale is for
               ) -> Path | None:         # the table; None where the scale has none, or nothing is trained
-    "Write the rows of the runs that are trained; those of other runs stay as they are."
+    "Write the rows of the runs that are trained; those of other runs stay, also of one that was made again since."
     if not is_dear(profile): return None
     path, store = base / "figures" / profile / RUNS, Store(base / "runs")
-    rows = {tuple(r.get(k, "") for k in RUN): r for r in rows_in(path, COLUMNS)}
-    for key, (place, spec) in places(dict.fromkeys([*meant(profile, base), *ids]), profile).items():
-        if (run := store.run(spec)).done: rows[key] = row_of(run, place)
+    def key(row): return tuple(str(row.get(k, "")) for k in (*RUN, "wall_seconds"))
+    rows = {key(r): r for r in rows_in(path, COLUMNS)}
+    for place, spec in places(dict.fromkeys([*meant(profile, base), *ids]), profile).values():
+        if not (run := store.run(spec)).done: continue
+        row = row_of(run, place)
+        rows[key(row)] = row
     if not rows: return None
     order = sorted(rows.values(), key=lambda r: r["artefact"])
     return write_if_changed(path, to_csv([{k: r.get(k, "") for k in COLUMNS} for r in order]))

@@ -371,13 +371,17 @@ def test_an_empty_path_is_not_the_current_folder(sets, monkeypatch):
     with pytest.raises(ValueError, match="the path of the folder is empty"): ImageSet.from_folder("")
 
 
-def test_one_picture_in_both_splits_is_counted(sets):
+def test_one_picture_in_both_splits_is_counted(sets, monkeypatch):
     for k, (c, s) in enumerate((c, s) for c in ("rose", "tulip") for s in ("train", "test")):
         fill(sets / "both" / s / c, 3, k)
     for c in ("rose", "tulip"):
         shutil.copy(sets / "both/train" / c / "1.png", sets / "both/test" / c / "1.png")
+    read, real = [], F.sha256
+    monkeypatch.setattr(F, "sha256", lambda of: read.append(of) or real(of))
     with warnings.catch_warnings(action="error"):
         assert add("both", sets / "both").twice == 2, "the command says it by itself"
+        pictures = [of for of in read if not isinstance(of, bytes)]
+        assert len(pictures) == len(set(pictures)) == 12, "each is read for its content once"
         from_folder(sets / "both", "train", 8)
     with pytest.warns(match="2 of 6 pictures to test on are training pictures, too, such as .*test/rose/1.png, which is .*train/rose/1.png"):
         from_folder(sets / "both", "test", 8)

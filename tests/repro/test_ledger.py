@@ -260,7 +260,7 @@ def test_a_claim_and_a_gain_on_the_same_differences_say_the_same(differences, le
 
 @given(st.lists(st.sampled_from(["same direction", "opposite direction", "gain", "loss", "undecided", "undecided (n = 1)"]), max_size=6))
 def test_gains_are_counted_in_grammar(words):
-    found = ledger.counted(pd.DataFrame({"direction": ["baseline", *words], "our n": 3}), "ERM")
+    found = ledger.counted(pd.DataFrame({"method": "mixup", "direction": ["baseline", *words], "our n": 3}), "ERM")
     assert bool(found) == bool(words)
     for text in found:
         parts = text.split(", ")[1:] if len(words) > 1 else []

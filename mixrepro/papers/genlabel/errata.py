@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['erratum', 'farthest', 'closed_forms', 'likeliest', 'partners', 'once_drawn', 'algorithms', 'theory', 'recall',
-           'smallest', 'statistics', 'spreads', 'errata']
+           'smallest', 'less_sure', 'statistics', 'spreads', 'errata']
 
 # %% ../../../nbs/genlabel/02_errata.ipynb #fd435a01
 from functools import partial
@@ -20,7 +20,7 @@ from scipy.special import expit
 from torch import Tensor
 
 from ...methods.densities import log_spherical
-from .losses import draw_points, linear_losses, minima
+from .losses import draw_points, linear_losses, minima, pair_constants, second_order
 from .theory import Law, by_densities, gaussian_label, lemma1_lines, of_class, printed_label
 from ..noisymix.theorems import logit, network
 from ...repro.erratum import Erratum, Finding
@@ -104,7 +104,7 @@ def algorithms(seed: int) -> list[Erratum]:
 
 # %% ../../../nbs/genlabel/02_errata.ipynb #d5e4755a
 def theory(seed: int) -> list[Erratum]:
-    "Lemma 1 for other c, labels +1 and -1, delta_gen, the recall of theorem 2, the minimum of the experiment."
+    "Lemma 1 and theorem 2 for other c, labels +1 and -1, delta_gen, the recall, the minimum of the experiment."
     rng = torch.Generator().manual_seed(seed)
     x, y = torch.randn(6, 2, generator=rng, dtype=torch.float64), (torch.arange(6) % 2).double()
     lines = lemma1_lines(x, y, {"smooth": logit(network("smooth", 1, rng))}, Law(), (1., .5), tuple(range(4, 9)))
@@ -123,7 +123,8 @@ def theory(seed: int) -> list[Erratum]:
     return [erratum("Lemma 1", "L_std + R₁ + R₂ + R₃ for every c in (2 - √3, 2 + √3)", (lemma,)),
             erratum("Theorems 1 and 2", "δ_gen = R c_X Aⁱ is one number", (each,)),
             erratum("Experiment under theorem 1", "labels +1 and -1, with a loss for 0 and 1", (signs,)),
-            erratum("Assumption 1", "τ ≠ -1/(d-2)", (tau,)), recall(), smallest(seed)]
+            erratum("Assumption 1", "τ ≠ -1/(d-2)", (tau,)), recall(), less_sure(2.),
+            smallest(seed)]
 
 # %% ../../../nbs/genlabel/02_errata.ipynb #d9b73f5e
 def recall() -> Erratum:
@@ -146,6 +147,21 @@ def smallest(seed: int) -> Erratum:
                       {f"|φ|, {k}": at[k] for k in ("Mixup", "GenLabel", "ERM")},
                       at.Mixup > 44 and max(at.GenLabel, at.ERM) < 10, "degrees")
     return erratum("Experiment under theorem 1", "φ = 0 obviously achieves the smallest loss", (finding,))
+
+# %% ../../../nbs/genlabel/02_errata.ipynb #e03b96f4
+def less_sure(c: float) -> Erratum:  # sigma_2 / sigma_1
+    "Theorem 2 on two points, with a network that is less sure of class 0."
+    law, y = Law(100., c), torch.tensor([0., 1.], dtype=torch.float64)
+    x = torch.tensor([[-1., 0.], [1., 0.]], dtype=torch.float64)
+    def f(z): return 8 * torch.relu(z[..., 0]) - torch.relu(-z[..., 0])
+    (A, B), third = pair_constants(law, y), torch.full_like(y, 1 / 3)
+    mix, gen = (second_order(f, x, y, a, b) for a, b in ((third, third / 2), (A, B)))
+    each = dict(zip(("A, class 0", "A, class 1"), A.tolist()))
+    return erratum("Theorem 2", "L̃_mix > L̃_gen for every c in (2 - √3, 2 + √3)", (
+        Finding(f"with c = {c:g} the A of one class is above Mixup's 1/3, and the mean of both below it",
+                each | {"mean": A.mean().item()}, bool(A.max() > 1 / 3 > A.mean())),
+        Finding("a ReLU network on two points has the larger GenLabel loss", {"Mixup": mix, "GenLabel": gen},
+                gen > mix, "nats")))
 
 # %% ../../../nbs/genlabel/02_errata.ipynb #f85594c8
 def statistics(table: pd.DataFrame) -> Erratum:  # of gl-openml-accuracy

@@ -14,6 +14,7 @@ from mixrepro.data.perturbations import PERTURBATIONS
 from mixrepro.papers.noisymix.claims import NOISYMIX_CLAIMS
 from mixrepro.papers.noisymix.tables import QUIET, SNOW, flip_columns, lead_by_column, widened, with_quiet
 from mixrepro.repro.ledger import reported
+from mixrepro.repro.rows import from_a_cell
 
 
 @pytest.mark.parametrize("id, baseline", [("nm-table13", 2.675), ("nm-table14", 2.25)])
@@ -32,6 +33,15 @@ def test_columns_of_images_average_to_the_columns():
     means = flip_columns({k: v.mean() for k, v in images.items()})
     assert all(v.mean() == pytest.approx(means[k]) for k, v in flip_columns(images).items())
     assert means["mean"] == pytest.approx(np.mean([v.mean() for k, v in images.items() if k != "snow"]))
+
+
+def test_table_12_has_the_mean_of_its_ten_columns_seed_by_seed():
+    "The page begins with it."
+    table = pd.read_csv(ROOT / "figures/embedded/noisymix/nm-table12.csv").dropna(subset="each seed (%)")
+    table["seeds"] = table["each seed (%)"].map(lambda cell: np.array(list(from_a_cell(cell).values())))
+    seeds = table.pivot(index="method", columns="column", values="seeds")
+    for m, row in seeds.iterrows(): assert row.pop("mean") == pytest.approx(np.mean([*row], axis=0), abs=1e-4), m
+    assert seeds.shape == (11, 11)
 
 
 def test_what_a_wider_network_changes_is_welchs_interval():
