@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['catalogue', 'artefact', 'scales', 'allotted_time', 'fingerprints', 'specifications', 'contents', 'standing', 'stores',
-           'workflow', 'drawings', 'warm', 'app', 'KEPT', 'BEGUN', 'PATIENCE', 'SHEET', 'TRIAL', 'VARIABLES', 'BENCHES',
-           'data_app', 'Root', 'Once', 'Verbs', 'tell_version', 'about', 'sources', 'named', 'package', 'absent',
-           'origin', 'remedy', 'lacking', 'rows', 'said_of_runs', 'list_', 'checked', 'foreign', 'edited',
+           'workflow', 'drawings', 'warm', 'app', 'KEPT', 'BEGUN', 'PATIENCE', 'SHEET', 'NEEDED', 'TRIAL', 'VARIABLES',
+           'BENCHES', 'data_app', 'Root', 'Once', 'Verbs', 'tell_version', 'about', 'sources', 'named', 'package',
+           'absent', 'origin', 'remedy', 'lacking', 'rows', 'said_of_runs', 'list_', 'checked', 'foreign', 'edited',
            'edited_tables', 'older_tables', 'announce', 'follow', 'times', 'executed', 'looked_at', 'unwritten',
            'otherwise_drawn', 'Stopped', 'heard', 'Interrupted', 'deafen', 'telling_what_is_kept', 'put_an_end',
            'handed', 'check_done', 'moment', 'passed_on', 'allotted', 'way', 'rounds', 'tell_left', 'tell_runs',
@@ -35,7 +35,7 @@ from errno import EACCES
 from functools import cache
 from html import escape
 from importlib import import_module
-from importlib.metadata import PackageNotFoundError, distribution, requires, version
+from importlib.metadata import PackageNotFoundError, distribution, requires
 from importlib.util import find_spec
 from itertools import chain
 from pathlib import Path
@@ -50,7 +50,7 @@ from typer.core import TyperCommand
 
 import mixrepro
 from .core import pick
-from .extras import Lazy, need
+from .extras import Lazy, installed, need
 from .files import (ADVICE, check_typed, clone, explained, home, in_a_line, modules, several, sha256,
                             small_text, worded, write_atomic, write_if_changed)
 from .papers.index import PAPERS, entries, entry_of
@@ -116,9 +116,7 @@ def package(requirement: str) -> str:
 
 def absent(extra: str) -> list[str]:
     "The packages of an extra that are not installed."
-    def there(name):
-        with contextlib.suppress(PackageNotFoundError): return bool(version(name))
-    return [name for name in map(package, named(extra)) if name != "mixrepro" and not there(name)]
+    return [name for name in map(package, named(extra)) if name != "mixrepro" and not installed(name)]
 
 # %% ../nbs/workflow/93_cli.ipynb #05288a5f
 def origin() -> str:
@@ -360,6 +358,7 @@ def put_an_end(process: Popen,  # of Snakemake, the first of its group
 # %% ../nbs/workflow/93_cli.ipynb #233a2a9f
 def handed(todo: dict, base: Path, args: list[str]) -> bool:  # whether there is news to report
     "Have Snakemake do what there is to do; a failure is one sentence."
+    workflow.check_loopback()
     workflow.check_files(todo, base)
     workflow.forget(todo, base)
     workflow.check_places(todo, base)
@@ -684,12 +683,17 @@ def adopt(profile: Annotated[str, typer.Option("--profile", help="whose figures"
           "told apart, delete it to have it made again")
 
 # %% ../nbs/workflow/93_cli.ipynb #26b6f2cd
+NEEDED = ("torch", "torchvision", "numpy", "scikit-learn")
+
 def packages() -> list[tuple[bool | None, str]]:  # True: there; False: wanted; None: not needed here
     "What is installed, what is missing and the command for it."
-    found = [(True, f"{name} {version(name)}") for name in ("torch", "torchvision", "numpy", "scikit-learn")]
+    def needed(name):
+        if v := installed(name): return True, f"{name} {v}"
+        return False, f"{name} is missing: {shlex.join([sys.executable, '-m', 'pip', 'install', name])}"
+    found = [*map(needed, NEEDED)]
     for extra, what in dict(repro="to reproduce", cluster="only for a cluster", dev="only to work on the code").items():
         gone, wanted = absent(extra), extra == "repro"
-        found += [(True, f"{name} {version(name)}") for name in map(package, named(extra))
+        found += [(True, f"{name} {installed(name)}") for name in map(package, named(extra))
                   if name in ("papermill", "snakemake", "jupyterlab", "nbdev") and name not in gone]
         if gone:
             found.append((False if wanted else None,
@@ -788,8 +792,10 @@ def spoilt(base: Path) -> list[str]:
 # %% ../nbs/workflow/93_cli.ipynb #49a9eb2e
 def checks(base: Path) -> list[tuple[bool | None, str]]:
     "What is in place, and what is not."
+    found = packages()
+    if not all(map(installed, NEEDED)): return found  # without them nothing else can be asked
     import torch
-    found = packages() + set_aside(base)
+    found += set_aside(base)
     found.append((True, f"device {torch.cuda.get_device_name() if torch.cuda.is_available() else 'cpu'}"))
     try:
         found.append((True, f"{len(workflow.ready(clone(base)))} of {len(entries())} "

@@ -6,9 +6,9 @@
 __all__ = ['SEVERAL', 'LEARNED_FROM', 'GIVEN_A_START', 'TURNS_OF', 'NotFinite', 'check_tensor', 'check_rows', 'check_image_batch',
            'check_channels_first', 'check_logits', 'check_span', 'check_labels', 'check_pair', 'are_distributions',
            'warn_of_softmax', 'warn_of_dark', 'check_shares', 'check_gradient', 'check_generator', 'check_whole',
-           'check_counts_of', 'check_default', 'check_no_autocast', 'check_outside_autocast', 'check_no_float16',
-           'check_recording', 'check_left_alone', 'check_network', 'check_types', 'check_networks', 'check_said',
-           'check_attack', 'check_looked_up', 'check_size_of', 'check_classified', 'check_each_said',
+           'check_counts_of', 'check_default', 'check_unrounded', 'check_no_autocast', 'check_outside_autocast',
+           'check_no_float16', 'check_recording', 'check_left_alone', 'check_network', 'check_types', 'check_networks',
+           'check_said', 'check_attack', 'check_looked_up', 'check_size_of', 'check_classified', 'check_each_said',
            'check_recordable', 'check_each_once', 'check_no_mask', 'check_as_many', 'check_pixels',
            'check_same_network', 'warn_of_fresh', 'check_not_alternating', 'check_shown_to_hook', 'check_share_done',
            'warn_of_start', 'warn_of_held_out', 'warn_of_training', 'check_method', 'check_learns', 'check_loss']
@@ -200,6 +200,15 @@ def check_default(who: str) -> None:  # several things, as the message begins: "
     if (now := torch.get_default_dtype()) == torch.float32: return
     raise TypeError(f"{who} need torch.float32 as PyTorch's default, got {now}: take torch.set_default_dtype back, and "
                     "convert images to the type you want")
+
+# %% ../nbs/03_guards.ipynb #f0110002
+def check_unrounded(what: str) -> None:  # is kept, for the message
+    "Refuse to compute, with products that a setting of this process rounds, what others read."
+    if any(map(torch.is_autocast_enabled, ("cpu", "cuda"))):
+        raise TypeError(f"{what} is kept for everybody, and torch.autocast would round it: call this outside of it")
+    if (now := torch.get_float32_matmul_precision()) != "highest":
+        raise TypeError(f"{what} is kept for everybody, and torch.set_float32_matmul_precision({now!r}) would round "
+                        "it: set it to 'highest'")
 
 # %% ../nbs/03_guards.ipynb #c47d1e36
 def check_no_autocast(what: str,     # several things, as the message begins

@@ -32,6 +32,7 @@ from ..data.images import ImageSet, balanced
 from ..data.perturbations import frames
 from ..data.sources import GENERATED, RELEASED, corruption_source
 from ..fingerprint import Reached
+from ..guards import check_unrounded
 from .accuracy import accuracy, checked_logits, nll, predict
 from .attacked import ATTACKS, PGD, Unbounded, attacked, unbounded
 from .calibration import confidence, ece, reliability, weighted_ece
@@ -200,7 +201,7 @@ OPENED: dict[Path, str] = {}  # a run's folder -> the weights that were there as
 
 def fill(runs: list[Run], key: str, dataset: str, device: str) -> None:
     "Measure and keep, some runs after the others."
-    check_seen_again(runs, key)
+    check_unrounded(key); check_seen_again(runs, key)
     test = load(dataset, "test").to(device)
     some = at_once(key, test, len(runs))
     with telling_how_far(len(runs), f"{key} of {counted(len(runs))}", images_met(key, test)) as asked:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ..fingerprint import CODE, Reached, reach
+from ..guards import check_unrounded
 from .made import BESIDE, LOOKED_UP, again, changes, write_table
 from .store import Store, distrust, keep, kept, read_metric, working_on
 
@@ -65,6 +66,7 @@ def computed(name: str,                   # of the value's folder, beside a hash
     if not why and (found := kept(at, "value", code.name)): return found["value"]
     with working_on(at, root):
         if since_then(at, code) or not kept(at, "value", code.name):  # nobody else has made it meanwhile
+            check_unrounded(str(at))
             begin, value = time.perf_counter(), dict(settings=settings, value=compute())
             keep(at, "value", value, write_table(root, code), time.perf_counter() - begin)
         return kept(at, "value")["value"]  # as it is read, also the first time, and by nobody else meanwhile

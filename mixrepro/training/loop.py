@@ -26,7 +26,7 @@ import torch
 
 import mixrepro
 from ..files import for_git, set_aside
-from ..guards import NotFinite, check_loss
+from ..guards import NotFinite, check_loss, check_unrounded
 from ..data.augment import AUGMENTS
 from ..data.datasets import load
 from ..data.images import ImageSet
@@ -267,7 +267,7 @@ def train_run(spec: Spec,                  # what to train
     store, device = store or Store(), device or auto_device()
     run = store.run(spec)
     if stands(run): return run
-    check_begin(run, store)
+    check_unrounded(str(run)); check_begin(run, store)
     if spec.split: check_indices(file_of_split(spec))
     read = made_now(spec)  # before: runs that it needs may train for hours, in which files change
     parts = start(spec, store, device)

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['TRAINING', 'LOOKED_UP', 'BESIDE', 'AS_EVER', 'WAY', 'CHEAP', 'AS_IT_IS', 'texts_in', 'spoken_by', 'reached_by',
-           'written_otherwise', 'code_of', 'file_of_split', 'indices_of', 'check_indices', 'installed', 'made_now',
-           'write_table', 'changes', 'since', 'OtherCode', 'as_seconds', 'check_way', 'again', 'caveats']
+           'written_otherwise', 'code_of', 'file_of_split', 'indices_of', 'check_indices', 'made_now', 'write_table',
+           'changes', 'since', 'OtherCode', 'as_seconds', 'check_way', 'again', 'caveats']
 
 # %% ../../nbs/training/50b_made.ipynb #62a7ba12
 import json
@@ -14,7 +14,6 @@ import os
 import re
 from dataclasses import fields
 from functools import lru_cache
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +23,7 @@ from ..data.contents import content_of
 from ..data.datasets import DATASETS, STATS
 from ..data.images import data_root
 from ..data.whitening import WHITENINGS
+from ..extras import installed
 from ..files import several, sha256, small_text, write_if_changed
 from ..fingerprint import CODE, Reached, check_as_read, differences, reach, sentence_of
 from ..methods.catalogue import METHODS, PARTS, method
@@ -112,12 +112,6 @@ def check_indices(path: Path) -> None:
     twice = [i for i in every if i in seen or seen.add(i)]
     if twice: raise ValueError(f"{path} names {twice[0]} more than once: an image is labelled or held out, "
                                "and either once; write it again")
-
-@lru_cache
-def installed(name: str) -> str:
-    "The version of a package; empty where it is not there."
-    try: return version(name)
-    except PackageNotFoundError: return ""
 
 # %% ../../nbs/training/50b_made.ipynb #eac7303c
 def made_now(spec: Spec) -> dict[str, str]:

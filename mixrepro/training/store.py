@@ -28,10 +28,10 @@ import torch
 
 from ..data.datasets import STATS, load
 from ..data.whitening import WHITENINGS, Whiten
+from ..extras import installed
 from ..files import TooLarge, home, lock_holder, retold, set_aside, sha256, small_text, write_atomic
 from ..networks.staged import Resize
 from ..networks.zoo import build
-from .made import installed
 from .spec import Spec, from_json, generator, name_of, provenance_of, to_json
 
 # %% ../../nbs/training/51_store.ipynb #e43422d7

@@ -18,8 +18,8 @@ from ..extras import need
 need("pandas")
 import pandas as pd
 
-from ..files import for_git, in_a_line, small_text, write_atomic
-from ..repro.claim import VERDICTS, Tables
+from ..files import for_git, small_text, write_atomic
+from ..repro.claim import VERDICTS, Tables, check_table
 from ..repro.ledger import DIRECTIONS
 
 # %% ../../nbs/workflow/98_again.ipynb #1383da3c
@@ -44,10 +44,8 @@ def verdicts(figures: Path,      # figures/<profile>
     found = []
     for id, path in Tables(figures).files.items():
         if named not in ("*", id): continue
-        try: table = pd.read_csv(path, dtype=str, keep_default_na=False)
-        except ValueError as e:
-            raise ValueError(f"{path} is no table ({in_a_line(str(e))}): take it from the clone again, or draw "
-                             f"{path.stem} again") from None
+        check_table(path)
+        table = pd.read_csv(path, dtype=str, keep_default_na=False)
         ledger = path.name == "x-claims.csv"
         key, verdict = (OF_CLAIM, "verdict") if ledger else (OF_ROW, "direction")
         if not {key[0], verdict} <= {*table}: continue  # a table that compares nothing

@@ -9,7 +9,8 @@ __all__ = ['WORK', 'TRAIN', 'TABLES', 'ON_DISK', 'AT_FIRST', 'SWITCHES', 'INLINE
            'planned', 'unfinished', 'check_standing', 'fetching', 'check_fetched', 'check_gpu', 'made',
            'seen_of_package', 'written_meanwhile', 'forget', 'without_what_stands', 'open_tasks', 'expected',
            'takes_files', 'environment', 'Busy', 'kernelspec', 'allow_open_files', 'snakemake', 'check_folders',
-           'check_files', 'check_places', 'only_one', 'full', 'hiding', 'ended', 'reason', 'logged', 'told']
+           'check_files', 'check_places', 'only_one', 'check_loopback', 'full', 'hiding', 'ended', 'reason', 'logged',
+           'told']
 
 # %% ../../nbs/workflow/92_jobs.ipynb #0b06fea7
 import hashlib
@@ -18,6 +19,7 @@ import os
 import re
 import resource
 import shutil
+import socket
 import subprocess
 import sys
 import tempfile
@@ -502,6 +504,16 @@ def only_one(base: Path) -> filelock.FileLock:
     try: check_folders(base)
     except OSError: lock.release(); raise
     return lock
+
+# %% ../../nbs/workflow/92_jobs.ipynb #9b010a02
+def check_loopback() -> None:
+    "Refuse a machine that does not reach itself."
+    try:
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            socket.create_connection(server.getsockname(), timeout=10).close()
+    except OSError as e:
+        raise OSError(f"this machine does not reach itself over 127.0.0.1 ({(e.strerror or str(e)).lower()}), by which "
+                      "notebooks are executed: bring its loopback interface up, as 'ip link set lo up' does") from e
 
 # %% ../../nbs/workflow/92_jobs.ipynb #f092245d
 UNKNOWN = "no exception was logged; the process may have been killed"

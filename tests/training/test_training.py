@@ -18,8 +18,10 @@ from hypothesis import given, settings, strategies as st
 from helpers import Forked, weights
 from mixrepro.data.datasets import load
 from mixrepro.methods.catalogue import method
+from mixrepro.metrics.catalogue import measure
 from mixrepro.networks import zoo
 from mixrepro.training import loop, store as store_module
+from mixrepro.training.computed import computed
 from mixrepro.training.loop import batches, rate, train_run, with_best
 from mixrepro.training.spec import Spec, canonical, from_json, name_of, to_json
 from mixrepro.training.store import Corrupt, Run, Store, history, keep, kept, seal, unseal
@@ -43,6 +45,13 @@ def start(spec: Spec, folder: Path) -> subprocess.Popen:
 def whole(tmp_path_factory) -> Run:
     "The run, never disturbed."
     return train_run(SPEC, Store(tmp_path_factory.mktemp("whole")), "cpu")
+
+
+def test_nothing_is_kept_that_a_setting_of_the_process_has_rounded(whole, tmp_path):
+    store = Store(tmp_path)
+    for ask in (lambda: train_run(SPEC, store, "cpu"), lambda: measure([whole], "temperature", "cpu"), lambda: computed("one", {}, lambda: 1, store)):
+        with torch.autocast("cpu"), pytest.raises(TypeError, match="is kept for everybody, and torch.autocast would round it"): ask()
+    assert train_run(whole.spec, Store(whole.folder.parents[1])).done, "what is there is read all the same"
 
 
 def test_same_seed_same_weights_in_another_process(whole, tmp_path):

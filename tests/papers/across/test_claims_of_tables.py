@@ -103,4 +103,4 @@ def test_a_gain_without_its_p_value_still_counts_among_all():
 def test_a_damaged_table_is_named(tmp_path, spoil):
     (path := tmp_path / "varmixup/vm-table1.csv").parent.mkdir()
     path.write_bytes(spoil)
-    with pytest.raises(ValueError, match=f"{path} is no table .*: draw vm-table1 again"): Tables(tmp_path)["vm-table1"]
+    with pytest.raises(ValueError, match=f"{path} is no table .*: take it from the clone again, or draw vm-table1 again"): Tables(tmp_path)["vm-table1"]
