@@ -595,11 +595,11 @@ def test_gradients_are_not_asked_for_in_inference_mode():
 # ---- what others' bug reports tell --------------------------------------------------------------------------------------
 
 def test_a_data_set_that_augments_at_random_and_images_divided_twice():
-    flips = v2.Compose([v2.RandomHorizontalFlip(), v2.ToDtype(torch.float32, scale=True)])
-    class Flipping:
+    noise = v2.Compose([v2.ToDtype(torch.float32, scale=True), v2.GaussianNoise()])
+    class Drawing:
         def __len__(self): return len(TEST)
-        def __getitem__(self, i): return flips(TEST.x[i]), i
-    with torch.random.fork_rng(), pytest.warns(match="gives another image each time .* one of each is kept for good"): image_set(Flipping())
+        def __getitem__(self, i): return noise(TEST.x[i]), i
+    with torch.random.fork_rng(), pytest.warns(match="gives another image each time .* one of each is kept for good"): image_set(Drawing())
     for pairs in ([(image / 255, i) for i, image in enumerate(X)], [((image > .5).byte(), i) for i, image in enumerate(X)]):
         with pytest.warns(match="the brightest value of all images is 1/255 at the most"): image_set(pairs)
     with pytest.warns(match="the brightest value of all images is 1/255 at the most"): method("mixup").loss(NET, X / 255, XY, seeded())

@@ -68,6 +68,7 @@ ALLOWED["metric"] = {
     "metrics.accuracy.warn_of_draws": NETWORK + ": whether it says the same of the same images",
     "metrics.robustness._measured": "once for each cell of 75: its labels go to the host",
     "guards.check_labels": DIVERGED, "guards.check_logits": DIVERGED, "guards.check_rows": DIVERGED,
+    "guards.check_left_alone": NETWORK + ": whether it writes over its images",
     "guards.check_gradient": DIVERGED, "metrics.calibration.check_sure": DIVERGED,
     "metrics.calibration.check_weights": DIVERGED,
     "metrics.features.extract": DIVERGED, "metrics.linearity.linearity_errors": DIVERGED,

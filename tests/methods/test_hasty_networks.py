@@ -8,8 +8,7 @@ from mixrepro.networks.staged import Normalize
 from steps import ready
 
 LABELS = ["linear", "logistic", "genlabel", "genlabel-latent", "genlabel-online"]
-# PyTorch says so itself, or the attack finds images outside of [0, 1].
-REFUSED = {"at": "in-place operation", "iat": "in-place operation", "puzzlemix": "in-place operation", "trades": r"needs images in \[0"}
+REFUSED = "at", "iat", "puzzlemix", "trades"  # which look for the slope in the images
 
 
 def step(name, first, patch, **args):
@@ -29,7 +28,7 @@ def careful(self, x): return hasty(self, x.clone())
 @pytest.mark.parametrize("name, args", [*((name, {}) for name in METHODS), *(("mixup", dict(labels={"name": name})) for name in LABELS), ("no-intrusion", dict(per="example"))])
 def test_the_step_is_that_of_a_network_which_takes_copies(name, args, monkeypatch):
     if name in REFUSED:
-        with pytest.raises((RuntimeError, ValueError), match=REFUSED[name]): step(name, hasty, monkeypatch, **args)
+        with pytest.raises(ValueError, match="the network writes over the images that it is given"): step(name, hasty, monkeypatch, **args)
         return
     for ours, theirs in zip(step(name, hasty, monkeypatch, **args), step(name, careful, monkeypatch, **args), strict=True):
         assert torch.allclose(ours, theirs, atol=1e-6)
