@@ -24,7 +24,7 @@ from ..extras import need
 need("pandas")
 import numpy as np
 import pandas as pd
-from scipy import optimize, stats
+from scipy import optimize, special, stats
 
 from ..core import pick
 from ..files import in_a_line, small_text
@@ -135,7 +135,7 @@ def freedom(e: Effect) -> float:
 
 def standard_error(e: Effect) -> float:  # of a t-interval; 0 where it has no width
     "What the interval was made of."
-    return (e.high - e.low) / 2 / stats.t.ppf(.5 + LEVEL / 2, freedom(e))
+    return (e.high - e.low) / 2 / special.stdtrit(freedom(e), .5 + LEVEL / 2)
 
 # %% ../../nbs/repro/86_claim.ipynb #c91dbd66
 def tested(e: Effect) -> tuple[str, float | None]:  # word, p-value
@@ -197,7 +197,7 @@ def kept_freedom(effect: float, low: float, high: float, p: float,  # two-sided,
     far = 2 * abs(effect) / (high - low)
     def beyond(log_df):  # by how much the p-value of so many is above that of the table
         df = math.exp(log_df)
-        return stats.t.logsf(far * stats.t.ppf(.5 + LEVEL / 2, df), df) + math.log(2) - math.log(p)
+        return stats.t.logsf(far * special.stdtrit(df, .5 + LEVEL / 2), df) + math.log(2) - math.log(p)
     few, many = beyond(0.), beyond(math.log(1e6))
     if abs(few - many) < .05 or few * many > 0: return None  # about alike for all
     return math.exp(optimize.brentq(beyond, 0., math.log(1e6)))

@@ -6,13 +6,13 @@
 __all__ = ['LEVEL', 'ALPHA', 'SQUARED_MOST', 'NONE', 'PRIOR', 'POWER', 'MOST', 't_interval', 'Measured', 'plus', 'signed',
            'no_nan', 'd2', 'Published', 'no_spread', 'Estimate', 'over_seeds', 'Images', 'Mean', 'check_crossed',
            'crossed', 'welch', 'Shared', 'two_way', 'varies_like', 'block_residual', 'among', 'with_pooled', 'at_seeds',
-           'power', 'seeds_to_decide']
+           'spreads', 'power', 'seeds_to_decide']
 
 # %% ../../nbs/repro/81b_estimates.ipynb #931a553a
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any
 
 from ..extras import need
@@ -20,7 +20,7 @@ from ..extras import need
 need("pandas")
 import numpy as np
 import pandas as pd
-from scipy import integrate, stats
+from scipy import integrate, special, stats
 
 # %% ../../nbs/repro/81b_estimates.ipynb #9f77f41c
 LEVEL = .95  # of every interval
@@ -33,7 +33,7 @@ def t_interval(centre: float,  # the estimate
                df: float,      # degrees of freedom
                ) -> tuple[float, float]:  # low, high
     "The interval of an estimate by Student's t."
-    half = float(stats.t.ppf(.5 + LEVEL / 2, df)) * se
+    half = float(special.stdtrit(df, .5 + LEVEL / 2)) * se
     return centre - half, centre + half
 
 # %% ../../nbs/repro/81b_estimates.ipynb #72ca537a
@@ -293,13 +293,18 @@ def at_seeds(e: Estimate, s: int) -> Estimate:
                    images=e.images and (alone + e.both[0] / per, images[1]))
 
 # %% ../../nbs/repro/81b_estimates.ipynb #2521dba0
+@lru_cache(4096)  # tables of as many seeds ask for the same
+def spreads(df: float) -> np.ndarray:  # (1000,), degrees of freedom -> shares of the true spread
+    "What a spread may be estimated as: quantiles at equal steps."
+    return np.sqrt(2 * special.gammaincinv(df / 2, (np.arange(1000) + .5) / 1000) / df)
+
 def power(e: Estimate) -> float:
     "The chance that the t-test sees an effect of this size."
     if not e.variance: return float(bool(e.effect))
-    edge, shift = stats.t.ppf(.5 + LEVEL / 2, e.df), abs(e.effect) / math.sqrt(e.variance)
+    edge, shift = special.stdtrit(e.df, .5 + LEVEL / 2), abs(e.effect) / math.sqrt(e.variance)
     # SciPy's noncentral t is nan for large shifts
-    drawn = edge * np.sqrt(stats.chi2.ppf((np.arange(1000) + .5) / 1000, e.df) / e.df)
-    return float((stats.norm.sf(drawn - shift) + stats.norm.cdf(-drawn - shift)).mean())
+    drawn = edge * spreads(e.df)
+    return float((special.ndtr(shift - drawn) + special.ndtr(-drawn - shift)).mean())
 
 # %% ../../nbs/repro/81b_estimates.ipynb #80dd99b2
 def seeds_to_decide(e: Estimate) -> float | None:  # math.inf: only more test images would; None: nothing is known
