@@ -45,6 +45,7 @@ from mixrepro.methods.puzzle_mask import costs, least, pooled as blocks, prior
 from mixrepro.methods.trades import trades_loss
 from mixrepro.methods.transform import BatchTransform
 from mixrepro.methods.views import NoiseViews, js
+from mixrepro.methods.vicinal import Mix
 from mixrepro.metrics import accuracy as A, calibration as C, categories as CA, concentration as H, distances as S, flips as FL, mixed_loss as M, neighbours as N, ranked as R, rendered as RE, robustness as RB, stability as ST
 from mixrepro.metrics.attacked import FGSM, Iterated, Unbounded, attacked
 from mixrepro.metrics.boundary import boundary_attack
@@ -736,3 +737,24 @@ def test_a_plain_network_that_normalises_itself_is_not_trained_on_normalised_ima
 
 def test_labelled_images_are_a_set():
     for name in ("ssl-baseline", "ssl-mixup"): refused(lambda: method(name).prepare(TEST, seeded(), labelled=(X, XY)), "the labelled images are an ImageSet, got tuple: image_set.data. of mixrepro.data.pairs")
+
+class Folder(list):
+    "Like torchvision's ImageFolder, as far as names go."
+    classes, class_to_idx, target_transform = ["cat", "dog"], {"cat": 0, "dog": 1}, None
+
+def test_names_of_classes_stand_at_the_numbers_that_labels_have():
+    data = Folder([(Image.new("L", (4, 4), v), v % 2) for v in (50, 99, 200, 255)])
+    assert image_set(data).classes == ("cat", "dog")
+    data.target_transform = lambda t: t
+    assert image_set(data).classes == ("cat", "dog")
+    data.target_transform = lambda t: 1 - t
+    with pytest.raises(ValueError, match="its target_transform makes 1 of 0, 'cat': name the classes by classes="):
+        image_set(torch.utils.data.Subset(data, [0, 1]))
+    assert image_set(data, classes=["dog", "cat"]).classes == ("dog", "cat")
+    data.target_transform, data.class_to_idx = None, {"cat": 1, "dog": 0}
+    with pytest.raises(ValueError, match="'cat' is 0th of its classes, but 1 in its class_to_idx"): image_set(data)
+
+def test_a_partner_outside_of_the_batch_is_refused():
+    for partner, got in (([1, 0, 3, 4], "0..4"), ([1, 0, 2, -1], "-1..2")):
+        with pytest.raises(ValueError, match=f"partners must be places in the batch, 0..3, got {got}"):
+            Mix(torch.tensor(.5), torch.tensor(partner))(torch.rand(3, 4).T)

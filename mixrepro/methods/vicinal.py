@@ -55,7 +55,10 @@ def check_shares_and_partners(lam: object, partner: object) -> None:  # of a `Mi
     if not fits or partner.dtype not in (torch.int64, torch.int32):
         raise ValueError("a draw has one share for all examples, or one for each, and a partner for each, int64 (B,), "
                          f"got {lam.dtype} {tuple(lam.shape)} and {partner.dtype} {tuple(partner.shape)}")
-    if lam.is_cuda or not lam.numel(): return  # on a GPU every batch would wait for the host
+    if lam.is_cuda or not lam.numel() or not len(partner): return  # on a GPU every batch would wait for the host
+    first, last = (v.item() for v in partner.aminmax())
+    if not 0 <= first <= last < len(partner):
+        raise ValueError(f"partners must be places in the batch, 0..{len(partner) - 1}, got {first}..{last}")
     low, high = (v.item() for v in lam.detach().aminmax())
     if not -1e-3 <= low <= high <= 1 + 1e-3:
         raise ValueError(f"the shares of a mixture must lie in [0, 1], got {low:.3g} to {high:.3g}")

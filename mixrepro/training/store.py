@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['WRITTEN', 'Corrupt', 'seal', 'unseal', 'distrust', 'no_json', 'is_made', 'Newer', 'check_newer', 'vouched',
-           'weights_of', 'Run', 'stranger', 'beyond', 'vouch', 'network_of', 'check_own_weights', 'open_net', 'history',
-           'selected', 'to_csv', 'check_older', 'finish', 'save_checkpoint', 'load_checkpoint', 'sum_of', 'about',
-           'measured_with', 'as_read', 'keep', 'read_metric', 'holds', 'kept', 'sealed_arrays', 'keep_arrays',
-           'read_arrays', 'kept_arrays', 'working_on', 'Store']
+           'weights_of', 'check_reachable', 'Run', 'stranger', 'beyond', 'vouch', 'network_of', 'check_own_weights',
+           'open_net', 'history', 'selected', 'to_csv', 'check_older', 'finish', 'save_checkpoint', 'load_checkpoint',
+           'sum_of', 'about', 'measured_with', 'as_read', 'keep', 'read_metric', 'holds', 'kept', 'sealed_arrays',
+           'keep_arrays', 'read_arrays', 'kept_arrays', 'working_on', 'Store']
 
 # %% ../../nbs/training/51_store.ipynb #5ad082c6
 import csv
@@ -108,6 +108,12 @@ def weights_of(folder: Path) -> str:
 # %% ../../nbs/training/51_store.ipynb #63be2a77
 WRITTEN = ("spec.json", "history.csv", "weights.safetensors", "environment.json")  # what done.json vouches for
 
+def check_reachable(paths: list[Path]) -> None:  # that are missed
+    "Refuse to give up what is only away: a link to a disk that is not mounted now."
+    for p in (p for p in paths if p.is_symlink() and not p.exists()):
+        raise OSError(f"{p} is a link to {os.readlink(p)}, which cannot be reached: bring its disk back, or remove the "
+                      "link to have the run trained again")
+
 @dataclass(frozen=True)
 class Run:
     "A run and its folder in the store."
@@ -122,9 +128,11 @@ class Run:
 
     def is_whole(self) -> bool:
         "Likewise, of files that stay where they are."
+        check_reachable([self.folder / "done.json"])
         if not (sums := vouched(self.folder)): return False
         bad = [f for f in WRITTEN if not (self.folder / f).is_file() or sha256(self.folder / f) != sums.get(f)]
         if bad and vouched(self.folder) != sums: return False  # another process has made it again meanwhile
+        check_reachable([self.folder / f for f in bad])
         for f in bad:
             if (self.folder / f).is_file(): distrust(self.folder / f, "its checksum does not match")
         if bad: (self.folder / "done.json").unlink(missing_ok=True)

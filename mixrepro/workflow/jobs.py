@@ -27,6 +27,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from functools import lru_cache
+from importlib.metadata import packages_distributions
 from importlib.resources import files
 from operator import attrgetter
 from pathlib import Path
@@ -525,10 +526,12 @@ def full(folder: Path) -> str:
     return f", and the disk of {folder} is full: free some space and run again" if free < 4 << 20 else ""
 
 def hiding(base: Path) -> str:
-    "A remark if a file of the project's folder, in which all is started, has the name of one of Python's own modules."
+    "A remark if a file of the project's folder, in which all is started, has the name of a module that others need."
     names = (p for p in sorted(base.glob("*")) if p.suffix == ".py" or (p / "__init__.py").is_file())
-    p = next((p for p in names if p.stem in sys.stdlib_module_names), None)
-    return f", and {p} hides Python's own module {p.stem}: give it another name" if p else ""
+    known = dict.fromkeys(set(packages_distributions()) - {"mixrepro"}, "the installed package")
+    known |= dict.fromkeys(sys.stdlib_module_names, "Python's own module")
+    p = next((p for p in names if p.stem in known), None)
+    return f", and {p} hides {known[p.stem]} {p.stem}: give it another name" if p else ""
 
 # %% ../../nbs/workflow/92_jobs.ipynb #5baaafff
 def ended(executed: Path) -> tuple[str, str]:  # exception, place; each empty where it is not known
