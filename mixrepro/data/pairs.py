@@ -73,8 +73,8 @@ def check_own_names(data: object, names: Sequence[str]) -> None:  # as the data 
         if isinstance(name, str) and (k := (getattr(data, "class_to_idx", None) or {}).get(name, i)) != i:
             raise ValueError(f"{name!r} is {i}th of its classes, but {k} in its class_to_idx: name the classes by "
                              "classes=, in the order of their labels")
-        try: made = change(i)
-        except Exception: continue  # a class without examples
+        try: made = int(change(i))
+        except Exception: continue  # a class without examples, or labels that are no numbers
         if made != i:
             raise ValueError(f"its target_transform makes {made} of {i}, {name!r}: name the classes by classes=, in "
                              "the order of the new labels")
