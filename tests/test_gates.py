@@ -56,11 +56,17 @@ def test_a_changed_notebook_is_noticed(tmp_path):
 
 RUN = """import gc
 gc.disable()  # what most notebooks import: once for both workers, and not looked through for garbage by either
-import torchvision
+import pytest, torchvision
+import sklearn.datasets, sklearn.linear_model, sklearn.metrics, sklearn.model_selection, sklearn.neighbors
+from execnb.shell import CaptureShell
+from matplotlib.backend_bases import FigureCanvasBase
 from nbdev.test import nbdev_test
 from mixrepro.metrics.catalogue import read_ahead
 from mixrepro.workflow import study
 read_ahead()
+CaptureShell.__init__.__defaults__ = (None, "png", False, None)  # each figure is drawn, not at twice the resolution
+FigureCanvasBase.draw_idle = lambda *_, **__: None  # and at its cell's end, not at each call of pyplot besides
+CaptureShell()
 gc.freeze()
 gc.enable()
 nbdev_test(path={path!r}, skip_file_re={skip!r}, n_workers=2)"""

@@ -38,12 +38,20 @@ class Here(Engine):
     @classmethod
     def execute_managed_notebook(cls, manager, kernel_name, **_):
         shell = CaptureShell()
-        for index, cell in enumerate(manager.nb.cells):
+        for cell in manager.nb.cells:  # papermill's own bookkeeping would write the notebook before and after each
             if cell.cell_type != "code": continue
-            manager.cell_start(cell, index)
             cell.outputs = [nbformat.from_dict(stored(o)) for o in shell.run(cell.source)]
             if shell.exc: raise shell.exc
-            manager.cell_complete(cell, index)
+
+
+def named_once(networks):
+    "The names of some cells' networks, found once for the same list."
+    known = {}  # with the list, so that no other takes its place
+
+    def names(cells):
+        if id(cells) not in known: known[id(cells)] = cells, networks(cells)
+        return known[id(cells)][1]
+    return names
 
 
 def told(asked: str) -> tuple[str, int]:
@@ -74,7 +82,10 @@ if __name__ == "__main__":
     torch.optim.Adam([torch.zeros(1)])  # the first optimizer imports torch's compiler: once, not in each fork
     read_ahead()
     study.cells = cache(study.cells)  # each page asks of which others' networks it is drawn
-    for a in ARTEFACTS.values(): study.cells(a, "smoke", 1)
+    study.networks = named_once(study.networks)
+    for a in ARTEFACTS.values(): study.networks(study.cells(a, "smoke", 1))
+    CaptureShell()
+    nbformat.validate(nbformat.v4.new_notebook())  # compiles the schema
     gc.freeze()  # what is loaded by now is not looked through by any fork
     Path("runs/.workflow/notebooks").mkdir(parents=True, exist_ok=True)
     if failed := [id for id in sys.argv[1:] if drawn(id)]: sys.exit(f"failed: {' '.join(failed)}")
