@@ -6,7 +6,7 @@
 __all__ = ['SPLIT_NAMES', 'TESTING', 'SHARE', 'ROOM', 'NOT_READ', 'DARK', 'PLACE', 'NAMES', 'MOVED', 'all_pictures',
            'check_names', 'check_class_names', 'check_apart', 'class_pictures', 'drawn_lots', 'split_pictures',
            'check_stored', 'decoded_at', 'checked_choices', 'labelled', 'is_unread', 'holders', 'check_kinds',
-           'warn_of_loose', 'warn_of_twice', 'warn_of_dark', 'check_pictures', 'folder_at', 'images_of_split',
+           'warn_of_loose', 'warn_of_twice', 'warn_of_black', 'check_pictures', 'folder_at', 'images_of_split',
            'from_folder', 'Added', 'added', 'added_names', 'by_content', 'moments_of', 'kept_images', 'check_name',
            'digest_of_files', 'described', 'command_for', 'recorded', 'changed_pictures', 'changed_since', 'add_folder',
            'read_added', 'faults_of']
@@ -231,7 +231,7 @@ def warn_of_twice(parts: dict) -> None:  # from `split_pictures`
 # %% ../../nbs/data/01j_folder.ipynb #0e8cdcdc
 DARK = 17  # levels of 255: 12 bits in a file of 16 reach 16
 
-def warn_of_dark(x: Tensor,     # pictures of a split, uint8 (N, 3, H, W)
+def warn_of_black(x: Tensor,     # pictures of a split, uint8 (N, 3, H, W)
                  folder: Path,  # they are from
                  ) -> None:
     "Say that no pixel of any picture is bright."
@@ -264,7 +264,7 @@ def images_of_split(parts: dict, split: str, folder: Path, size: int | None, nam
     except ValueError as e:
         if e.__cause__: check_pictures(all_pictures(*parts.values()))
         raise
-    warn_of_dark(x, folder)
+    warn_of_black(x, folder)
     return labelled(parts[split], x, name or folder.resolve().name, split)
 
 def from_folder(path: str | Path,          # holds train/ and test/ (or val/), or a folder for each class
