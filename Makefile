@@ -30,7 +30,7 @@ reproduce: install
 	@.venv/bin/python -m mixrepro reproduce --profile "$$PROFILE"
 
 test: install
-	@.venv/bin/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder
+	@.venv/bin/python -m pytest -q -n 3 --dist loadfile --no-loadscope-reorder
 
 test-slurm: install
 	@.venv/bin/python -m pytest -q -m slurm tests/test_slurm.py

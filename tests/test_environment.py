@@ -320,7 +320,7 @@ def test_a_copied_clone_in_a_folder_with_any_name(made, tmp_path, make, name):
     (folder / "mixrepro/__main__.py").write_text("import sys\nprint(*map(ascii, sys.argv[1:]))\n")
     (folder / "pytest.py").write_text("import sys\nprint('tests', *sys.argv[1:])\n")
     assert make(folder, "reproduce", "PROFILE=a b'c ; touch X") == "'reproduce' '--profile' \"a b'c ; touch X\"\n"
-    assert make(folder, "test") == "tests -q -n 2 --dist loadfile --no-loadscope-reorder\n"
+    assert make(folder, "test") == "tests -q -n 3 --dist loadfile --no-loadscope-reorder\n"
     assert not list(tmp_path.rglob("X")) and not Path("X").exists(), "a name was run as a command"
 
 
