@@ -92,8 +92,10 @@ def at_other_scales(claims: pd.DataFrame) -> str:  # from `ledger_of`; empty whe
     for column, where in ELSEWHERE.items():
         verdicts = claims.get(column, pd.Series(dtype=str)).astype(str).str.replace(r" \(.*", "", regex=True)
         n = verdicts.value_counts().reindex(list(VERDICTS[:3]), fill_value=0)
-        if n.sum(): said.append(f"Of the {n.sum()} that were also tested {where} {n['holds']} hold, "
-                                f"{n['does not hold']} do not hold and {n['undecided']} are undecided. ")
+        hold, fail, open_ = (n[v] for v in VERDICTS[:3])
+        if n.sum(): said.append(f"Of the {n.sum()} that were also tested {where} {hold} hold{'s' if hold == 1 else ''}, "
+                                f"{fail} do{'es' if fail == 1 else ''} not hold and {open_} "
+                                f"{'is' if open_ == 1 else 'are'} undecided. ")
     return "".join(said)
 
 # %% ../../nbs/workflow/97_front.ipynb #b16899c1

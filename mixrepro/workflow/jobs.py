@@ -394,7 +394,9 @@ def expected(specs: list[Spec], store: Store,
 
 # %% ../../nbs/workflow/92_jobs.ipynb #9b0b9f43
 SWITCHES = ("PYTHONSTARTUP", "PYTHONWARNINGS", "PYTHONINSPECT", "PYTHONIOENCODING",  # of a person's own Python
-            "PYTHONOPTIMIZE")  # under which a notebook's asserts, which hold its results to the theory, are left out
+            "PYTHONOPTIMIZE",  # under which a notebook's asserts, which hold its results to the theory, are left out
+            "ONEDNN_DEFAULT_FPMATH_MODE", "DNNL_DEFAULT_FPMATH_MODE",  # by which products would be rounded
+            "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE", "NVIDIA_TF32_OVERRIDE")
 INLINE = "module://matplotlib_inline.backend_inline"
 
 def takes_files(folder: str | Path) -> bool:

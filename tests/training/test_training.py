@@ -47,10 +47,20 @@ def whole(tmp_path_factory) -> Run:
     return train_run(SPEC, Store(tmp_path_factory.mktemp("whole")), "cpu")
 
 
-def test_nothing_is_kept_that_a_setting_of_the_process_has_rounded(whole, tmp_path):
-    store = Store(tmp_path)
+@pytest.mark.parametrize("variable", ["ONEDNN_DEFAULT_FPMATH_MODE=BF16", "DNNL_DEFAULT_FPMATH_MODE=any"])
+def test_nothing_is_kept_that_a_setting_of_the_process_has_rounded(whole, tmp_path, monkeypatch, variable):
+    store, (name, _, mode) = Store(tmp_path), variable.partition("=")
     for ask in (lambda: train_run(SPEC, store, "cpu"), lambda: measure([whole], "temperature", "cpu"), lambda: computed("one", {}, lambda: 1, store)):
         with torch.autocast("cpu"), pytest.raises(TypeError, match="is kept for everybody, and torch.autocast would round it"): ask()
+        with monkeypatch.context() as patch, pytest.raises(TypeError, match=f"and the variable {variable} would round it: start Python without it"):
+            patch.setenv(name, mode)
+            ask()
+        for part in (torch.backends, torch.backends.mkldnn, torch.backends.mkldnn.conv):
+            part.fp32_precision = "tf32"
+            try:
+                with pytest.raises(TypeError, match="fp32_precision = 'tf32' would round it: set it to 'none'"): ask()
+            finally: part.fp32_precision = "none"
+    monkeypatch.setenv(name, "strict")
     assert train_run(whole.spec, Store(whole.folder.parents[1])).done, "what is there is read all the same"
 
 

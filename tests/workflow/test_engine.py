@@ -202,9 +202,9 @@ def test_a_persons_surroundings(once):
     (once / "start.py").write_text("raise SystemExit('at the start')")
     home = dict(HOME=NOWHERE, XDG_CACHE_HOME="", MPLBACKEND="TkAgg")
     bad = home | dict.fromkeys(("IPYTHONDIR", "JUPYTER_CONFIG_DIR", "JUPYTER_RUNTIME_DIR", "JUPYTER_DATA_DIR", "TMPDIR"), NOWHERE)
-    bad |= dict(JUPYTER_PATH=str(once / "jupyter"), PYTHONSTARTUP=str(once / "start.py"), LC_ALL="C", PYTHONIOENCODING="ascii", PYTHONOPTIMIZE="1")
+    bad |= dict(JUPYTER_PATH=str(once / "jupyter"), PYTHONSTARTUP=str(once / "start.py"), LC_ALL="C", PYTHONIOENCODING="ascii", PYTHONOPTIMIZE="1", ONEDNN_DEFAULT_FPMATH_MODE="BF16")
     nb = nbformat.read(once / NOTEBOOK, as_version=4)
-    nb.cells[-1].source += "\nimport matplotlib.pyplot as plt; plt.subplots(); print('\\u2192')\nassert open(__import__('mixrepro').__file__).encoding == 'utf-8'\n1 / __debug__  # asserts are heeded"
+    nb.cells[-1].source += "\nimport matplotlib.pyplot as plt; plt.subplots(); print('\\u2192')\nassert open(__import__('mixrepro').__file__).encoding == 'utf-8'\n1 / __debug__  # asserts are heeded\nassert 'ONEDNN_DEFAULT_FPMATH_MODE' not in __import__('os').environ"
     nbformat.write(nb, once / NOTEBOOK)
     before = figures(once)
     done = mixrepro("reproduce", ID, *SMOKE, cwd=once, **bad)
