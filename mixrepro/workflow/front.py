@@ -93,7 +93,8 @@ def at_other_scales(claims: pd.DataFrame) -> str:  # from `ledger_of`; empty whe
         verdicts = claims.get(column, pd.Series(dtype=str)).astype(str).str.replace(r" \(.*", "", regex=True)
         n = verdicts.value_counts().reindex(list(VERDICTS[:3]), fill_value=0)
         hold, fail, open_ = (n[v] for v in VERDICTS[:3])
-        if n.sum(): said.append(f"Of the {n.sum()} that were also tested {where} {hold} hold{'s' if hold == 1 else ''}, "
+        if n.sum(): said.append(f"Of the {n.sum()} that were also tested {where} "
+                                f"{hold} hold{'s' if hold == 1 else ''}, "
                                 f"{fail} do{'es' if fail == 1 else ''} not hold and {open_} "
                                 f"{'is' if open_ == 1 else 'are'} undecided. ")
     return "".join(said)
