@@ -232,8 +232,8 @@ def warn_of_twice(parts: dict) -> None:  # from `split_pictures`
 DARK = 17  # levels of 255: 12 bits in a file of 16 reach 16
 
 def warn_of_black(x: Tensor,     # pictures of a split, uint8 (N, 3, H, W)
-                 folder: Path,  # they are from
-                 ) -> None:
+                  folder: Path,  # they are from
+                  ) -> None:
     "Say that no pixel of any picture is bright."
     if (most := int(x.max())) >= DARK: return
     warnings.warn(f"no pixel of {len(x):,} pictures in {folder} is brighter than {most} of 255: where the files hold "

@@ -277,11 +277,13 @@ class Over:
     @property
     def rivals(self) -> tuple: return (self.against,) if isinstance(self.against, str) else self.against
     @property
+    def multiple(self) -> str: return f"{self.factor:g} x " * (self.factor != 1.)
+    @property
     def words(self) -> str:
-        times = f"{self.factor:g} x " * (self.factor != 1.)
         rival = self.rivals[0] if len(self.rivals) == 1 else f"each of {', '.join(self.rivals)}"
         if self.margin is not None: return f"|{self.method} - {rival}| < {self.margin:g}"
-        return f"{self.method} {'>' if self.higher else '<'} {times}{rival}" + f" by {self.bound:g}" * bool(self.bound)
+        by = f" by {self.bound:g}" * bool(self.bound)
+        return f"{self.method} {'>' if self.higher else '<'} {self.multiple}{rival}{by}"
     @property
     def places(self) -> str: return (", ".join(self.columns) or "all columns") + f"; {self.metric}" * bool(self.metric)
 
@@ -309,7 +311,7 @@ class Over:
         ends = number(mine, "paper mean"), number(theirs, "paper mean")
         printed = None if None in ends else sign * (ends[0] - self.factor * ends[1])
         more = dict(paper=printed, bound=self.bound, margin=self.margin, unit=self.unit)
-        what = f"{self.method} over {rival}, {column}"
+        what = f"{self.method} over {self.multiple}{rival}, {column}"
         found = self.measured(here, rows, rival, what, sign, more)
         return found if found.ours is not None or printed is not None else None
 
@@ -561,7 +563,7 @@ def in_words(effect: str,        # "varmixup over mixup, cifar10-c"
              ) -> str:           # "VarMixup over Mixup, CIFAR-10-C"
     "What an effect is of, with names in the place of ids."
     def name(found): return (LABELS | labels).get(found[0], found[0])
-    methods = r"[\w-]+(?= (?:over|under) )|(?<= over )[\w-]+|(?<= under )[\w-]+"
+    methods = r"[\w-]+(?= (?:over|under) )|(?<= over )[\w-]+|(?<= under )[\w-]+|(?<= x )[\w-]+"
     return PLACE.sub(name, re.sub(methods, name, effect))
 
 def answered(claims: tuple,       # of `Claim`

@@ -42,6 +42,7 @@ from ..data.images import data_root
 from ..data.sources import corruption_source
 from ..files import clone, in_a_line, lock_holder, several, sha256, worded, write_atomic, write_if_changed
 from ..fingerprint import package_folder
+from ..guards import ROUNDING
 from ..papers.catalogue import ARTEFACTS, find
 from ..repro.artefact import Artefact, cells, lacking, state
 from ..repro.scale import scale
@@ -395,8 +396,7 @@ def expected(specs: list[Spec], store: Store,
 # %% ../../nbs/workflow/92_jobs.ipynb #9b0b9f43
 SWITCHES = ("PYTHONSTARTUP", "PYTHONWARNINGS", "PYTHONINSPECT", "PYTHONIOENCODING",  # of a person's own Python
             "PYTHONOPTIMIZE",  # under which a notebook's asserts, which hold its results to the theory, are left out
-            "ONEDNN_DEFAULT_FPMATH_MODE", "DNNL_DEFAULT_FPMATH_MODE",  # by which products would be rounded
-            "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE", "NVIDIA_TF32_OVERRIDE")
+            *ROUNDING, "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE", "NVIDIA_TF32_OVERRIDE")  # by which products are rounded
 INLINE = "module://matplotlib_inline.backend_inline"
 
 def takes_files(folder: str | Path) -> bool:

@@ -16,6 +16,7 @@ import torch
 from hypothesis import given, settings, strategies as st
 
 from helpers import Forked, weights
+from mixrepro import guards
 from mixrepro.data.datasets import load
 from mixrepro.methods.catalogue import method
 from mixrepro.metrics.catalogue import measure
@@ -47,20 +48,22 @@ def whole(tmp_path_factory) -> Run:
     return train_run(SPEC, Store(tmp_path_factory.mktemp("whole")), "cpu")
 
 
-@pytest.mark.parametrize("variable", ["ONEDNN_DEFAULT_FPMATH_MODE=BF16", "DNNL_DEFAULT_FPMATH_MODE=any"])
-def test_nothing_is_kept_that_a_setting_of_the_process_has_rounded(whole, tmp_path, monkeypatch, variable):
-    store, (name, _, mode) = Store(tmp_path), variable.partition("=")
+def test_nothing_is_kept_that_a_setting_of_the_process_has_rounded(whole, tmp_path, monkeypatch):
+    store = Store(tmp_path)
     for ask in (lambda: train_run(SPEC, store, "cpu"), lambda: measure([whole], "temperature", "cpu"), lambda: computed("one", {}, lambda: 1, store)):
         with torch.autocast("cpu"), pytest.raises(TypeError, match="is kept for everybody, and torch.autocast would round it"): ask()
-        with monkeypatch.context() as patch, pytest.raises(TypeError, match=f"and the variable {variable} would round it: start Python without it"):
-            patch.setenv(name, mode)
-            ask()
-        for part in (torch.backends, torch.backends.mkldnn, torch.backends.mkldnn.conv):
-            part.fp32_precision = "tf32"
-            try:
-                with pytest.raises(TypeError, match="fp32_precision = 'tf32' would round it: set it to 'none'"): ask()
-            finally: part.fp32_precision = "none"
-    monkeypatch.setenv(name, "strict")
+    for name, mode in zip(guards.ROUNDING, ("BF16", "any")):
+        monkeypatch.setenv(name, mode)
+        with pytest.raises(TypeError, match=f"and the variable {name}={mode} would round it: start Python without it"): train_run(SPEC, store, "cpu")
+        monkeypatch.setenv(name, "strict")
+    for part in (torch.backends, torch.backends.mkldnn, torch.backends.mkldnn.conv):
+        part.fp32_precision = "tf32"
+        try:
+            with pytest.raises(TypeError, match="fp32_precision = 'tf32' would round it: set it to 'none'"): train_run(SPEC, store, "cpu")
+        finally: part.fp32_precision = "none"
+    assert not any(tmp_path.rglob("done.json"))
+    guards.check_unrounded("what is strict")
+    monkeypatch.setenv(guards.ROUNDING[0], "BF16")
     assert train_run(whole.spec, Store(whole.folder.parents[1])).done, "what is there is read all the same"
 
 

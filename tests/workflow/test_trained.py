@@ -7,7 +7,7 @@ import pytest
 
 from mixrepro.papers.catalogue import find
 from mixrepro.repro import scale as scales
-from mixrepro.repro.artefact import cells
+from mixrepro.repro.artefact import cells, trials
 from mixrepro.repro.figures import RUNS
 from mixrepro.training.loop import train_run
 from mixrepro.training.spec import name_of
@@ -42,6 +42,16 @@ def test_a_row_says_what_the_run_itself_has_written_down(tmp_path, dear):
     last = read(run.folder / "history.csv")[-1]
     assert (row["accuracy"], row["nll"]) == (last["accuracy"], last["nll"]) and row["seed"] == str(place["seed"])
     assert rest, "the others are not trained, so they have no row"
+
+
+def test_seeds_beyond_the_settings_have_their_rows(tmp_path, dear):
+    "A page may be drawn with more."
+    n, store = trials(find("vm-fig3"), "smoke"), Store(tmp_path / "runs")
+    further = next(c.spec for c in cells(find("vm-fig3"), "smoke", n + 1) if c.spec.seed == n and c.row == "erm")
+    assert list_runs("smoke", tmp_path, ["vm-fig3"]) is None
+    train_run(further, store)
+    row, = read(list_runs("smoke", tmp_path, ["vm-fig3"]))
+    assert (row["run"], row["seed"], row["row"]) == (name_of(further), str(n), "erm")
 
 
 def test_rows_of_other_machines_stay_also_of_a_run_that_was_made_again(tmp_path, dear):

@@ -33,7 +33,8 @@ def nonlinear(method: str, factor: float, tables: Tables) -> list:  # of `Effect
     data = tables["vm-fig3"]
     if EACH not in data: return [Effect(f"{method} under mixup", why=OLDER)]
     def one(where, radius, rows):
-        what = f"{method} under mixup at {radius}/255" + f", {where}" * (data["data set"].nunique() > 1)
+        own = f"{factor:g} x " * (factor != 1.) + method
+        what = f"{own} under mixup at {radius}/255" + f", {where}" * (data["data set"].nunique() > 1)
         return seed_by_seed(what, by_seed(rows.loc["mixup"]), times(by_seed(rows.loc[method]), factor), 1, unit="nats")
     place = ["data set", "radius (1/255)"]
     each = once("vm-fig3", data, [*place, "method"]).set_index("method").groupby(place, sort=False)
